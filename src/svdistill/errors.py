@@ -1,0 +1,59 @@
+"""The errors that svdistill raises: each says what came, what was expected and what to do next."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SvdistillError(Exception):
+    """Base of every error that a user of svdistill can cause and mend; its message is one line.
+
+    Attributes:
+        exit_status: what the command line returns: 2 before work starts, 1 while it runs.
+    """
+
+    exit_status = 2
+
+
+class ShapeError(SvdistillError, ValueError):
+    """A tensor, a number of taps or a numerical option does not fit."""
+
+
+class RecipeError(SvdistillError, ValueError):
+    """A recipe, or a name or value in it, is unknown or out of range."""
+
+
+class DataError(SvdistillError, ValueError):
+    """A data set is missing, damaged, empty or too small."""
+
+
+class CheckpointError(SvdistillError, ValueError):
+    """A checkpoint or a saved student is missing, damaged or belongs to another model."""
+
+
+class TrainingError(SvdistillError, RuntimeError):
+    """Training cannot go on, for instance because the loss is no longer finite."""
+
+    exit_status = 1
+
+
+class SvdistillWarning(UserWarning):
+    """Something was corrected or set aside and the result is still right for the rest."""
+
+
+def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
+    """Return the end of an error message that points from an unknown name to the right one.
+
+    Args:
+        name: what the user wrote.
+        known: the names that would have been right.
+        limit: at most so many names are shown.
+
+    Returns:
+        ``"; did you mean 'a' or 'b'?"``, or ``"; known: a, b, …"`` where nothing is near.
+    """
+    names = list(known)
+    close = get_close_matches(name, names, n=limit, cutoff=0.5)
+    if close:
+        return "; did you mean " + " or ".join(repr(n) for n in close) + "?"
+    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    return f"; known: {shown}" if names else ""

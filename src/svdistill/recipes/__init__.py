@@ -1,1 +1,6 @@
-"""TODO."""
+"""Settings of a run: YAML recipes, validated. ``svdistill.recipes.build`` turns them into objects."""
+
+from svdistill.recipes.load import identity, lineage, load, names, teacher_of, validate
+from svdistill.recipes.schema import Recipe
+
+__all__ = ["Recipe", "identity", "lineage", "load", "names", "teacher_of", "validate"]

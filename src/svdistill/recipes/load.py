@@ -1,0 +1,241 @@
+"""Recipes by name or path, validated, with errors of one line that name the key and the nearest right one."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from svdistill.errors import RecipeError, nearest
+from svdistill.recipes import files
+from svdistill.recipes.schema import (
+    MACHINE_KEYS,
+    AdamWSettings,
+    AugmentSettings,
+    DataSettings,
+    ModelSettings,
+    Recipe,
+    SGDSettings,
+    SoftTargetLossSettings,
+    SVDLossSettings,
+    TeacherSettings,
+    TrainSettings,
+)
+
+_SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
+    "": (Recipe,),
+    "data": (DataSettings,),
+    "data.augment": (AugmentSettings,),
+    "model": (ModelSettings,),
+    "teacher": (TeacherSettings,),
+    "loss": (SVDLossSettings, SoftTargetLossSettings),
+    "optimizer": (SGDSettings, AdamWSettings),
+    "train": (TrainSettings,),
+}
+_TAGS: dict[str, dict[str, type[BaseModel]]] = {
+    "loss": {"svd": SVDLossSettings, "soft-target": SoftTargetLossSettings},
+    "optimizer": {"sgd": SGDSettings, "adamw": AdamWSettings},
+}
+_EXPECTED = {
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
+    "string_type": "expected text",
+    "tuple_type": "expected a list, for instance [a, b]",
+    "model_type": "expected settings of its own (key: value)",
+    "model_attributes_type": "expected settings of its own (key: value)",
+    "dict_type": "expected settings of its own (key: value)",
+    "finite_number": "expected a finite number",
+    "greater_than": "expected more than {gt:g}",
+    "greater_than_equal": "expected at least {ge:g}",
+    "less_than": "expected less than {lt:g}",
+    "less_than_equal": "expected at most {le:g}",
+    "too_short": "expected at least {min_length} entries",
+    "string_pattern_mismatch": "expected letters, digits, '.', '_', '-' in parts joined by '/'",
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the recipes that come with svdistill, in alphabetical order."""
+    return tuple(files.shipped())
+
+
+def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Read a recipe, lay the overrides over it and validate the result.
+
+    Args:
+        name: name of a shipped recipe, e.g. ``digits/svd``, or the path of a YAML file.
+        overrides: ``key=value`` texts, or nested settings as in a recipe.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        RecipeError: no such recipe, or a key is unknown, missing, of the wrong type or out of range.
+    """
+    above = dict(overrides) if isinstance(overrides, Mapping) else files.parse(overrides)
+    if "extends" in above:
+        raise RecipeError("extends: belongs into a recipe's file; give the recipe itself as RECIPE")
+    return validate(files.merge(files.read(str(name)), above))
+
+
+def validate(settings: Mapping[str, Any]) -> Recipe:
+    """Validate settings given as nested dictionaries.
+
+    Args:
+        settings: as ``Recipe.to_dict`` returns them; keys with defaults may be left out.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: names the first wrong key, and how many more there are.
+    """
+    try:
+        return Recipe.model_validate(dict(settings))
+    except ValidationError as error:
+        # A misspelt key often leaves another one missing: name the misspelling first.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise RecipeError(_sentence(problems[0]) + more) from error
+
+
+def teacher_of(recipe: Recipe) -> Recipe | None:
+    """Return the recipe of a recipe's teacher, validated.
+
+    The teacher keeps its own seed. It takes over what only says where and how fast: device, compilation, how often to
+    save, and, for the same data set, the folder of the files.
+
+    Args:
+        recipe: the student's recipe.
+
+    Returns:
+        The teacher's recipe; None where there is no teacher or it is given by a checkpoint.
+
+    Raises:
+        RecipeError: no such recipe, or an override does not fit it.
+    """
+    teacher = recipe.teacher
+    if teacher is None or teacher.recipe is None:
+        return None
+    try:
+        plain = load(teacher.recipe).to_dict()
+    except RecipeError as error:
+        raise RecipeError(f"teacher.recipe: {error}") from error
+    own, settings = recipe.to_dict(), files.merge(plain, teacher.overrides)
+    given = {key for key in MACHINE_KEYS if _lookup(teacher.overrides, key) is not None}
+    same_data = isinstance(settings["data"], dict) and settings["data"].get("name") == recipe.data.name
+    for key in MACHINE_KEYS:
+        section, last = key.split(".")
+        if key not in given and isinstance(settings[section], dict) and (section != "data" or same_data):
+            settings[section] = {**settings[section], last: own[section][last]}
+    try:
+        return validate(settings)
+    except RecipeError as error:
+        raise RecipeError(f"teacher.overrides.{error}") from error
+
+
+def lineage(recipe: Recipe) -> tuple[Recipe, ...]:
+    """Return a recipe and the recipes of its teacher, its teacher's teacher and so on.
+
+    Args:
+        recipe: where to start.
+
+    Returns:
+        The recipes, the student first.
+
+    Raises:
+        RecipeError: a recipe is its own teacher, directly or by a detour, or a teacher's recipe is wrong.
+    """
+    found = [recipe]
+    while (teacher := teacher_of(found[-1])) is not None:
+        if teacher in found:
+            raise RecipeError(
+                f"teacher.recipe: {teacher.name!r} is its own teacher; give another recipe or teacher=null"
+            )
+        found.append(teacher)
+    return tuple(found)
+
+
+def identity(recipe: Recipe) -> str:
+    """Return the name of a run's folder: ``<seed>-<digest>``, where the digest also covers who the teacher is.
+
+    Args:
+        recipe: a validated recipe.
+
+    Returns:
+        e.g. ``"0-3f2a91c07b"``; see ``Recipe.digest`` for what counts.
+
+    Raises:
+        RecipeError: the teacher's recipe is wrong, or its checkpoint cannot be read.
+    """
+    teacher = None
+    if recipe.teacher is not None and recipe.teacher.checkpoint is not None:
+        try:
+            teacher = hashlib.sha256(Path(recipe.teacher.checkpoint).read_bytes()).hexdigest()
+        except OSError as error:
+            reason = error.strerror or error
+            raise RecipeError(
+                f"teacher.checkpoint: cannot read {recipe.teacher.checkpoint} ({reason}); give a .safetensors file"
+            ) from error
+    elif (parent := teacher_of(recipe)) is not None:
+        teacher = identity(parent)
+    return f"{recipe.seed}-{recipe.digest(teacher=teacher)}"
+
+
+def _lookup(settings: Mapping[str, Any], key: str) -> Any:
+    value: Any = settings
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _known_keys() -> list[str]:
+    return [
+        f"{section}.{key}" if section else key
+        for section, models in _SECTIONS.items()
+        for model in models
+        for key in model.model_fields
+    ]
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    """Turn one of pydantic's errors into our line: the dotted key, what came, what was expected."""
+    parts = [str(part) for part in problem["loc"]]
+    tag = None
+    if len(parts) > 1 and parts[0] in _TAGS and parts[1] in _TAGS[parts[0]]:
+        tag = parts.pop(1)
+    key = ".".join(parts)
+    kind, came, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(parts, tag)
+    if kind == "missing":
+        return f"{key}: missing; give {key}=VALUE"
+    if kind in ("literal_error", "union_tag_invalid"):
+        allowed = re.findall(r"'([^']+)'", str(context.get("expected") or context.get("expected_tags")))
+        key, came = (f"{key}.name", context["tag"]) if kind == "union_tag_invalid" else (key, came)
+        return f"{key}: no {came!r}; expected {' or '.join(repr(a) for a in allowed)}"
+    if kind == "union_tag_not_found":
+        return f"{key}.name: missing; expected {' or '.join(repr(t) for t in _TAGS[key])}"
+    if kind == "value_error":
+        text = str(context["error"])
+        joint = "." if re.match(r"[a-z_.]+: ", text) else ": "
+        return f"{key}{joint}{text}" if key else text
+    expected = _EXPECTED.get(kind, "")
+    return (
+        f"{key}: {expected.format(**context)}, got {came!r}" if expected else f"{key}: {problem['msg']}, got {came!r}"
+    )
+
+
+def _unknown_key(parts: list[str], tag: str | None) -> str:
+    """Point to the nearest key of the same section, or to the section that has a key of this very name."""
+    section, wrong = ".".join(parts[:-1]), parts[-1]
+    models = (_TAGS[section][tag],) if tag else _SECTIONS.get(section, ())
+    here = [key for model in models for key in model.model_fields]
+    elsewhere = [key for key in _known_keys() if key.rpartition(".")[2] == wrong and key.rpartition(".")[0] != section]
+    owner = f" for {section} {tag!r}" if tag else ""
+    hint = f"; did you mean {' or '.join(repr(key) for key in elsewhere[:3])}?" if elsewhere else nearest(wrong, here)
+    return f"{'.'.join(parts)}: unknown key{owner}{hint}"

@@ -1,0 +1,172 @@
+"""Recipes by name and path, overrides, inheritance, and the teacher's recipe."""
+
+from pathlib import Path
+
+import pytest
+
+from svdistill import recipes
+from svdistill.errors import RecipeError
+
+
+def test_names() -> None:
+    """Each data set has its four recipes."""
+    kinds = ("soft-target", "student", "svd", "teacher")
+    assert recipes.names() == tuple(f"{data}/{kind}" for data in ("digits", "fashion-mnist") for kind in kinds)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_shipped_recipes_are_valid(name: str) -> None:
+    """Every shipped recipe loads, is named after its file and has a description of its own."""
+    recipe = recipes.load(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert (recipe.teacher is None) == (recipe.loss is None)
+    others = [recipes.load(other) for other in recipes.names() if other != name and other[:6] == name[:6]]
+    assert recipe.description not in [other.description for other in others]
+
+
+def test_digits_are_never_flipped() -> None:
+    """No shipped recipe mirrors digits."""
+    assert not any(recipes.load(n).data.augment.flip for n in recipes.names() if n.startswith("digits/"))
+
+
+def test_overrides() -> None:
+    """Overrides are typed values, the later one wins, and null takes a part out."""
+    recipe = recipes.load("digits/svd", ["seed=3", "data.train_size=1000", "seed=4", "optimizer.lr=1e-2"])
+    assert (recipe.seed, recipe.data.train_size, recipe.optimizer.lr) == (4, 1000, 0.01)
+    assert recipes.load("digits/svd", ["teacher=null", "loss=null"]).loss is None
+
+
+def test_another_loss_starts_afresh() -> None:
+    """A loss of another name does not inherit settings that it does not know."""
+    recipe = recipes.load("digits/svd", ["loss.name=soft-target", "loss.temperature=3"])
+    assert recipe.loss is not None
+    assert recipe.loss.model_dump()["temperature"] == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("train.epchs=4", r"^train\.epchs: unknown key; did you mean 'epochs'\?$"),
+        ("epochs=4", r"^epochs: unknown key; did you mean 'train\.epochs'\?$"),
+        ("loss.temperature=4", r"^loss\.temperature: unknown key for loss 'svd'"),
+        ("seed", r"^'seed': expected key=value"),
+        ("=3", r"^'=3': expected key=value"),
+        ("train.milestones=[1", r"^train\.milestones: cannot read the value"),
+        ("seed=${x}", r"^seed: cannot read the value"),
+        ("extends=digits/teacher", r"^extends: belongs into a recipe's file"),
+        ("optimizer.name=adamw", r"^optimizer\.lr: missing; give optimizer\.lr=VALUE$"),
+    ],
+)
+def test_wrong_overrides(override: str, match: str) -> None:
+    """A wrong override is one line that names the key and the nearest right one."""
+    with pytest.raises(RecipeError, match=match) as caught:
+        recipes.load("digits/svd", [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names() -> None:
+    """An unknown recipe is answered by the nearest ones, a missing file by its path."""
+    with pytest.raises(RecipeError, match=r"no recipe 'digits/sdv'; did you mean 'digits/svd'"):
+        recipes.load("digits/sdv")
+    with pytest.raises(RecipeError, match=r"no recipe file 'nowhere\.yaml'"):
+        recipes.load("nowhere.yaml")
+
+
+def test_own_file_extends(tmp_path: Path) -> None:
+    """A file extends a shipped recipe and another file beside it, and paths in it are relative to it."""
+    (tmp_path / "middle.yaml").write_text("extends: digits/svd\nseed: 5\ndescription: of the middle\n")
+    file = tmp_path / "my own.yaml"
+    file.write_text(
+        "extends: middle.yaml\nloss: {rank: 2}\ndata: {root: images}\nteacher: {checkpoint: t.safetensors}\n"
+    )
+    recipe = recipes.load(file)
+    assert (recipe.name, recipe.seed, recipe.description) == ("my-own", 5, "")
+    assert recipe.loss is not None
+    assert recipe.loss.model_dump()["rank"] == 2
+    assert recipe.data.root == str(tmp_path / "images")
+    assert recipe.teacher is not None
+    assert recipe.teacher.checkpoint == str(tmp_path / "t.safetensors")
+    assert recipe.teacher.recipe is None
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("a: [1", "is not valid YAML"),
+        ("just words", "is no recipe"),
+        ("[1, 2]", "is no recipe"),
+        ("", "is no recipe"),
+        ("extends: me.yaml", "in a circle"),
+        ("extends: [a]", "extends: expected a recipe's name"),
+        ("extends: digits/svd\nsed: 1", "^sed: unknown key; did you mean 'seed'"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, text: str, match: str) -> None:
+    """A damaged recipe file is one line."""
+    (tmp_path / "me.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=match) as caught:
+        recipes.load(tmp_path / "me.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_binary_file(tmp_path: Path) -> None:
+    """A file that is no text is refused."""
+    (tmp_path / "me.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        recipes.load(tmp_path / "me.yaml")
+
+
+def test_teacher_recipe() -> None:
+    """A teacher keeps its seed, follows the student's machine, and takes its overrides."""
+    overrides = ["seed=7", "train.device=cpu", "data.root=/somewhere", "teacher.overrides.model.width=0.5"]
+    teacher = recipes.teacher_of(recipes.load("digits/svd", overrides))
+    assert teacher is not None
+    assert (teacher.name, teacher.seed, teacher.train.device, teacher.model.width) == ("digits/teacher", 0, "cpu", 0.5)
+    assert teacher.data.root == "/somewhere"
+    assert recipes.teacher_of(recipes.load("digits/student")) is None
+
+
+def test_teacher_of_another_data_set_keeps_its_folder() -> None:
+    """The student's data folder is no folder of another data set."""
+    teacher = recipes.teacher_of(recipes.load("digits/svd", ["data.root=/a", "teacher.recipe=fashion-mnist/teacher"]))
+    assert teacher is not None
+    assert teacher.data.root is None
+
+
+def test_wrong_teacher() -> None:
+    """Errors of the teacher's recipe name the key under which it was given."""
+    with pytest.raises(
+        RecipeError, match=r"^teacher\.recipe: no recipe 'digits/techer'; did you mean 'digits/teacher'"
+    ):
+        recipes.lineage(recipes.load("digits/svd", ["teacher.recipe=digits/techer"]))
+    with pytest.raises(RecipeError, match=r"^teacher\.overrides\.model\.widht: unknown key; did you mean 'width'"):
+        recipes.lineage(recipes.load("digits/svd", ["teacher.overrides.model.widht=2"]))
+
+
+def test_own_teacher(tmp_path: Path) -> None:
+    """A recipe that is its own teacher is refused."""
+    (tmp_path / "me.yaml").write_text("extends: digits/svd\nteacher: {recipe: me.yaml}\n")
+    with pytest.raises(RecipeError, match="is its own teacher"):
+        recipes.lineage(recipes.load(tmp_path / "me.yaml"))
+
+
+def test_identity() -> None:
+    """The folder's name holds the seed; students of all seeds share a digest; the teacher's settings count."""
+    seeds = [recipes.identity(recipes.load("digits/svd", [f"seed={seed}"])) for seed in (0, 1)]
+    assert [name.partition("-")[0] for name in seeds] == ["0", "1"]
+    assert seeds[0].partition("-")[2] == seeds[1].partition("-")[2]
+    other = recipes.identity(recipes.load("digits/svd", ["teacher.overrides.train.epochs=1"]))
+    assert other != seeds[0]
+
+
+def test_identity_of_a_checkpoint(tmp_path: Path) -> None:
+    """A teacher's file counts by its content, and a missing one is named."""
+    file = tmp_path / "t.safetensors"
+    overrides = [f"teacher.checkpoint={file}"]
+    with pytest.raises(RecipeError, match=r"^teacher\.checkpoint: cannot read .*t\.safetensors"):
+        recipes.identity(recipes.load("digits/svd", overrides))
+    file.write_bytes(b"one")
+    first = recipes.identity(recipes.load("digits/svd", overrides))
+    file.write_bytes(b"two")
+    assert recipes.identity(recipes.load("digits/svd", overrides)) != first

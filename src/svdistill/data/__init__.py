@@ -1,1 +1,19 @@
-"""TODO."""
+"""Image sets as uint8 tensors on the device, and batches of them, augmented and standardized there."""
+
+from svdistill.data.augment import Augmentation, augment
+from svdistill.data.batches import Batches
+from svdistill.data.catalogue import load, names
+from svdistill.data.sets import Dataset, ImageSet
+from svdistill.data.statistics import channel_statistics, standardize
+
+__all__ = [
+    "Augmentation",
+    "Batches",
+    "Dataset",
+    "ImageSet",
+    "augment",
+    "channel_statistics",
+    "load",
+    "names",
+    "standardize",
+]

@@ -1,0 +1,113 @@
+"""Fashion-MNIST: 70,000 pictures of clothing, 28×28, from its four files."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from svdistill.data.idx import read_idx
+from svdistill.data.sets import Dataset, ImageSet
+from svdistill.errors import DataError
+
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+# Where the Debian package dataset-fashion-mnist puts them.
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+FILES = {
+    "train-images-idx3-ubyte.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
+}
+
+
+def load_fashion_mnist(root: str | os.PathLike[str] | None = None) -> Dataset:
+    """Load Fashion-MNIST: 60,000 images to train with and 10,000 to test with.
+
+    Args:
+        root: the folder with the four ``.gz`` files. None = the Debian package's folder if it is there, else the user's
+            cache, into which they are downloaded once and checked by their hashes.
+
+    Returns:
+        The data set, images (N, 1, 28, 28).
+
+    Raises:
+        DataError: the folder or a file is missing or damaged, or the download failed.
+
+    Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv 1708.07747.
+    """
+    folder = _find(root)
+    train, test = _read(folder, "train"), _read(folder, "t10k")
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise DataError(
+            f"{folder} has training images of {tuple(train.images.shape[2:])} pixels and test images of "
+            f"{tuple(test.images.shape[2:])}; get the four files from one place"
+        )
+    return Dataset(name="fashion-mnist", train=train, test=test, flip_allowed=True)
+
+
+def download(folder: Path, *, url: str = URL, files: dict[str, str] = FILES) -> None:
+    """Download the files that a folder lacks and check each by its hash.
+
+    Args:
+        folder: where to put them; made if it is not there.
+        url: where they come from, with a slash at the end.
+        files: the hash of each, by name.
+
+    Raises:
+        DataError: a file could not be had, or is not the one that was expected.
+    """
+    import pooch  # slow to import, and only needed here
+
+    source = pooch.create(folder, url, registry=files)
+    for name in files:
+        try:
+            source.fetch(name, progressbar=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"Fashion-MNIST could not be downloaded from {url}{name} ({reason}); put {', '.join(files)} in "
+                f"{folder}, or in a folder that you name as root"
+            ) from error
+
+
+def _find(root: str | os.PathLike[str] | None) -> Path:
+    if root is not None:
+        folder = Path(root)
+        if not folder.is_dir():
+            raise DataError(f"no data folder {folder}; name the folder with {', '.join(FILES)}")
+        missing = _missing(folder)
+        if missing:
+            raise DataError(f"data folder {folder} lacks {', '.join(missing)}; put them there or name another folder")
+        return folder
+    if not _missing(DEBIAN):
+        return DEBIAN
+    import pooch
+
+    cache = Path(pooch.os_cache("svdistill")) / "fashion-mnist"
+    download(cache)
+    return cache
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in FILES if not (folder / name).is_file()]
+
+
+def _read(folder: Path, part: str) -> ImageSet:
+    images = read_idx(folder / f"{part}-images-idx3-ubyte.gz", dimensions=3)
+    labels = read_idx(folder / f"{part}-labels-idx1-ubyte.gz", dimensions=1)
+    try:
+        return ImageSet(images[:, None], labels.to(torch.int64), CLASSES)
+    except DataError as error:
+        raise DataError(f"{folder}/{part}-*.gz: {error}; get both files again") from error

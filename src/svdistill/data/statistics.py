@@ -1,0 +1,65 @@
+"""Standardization by the training set's own mean and deviation of each channel."""
+
+import torch
+from torch import Tensor
+
+from svdistill.errors import DataError, ShapeError
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over all pixels of all images.
+
+    The sums are taken in whole numbers, so the result does not depend on the order of the images or on the device.
+
+    Args:
+        images: (N, C, H, W), uint8, 0 to 255, N ≥ 1.
+
+    Returns:
+        mean and std, (C,), float32, in units where 255 is 1; the deviation divides by the number of pixels. A channel
+        that is constant has std 1, so that standardizing gives 0 there and not NaN.
+
+    Raises:
+        DataError: the images are not uint8 of four dimensions, or there are none.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
+        kind = f"{images.dtype} of shape {tuple(images.shape)}"
+        raise DataError(f"images are {kind}, expected torch.uint8 (N, C, H, W) with at least one image")
+    sums = torch.zeros(2, images.shape[1], dtype=torch.int64, device=images.device)
+    for piece in images.split(4096):
+        values = piece.transpose(0, 1).flatten(1).to(torch.int64)  # shape: (C, pixels)
+        sums += torch.stack([values.sum(dim=1), values.square().sum(dim=1)])
+    pixels = images.numel() // images.shape[1]
+    mean, square = (sums.double() / pixels).unbind()
+    # In whole numbers once more: N Σx² − (Σx)² is exactly 0 for a constant channel and nothing cancels.
+    constant = pixels * sums[1] == sums[0].square()
+    std = torch.where(constant, 255.0, (square - mean.square()).clamp(min=0).sqrt())
+    return (mean / 255).float(), (std / 255).float()
+
+
+def standardize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Subtract the mean of each channel and divide by its deviation.
+
+    Args:
+        images: (B, C, H, W), uint8 0 to 255, or floating point in [0, 1].
+        mean: (C,), in units where 255 is 1.
+        std: (C,), above 0, in the same units.
+
+    Returns:
+        (B, C, H, W), float32, on the device of `images`.
+
+    Raises:
+        ShapeError: the number of channels does not fit.
+    """
+    channels = images.shape[1] if images.ndim == 4 else -1
+    if tuple(mean.shape) != (channels,) or tuple(std.shape) != (channels,):
+        raise ShapeError(
+            f"images of shape {tuple(images.shape)} came with mean {tuple(mean.shape)} and std {tuple(std.shape)}, "
+            "expected (B, C, H, W), (C,) and (C,); use channel_statistics of the training images"
+        )
+    mean, std = (x.to(images.device, torch.float32)[:, None, None] for x in (mean, std))
+    return (unit_range(images) - mean) / std
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """Return images as float32 in [0, 1]: uint8 is divided by 255, floating point is taken as it is."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()

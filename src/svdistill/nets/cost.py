@@ -1,0 +1,48 @@
+"""What a network costs: parameters and floating point operations."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Cost(NamedTuple):
+    """Parameters of a network and the FLOPs of one image through it.
+
+    Attributes:
+        parameters: number of scalars in all parameters, frozen ones too; each shared parameter once.
+        flops: 2 × multiply-adds of the convolutions and matrix products, for one image.
+    """
+
+    parameters: int
+    flops: int
+
+
+def count(model: nn.Module, input_shape: Sequence[int]) -> Cost:
+    """Count the parameters of a network and the FLOPs of one image, in eval mode and without gradient.
+
+    The train or eval mode of each submodule is put back afterwards.
+
+    Args:
+        model: a network that takes (1, *input_shape).
+        input_shape: (C, H, W) of an image.
+
+    Returns:
+        The cost. FLOPs are what ``torch.utils.flop_counter`` counts: 2 × multiply-adds of convolutions and matrix
+        products; pooling, normalization and activations count nothing.
+    """
+    parameters = list(model.parameters())
+    like = parameters[0] if parameters else torch.empty(0)
+    image = torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
+    modes = [(module, module.training) for module in model.modules()]
+    counter = FlopCounterMode(display=False)
+    try:
+        model.eval()
+        with torch.no_grad(), counter:
+            model(image)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return Cost(sum(p.numel() for p in parameters), counter.get_total_flops())

@@ -1,0 +1,159 @@
+"""A network's weights on disk, with what is needed to build it again."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from svdistill.errors import CheckpointError, RecipeError
+from svdistill.nets.zoo import create
+
+_FORMAT_KEY = "svdistill_format"
+_FORMAT = "1"
+# What `create` needs, and how each is read back from a string.
+_SPEC = {"name": str, "num_classes": int, "in_channels": int, "width": float}
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    width: float,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """Write a network as one safetensors file that `load` rebuilds.
+
+    The file appears whole or not at all: it is written beside its place and then renamed.
+
+    Args:
+        model: the network, as `create` made it from the same four settings.
+        path: the file to write; one that exists is replaced.
+        name: as in `create`.
+        num_classes: as in `create`.
+        in_channels: as in `create`.
+        width: as in `create`.
+        extra: further strings to keep beside the weights, for instance class names as JSON.
+
+    Raises:
+        CheckpointError: the model is not what the settings build, or a key of `extra` is taken.
+        RecipeError: the settings build no network.
+    """
+    settings = {"name": name, "num_classes": num_classes, "in_channels": in_channels, "width": width}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    wrong = _difference(_skeleton(settings), tensors)
+    if wrong:
+        raise CheckpointError(f"the model to be saved is no {name!r} of these settings: {wrong}; nothing was written")
+    extra = dict(extra or {})
+    taken = sorted(extra.keys() & {*_SPEC, _FORMAT_KEY})
+    if taken:
+        raise CheckpointError(f"extra must not have the keys {taken}, which describe the model; rename them")
+    metadata = {_FORMAT_KEY: _FORMAT, **{key: str(value) for key, value in settings.items()}, **extra}
+    _write(Path(path), safetensors.torch.save(tensors, metadata))
+
+
+def load(path: str | os.PathLike[str]) -> nn.Module:
+    """Build the network that `save` wrote and load its weights; no code from the file runs.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The network in eval mode, on the CPU. The global random numbers are left as they were.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or was not written by `save`.
+    """
+    metadata, tensors = _read(path, with_tensors=True)
+    try:
+        model = _skeleton(metadata)
+    except RecipeError as error:
+        raise CheckpointError(f"{path} describes a network that this version cannot build: {error}") from error
+    wrong = _difference(model, tensors)
+    if wrong:
+        raise CheckpointError(f"{path} does not fit the {metadata['name']!r} that it describes: {wrong}; save it again")
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def spec(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what a file of `save` says about its network, without its weights.
+
+    Args:
+        path: the file.
+
+    Returns:
+        ``name`` (str), ``num_classes`` (int), ``in_channels`` (int), ``width`` (float), and the strings of ``extra``
+        under their own keys.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or was not written by `save`.
+    """
+    return _read(path, with_tensors=False)[0]
+
+
+def _skeleton(settings: Mapping[str, Any]) -> nn.Module:
+    # On the meta device nothing is allocated and no random number is drawn.
+    with torch.device("meta"):
+        return create(
+            settings["name"],
+            num_classes=settings["num_classes"],
+            in_channels=settings["in_channels"],
+            width=settings["width"],
+        )
+
+
+def _difference(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
+    """Say in a few words where tensors do not fit a model; empty where they do."""
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    for key in expected.keys() - tensors.keys():
+        return f"{key} is missing"
+    for key in tensors.keys() - expected.keys():
+        return f"{key} is unknown to it"
+    for key, shape in expected.items():
+        if tuple(tensors[key].shape) != shape:
+            return f"{key} has shape {tuple(tensors[key].shape)}, expected {shape}"
+    return ""
+
+
+def _read(path: str | os.PathLike[str], *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not Path(path).is_file():
+        raise CheckpointError(f"no saved network at {path}; train one, or name the safetensors file of a run")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); save the network again") from error
+    version = metadata.pop(_FORMAT_KEY, None)
+    if version != _FORMAT or not metadata.keys() >= _SPEC.keys():
+        raise CheckpointError(
+            f"{path} lacks the description of format {_FORMAT} that svdistill writes (format {version}); "
+            "name a file written by svdistill.nets.save"
+        )
+    try:
+        return metadata | {key: read(metadata[key]) for key, read in _SPEC.items()}, tensors
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a damaged description ({error}); save the network again") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

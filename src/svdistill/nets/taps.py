@@ -1,0 +1,104 @@
+"""Feature maps of any module, by the dotted names of its submodules."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from svdistill.errors import RecipeError, ShapeError, nearest
+
+
+class Taps:
+    """Records the outputs of named submodules while a model runs.
+
+    It works through forward hooks, so the model needs no change; they are removed by `close`, or at the end of a
+    ``with`` block however that ends. A map is kept as it is, with its graph, so gradients flow through it. Where a
+    submodule runs more than once before `collect`, its last output counts.
+
+    Example:
+        >>> with Taps(model, ["block1", "block2"]) as taps:
+        ...     logits = model(images)
+        ...     front, back = taps.collect()
+
+    Args:
+        model: any module.
+        names: dotted names as in ``model.named_modules()``, in the order in which the maps shall come.
+
+    Raises:
+        RecipeError: there are no names, or the model has no submodule of a name.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        self._names = _checked(model, names)
+        # A string stands for an output that is no tensor; `collect` reports it.
+        self._outputs: dict[str, Tensor | str] = {}
+        self._handles = [self._attach(model, name) for name in dict.fromkeys(self._names)]
+        self._closed = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The dotted names, in order."""
+        return self._names
+
+    def collect(self) -> list[Tensor]:
+        """Return the outputs since the last call, in the order of the names, and forget them.
+
+        Returns:
+            One tensor a name, of whatever shape the submodule gives.
+
+        Raises:
+            ShapeError: a submodule did not run since the last call, or gave something that is no tensor.
+        """
+        outputs, self._outputs = self._outputs, {}
+        maps: list[Tensor] = []
+        for name in self._names:
+            if name not in outputs:
+                reason = "these taps are closed" if self._closed else "it did not run since the last collect"
+                raise ShapeError(f"no output of tap {name!r}: {reason}; run the model once before each collect")
+            output = outputs[name]
+            if isinstance(output, str):
+                raise ShapeError(f"tap {name!r} gave {output}, expected a tensor; tap a submodule of it instead")
+            maps.append(output)
+        return maps
+
+    def close(self) -> None:
+        """Remove the hooks and forget what was recorded; a second call does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._outputs = {}
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _attach(self, model: nn.Module, name: str) -> RemovableHandle:
+        def record(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._outputs[name] = output if isinstance(output, Tensor) else _describe(output)
+
+        return model.get_submodule(name).register_forward_hook(record)
+
+
+def _checked(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    if isinstance(names, str):
+        raise RecipeError(f"taps are a list of names, but the single string {names!r} came; write [{names!r}]")
+    if not names:
+        raise RecipeError("no taps are named; name at least one submodule, as in model.named_modules()")
+    for name in names:
+        if name not in known:
+            raise RecipeError(f"{type(model).__name__} has no submodule {name!r}{nearest(str(name), known)}")
+    return tuple(names)
+
+
+def _describe(output: object) -> str:
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {len(output)}"
+    return f"a {type(output).__name__}"

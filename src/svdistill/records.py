@@ -1,0 +1,235 @@
+"""What a run writes and reads back: recipe, environment, metrics, summary. Nothing here needs a model or a GPU."""
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from svdistill.errors import DataError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that takes its place when the block ends, and not before.
+
+    Whoever reads ``path``, at any moment and also after a ``kill -9``, finds the old content or the new, whole.
+
+    Args:
+        path: the file to write; its folder is made if need be.
+
+    Yields:
+        The temporary file, open for writing bytes. An error inside the block removes it and leaves ``path`` as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a whole file so that no reader ever sees a part of it; see :func:`replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def environment() -> dict[str, Any]:
+    """Return what a result depends on besides its recipe: versions, processor, GPU and number of threads."""
+    import torch  # late: reading records back needs no torch
+
+    from svdistill import __version__
+
+    return {
+        "svdistill": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpu": _processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+class RunRecord:
+    """The folder of one run, and the names in it.
+
+    ===========================  =======================================================================
+    ``recipe.yaml``              the full recipe
+    ``environment.json``         versions, processor, GPU, threads
+    ``metrics.jsonl``            one line an epoch; ``epoch`` is the number of epochs done, so the first is 1
+    ``summary.json``             written last: where it is, the run has finished
+    ``student.safetensors``      the trained network alone
+    ``checkpoints/last.pt``      everything needed to go on
+    ``checkpoints/best.pt``      the same, of the epoch with the best accuracy
+    ``tensorboard/``             training curves
+    ===========================  =======================================================================
+
+    Args:
+        path: the folder; making it is :meth:`create`'s work.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.student = self.path / "student.safetensors"
+        self.last = self.path / "checkpoints" / "last.pt"
+        self.best = self.path / "checkpoints" / "best.pt"
+        self.tensorboard = self.path / "tensorboard"
+        self._recipe = self.path / "recipe.yaml"
+        self._environment = self.path / "environment.json"
+        self._metrics = self.path / "metrics.jsonl"
+        self._summary = self.path / "summary.json"
+
+    def __repr__(self) -> str:
+        return f"RunRecord({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], recipe: Mapping[str, Any]) -> "RunRecord":
+        """Make the folder of a run, or find it again, and write down its recipe and environment.
+
+        Args:
+            path: the folder.
+            recipe: the full recipe, of plain values (dict, list, str, int, float, bool, None).
+
+        Returns:
+            The record; metrics and checkpoints that were there stay.
+
+        Raises:
+            DataError: the folder holds a run of another recipe, or cannot be made.
+        """
+        record = cls(path)
+        content = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+        if record._recipe.exists() and record.recipe() != yaml.safe_load(content):
+            raise DataError(f"{record.path} holds a run of another recipe; choose another folder or remove this one")
+        try:
+            write_atomically(record._recipe, content.encode())
+            write_atomically(record._environment, _to_json(environment(), indent=2))
+        except OSError as error:
+            raise DataError(
+                f"cannot write to the run folder {record.path}: {error.strerror or error}; choose another"
+            ) from error
+        return record
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self._summary.exists()
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the recipe that the run was made with.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        try:
+            content = yaml.safe_load(_read(self._recipe))
+        except yaml.YAMLError as error:
+            raise DataError(f"{self._recipe} is damaged (not YAML); remove the run's folder and train again") from error
+        return _mapping(content, self._recipe)
+
+    def environment(self) -> dict[str, Any]:
+        """Return versions and machine of the run; DataError where the file is missing or damaged."""
+        return _from_json(_read(self._environment), self._environment)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the run came to; DataError where it has not finished or the file is damaged."""
+        return _from_json(_read(self._summary), self._summary)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return one mapping an epoch, in order; a last line cut off by an interruption is left out.
+
+        Raises:
+            DataError: any other line is damaged; the message names it.
+        """
+        if not self._metrics.exists():
+            return []
+        lines = _read(self._metrics).split("\n")
+        # Every whole line ends in a newline, so what follows the last one is empty or was cut off while it was written.
+        return [_from_json(line, self._metrics, line=number) for number, line in enumerate(lines[:-1], start=1)]
+
+    def append(self, metrics: Mapping[str, Any]) -> None:
+        """Add one epoch's line; numbers that are not finite are written as null, as JSON has none."""
+        with self._metrics.open("ab") as file:
+            file.write(_to_json(metrics) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rewind(self, epoch: int) -> None:
+        """Drop the lines of epochs that will run again.
+
+        Args:
+            epoch: the number of epochs done; the lines up to and with this ``epoch`` stay.
+        """
+        if self._metrics.exists():
+            kept = [line for line in self.metrics() if line.get("epoch", 0) <= epoch]
+            write_atomically(self._metrics, b"".join(_to_json(line) + b"\n" for line in kept))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary, in one piece: from here on the run counts as finished."""
+        write_atomically(self._summary, _to_json(summary, indent=2))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; is {path.parent} the folder of a run that came so far?") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); restore it, or remove the run's folder and train again"
+        ) from error
+
+
+def _mapping(content: Any, path: Path, where: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path}{where} is damaged (no mapping); restore it, or remove the run's folder and train again"
+        )
+    return content
+
+
+def _from_json(text: str, path: Path, *, line: int | None = None) -> dict[str, Any]:
+    where = "" if line is None else f", line {line},"
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}{where} is damaged (not JSON); restore it, or remove the run's folder and train again"
+        ) from error
+    return _mapping(content, path, where)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _to_json(content: Mapping[str, Any], *, indent: int | None = None) -> bytes:
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False).encode()

@@ -1,0 +1,226 @@
+"""Squared distance of two radial basis relations, without ever forming them.
+
+For vectors a (front tap) and b (back tap) the relation is the D_F x D_B matrix exp(−(a[m] − b[n])² / β). It factors,
+
+    exp(−(a − b)² / β) = Σ_r φ_r(a) φ_r(b),   φ_r(a) = exp(−a² / β) (κ a)^r / √r!,   κ = √(2 / β),
+
+and few terms reach rounding, since the entries of weighted unit vectors are at most 1. With Φ_S, Φ_T the R x D factors
+of student and teacher, Δ = Φ_S − Φ_T, Q = [Δ; Φ_T] and G = Q Qᵀ, the squared distance of two relations is
+⟨G_F, C G_B C⟩ with C = [[1, 1], [1, 0]]. Δ comes from a recurrence without a difference of large numbers, so the result
+is more accurate than the dense form where student ≈ teacher.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from svdistill.errors import ShapeError
+
+MAX_ARGUMENT = 2.0  # 2 |a b| / β beyond which the series needs too many terms and the dense form takes over
+CHUNK_NUMBERS = 1 << 20  # numbers in the largest temporary, small enough for the last-level cache
+
+
+def rbf_distance(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], *, beta: float = 8.0, weight: Tensor | None = None
+) -> Tensor:
+    """Sum of squared distances between the radial basis relations of student and teacher.
+
+    Σ_p Σ_b weight[p, b] Σ_{m, n} (exp(−(a_S[m] − b_S[n])² / β) − exp(−(a_T[m] − b_T[n])² / β))², where pair p has
+    tap p in front (a) and tap p + 1 at the back (b).
+
+    Args:
+        student: L ≥ 2 tensors (*batch, D_l), floating point, one for each tap.
+        teacher: as many tensors of the same shapes; taken as constant.
+        beta: width β > 0 of the radial basis function.
+        weight: (L − 1, *batch), taken as constant; None: 1.
+
+    Returns:
+        Scalar; gradient flows to `student`.
+
+    Raises:
+        ShapeError: shapes or number of taps do not fit, or β is not positive.
+
+    Source: Lee et al., ECCV 2018, equations 6 to 8.
+    """
+    _check(student, teacher, beta, weight)
+    batch = student[0].shape[:-1]
+    pairs = len(student) - 1
+    dtype = torch.promote_types(torch.float32, torch.promote_types(student[0].dtype, teacher[0].dtype))
+    flat_s = [a.to(dtype).reshape(-1, a.shape[-1]) for a in student]
+    flat_t = [a.detach().to(dtype).reshape(-1, a.shape[-1]) for a in teacher]
+    if weight is None:
+        weight = flat_t[0].new_ones(pairs, *batch)
+    flat_w = weight.detach().to(dtype).reshape(pairs, -1)
+    with torch.autocast(flat_s[0].device.type, enabled=False):
+        return cast(Tensor, _Distance.apply(float(beta), flat_w, len(flat_s), *flat_s, *flat_t))
+
+
+class _Distance(torch.autograd.Function):
+    """The distance; its gradient is made chunk by chunk in the forward pass, while the factors are in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, beta: float, weight: Tensor, taps: int, *vectors: Tensor) -> Tensor:
+        student, teacher = vectors[:taps], vectors[taps:]
+        needed = any(ctx.needs_input_grad[3 : 3 + taps])
+        gradients = [torch.empty_like(a) for a in student] if needed else None
+        total = torch.zeros((), dtype=torch.float64, device=weight.device)
+        terms = _terms(student, teacher, beta)
+        chunks = _dense_chunks if terms is None else _factored_chunks
+        for where, part, change in chunks(student, teacher, weight, beta, terms or 0, needed):
+            total += part
+            for whole, piece in zip(gradients or (), change, strict=False):
+                whole[where] = piece
+        if gradients is not None:
+            ctx.save_for_backward(*gradients)
+        ctx.taps = taps
+        return total.to(weight.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, None, *(g * grad for g in ctx.saved_tensors), *([None] * ctx.taps))
+
+
+class _Part(NamedTuple):
+    where: slice
+    distance: Tensor  # 0-dim, float64
+    gradients: Sequence[Tensor]  # of this chunk, one for each tap; empty where none are needed
+
+
+def _terms(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float) -> int | None:
+    """Number of terms after which the series of a difference is below rounding, None where it converges too slowly.
+
+    With x = 2 |a b| / β the difference of two terms r, relative to that of the leading ones, is x^(r−1) / (r−1)!.
+    """
+    largest = [
+        torch.stack([torch.linalg.vector_norm(v, math.inf) for v in pair]).amax() if pair[0].numel() else None
+        for pair in zip(student, teacher, strict=True)
+    ]
+    known = [v for v in largest if v is not None]
+    if not known:
+        return 1
+    limits = torch.stack(known).tolist()
+    argument = 2 * max((a * b for a, b in zip(limits, limits[1:], strict=False)), default=0.0) / beta
+    largest_square = max(limits) ** 2 / beta
+    if not (argument <= MAX_ARGUMENT and largest_square <= 2 * MAX_ARGUMENT):
+        return None
+    goal = 2 * torch.finfo(student[0].dtype).eps
+    terms, remainder = 2, argument
+    while remainder > goal:
+        remainder *= argument / terms
+        terms += 1
+    return terms
+
+
+def _factored_chunks(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], weight: Tensor, beta: float, terms: int, needed: bool
+) -> Iterator[_Part]:
+    widths = [a.shape[1] for a in student]
+    step = max(1, CHUNK_NUMBERS // (2 * terms * max(1, sum(widths))))
+    for begin in range(0, len(student[0]), step):
+        where = slice(begin, begin + step)
+        a = torch.cat([v[where] for v in student], 1)
+        c = torch.cat([v[where] for v in teacher], 1)
+        phi, q = _factors(a, c, beta, terms)
+        parts = q.split(widths, 2)
+        grams = [torch.bmm(part, part.mT) for part in parts]
+        total, pulls = _couple(grams, weight[:, where], terms)
+        if not needed:
+            yield _Part(where, total, ())
+            continue
+        pull = torch.cat([torch.bmm(g[:, :terms], part) for g, part in zip(pulls, parts, strict=True)], 2)
+        yield _Part(where, total, _chain(pull, phi, a, beta).split(widths, 1))
+
+
+def _factors(a: Tensor, c: Tensor, beta: float, terms: int) -> tuple[Tensor, Tensor]:
+    """Return Φ_S (n, R, S) and Q = [Δ; Φ_T] (n, 2R, S) of student entries a and teacher entries c (n, S)."""
+    phi = a.new_empty(a.shape[0], terms, a.shape[1])
+    q = a.new_empty(a.shape[0], 2 * terms, a.shape[1])
+    delta, psi = q[:, :terms], q[:, terms:]
+    difference = a - c
+    torch.exp(a.square().div_(-beta), out=phi[:, 0])
+    torch.exp(c.square().div_(-beta), out=psi[:, 0])
+    torch.mul(psi[:, 0], torch.expm1((a + c).mul_(difference).div_(-beta)), out=delta[:, 0])
+    for r in range(1, terms):
+        scale = math.sqrt(2 / (beta * r))
+        scaled_a, scaled_c = a * scale, c * scale
+        torch.mul(phi[:, r - 1], scaled_a, out=phi[:, r])
+        torch.mul(psi[:, r - 1], scaled_c, out=psi[:, r])
+        # a φ(a) − c φ(c) = (a − c) φ(a) + c (φ(a) − φ(c)): no two large numbers are subtracted.
+        torch.mul(delta[:, r - 1], scaled_c, out=delta[:, r])
+        delta[:, r].addcmul_(phi[:, r - 1], difference, value=scale)
+    return phi, q
+
+
+def _couple(grams: Sequence[Tensor], weight: Tensor, terms: int) -> tuple[Tensor, list[Tensor]]:
+    """Return Σ_p w_p ⟨G_p, C G_{p+1} C⟩ and, for each tap, the matrix P with d(distance) = 2 ⟨P Q, dQ⟩."""
+    total = torch.zeros((), dtype=torch.float64, device=weight.device)
+    pulls = [torch.zeros_like(g) for g in grams]
+    for pair, w in enumerate(weight):
+        front, back = grams[pair], grams[pair + 1]
+        seen = _swap(back, terms)
+        total += ((front * seen).sum((1, 2), dtype=torch.float64) * w).sum()
+        pulls[pair].addcmul_(seen, w[:, None, None])
+        pulls[pair + 1].addcmul_(_swap(front, terms), w[:, None, None])
+    return total, pulls
+
+
+def _swap(gram: Tensor, terms: int) -> Tensor:
+    """C G C with C = [[1, 1], [1, 0]] in blocks."""
+    top = torch.cat((gram[:, :terms] + gram[:, terms:], gram[:, :terms]), 1)
+    return torch.cat((top[:, :, :terms] + top[:, :, terms:], top[:, :, :terms]), 2)
+
+
+def _chain(pull: Tensor, phi: Tensor, a: Tensor, beta: float) -> Tensor:
+    """Go from the gradient over φ_r(a), halved, to that over a, with φ_r' = κ √r φ_{r−1} − (2a / β) φ_r."""
+    terms = phi.shape[1]
+    change = (pull * phi).sum(1).mul_(a).mul_(-4 / beta)
+    for r in range(1, terms):
+        change.addcmul_(pull[:, r], phi[:, r - 1], value=2 * math.sqrt(2 * r / beta))
+    return change
+
+
+def _dense_chunks(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], weight: Tensor, beta: float, terms: int, needed: bool
+) -> Iterator[_Part]:
+    """The plain form in chunks of the batch, for a β so small that the series would need too many terms."""
+    largest = max((f.shape[1] * b.shape[1] for f, b in zip(student, student[1:], strict=False)), default=1)
+    step = max(1, CHUNK_NUMBERS // max(1, largest))
+    for begin in range(0, len(student[0]), step):
+        where = slice(begin, begin + step)
+        total = torch.zeros((), dtype=torch.float64, device=weight.device)
+        change = [torch.zeros_like(v[where]) for v in student] if needed else []
+        for pair, w in enumerate(weight[:, where]):
+            gap = student[pair][where, :, None] - student[pair + 1][where, None, :]
+            goal = teacher[pair][where, :, None] - teacher[pair + 1][where, None, :]
+            found = torch.exp(gap.square() / -beta)
+            lead = (goal - gap) * (goal + gap) / beta
+            error = torch.where(
+                lead > 0, -found * torch.expm1(-lead), torch.exp(goal.square() / -beta) * torch.expm1(lead.clamp_max(0))
+            )
+            total += (error.square().sum((1, 2), dtype=torch.float64) * w).sum()
+            if needed:
+                slope = error * found * gap * (-4 / beta) * w[:, None, None]
+                change[pair] += slope.sum(2)
+                change[pair + 1] -= slope.sum(1)
+        yield _Part(where, total, change)
+
+
+def _check(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, weight: Tensor | None) -> None:
+    if len(student) < 2 or len(student) != len(teacher):
+        raise ShapeError(f"need two or more taps and as many of both, got {len(student)} and {len(teacher)}")
+    if not (beta > 0 and math.isfinite(beta)):
+        raise ShapeError(f"beta must be a positive number, got {beta!r}")
+    batch = student[0].shape[:-1]
+    for tap, (a, c) in enumerate(zip(student, teacher, strict=True)):
+        if a.dim() < 1 or a.shape != c.shape or a.shape[:-1] != batch:
+            raise ShapeError(
+                f"tap {tap}: student {tuple(a.shape)} and teacher {tuple(c.shape)} must be equal, "
+                f"with batch {tuple(batch)} as at tap 0"
+            )
+    if weight is not None and weight.shape != (len(student) - 1, *batch):
+        raise ShapeError(f"weight must be {(len(student) - 1, *batch)}, got {tuple(weight.shape)}")

@@ -1,0 +1,72 @@
+"""Soft targets: the student learns the teacher's softened class probabilities."""
+
+import math
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from svdistill.errors import ShapeError
+
+
+def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's to the student's softened probabilities.
+
+    T² · mean_b Σ_c p_T (log p_T − log p_S), p = softmax(logits / T). T² keeps the size of the gradient when T changes.
+
+    Args:
+        student_logits: (B, classes), floating.
+        teacher_logits: (B, classes), floating; taken as constant.
+        temperature: T > 0.
+
+    Returns:
+        Scalar in nats times T², at least float32; 0 for an empty batch.
+
+    Raises:
+        ShapeError: shapes differ or the temperature is not positive.
+
+    Source: Hinton, Vinyals, Dean, 2015, section 2.
+    """
+    if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
+        raise ShapeError(
+            f"logits must be (B, classes) and equal in shape, got {tuple(student_logits.shape)} of the student "
+            f"and {tuple(teacher_logits.shape)} of the teacher; both must know the same classes"
+        )
+    _check_temperature(temperature)
+    wide = student_logits if student_logits.dtype.itemsize > 4 else student_logits.float()
+    student = functional.log_softmax(wide / temperature, 1)
+    teacher = functional.log_softmax(teacher_logits.detach().to(wide.dtype) / temperature, 1)
+    divergence = functional.kl_div(student, teacher, reduction="sum", log_target=True)
+    return divergence * (temperature**2 / max(1, len(student_logits)))
+
+
+class SoftTargetLoss(nn.Module):
+    """`soft_target_loss` with a stored temperature; see there.
+
+    Attributes:
+        reads: what it compares: "logits".
+    """
+
+    reads: ClassVar[str] = "logits"
+
+    def __init__(self, temperature: float = 4.0) -> None:
+        super().__init__()
+        _check_temperature(temperature)
+        self.temperature = temperature
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Return the loss, see `soft_target_loss`."""
+        return soft_target_loss(student_logits, teacher_logits, temperature=self.temperature)
+
+    def measure(self, student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and no figures of its health: logits are always comparable."""
+        return self(student_logits, teacher_logits), {}
+
+    def extra_repr(self) -> str:
+        """Show the temperature in the module's representation."""
+        return f"temperature={self.temperature}"
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ShapeError(f"temperature must be a positive number, got {temperature!r}")

@@ -1,0 +1,180 @@
+"""Tables for the terminal, from records alone."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+
+def mean_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the sample deviation (n − 1) of some runs.
+
+    Args:
+        values: at least one number.
+
+    Returns:
+        Mean and deviation; None where a single value has no deviation.
+    """
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def percent(value: float | None, *, digits: int = 2) -> str:
+    """Write a share between 0 and 1 as percent; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
+
+
+def seconds(value: float | None) -> str:
+    """Write a duration in seconds as people read it: ``8.3 s``, ``2 min 05 s``, ``1 h 10 min``."""
+    if value is None:
+        return "–"
+    if value < 59.95:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(value: float) -> str:
+    """Write a large number with a thin grouping: ``1,234,567``."""
+    return f"{value:,.0f}"
+
+
+def flops(value: float) -> str:
+    """Write a number of FLOPs in millions."""
+    return f"{value / 1e6:.2f}"
+
+
+def health(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Sum up a run's transfer health: medians over its epochs, and the total of what was set aside or dropped.
+
+    Args:
+        metrics: one mapping an epoch, as a run writes them.
+
+    Returns:
+        ``ratio``, ``clipped``, ``alignment``, ``energy_student``, ``energy_teacher`` (medians over the epochs that have
+        them), ``set_aside``, ``dropped`` (totals); None for each that no epoch has.
+    """
+    summary: dict[str, float | None] = {}
+    for key in ("ratio", "clipped", "alignment", "energy_student", "energy_teacher"):
+        values = [line[key] for line in metrics if line.get(key) is not None]
+        summary[key] = statistics.median(values) if values else None
+    for key in ("set_aside", "dropped"):
+        values = [line[key] for line in metrics if line.get(key) is not None]
+        summary[key] = sum(values) if values else None
+    return summary
+
+
+def _plain(title: str | None = None, *, header: bool = True) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=header)
+
+
+def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Table:
+    """Tell how a run ended: accuracy, cost, time, and the health of its transfer task.
+
+    Args:
+        summary: as ``RunRecord.summary`` returns it.
+        metrics: as ``RunRecord.metrics`` returns them.
+
+    Returns:
+        A table of two columns.
+    """
+    table = _plain(f"{summary['recipe']}, seed {summary['seed']}", header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_row("test accuracy, last epoch", percent(summary["accuracy"]))
+    table.add_row("test accuracy, best epoch", f"{percent(summary['best_accuracy'])} (epoch {summary['best_epoch']})")
+    table.add_row("training images, epochs", f"{count(summary['train_images'])}, {summary['epochs']}")
+    table.add_row("parameters", count(summary["parameters"]))
+    table.add_row("MFLOPs an image", flops(summary["flops"]))
+    table.add_row("training time", seconds(summary["seconds"]))
+    for label, value in _health_rows(health(metrics)):
+        table.add_row(label, value)
+    return table
+
+
+def _health_rows(values: Mapping[str, float | None]) -> Iterable[tuple[str, str]]:
+    ratio = values["ratio"]
+    if ratio is not None:
+        yield "transfer gradient / main gradient", f"{ratio:.3g} (median over epochs)"
+        yield "variables clipped", percent(values["clipped"], digits=0)
+    if values["alignment"] is not None:
+        yield "alignment, |cosine|", f"{values['alignment']:.3f}"
+        student, teacher = percent(values["energy_student"], digits=0), percent(values["energy_teacher"], digits=0)
+        yield "energy in the kept vectors", f"student {student}, teacher {teacher}"
+    if values["set_aside"] is not None:
+        yield "samples set aside", count(values["set_aside"])
+    if values["dropped"]:
+        yield "gradients dropped, not finite", count(values["dropped"])
+
+
+def accuracy_table(evaluation: Mapping[str, Any]) -> Table:
+    """Tell how well a network tells the classes apart.
+
+    Args:
+        evaluation: as ``jobs.evaluate`` returns it.
+
+    Returns:
+        One row a class, the whole set last.
+    """
+    table = _plain(f"{evaluation['model']} on the {count(evaluation['images'])} test images of {evaluation['data']}")
+    table.add_column("class")
+    table.add_column("images", justify="right")
+    table.add_column("right", justify="right")
+    table.add_column("accuracy", justify="right")
+    for row in evaluation["classes"]:
+        share = row["right"] / row["images"] if row["images"] else None
+        table.add_row(row["name"], count(row["images"]), count(row["right"]), percent(share))
+    table.add_section()
+    right = sum(row["right"] for row in evaluation["classes"])
+    table.add_row("all", count(evaluation["images"]), count(right), percent(evaluation["accuracy"]), style="bold")
+    return table
+
+
+def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Table:
+    """Put methods side by side: cost, accuracy after the last epoch over the seeds, and time.
+
+    Args:
+        rows: name of each method and the summaries of its runs, one a seed.
+
+    Returns:
+        One row a method; ± is the sample deviation over the seeds.
+    """
+    table = _plain()
+    table.add_column("network", no_wrap=True)
+    for heading in ("runs", "parameters", "MFLOPs", "accuracy, %", "ratio", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, runs in rows:
+        mean, deviation = mean_deviation([100 * run["accuracy"] for run in runs])
+        spread = "" if deviation is None else f" ± {deviation:.2f}"
+        ratios = [run["ratio"] for run in runs if run.get("ratio") is not None]
+        table.add_row(
+            name,
+            str(len(runs)),
+            count(runs[0]["parameters"]),
+            flops(runs[0]["flops"]),
+            f"{mean:.2f}{spread}",
+            f"{statistics.median(ratios):.2g}" if ratios else "–",
+            f"{statistics.fmean(run['seconds'] for run in runs):.1f}",
+        )
+    return table
+
+
+def recipes_table(recipes: Iterable[tuple[str, str]]) -> Table:
+    """List recipes.
+
+    Args:
+        recipes: name and description of each.
+
+    Returns:
+        One row a recipe.
+    """
+    table = _plain()
+    table.add_column("recipe", no_wrap=True, style="bold")
+    table.add_column("what it trains")
+    for name, description in recipes:
+        table.add_row(name, description)
+    return table

@@ -28,6 +28,10 @@ class TransferHealth:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def reset(self) -> None:
+        """Forget all steps."""
+        self._rows = []
+
     def update(self, main_norms: Tensor, transfer_norms: Tensor, factors: Tensor, sound: Tensor) -> None:
         """Add one step.
 

@@ -1,0 +1,95 @@
+"""Sums over an epoch, kept on the device so that no step waits for them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Tally:
+    """What happened in an epoch so far.
+
+    Args:
+        device: where the values of :meth:`add` come from.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new epoch."""
+        self.steps = 0
+        self.images = 0
+        self._sums: dict[str, Tensor] = {}
+
+    def add(
+        self, *, main: Tensor, transfer: Tensor | None, health: Mapping[str, Tensor], logits: Tensor, labels: Tensor
+    ) -> None:
+        """Add one step.
+
+        Args:
+            main: the main loss, 0-dim.
+            transfer: the transfer loss, 0-dim, or None.
+            health: the transfer loss's figures, 0-dim; ``set_aside`` is a number of samples, others are means over the
+                samples that were not set aside.
+            logits: (B, classes).
+            labels: (B,).
+        """
+        self.steps += 1
+        self.images += len(labels)
+        self._add("loss", main)
+        self._add("train_accuracy", (logits.detach().argmax(dim=1) == labels).sum())
+        if transfer is not None:
+            self._add("transfer", transfer)
+        aside = health.get("set_aside", torch.zeros((), device=logits.device))
+        kept = len(labels) - aside
+        for name, value in health.items():
+            if name == "set_aside":
+                self._add(name, value)
+            else:  # a mean over no samples may be NaN; it has no weight
+                self._add(name, torch.where(kept > 0, value * kept, 0.0))
+                self._add(f"{name} weight", kept)
+
+    def read(self) -> dict[str, float]:
+        """Wait for the device and return the epoch's figures so far; {} before the first step.
+
+        Returns:
+            ``loss`` and ``transfer`` (means over the steps), ``train_accuracy`` (0 to 1, of the network as it was in
+            each step), ``set_aside`` (a count) and the other figures of health (means over the samples). A loss that
+            was not finite in any step makes its mean not finite.
+        """
+        if not self._sums:
+            return {}
+        sums = dict(zip(self._sums, torch.stack(list(self._sums.values())).tolist(), strict=True))
+        figures: dict[str, float] = {}
+        for name, value in sums.items():
+            if name in ("loss", "transfer"):
+                figures[name] = value / self.steps
+            elif name == "train_accuracy":
+                figures[name] = value / self.images
+            elif name == "set_aside":
+                figures[name] = int(value)
+            elif not name.endswith(" weight"):
+                weight = sums[f"{name} weight"]
+                figures[name] = value / weight if weight else float("nan")
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything, for a checkpoint."""
+        return {
+            "steps": self.steps,
+            "images": self.images,
+            "sums": {name: value.cpu() for name, value in self._sums.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.steps = int(state["steps"])
+        self.images = int(state["images"])
+        self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}
+
+    def _add(self, name: str, value: Tensor) -> None:
+        addend = value.detach().double()
+        self._sums[name] = self._sums[name] + addend if name in self._sums else addend

@@ -91,8 +91,9 @@ def warp(images: Tensor, *, flip: Tensor, angle: Tensor, shift: Tensor) -> Tenso
     if images.ndim != 4 or images.dtype not in (torch.float32, torch.float64):
         kind = f"{images.dtype} of shape {tuple(images.shape)}"
         raise ShapeError(f"images are {kind}, expected float32 or float64 (B, C, H, W); scale uint8 to [0, 1] first")
+    if images.numel() == 0:  # affine_grid refuses it
+        return images
     height, width = images.shape[2:]
-    # In float64 on the CPU: B small matrices, and no rounding that could move a pixel.
     radians = angle.double() * (math.pi / 180)
     mirror = 1 - 2 * flip.double()
     cos, sin = radians.cos(), radians.sin()
@@ -101,6 +102,8 @@ def warp(images: Tensor, *, flip: Tensor, angle: Tensor, shift: Tensor) -> Tenso
     unit = torch.tensor([width / 2, height / 2], dtype=torch.float64)
     matrix = turn * unit / unit[:, None]
     offset = -(turn @ shift.double()[:, :, None]) / unit[:, None]
-    theta = torch.cat([matrix, offset], dim=-1).to(images.device, images.dtype)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    # affine_grid multiplies matrices: in float64 neither TF32 nor autocast can coarsen them. MPS has no float64.
+    exact = torch.float32 if images.device.type == "mps" else torch.float64
+    theta = torch.cat([matrix, offset], dim=-1).to(device=images.device, dtype=exact)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False).to(images.dtype)
     return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from svdistill.data.augment import Augmentation, augment
 from svdistill.data.sets import ImageSet
-from svdistill.data.statistics import standardize, unit_range
+from svdistill.data.statistics import check_statistics, standardize, unit_range
 from svdistill.errors import CheckpointError, DataError, RecipeError
 
 
@@ -29,7 +29,7 @@ class Batches:
     Raises:
         RecipeError: the batch size is no whole number of at least 1.
         DataError: a batch is larger than the data.
-        ShapeError: mean or std do not fit the number of channels; raised with the first batch.
+        ShapeError: mean or std do not fit the number of channels.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Batches:
                 f"a batch of {batch_size} is larger than the {len(images)} training images; "
                 f"set batch_size to at most {len(images)}, or take more images"
             )
+        check_statistics(images.images, mean, std)
         self._images = images
         self._batch_size = batch_size
         self._augmentation = augmentation

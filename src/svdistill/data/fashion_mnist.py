@@ -1,6 +1,7 @@
 """Fashion-MNIST: 70,000 pictures of clothing, 28×28, from its four files."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,11 +25,12 @@ CLASSES = (
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 # Where the Debian package dataset-fashion-mnist puts them.
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+# The hashes of the published files. Debian's differ from them in the gzip header alone (file name and time left out).
 FILES = {
-    "train-images-idx3-ubyte.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "train-labels-idx1-ubyte.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",
-    "t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
-    "t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
+    "train-images-idx3-ubyte.gz": "sha256:3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    "train-labels-idx1-ubyte.gz": "sha256:a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    "t10k-images-idx3-ubyte.gz": "sha256:346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    "t10k-labels-idx1-ubyte.gz": "sha256:67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
 }
 
 
@@ -57,7 +59,7 @@ def load_fashion_mnist(root: str | os.PathLike[str] | None = None) -> Dataset:
     return Dataset(name="fashion-mnist", train=train, test=test, flip_allowed=True)
 
 
-def download(folder: Path, *, url: str = URL, files: dict[str, str] = FILES) -> None:
+def download(folder: Path, *, url: str, files: Mapping[str, str]) -> None:
     """Download the files that a folder lacks and check each by its hash.
 
     Args:
@@ -70,7 +72,7 @@ def download(folder: Path, *, url: str = URL, files: dict[str, str] = FILES) -> 
     """
     import pooch  # slow to import, and only needed here
 
-    source = pooch.create(folder, url, registry=files)
+    source = pooch.create(folder, url, registry=dict(files))
     for name in files:
         try:
             source.fetch(name, progressbar=True)
@@ -96,7 +98,7 @@ def _find(root: str | os.PathLike[str] | None) -> Path:
     import pooch
 
     cache = Path(pooch.os_cache("svdistill")) / "fashion-mnist"
-    download(cache)
+    download(cache, url=URL, files=FILES)
     return cache
 
 

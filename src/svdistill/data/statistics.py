@@ -50,14 +50,19 @@ def standardize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Raises:
         ShapeError: the number of channels does not fit.
     """
+    check_statistics(images, mean, std)
+    mean, std = (x.to(images.device, torch.float32)[:, None, None] for x in (mean, std))
+    return (unit_range(images) - mean) / std
+
+
+def check_statistics(images: Tensor, mean: Tensor, std: Tensor) -> None:
+    """Raise `ShapeError` unless there is one mean and one deviation for each channel of (B, C, H, W) images."""
     channels = images.shape[1] if images.ndim == 4 else -1
     if tuple(mean.shape) != (channels,) or tuple(std.shape) != (channels,):
         raise ShapeError(
             f"images of shape {tuple(images.shape)} came with mean {tuple(mean.shape)} and std {tuple(std.shape)}, "
             "expected (B, C, H, W), (C,) and (C,); use channel_statistics of the training images"
         )
-    mean, std = (x.to(images.device, torch.float32)[:, None, None] for x in (mean, std))
-    return (unit_range(images) - mean) / std
 
 
 def unit_range(images: Tensor) -> Tensor:

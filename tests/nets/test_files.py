@@ -1,0 +1,166 @@
+"""Tests of weights on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from svdistill.errors import CheckpointError, RecipeError
+from svdistill.nets import create, load, names, save, spec
+
+SETTINGS: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "width": 0.1}
+
+
+@pytest.mark.parametrize("name", names())
+def test_loaded_network_is_the_saved_one(name: str, tmp_path: Path) -> None:
+    """One call gives back the same weights, buffers and outputs, in eval mode, with trainable weights."""
+    model = create(name, **SETTINGS)
+    model(torch.randn(8, 1, 12, 12))  # moves running statistics
+    save(model, tmp_path / "net.safetensors", name=name, **SETTINGS)
+    loaded = load(tmp_path / "net.safetensors")
+    state = model.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+    assert not any(m.training for m in loaded.modules())
+    assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())
+    images = torch.randn(2, 1, 12, 12)
+    assert torch.equal(loaded(images), model.eval()(images))
+
+
+def test_spec(tmp_path: Path) -> None:
+    """The description comes back with its types, the width exactly, and extra strings as they were."""
+    settings: dict[str, Any] = {"num_classes": 3, "in_channels": 2, "width": 0.1 + 0.2}
+    extra = {"classes": json.dumps(["Å", "b\n", "c"]), "mean": "[0.1]"}
+    save(create("vgg-student", **settings), tmp_path / "n", name="vgg-student", **settings, extra=extra)
+    assert spec(tmp_path / "n") == {"name": "vgg-student", **settings, **extra}
+    load(tmp_path / "n")
+
+
+def test_random_numbers_are_left_alone(tmp_path: Path) -> None:
+    """Neither saving nor loading draws from the global generator."""
+    model = create("vgg-bn-student", **SETTINGS)
+    before = torch.get_rng_state()
+    save(model, tmp_path / "n", name="vgg-bn-student", **SETTINGS)
+    load(tmp_path / "n")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_channels_last_network(tmp_path: Path) -> None:
+    """Weights in another memory order are saved like any other."""
+    model = create("vgg-student", **SETTINGS).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    save(model, tmp_path / "n", name="vgg-student", **SETTINGS)
+    state = model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in load(tmp_path / "n").state_dict().items())
+
+
+def test_folder_is_made_and_file_replaced(tmp_path: Path) -> None:
+    """A missing folder is made, an old file replaced, and nothing else is left there."""
+    path = tmp_path / "a" / "b" / "net.safetensors"
+    for _ in range(2):
+        save(create("vgg-student", **SETTINGS), path, name="vgg-student", **SETTINGS)
+    assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When writing fails, the file that was there is whole and no half file remains."""
+    path = tmp_path / "n"
+    save(create("vgg-student", **SETTINGS), path, name="vgg-student", **SETTINGS)
+    before = path.read_bytes()
+
+    def fail(handle: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(create("vgg-student", **SETTINGS), path, name="vgg-student", **SETTINGS)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": "vgg-teacher"}, {"name": "vgg-bn-student"}, {"num_classes": 4}, {"in_channels": 3}, {"width": 0.2}],
+)
+def test_settings_that_do_not_fit_the_model(wrong: dict[str, Any], tmp_path: Path) -> None:
+    """A description that builds another network is refused before anything is written."""
+    with pytest.raises(CheckpointError, match="nothing was written"):
+        save(create("vgg-student", **SETTINGS), tmp_path / "n", **{"name": "vgg-student", **SETTINGS, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_build_nothing(tmp_path: Path) -> None:
+    """An unknown name is refused as in create."""
+    with pytest.raises(RecipeError, match="vgg-student"):
+        save(create("vgg-student", **SETTINGS), tmp_path / "n", name="vgg-studentt", **SETTINGS)
+
+
+def test_extra_cannot_hide_the_description(tmp_path: Path) -> None:
+    """Extra keys that describe the model are refused."""
+    with pytest.raises(CheckpointError, match="width"):
+        save(create("vgg-student", **SETTINGS), tmp_path / "n", name="vgg-student", **SETTINGS, extra={"width": "1"})
+
+
+@pytest.mark.parametrize("reader", [load, spec])
+def test_missing_file(reader: Any, tmp_path: Path) -> None:
+    """A file that is not there, or is a folder, is named."""
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(CheckpointError, match=f"no saved network at {path}"):
+            reader(path)
+
+
+@pytest.mark.parametrize("reader", [load, spec])
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_damaged_file(reader: Any, keep: int, tmp_path: Path) -> None:
+    """A file that is cut off anywhere is called damaged."""
+    path = tmp_path / "n"
+    save(create("vgg-student", **SETTINGS), path, name="vgg-student", **SETTINGS)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="damaged"):
+        reader(path)
+
+
+def _foreign(path: Path, changes: dict[str, str | None], *, drop: str | None = None) -> None:
+    """Write a file whose metadata or tensors differ from what save writes."""
+    save(create("vgg-student", **SETTINGS), path, name="vgg-student", **SETTINGS)
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = {**file.metadata(), **changes}
+    tensors = {key: value for key, value in safetensors.torch.load_file(path).items() if key != drop}
+    safetensors.torch.save_file(tensors, path, {key: value for key, value in metadata.items() if value is not None})
+
+
+@pytest.mark.parametrize("reader", [load, spec])
+@pytest.mark.parametrize("changes", [{"svdistill_format": None}, {"svdistill_format": "99"}, {"width": None}])
+def test_foreign_file(reader: Any, changes: dict[str, str | None], tmp_path: Path) -> None:
+    """A safetensors file of someone else, or of another format, is named as such."""
+    _foreign(tmp_path / "n", changes)
+    with pytest.raises(CheckpointError, match="lacks the description of format 1"):
+        reader(tmp_path / "n")
+
+
+@pytest.mark.parametrize("reader", [load, spec])
+def test_damaged_description(reader: Any, tmp_path: Path) -> None:
+    """A number that is none is called damaged."""
+    _foreign(tmp_path / "n", {"num_classes": "three"})
+    with pytest.raises(CheckpointError, match="damaged description"):
+        reader(tmp_path / "n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "drop", "message"),
+    [
+        ({"name": "resnet"}, None, "cannot build.*'resnet'"),
+        ({"num_classes": "9"}, None, r"classifier.output.* has shape \(3"),
+        ({}, "block1.conv1.bias", "block1.conv1.bias is missing"),
+        ({"name": "vgg-bn-student"}, None, "does not fit"),
+    ],
+)
+def test_weights_that_do_not_fit_the_description(
+    changes: dict[str, str | None], drop: str | None, message: str, tmp_path: Path
+) -> None:
+    """Weights of another model are not loaded."""
+    _foreign(tmp_path / "n", changes, drop=drop)
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "n")

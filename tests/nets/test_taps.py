@@ -1,0 +1,202 @@
+"""Tests of taps."""
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from svdistill.errors import RecipeError, ShapeError
+from svdistill.nets import Taps, create
+
+
+class Forked(nn.Module):
+    """A module that is no VGG: a layer used twice, one never used, one that gives a tuple, one that gives a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({"first": nn.Linear(4, 4), "unused": nn.Linear(4, 4)})
+        self.gru = nn.GRU(4, 4)
+        self.dictionary = Dictionary()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run every layer but one."""
+        x = self.body["first"](self.body["first"](x))
+        output: Tensor = self.gru(x)[0]
+        return self.dictionary(output)["x"]  # type: ignore[no-any-return]
+
+
+class Dictionary(nn.Module):
+    """Gives a dict."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Wrap."""
+        return {"x": x}
+
+
+def hooks(model: nn.Module) -> int:
+    """How many forward hooks a model has."""
+    return sum(len(m._forward_hooks) for m in model.modules())
+
+
+def small() -> nn.Sequential:
+    """Three named layers, nested."""
+    return nn.Sequential(nn.Linear(3, 5), nn.Sequential(nn.ReLU(), nn.Linear(5, 2)))
+
+
+def test_outputs_in_the_order_of_the_names() -> None:
+    """Maps come in the order of the names, not of the network, and are the outputs themselves."""
+    model, x = small(), torch.randn(6, 3)
+    with Taps(model, ["1", "0", "1.0"]) as taps:
+        assert taps.names == ("1", "0", "1.0")
+        output = model(x)
+        last, first, middle = taps.collect()
+    assert last is output
+    assert torch.equal(first, model[0](x))
+    assert torch.equal(middle, first.relu())
+
+
+def test_same_name_twice() -> None:
+    """A name may occur twice and gives the same map twice, from one hook."""
+    model = small()
+    with Taps(model, ["0", "0"]) as taps:
+        assert hooks(model) == 1
+        model(torch.randn(2, 3))
+        first, second = taps.collect()
+    assert first is second
+
+
+def test_gradient_flows_through_a_map() -> None:
+    """A map carries its graph: the gradient equals that of the layer called by hand."""
+    model, x = small(), torch.randn(6, 3)
+    weight = model.get_parameter("0.weight")
+    with Taps(model, ["0"]) as taps:
+        model(x)
+        (gradient,) = torch.autograd.grad(taps.collect()[0].square().sum(), weight)
+    (expected,) = torch.autograd.grad(model[0](x).square().sum(), weight)
+    assert torch.equal(gradient, expected)
+
+
+def test_collect_forgets() -> None:
+    """A second collect without a run in between is an error, and the first left nothing behind."""
+    model = small()
+    with Taps(model, ["0"]) as taps:
+        model(torch.randn(2, 3))
+        taps.collect()
+        with pytest.raises(ShapeError, match=r"'0'.*did not run since the last collect"):
+            taps.collect()
+
+
+def test_nothing_is_kept_alive() -> None:
+    """After collect, the maps die with the caller's references; after close, the taps do not keep the model's maps."""
+    model = small()
+    taps = Taps(model, ["0"])
+    model(torch.randn(2, 3))
+    reference = weakref.ref(taps.collect()[0])
+    gc.collect()
+    assert reference() is None
+    model(torch.randn(2, 3))
+    reference = weakref.ref(taps._outputs["0"])  # type: ignore[arg-type]
+    taps.close()
+    gc.collect()
+    assert reference() is None
+
+
+def test_last_run_counts() -> None:
+    """Of two runs, and of two calls within one, the last output is kept."""
+    model, x, y = Forked(), torch.randn(2, 1, 4), torch.randn(2, 1, 4)
+    with Taps(model, ["body.first"]) as taps:
+        model(x)
+        model(y)
+        (kept,) = taps.collect()
+    first = model.body["first"]
+    assert torch.equal(kept, first(first(y)))
+
+
+def test_hooks_are_removed() -> None:
+    """Close removes every hook, more than once without harm, and says so when asked for maps afterwards."""
+    model = small()
+    taps = Taps(model, ["0", "1.1"])
+    assert hooks(model) == 2
+    taps.close()
+    taps.close()
+    assert hooks(model) == 0
+    model(torch.randn(2, 3))
+    with pytest.raises(ShapeError, match="closed"):
+        taps.collect()
+
+
+def test_hooks_are_removed_after_an_exception() -> None:
+    """An exception inside the block goes through, and the hooks are gone."""
+    model = small()
+    with pytest.raises(RuntimeError), Taps(model, ["0"]):
+        model(torch.randn(2, 99))
+    assert hooks(model) == 0
+
+
+def test_foreign_hooks_stay() -> None:
+    """Hooks of others and other taps are left alone."""
+    model = small()
+    model[0].register_forward_hook(lambda *_: None)
+    with Taps(model, ["0"]) as outer:
+        with Taps(model, ["0"]):
+            pass
+        model(torch.randn(2, 3))
+        assert len(outer.collect()) == 1
+    assert hooks(model) == 1
+
+
+def test_state_of_the_model_is_untouched() -> None:
+    """Taps add nothing to the state dict and do not change the output."""
+    model, x = small(), torch.randn(2, 3)
+    keys, expected = list(model.state_dict()), model(x)
+    with Taps(model, ["0", "1"]):
+        assert list(model.state_dict()) == keys
+        assert torch.equal(model(x), expected)
+
+
+def test_unknown_name_points_to_the_nearest() -> None:
+    """An unknown name is answered by the nearest dotted names, and no hook is left behind."""
+    model = create("vgg-teacher", num_classes=2, width=0.1)
+    with pytest.raises(RecipeError, match=r"VGG has no submodule 'block5'.*'block[1-4]'"):
+        Taps(model, ["block1", "block5"])
+    with pytest.raises(RecipeError, match=r"'block3\.conv2'"):
+        Taps(model, ["block3.convv2"])
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize(("names", "message"), [([], "no taps"), ("block1", r"write \['block1'\]"), ([""], "''")])
+def test_unusable_names(names: Any, message: str) -> None:
+    """No names, a bare string and the empty name are refused."""
+    with pytest.raises(RecipeError, match=message):
+        Taps(create("vgg-student", num_classes=2, width=0.1), names)
+
+
+def test_module_that_did_not_run() -> None:
+    """A submodule that the model does not use is named."""
+    model = Forked()
+    with Taps(model, ["body.first", "body.unused"]) as taps:
+        model(torch.randn(2, 1, 4))
+        with pytest.raises(ShapeError, match=r"'body\.unused'.*did not run"):
+            taps.collect()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("gru", "a tuple of 2"), ("dictionary", "a dict")])
+def test_output_that_is_no_tensor(name: str, kind: str) -> None:
+    """Any other output is an error that says what it was; the run itself is not disturbed."""
+    model = Forked()
+    with Taps(model, [name]) as taps:
+        model(torch.randn(2, 1, 4))
+        with pytest.raises(ShapeError, match=f"'{name}' gave {kind}, expected a tensor"):
+            taps.collect()
+
+
+def test_tied_module_under_both_names() -> None:
+    """A module that is registered twice can be tapped by either name."""
+    layer = nn.Linear(3, 3)
+    model = nn.Sequential(layer, nn.ReLU(), layer)
+    with Taps(model, ["2"]) as taps:
+        output = model(torch.randn(2, 3))
+        assert taps.collect()[0] is output

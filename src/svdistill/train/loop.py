@@ -16,7 +16,7 @@ from svdistill.gradients import CLIPS, TransferHealth, combine
 from svdistill.records import RunRecord
 from svdistill.train.engine import Fabric
 from svdistill.train.evaluate import evaluate
-from svdistill.train.optimizers import decays, set_learning_rate, step_decay
+from svdistill.train.optimizers import add_main_decay, set_learning_rate, step_decay, trained
 from svdistill.train.progress import Progress, Silent
 from svdistill.train.state import RunState, Watch
 
@@ -48,7 +48,6 @@ def step(
     labels: Tensor,
     *,
     epoch: int,
-    weight_decay: float = 0.0,
     clip: str = "per_variable",
     weight: float = 1.0,
     main_weight: float = 1.0,
@@ -59,11 +58,10 @@ def step(
     Args:
         fabric: gives the precision.
         distiller: student and teacher, in train mode, on the device.
-        optimizer: of the student's parameters, which are those that learn.
+        optimizer: of the student's parameters; those that it holds learn, and its ``main_decay`` joins the main loss.
         images: (B, C, H, W), standardized, on the device.
         labels: (B,), int64.
         epoch: from 0; see :func:`svdistill.gradients.combine`.
-        weight_decay: λ; adds λ θ to the main gradient of every tensor θ of two dimensions or more.
         clip: how the gradients are combined; see :func:`svdistill.gradients.combine`.
         weight: what the transfer loss is multiplied by.
         main_weight: what the main loss is multiplied by.
@@ -72,14 +70,13 @@ def step(
     Returns:
         The losses and logits of this step.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    parameters = trained(optimizer)
     with fabric.autocast():
         output: DistillOutput = distiller(images)
         main = F.cross_entropy(output.logits, labels)
     transfer = output.transfer
 
-    g_main = _gradients(main * main_weight, parameters, keep_graph=transfer is not None)
-    g_main = _with_decay(g_main, parameters, weight_decay)
+    g_main = add_main_decay(optimizer, _gradients(main * main_weight, parameters, keep_graph=transfer is not None))
     if transfer is None:
         gradients = g_main
     else:
@@ -106,7 +103,6 @@ def fit(
     epochs: int,
     milestones: Sequence[int] = (),
     gamma: float = 0.1,
-    weight_decay: float = 0.0,
     clip: str = "per_variable",
     weight: float = 1.0,
     main_weight: float = 1.0,
@@ -133,7 +129,6 @@ def fit(
         epochs: the number of epochs of the whole run, ≥ 1.
         milestones: the epochs, counted from 0, from which on the learning rate is lower by another ``gamma``.
         gamma: the factor at each milestone.
-        weight_decay: of the main gradient; see :func:`step`. 0 with an optimizer that decays by itself.
         clip: how the gradients are combined; see :func:`svdistill.gradients.combine`.
         weight: what the transfer loss is multiplied by.
         main_weight: what the main loss is multiplied by.
@@ -142,11 +137,11 @@ def fit(
         compile: whether to compile the student; the first step of each mode then takes much longer.
 
     Raises:
-        RecipeError: a setting is out of range, weight decay is given twice, or the optimizer is not the student's.
+        RecipeError: a setting is out of range, or the optimizer is not the student's.
         CheckpointError: ``last.pt`` is damaged or of another model, optimizer or data set, or cannot be written.
         TrainingError: the loss or a weight is no longer finite, or the transfer loss set most samples aside.
     """
-    _check(distiller, optimizer, epochs=epochs, weight_decay=weight_decay, clip=clip, weights=(weight, main_weight))
+    _check(distiller, optimizer, epochs=epochs, clip=clip, weights=(weight, main_weight))
     distiller.to(fabric.device)
     if compile:
         distiller.student.compile()
@@ -158,7 +153,6 @@ def fit(
         fabric,
         distiller,
         optimizer,
-        weight_decay=weight_decay,
         clip=clip,
         weight=weight,
         main_weight=main_weight,
@@ -196,22 +190,15 @@ def _check(
     optimizer: torch.optim.Optimizer,
     *,
     epochs: int,
-    weight_decay: float,
     clip: str,
     weights: Sequence[float],
 ) -> None:
     if epochs < 1:
         raise RecipeError(f"epochs is {epochs}, expected at least 1")
-    if min(weight_decay, *weights) < 0:
-        raise RecipeError(f"weight_decay {weight_decay} and the losses' weights {tuple(weights)} must not be negative")
+    if min(weights) < 0:
+        raise RecipeError(f"the weights of transfer and main loss are {tuple(weights)}, expected none below 0")
     if clip not in CLIPS:
         raise RecipeError(f"unknown clipping rule {clip!r}{nearest(clip, CLIPS)}")
-    own_decay = max(group.get("weight_decay", 0.0) for group in optimizer.param_groups)
-    if weight_decay and own_decay:
-        raise RecipeError(
-            f"weight decay is given twice: {own_decay} in the optimizer and {weight_decay} for the main gradient; "
-            "with adamw leave the second at 0"
-        )
     students = {id(parameter) for parameter in distiller.student.parameters()}
     if not all(id(p) in students for group in optimizer.param_groups for p in group["params"]):
         raise RecipeError("the optimizer holds parameters that are not the student's; make it from distiller.student")
@@ -234,19 +221,6 @@ def _gradients(
     if not loss.requires_grad:  # the loss reaches nothing, for instance because every sample was set aside
         return (None,) * len(parameters)
     return torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
-
-
-def _with_decay(
-    gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter], weight_decay: float
-) -> tuple[Tensor | None, ...]:
-    """Add the gradient of ½ λ ‖θ‖² for every weight θ; the gradients that came are left as they are."""
-    if not weight_decay:
-        return tuple(gradients)
-    with torch.no_grad():
-        return tuple(
-            (p * weight_decay if g is None else torch.add(g, p, alpha=weight_decay)) if decays(p) else g
-            for g, p in zip(gradients, parameters, strict=True)
-        )
 
 
 def _writer(folder: Path, *, first: int) -> "SummaryWriter":

@@ -1,6 +1,7 @@
 """Optimizers by name, and the steps in which the learning rate falls."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ def make_optimizer(
     """Make an optimizer; weight decay is for weights only, tensors of two dimensions or more.
 
     With ``sgd`` the weight decay belongs to the main gradient g_m, whose norm limits the transfer gradient (METHOD,
-    section 3). So torch's own decay, which would come after, stays 0 and :func:`svdistill.train.fit` adds it: give it
-    the same ``weight_decay``. With ``adamw`` the decay is decoupled from all gradients and is done here alone.
+    section 3). Torch's own decay would come after that, so it stays 0; the group says ``main_decay`` instead, which
+    :func:`svdistill.train.step` adds to g_m. With ``adamw`` the decay is decoupled from all gradients, as torch does it.
 
     Args:
         name: ``sgd`` (Nesterov where there is momentum) or ``adamw``.
@@ -43,21 +44,43 @@ def make_optimizer(
         came = f"lr {lr}, momentum {momentum}, weight_decay {weight_decay}"
         raise RecipeError(f"{came}: expected lr > 0, 0 <= momentum < 1, weight_decay >= 0")
     given = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
-    trained = [p for p in given if p.requires_grad]
-    if not trained:
+    chosen = [p for p in given if p.requires_grad]
+    if not chosen:
         raise RecipeError("there are no parameters that need a gradient; nothing to train")
-    weights, others = [p for p in trained if decays(p)], [p for p in trained if not decays(p)]
-    own_decay = weight_decay if name == "adamw" else 0.0
-    groups = [{"params": weights, "weight_decay": own_decay}, {"params": others, "weight_decay": 0.0}]
+    weights, others = [p for p in chosen if p.ndim >= 2], [p for p in chosen if p.ndim < 2]
+    key = "weight_decay" if name == "adamw" else "main_decay"
+    groups = [{"params": weights, key: weight_decay}, {"params": others, key: 0.0}]
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
-def decays(parameter: Tensor) -> bool:
-    """Whether weight decay is for this tensor: weights, not biases and not what a norm layer scales with."""
-    return parameter.ndim >= 2
+def add_main_decay(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Add λ θ, the gradient of ½ λ ‖θ‖², to the main gradient of each parameter θ whose group has ``main_decay`` λ.
+
+    Args:
+        optimizer: from :func:`make_optimizer`; one without ``main_decay`` changes nothing.
+        gradients: in the order of :func:`trained`; left as they are.
+
+    Returns:
+        The gradients with the decay; where None came, and there is a decay, the decay alone.
+    """
+    decays = [group.get("main_decay", 0.0) for group in optimizer.param_groups for p in _trained(group)]
+    with torch.no_grad():
+        return tuple(
+            g if not decay else decay * p if g is None else torch.add(g, p, alpha=decay)
+            for g, p, decay in zip(gradients, trained(optimizer), decays, strict=True)
+        )
+
+
+def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the parameters that an optimizer changes, in the order of its groups."""
+    return [p for group in optimizer.param_groups for p in _trained(group)]
+
+
+def _trained(group: dict[str, Any]) -> list[nn.Parameter]:
+    return [p for p in group["params"] if p.requires_grad]
 
 
 def step_decay(epoch: int, *, milestones: Sequence[int], gamma: float) -> float:

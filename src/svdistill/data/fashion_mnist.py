@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 
@@ -77,7 +78,7 @@ def download(folder: Path, *, url: str, files: Mapping[str, str]) -> None:
         try:
             source.fetch(name, progressbar=True)
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = shorten(f"{type(error).__name__}: {error}", 160, placeholder=" …")
             raise DataError(
                 f"Fashion-MNIST could not be downloaded from {url}{name} ({reason}); put {', '.join(files)} in "
                 f"{folder}, or in a folder that you name as root"

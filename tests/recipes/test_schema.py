@@ -22,7 +22,7 @@ from svdistill.errors import RecipeError
         ("train.milestones=[100]", r"^train\.milestones: 100 is not below epochs, 100$"),
         ("train.milestones=[a]", r"^train\.milestones: each is an epoch .* got 'a'$"),
         ("train.milestones=3", r"^train\.milestones: expected a list"),
-        ("train.device=gpu", r"^train\.device: no 'gpu'; expected 'auto' or 'cpu' or 'cuda'$"),
+        ("train.device=gpu", r"^train\.device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got 'gpu'$"),
         ("model.width=0", r"^model\.width: expected more than 0"),
         ("model.taps=[]", r"^model\.taps: expected at least 1 entries"),
         ("model=vgg", r"^model: expected settings of its own"),

@@ -1,1 +1,5 @@
-"""TODO."""
+"""The command line; a command's own module imports torch only when the command runs."""
+
+from svdistill.cli.app import main
+
+__all__ = ["main"]

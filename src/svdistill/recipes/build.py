@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from svdistill import data, nets
-from svdistill.errors import CheckpointError, RecipeError, SvdistillError
+from svdistill import data, nets, train
+from svdistill.errors import CheckpointError, RecipeError, SvdistillError, nearest
 from svdistill.losses import SoftTargetLoss, SVDLoss
 from svdistill.recipes.schema import Recipe, SVDLossSettings
 
@@ -39,6 +39,12 @@ class Images:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same images on another device."""
+        return type(self)(
+            self.train.to(device), self.test.to(device), mean=self.mean.to(device), std=self.std.to(device)
+        )
+
 
 @contextmanager
 def _named(key: str) -> Iterator[None]:
@@ -63,20 +69,23 @@ def images(recipe: Recipe) -> Images:
         DataError: missing or damaged files, or fewer images than asked for.
     """
     settings = recipe.data
-    with _named("data.name" if settings.name not in data.names() else "data"):
+    check_names(recipe)
+    with _named("data"):
         dataset = data.load(settings.name, root=settings.root, image_size=settings.image_size)
     if settings.augment.flip and not dataset.flip_allowed:
         raise RecipeError(
             f"data.augment.flip: a mirror image of {settings.name!r} is not of its class; take data.augment.flip=false"
         )
     mean, std = data.channel_statistics(dataset.train.images)
-    train = dataset.train
+    labelled = dataset.train
     if settings.train_size is not None:
         with _named("data.train_size"):
-            train = train.subset(settings.train_size, seed=recipe.seed)
-    if recipe.train.batch_size > len(train):
-        raise RecipeError(f"train.batch_size: {recipe.train.batch_size} is more than the {len(train)} training images")
-    return Images(train, dataset.test, mean, std)
+            labelled = labelled.subset(settings.train_size, seed=recipe.seed)
+    if recipe.train.batch_size > len(labelled):
+        raise RecipeError(
+            f"train.batch_size: {recipe.train.batch_size} is more than the {len(labelled)} training images"
+        )
+    return Images(labelled, dataset.test, mean, std)
 
 
 def batches(recipe: Recipe, images: Images) -> data.Batches:
@@ -115,7 +124,7 @@ def model(recipe: Recipe, images: Images) -> nn.Module:
         RecipeError: an unknown network or a width that leaves no channel.
     """
     settings = recipe.model
-    with _named("model.name" if settings.name not in nets.names() else "model"):
+    with _named("model"):
         return nets.create(
             settings.name, num_classes=images.train.num_classes, in_channels=images.shape[0], width=settings.width
         )
@@ -162,6 +171,12 @@ def loss(recipe: Recipe) -> SVDLoss | SoftTargetLoss | None:
             reduction=settings.reduction,
         )
     return SoftTargetLoss(temperature=settings.temperature)
+
+
+def optimizer(recipe: Recipe, student: nn.Module) -> torch.optim.Optimizer:
+    """Make the optimizer of a recipe for the student's parameters."""
+    settings = recipe.optimizer.model_dump(exclude={"name"})
+    return train.make_optimizer(recipe.optimizer.name, student, **settings)
 
 
 def metadata(recipe: Recipe, images: Images) -> dict[str, str]:
@@ -259,6 +274,24 @@ def statistics(path: Path, spec: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not say how its images are standardized; give a file of a run") from error
     return mean, std
+
+
+def check_names(*recipes: Recipe) -> None:
+    """Check the names of data sets and networks, which the schema does not know.
+
+    Args:
+        recipes: a recipe and its teachers'.
+
+    Raises:
+        RecipeError: an unknown name, with the nearest right ones.
+    """
+    for recipe in recipes:
+        for key, name, known in (
+            ("data.name", recipe.data.name, data.names()),
+            ("model.name", recipe.model.name, nets.names()),
+        ):
+            if name not in known:
+                raise RecipeError(f"{key}: no {name!r}{nearest(name, known)}")
 
 
 def check(

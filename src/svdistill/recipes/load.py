@@ -54,7 +54,10 @@ _EXPECTED = {
     "less_than": "expected less than {lt:g}",
     "less_than_equal": "expected at most {le:g}",
     "too_short": "expected at least {min_length} entries",
-    "string_pattern_mismatch": "expected letters, digits, '.', '_', '-' in parts joined by '/'",
+}
+_PATTERNS = {
+    "name": "letters, digits, '.', '_', '-' in parts joined by '/'",
+    "train.device": "'auto', 'cpu', 'cuda' or 'cuda:N'",
 }
 
 

@@ -171,8 +171,8 @@ class TrainSettings(Settings):
         milestones: when the learning rate falls: an epoch (a whole number) or a share of all epochs (between 0 and 1).
         gamma: factor on the learning rate at each milestone.
         batch_size: images a step; a last partial batch is left out.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: Lightning Fabric's name of the arithmetic.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``32-true``, or ``bf16-mixed`` for autocast.
         compile: use ``torch.compile``.
         checkpoint_minutes: within long epochs, save at least this often.
     """
@@ -181,8 +181,8 @@ class TrainSettings(Settings):
     milestones: Annotated[tuple[Epoch | Share, ...], Strict(False)] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
     batch_size: int = Field(default=128, ge=1)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
     checkpoint_minutes: float = Field(default=10.0, gt=0)
 

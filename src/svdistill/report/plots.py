@@ -1,6 +1,7 @@
 """Figures, from records alone."""
 
 import itertools
+import os
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,20 @@ def training_curves(curves: Sequence[Curve], path: Path, *, teacher: float | Non
             figure.savefig(file, format="png")
     except OSError as error:
         raise DataError(f"cannot write the figure {path}: {error.strerror or error}; choose another file") from error
+
+
+def check_writable(path: Path) -> None:
+    """Find out before hours of work whether a figure can be written.
+
+    Args:
+        path: the file; nothing is written to it.
+
+    Raises:
+        DataError: its folder is missing or not writable, or it is itself a folder.
+    """
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DataError(f"cannot write the figure {path}: give a file in a folder that exists and can be written")
 
 
 def _draw_lines(axes: Axes, curves: Sequence[Curve], colours: Sequence[str]) -> None:

@@ -1,0 +1,112 @@
+"""The program ``svdistill``: its commands put together, and every error turned into one line."""
+
+import os
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from svdistill import __version__
+from svdistill.cli import console
+from svdistill.cli.demo import demo
+from svdistill.cli.evaluate import evaluate
+from svdistill.cli.recipes import recipes_app
+from svdistill.cli.train import train
+from svdistill.errors import SvdistillError, SvdistillWarning
+
+EPILOG = """
+[bold]Examples[/bold]
+
+  svdistill demo                                the whole story, two minutes
+
+  svdistill recipes                             what can be trained
+
+  svdistill recipes show digits/svd             every setting of a recipe
+
+  svdistill train digits/svd seed=1             a student with KD-SVD
+
+  svdistill train digits/svd loss.rank=2        any setting: key=value
+
+  svdistill evaluate runs/digits/svd/1-…        accuracy of each class
+"""
+
+app = typer.Typer(
+    name="svdistill",
+    help="Train a small image model with the help of a large one, by KD-SVD.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo)
+app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")(train)
+app.command()(evaluate)
+app.add_typer(recipes_app, name="recipes")
+
+# What typer raises for a wrong option or argument: the base of the one such error that it makes public.
+_WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
+INTERRUPTED = 130
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"svdistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Train a small image model with the help of a large one, by KD-SVD."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program and end it with its status: 0, 2 for what is wrong before work starts, 1 while it runs.
+
+    Args:
+        arguments: what follows the program's name; None = those that it was called with.
+    """
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the program and return its status; see ``main``."""
+    warnings.showwarning = _show_warning
+    try:
+        status = app(arguments, standalone_mode=False)
+    except SvdistillError as error:
+        console.error(str(error))
+        return error.exit_status
+    except _WrongUsage as error:
+        console.error(console.usage(error))
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        console.error("interrupted; what is trained so far is saved: call the same command again and it goes on there")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has closed it, for instance 'head'; Python must not complain again while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        console.error(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    """Print our own warnings in one line; those of libraries are not for whoever types a command."""
+    if issubclass(category, SvdistillWarning):
+        console.warning(str(message))

@@ -1,0 +1,41 @@
+"""Where a command writes: results to standard output, everything else to standard error."""
+
+from rich.console import Console
+from rich.markup import escape
+
+
+def results() -> Console:
+    """Return the console for results, made anew, so that it follows a redirected standard output."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def notes() -> Console:
+    """Return the console for progress and notes."""
+    return Console(stderr=True, highlight=False)
+
+
+def note(text: str) -> None:
+    """Write one line of what is going on."""
+    notes().print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
+
+
+def warning(text: str) -> None:
+    """Write a warning of one line."""
+    notes().print(f"[yellow]warning:[/yellow] {escape(_one_line(text))}", soft_wrap=True)
+
+
+def error(text: str) -> None:
+    """Write an error of one line."""
+    notes().print(f"[bold red]error:[/bold red] {escape(_one_line(text))}", soft_wrap=True)
+
+
+def usage(wrong: Exception) -> str:
+    """Say in one line what is wrong with the options or arguments, and where help is."""
+    text = getattr(wrong, "format_message", wrong.__str__)().rstrip(".")
+    context = getattr(wrong, "ctx", None)
+    command = getattr(context, "command_path", "svdistill")
+    return f"{text}; see '{command} --help'"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

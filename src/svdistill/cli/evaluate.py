@@ -1,0 +1,24 @@
+"""``svdistill evaluate``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svdistill.cli.console import results
+
+
+def evaluate(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its student.safetensors.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Data set to measure on; by default the one it was trained on.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the data set's files.")] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Measure a trained network on the test images, class by class."""
+    from svdistill import jobs
+    from svdistill.report import tables
+
+    console = results()
+    console.print(tables.accuracy_table(jobs.evaluate(path, name=data, root=root, device=device)))

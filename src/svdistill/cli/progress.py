@@ -1,0 +1,168 @@
+"""What is seen of a run while it goes: a live bar in a terminal, a few lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from svdistill.cli.console import note, notes
+from svdistill.report.tables import percent, seconds
+
+if TYPE_CHECKING:
+    from svdistill.jobs import Run
+    from svdistill.recipes import Recipe
+    from svdistill.train.progress import Progress as Watched
+
+
+class Rate:
+    """Images a second and the time that is left, from what has been done since the run began or went on."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.steps = 0
+        self._began: float | None = None
+
+    def add(self, images: int) -> None:
+        """Count a step; one without images was done before an interruption and says nothing about speed."""
+        if self._began is None:
+            self._began = time.monotonic()
+        if images:
+            self.images += images
+            self.steps += 1
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first step."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that were trained on in a second, evaluations included in the time."""
+        return self.images / self.elapsed if self.elapsed > 0 else 0.0
+
+    def left(self, steps: int) -> float | None:
+        """Seconds that so many further steps will take; None while nothing is known."""
+        return self.elapsed / self.steps * steps if self.steps > 1 else None
+
+
+class Bar:
+    """A live bar of one run, for terminals; it stays when the run is over, with the last accuracy and the time."""
+
+    def __init__(self, title: str, console: Console) -> None:
+        self._title = title
+        self._rate = Rate()
+        self._total = self._done = self._steps = self._epochs = 0
+        self._loss: float | None = None
+        self._accuracy: float | None = None
+        self._last = 0.0
+        self._task: TaskID | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            expand=console.width < 110,
+            refresh_per_second=5,
+        )
+
+    def start(self, epochs: int, steps: int, done_epochs: int) -> None:
+        """Show the bar."""
+        self._epochs, self._steps = epochs, steps
+        self._total, self._done = epochs * steps, done_epochs * steps
+        self._task = self._progress.add_task(self._title, total=self._total, completed=self._done, figures="")
+        self._progress.start()
+
+    def step(self, *, loss: float, images: int) -> None:
+        """Move the bar, at most ten times a second."""
+        self._done += 1
+        self._loss = loss
+        self._rate.add(images)
+        if time.monotonic() - self._last > 0.1:
+            self._show()
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Show the new accuracy."""
+        self._accuracy = metrics.get("accuracy")
+        self._show()
+
+    def finish(self) -> None:
+        """Leave the bar where it is, with what the run came to."""
+        if self._task is not None:
+            over = self._done >= self._total and self._accuracy is not None
+            end = f"accuracy {percent(self._accuracy)}  {seconds(self._rate.elapsed):>12}" if over else "stopped"
+            self._progress.update(self._task, completed=self._done, figures=end)
+        self._progress.stop()
+
+    def _show(self) -> None:
+        self._last = time.monotonic()
+        if self._task is None:
+            return
+        figures = [f"{min(self._epochs, self._done // max(1, self._steps))}/{self._epochs}"]
+        figures += [f"loss {self._loss:.3f}"] if self._loss is not None else []
+        figures += [f"acc {percent(self._accuracy, digits=1)}"] if self._accuracy is not None else []
+        figures.append(f"{self._rate.images_per_second:,.0f} img/s")
+        left = self._rate.left(self._total - self._done)
+        figures += [f"{seconds(left)} left"] if left is not None else []
+        self._progress.update(self._task, completed=self._done, figures="  ".join(figures))
+
+
+class Lines:
+    """A line at the start, about every tenth of a run, and at its end, for logs and pipes."""
+
+    def __init__(self, title: str, console: Console) -> None:
+        self._title = title
+        self._console = console
+        self._rate = Rate()
+        self._epochs = self._steps = 0
+
+    def start(self, epochs: int, steps: int, done_epochs: int) -> None:
+        """Tell how long the run is, and where it goes on."""
+        self._epochs, self._steps = epochs, steps
+        again = f", goes on after epoch {done_epochs}" if done_epochs else ""
+        self._write(f"{epochs} epochs of {steps} steps{again}")
+
+    def step(self, *, loss: float, images: int) -> None:
+        """Count."""
+        self._rate.add(images)
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Tell about every tenth epoch and the last."""
+        epoch = metrics["epoch"]
+        if epoch != self._epochs and epoch % max(1, self._epochs // 10):
+            return
+        left = self._rate.left((self._epochs - epoch) * self._steps)
+        self._write(
+            f"epoch {epoch}/{self._epochs}  loss {metrics['loss']:.3f}  test accuracy {percent(metrics['accuracy'])}  "
+            f"{self._rate.images_per_second:,.0f} images/s" + (f"  {seconds(left)} left" if left else "")
+        )
+
+    def finish(self) -> None:
+        """Say nothing: the last epoch has been told."""
+
+    def _write(self, text: str) -> None:
+        self._console.print(f"{self._title}: {text}", markup=False, soft_wrap=True)
+
+
+class Reporter:
+    """Tells whoever sits in front of the screen which runs a job makes, finds and waits for."""
+
+    def training(self, recipe: "Recipe", run: "Run") -> "Watched":
+        """Show a bar in a terminal, lines elsewhere."""
+        console = notes()
+        title = f"{recipe.name} seed {recipe.seed}"
+        return Bar(title, console) if console.is_terminal else Lines(title, console)
+
+    def found(self, recipe: "Recipe", run: "Run") -> None:
+        """Tell which finished run is used."""
+        note(f"{recipe.name} seed {recipe.seed}: found in {run.path}")
+
+    def waiting(self, recipe: "Recipe", run: "Run") -> None:
+        """Tell what is waited for."""
+        note(f"{recipe.name} seed {recipe.seed}: another process is training it in {run.path}; waiting for its end")
+
+    def moved(self, old: Path, new: Path) -> None:
+        """Tell where the earlier run is now."""
+        note(f"the earlier run is kept in {new}")

@@ -1,0 +1,52 @@
+"""``svdistill recipes``."""
+
+from typing import Annotated
+
+import typer
+
+from svdistill.cli.console import results
+
+recipes_app = typer.Typer(
+    help="List the recipes, or show every setting of one.",
+    epilog="Example: svdistill recipes show digits/svd loss.rank=2 > mine.yaml",
+)
+
+
+@recipes_app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    """List the recipes, or show every setting of one."""
+    if context.invoked_subcommand is None:
+        list_recipes()
+
+
+@recipes_app.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with svdistill."""
+    from svdistill import recipes
+    from svdistill.report import tables
+
+    console = results()
+    console.print(tables.recipes_table((name, recipes.load(name).description) for name in recipes.names()))
+    console.print("every setting of one:  svdistill recipes show NAME [KEY=VALUE]...", markup=False, soft_wrap=True)
+
+
+@recipes_app.command("show")
+def show(
+    recipe: Annotated[str, typer.Argument(metavar="NAME", help="Name or path of a recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the recipe's.")
+    ] = None,
+) -> None:
+    """Print every setting of a recipe as YAML, checked, with key=value settings laid over it.
+
+    The output is a recipe itself: write it into a file, change it, and train it by its path.
+    """
+    import yaml
+
+    from svdistill import recipes
+    from svdistill.recipes import build
+
+    settings = recipes.load(recipe, overrides or ())
+    build.check_names(*recipes.lineage(settings))
+    text = yaml.safe_dump(settings.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=False)
+    results().file.write(text)

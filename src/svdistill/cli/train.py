@@ -1,0 +1,45 @@
+"""``svdistill train``."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svdistill.cli.console import results
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name (see 'svdistill recipes') or path of a .yaml file.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Settings that replace the recipe's, e.g. seed=1 data.train_size=500."
+        ),
+    ] = None,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("runs"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train again; the earlier run is renamed, not deleted.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path of the trained network.")] = False,
+) -> None:
+    """Train one network, alone or from a teacher.
+
+    A teacher that the recipe names is trained first, once. A run that has finished is found again, one that was
+    interrupted goes on after its last checkpoint.
+    """
+    from svdistill import jobs
+    from svdistill.cli.progress import Reporter
+    from svdistill.report import tables
+
+    watcher = jobs.Nobody() if quiet else Reporter()
+    run = jobs.train(recipe, overrides=overrides or (), runs=runs, fresh=fresh, watcher=watcher)
+    console = results()
+    if quiet:
+        console.print(str(run.student_file), markup=False, soft_wrap=True)
+        return
+    console.print(tables.run_table(run.summary, run.metrics))
+    console.print(f"trained network  {run.student_file}", markup=False, soft_wrap=True)
+    console.print(f"measure it       svdistill evaluate {shlex.quote(str(run.path))}", markup=False, soft_wrap=True)

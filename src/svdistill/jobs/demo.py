@@ -1,0 +1,63 @@
+"""The whole story on embedded data: a teacher, and a student alone and with each kind of help, over several seeds."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from svdistill.errors import RecipeError
+from svdistill.jobs.run import Run
+from svdistill.jobs.train import train
+from svdistill.jobs.watch import Watcher
+from svdistill.recipes import load
+
+TEACHER = "digits/teacher"
+STUDENTS = {"alone": "digits/student", "KD-SVD": "digits/svd", "soft targets": "digits/soft-target"}
+
+
+class Demo(NamedTuple):
+    """What the demo came to.
+
+    Attributes:
+        teacher: the teacher's run.
+        students: for each method its runs, one a seed.
+    """
+
+    teacher: Run
+    students: Mapping[str, Sequence[Run]]
+
+
+def demo(
+    *,
+    seeds: int = 3,
+    runs: str | os.PathLike[str] = "runs/demo",
+    epochs: int | None = None,
+    watcher: Watcher | None = None,
+) -> Demo:
+    """Train a teacher on digits, then students alone, with KD-SVD and with soft targets.
+
+    Args:
+        seeds: each kind of student is trained with the seeds 0 to ``seeds`` − 1; it also chooses the labelled images.
+        runs: folder of the runs; those that are finished are found again.
+        epochs: train every network for so many epochs instead of its recipe's, for a quick look.
+        watcher: is told what happens.
+
+    Returns:
+        The runs.
+
+    Raises:
+        RecipeError: fewer than one seed or epoch.
+        SvdistillError: as ``train``.
+    """
+    if seeds < 1:
+        raise RecipeError(f"seeds: expected at least 1, got {seeds}")
+    shorter = [] if epochs is None else [f"train.epochs={epochs}"]
+    teacher = train(TEACHER, overrides=shorter, runs=runs, watcher=watcher)
+    students: dict[str, list[Run]] = {name: [] for name in STUDENTS}
+    # Seed by seed, so that what is there after an interruption compares like with like.
+    for seed in range(seeds):
+        for name, recipe in STUDENTS.items():
+            overrides = [f"seed={seed}", *shorter]
+            if shorter and load(recipe).teacher is not None:
+                overrides.append(f"teacher.overrides.train.epochs={epochs}")
+            students[name].append(train(recipe, overrides=overrides, runs=runs, watcher=watcher))
+    return Demo(teacher, students)

@@ -1,0 +1,76 @@
+"""Measure a trained network on the test images."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from svdistill import data, nets
+from svdistill import train as training
+from svdistill.errors import CheckpointError, DataError
+from svdistill.jobs.run import Run
+from svdistill.recipes import build
+
+
+def evaluate(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measure a trained network on the test images of a data set, as it was when it was saved.
+
+    Args:
+        path: a run's folder, or its ``student.safetensors``.
+        name: the data set; None = the one that the network was trained on.
+        root: folder with the data set's files; None = that of the run, or where they usually are.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        ``model``, ``path``, ``data``, ``images``, ``accuracy`` (0 to 1), ``loss`` (mean cross-entropy), ``classes``
+        (for each its ``name``, ``images`` and how many of them are ``right``) and ``confusion`` (rows: true classes).
+
+    Raises:
+        DataError: no such run, it has not finished, or the data set does not fit the network.
+        CheckpointError: the file is missing, damaged or does not say how its images are prepared.
+        RecipeError: an unknown data set or device.
+    """
+    file = _student_file(Path(path))
+    model, spec = nets.load(file), nets.spec(file)
+    mean, std = build.statistics(file, spec)
+    name = name or spec.get("data")
+    if name is None:
+        raise CheckpointError(f"{file} does not say what it was trained on; give the data set's name")
+    if root is None and name == spec.get("data"):
+        root = _recorded_root(file)
+    test = data.load(name, root=root, image_size=json.loads(spec.get("image_size", "null"))).test
+    if test.images.shape[1] != spec["in_channels"] or test.num_classes != spec["num_classes"]:
+        raise DataError(
+            f"{name} has {test.images.shape[1]} channels and {test.num_classes} classes, but {file} takes "
+            f"{spec['in_channels']} and tells {spec['num_classes']} apart; name a data set that fits"
+        )
+    fabric = training.launch(device=device, seed=0)
+    result = training.evaluate(fabric, model.to(fabric.device), test, mean=mean, std=std, confusion=True)
+    rows = zip(test.classes, result["confusion"], strict=True)
+    classes = [{"name": label, "images": sum(row), "right": row[i]} for i, (label, row) in enumerate(rows)]
+    return {"model": spec["name"], "path": str(file), "data": name, "images": len(test), "classes": classes, **result}
+
+
+def _student_file(path: Path) -> Path:
+    if not path.is_dir():
+        if not path.exists():
+            raise DataError(f"there is no run and no file {path}; give a run's folder or its student.safetensors")
+        return path
+    run = Run(path)
+    if not (path / "recipe.yaml").exists():
+        raise DataError(f"{path} is no run's folder (it has no recipe.yaml); give one that 'svdistill train' has named")
+    if not run.finished:
+        raise DataError(f"the run {path} has not finished; call the same training again, it goes on where it stopped")
+    return run.student_file
+
+
+def _recorded_root(file: Path) -> str | None:
+    """Return the data folder that the file's run was told of; a file that was moved away from its run has none."""
+    run = Run(file.parent)
+    return run.recipe.data.root if (file.parent / "recipe.yaml").exists() else None

@@ -1,0 +1,171 @@
+"""A run that was made: its folder, read back."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from svdistill import recipes
+from svdistill.errors import DataError, SvdistillError
+from svdistill.records import RunRecord, write_atomically
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from svdistill.recipes.build import Images
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, two processes are not kept apart.
+    _HAS_LOCKS = False
+else:
+    _HAS_LOCKS = True
+
+
+class Run:
+    """The folder of one run.
+
+    Attributes:
+        path: the folder.
+        record: reads and writes the files in it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.record = RunRecord(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.record.finished
+
+    @property
+    def recipe(self) -> recipes.Recipe:
+        """The full recipe; DataError or RecipeError where its file is missing or damaged."""
+        try:
+            return recipes.validate(self.record.recipe())
+        except SvdistillError as error:
+            raise type(error)(f"{self.path}: {error}") from error
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One mapping an epoch; DataError where a line is damaged."""
+        return self.record.metrics()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the run came to; DataError where it has not finished."""
+        return self.record.summary()
+
+    @property
+    def student_file(self) -> Path:
+        """The trained network alone, with the weights after the last epoch."""
+        return self.record.student
+
+    def student(self) -> "nn.Module":
+        """Load the trained network, in eval mode, on the CPU.
+
+        Raises:
+            DataError: the run has not finished.
+            CheckpointError: the file is missing or damaged.
+        """
+        from svdistill import nets
+
+        if not self.finished:
+            raise DataError(f"the run {self.path} has not finished; call the same training again, it goes on there")
+        return nets.load(self.student_file)
+
+    def set_aside(self) -> Path | None:
+        """Rename the folder, so that the run can be made afresh and nothing is lost.
+
+        Returns:
+            Where it is now; None where there was none.
+        """
+        if not self.path.exists():
+            return None
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        names = (f"{self.path.name}.{stamp}{suffix}" for suffix in ("", *(f".{n}" for n in range(1, 1000))))
+        target = next(path for name in names if not (path := self.path.with_name(name)).exists())
+        self.path.rename(target)
+        return target
+
+    @contextmanager
+    def locked(self, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Keep other processes from training this run at the same time.
+
+        The lock is a hidden file beside the folder, so that the folder itself can be renamed; the system gives it free
+        when the process ends, however it ends.
+
+        Args:
+            waiting: called once where another process has the lock, whose end is then awaited; None raises instead.
+
+        Raises:
+            DataError: another process trains this run, or the folder of runs cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.with_name(f".{self.path.name}.lock").open("a")
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"cannot write to the runs folder {self.path.parent} ({reason}); choose another") from error
+        with file:
+            if not _lock(file, wait=False):
+                if waiting is None:
+                    raise DataError(f"the run {self.path} is being trained by another process; wait for its end")
+                waiting()
+                _lock(file, wait=True)
+            yield
+
+    def check_data(self, images: "Images") -> None:
+        """Make sure that a run that was begun is gone on with, or reused, only for the images that it was begun with.
+
+        Args:
+            images: what would be trained on now.
+
+        Raises:
+            DataError: the run's images were others.
+        """
+        file = self.path / "data.json"
+        try:
+            known = json.loads(file.read_text())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} is damaged; train afresh (--fresh), which keeps the folder") from error
+        if known != _fingerprint(images):
+            raise DataError(
+                f"the run {self.path} was made with other images of the same name; train afresh (--fresh) or choose "
+                "another runs folder"
+            )
+
+    def note_data(self, images: "Images") -> None:
+        """Write down which images the run is made with."""
+        write_atomically(self.path / "data.json", json.dumps(_fingerprint(images)).encode())
+
+
+def _lock(file: IO[str], *, wait: bool) -> bool:
+    if not _HAS_LOCKS:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _fingerprint(images: "Images") -> dict[str, Any]:
+    """Labels and shapes tell data sets apart, and unlike resized pixels they are the same in every version of torch."""
+    sets = (images.train, images.test)
+    digest = hashlib.sha256(b"".join(part.labels.cpu().numpy().astype("<i8").tobytes() for part in sets))
+    return {
+        "labels": digest.hexdigest(),
+        "shapes": [list(part.images.shape) for part in sets],
+        "classes": list(images.train.classes),
+    }

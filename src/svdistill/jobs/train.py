@@ -1,0 +1,158 @@
+"""Train one network, alone or from a teacher, which is trained first where needed."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from svdistill import nets, recipes
+from svdistill import train as training
+from svdistill.distiller import Distiller
+from svdistill.errors import RecipeError
+from svdistill.jobs.run import Run
+from svdistill.jobs.watch import Nobody, Watcher
+from svdistill.recipes import Recipe, build
+
+
+def train(
+    recipe: str | Path | Recipe,
+    *,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    runs: str | os.PathLike[str] = "runs",
+    fresh: bool = False,
+    watcher: Watcher | None = None,
+) -> Run:
+    """Train the network of a recipe, or find the run that has done so.
+
+    The run lies in ``<runs>/<recipe name>/<seed>-<digest of the settings that matter>``. A finished run is returned as
+    it is, an interrupted one goes on after its last checkpoint. A teacher named as a recipe is trained first, once, and
+    found again the next time; if another process is training it, its end is awaited. Everything that can be wrong in
+    the settings is found before the first file is written.
+
+    Args:
+        recipe: name of a shipped recipe, path of a YAML file, or a validated recipe.
+        overrides: ``key=value`` texts or nested settings that replace those of the recipe; none for a validated recipe.
+        runs: folder of all runs.
+        fresh: rename a run that is there, and train again; the teacher is kept.
+        watcher: is told what happens.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RecipeError: a wrong setting, or taps that do not fit.
+        DataError: the images are missing or damaged, or another process trains this run.
+        CheckpointError: a teacher's file or a checkpoint is damaged or belongs to another model.
+        TrainingError: the loss is no longer finite.
+    """
+    settings = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides)
+    watcher = watcher or Nobody()
+    line = recipes.lineage(settings)
+    images = [build.images(member) for member in line]
+    for member, own, parent, theirs in zip(line, images, (*line[1:], None), (*images[1:], None), strict=True):
+        build.check(member, own, teacher_recipe=parent, teacher_images=theirs)
+    _launch(settings)
+    return _train_line(line, images, Path(runs), watcher=watcher, fresh=fresh)
+
+
+def _train_line(
+    line: Sequence[Recipe],
+    images: Sequence[build.Images],
+    runs: Path,
+    *,
+    watcher: Watcher,
+    fresh: bool = False,
+    waiting: Callable[[], None] | None = None,
+) -> Run:
+    """Train the first recipe of a line; the others are its teacher, its teacher's teacher and so on."""
+    recipe, own = line[0], images[0]
+    run = Run(runs / recipe.name / recipes.identity(recipe))
+    with nullcontext() if run.finished and not fresh else run.locked(waiting=waiting):
+        run.check_data(own)
+        # Read again: another process may have finished the run while its end was awaited.
+        if run.finished and not fresh:
+            watcher.found(recipe, run)
+            return run
+        if fresh and (moved := run.set_aside()) is not None:
+            watcher.moved(run.path, moved)
+        teacher = None
+        if len(line) > 1:
+            parent = Run(runs / line[1].name / recipes.identity(line[1]))
+            waits = partial(watcher.waiting, line[1], parent)
+            teacher = _train_line(line[1:], images[1:], runs, watcher=watcher, waiting=waits).student_file
+        elif recipe.teacher is not None:
+            teacher = Path(str(recipe.teacher.checkpoint))
+        _train_one(recipe, own, run, teacher_file=teacher, watcher=watcher)
+    return run
+
+
+def _train_one(recipe: Recipe, images: build.Images, run: Run, *, teacher_file: Path | None, watcher: Watcher) -> None:
+    """Train one network whose teacher is ready, and write down what came of it."""
+    knobs = recipe.train
+    fabric = _launch(recipe)
+    student = build.model(recipe, images)
+    distiller = _distiller(recipe, student, images, teacher_file)
+    optimizer = build.optimizer(recipe, student)
+    if not (run.path / "recipe.yaml").exists():
+        run.record.create(run.path, recipe.to_dict())
+        run.note_data(images)
+    on_device = images.to(fabric.device)
+    training.fit(
+        fabric,
+        distiller,
+        optimizer,
+        build.batches(recipe, on_device),
+        on_device.test,
+        mean=on_device.mean,
+        std=on_device.std,
+        record=run.record,
+        epochs=knobs.epochs,
+        milestones=knobs.milestone_epochs,
+        gamma=knobs.gamma,
+        **({} if recipe.loss is None else recipe.loss.model_dump(include={"clip", "weight", "main_weight"})),
+        checkpoint_minutes=knobs.checkpoint_minutes,
+        compile=knobs.compile,
+        progress=watcher.training(recipe, run),
+    )
+    build.save(distiller.student, run.student_file, recipe=recipe, images=images)
+    run.record.finish(_summary(recipe, run, student, images))
+
+
+def _launch(recipe: Recipe) -> training.Fabric:
+    try:
+        return training.launch(device=recipe.train.device, precision=recipe.train.precision, seed=recipe.seed)
+    except RecipeError as error:
+        raise RecipeError(f"train.device: {error}") from error
+
+
+def _distiller(recipe: Recipe, student: nn.Module, images: build.Images, teacher_file: Path | None) -> Distiller:
+    loss = build.loss(recipe)
+    if loss is None or teacher_file is None:
+        return Distiller(student)
+    teacher = build.teacher(teacher_file, images)
+    if loss.reads != "maps":
+        return Distiller(student, teacher, loss=loss)
+    teacher_taps = build.teacher_taps(recipe, recipes.teacher_of(recipe))
+    return Distiller(student, teacher, loss=loss, student_taps=build.taps(recipe), teacher_taps=teacher_taps)
+
+
+def _summary(recipe: Recipe, run: Run, student: nn.Module, images: build.Images) -> dict[str, Any]:
+    metrics = run.metrics
+    best = max(metrics, key=lambda line: float(line["accuracy"]))
+    cost = nets.count(student, images.shape)
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "accuracy": metrics[-1]["accuracy"],
+        "best_accuracy": best["accuracy"],
+        "best_epoch": best["epoch"],
+        "train_images": len(images.train),
+        "epochs": recipe.train.epochs,
+        "parameters": cost.parameters,
+        "flops": cost.flops,
+        "seconds": sum(line["seconds"] for line in metrics),
+    }

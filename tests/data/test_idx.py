@@ -10,7 +10,6 @@ import torch
 from svdistill.data.idx import read_idx
 from svdistill.errors import DataError
 
-
 CONTENT = bytes(i * i % 251 for i in range(1000))
 
 

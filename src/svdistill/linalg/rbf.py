@@ -10,6 +10,7 @@ of student and teacher, Δ = Φ_S − Φ_T, Q = [Δ; Φ_T] and G = Q Qᵀ, the s
 is more accurate than the dense form where student ≈ teacher.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
@@ -104,7 +105,7 @@ def _terms(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float) ->
     if not known:
         return 1
     limits = torch.stack(known).tolist()
-    argument = 2 * max((a * b for a, b in zip(limits, limits[1:], strict=False)), default=0.0) / beta
+    argument = 2 * max((a * b for a, b in itertools.pairwise(limits)), default=0.0) / beta
     largest_square = max(limits) ** 2 / beta
     if not (argument <= MAX_ARGUMENT and largest_square <= 2 * MAX_ARGUMENT):
         return None
@@ -188,7 +189,7 @@ def _dense_chunks(
     student: Sequence[Tensor], teacher: Sequence[Tensor], weight: Tensor, beta: float, terms: int, needed: bool
 ) -> Iterator[_Part]:
     """The plain form in chunks of the batch, for a β so small that the series would need too many terms."""
-    largest = max((f.shape[1] * b.shape[1] for f, b in zip(student, student[1:], strict=False)), default=1)
+    largest = max((f.shape[1] * b.shape[1] for f, b in itertools.pairwise(student)), default=1)
     step = max(1, CHUNK_NUMBERS // max(1, largest))
     for begin in range(0, len(student[0]), step):
         where = slice(begin, begin + step)

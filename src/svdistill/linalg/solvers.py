@@ -106,7 +106,8 @@ def subspace(gram: Tensor, rank: int, *, used: Callable[[Tensor, Tensor], Tensor
 
 def _orthonormal(rows: Tensor) -> Tensor:
     # shape: (B, b, m) -> (B, b, m), same span
-    return torch.linalg.qr(rows.mT)[0].mT
+    columns: Tensor = torch.linalg.qr(rows.mT)[0]
+    return columns.mT
 
 
 @lru_cache(maxsize=64)

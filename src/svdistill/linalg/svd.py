@@ -50,7 +50,8 @@ def truncated_svd(
     Vectors are oriented canonically: positive inner product with the mean row of the matrix, and where that is zero to
     rounding, the entry of largest magnitude positive. A matrix that is zero, or holds NaN or infinity (a
     `SvdistillWarning` says so), gets s = 0, v = 0 and gradient 0, and so does every vector beyond a matrix's rank.
-    Nearly equal singular values have a bounded gradient: 1/d becomes d / (d² + δ²), d the difference of two λ.
+    Nearly equal singular values have a bounded gradient: 1/d becomes d³ / (d⁴ + δ⁴), d the difference of two λ and
+    δ = 84 eps λ₁.
 
     Args:
         m: (*batch, N, D), floating point; computed in float32, or in float64 where m is float64, also under autocast.
@@ -124,6 +125,11 @@ class _Plan:
     gradient: Gradient
     solver: Solver
 
+    @property
+    def kept(self) -> int:
+        """How many vectors the caller goes on with."""
+        return self.rank if self.targets is None else self.targets.shape[1]
+
 
 class _Scaled(NamedTuple):
     """Matrices whose Gram matrices fit into the number format, and those Gram matrices with trace 1."""
@@ -141,7 +147,18 @@ class _Scaled(NamedTuple):
 
     @property
     def inverse_norm(self) -> Tensor:
+        """1 / ‖x‖ as (B, 1, 1), 0 where the sample is set aside."""
         return torch.where(self.usable, 1 / self.norm, torch.zeros_like(self.norm))[:, None, None]
+
+    @property
+    def unit(self) -> Tensor:
+        """‖input‖ as (B,): what √λ has to be multiplied with to give σ."""
+        return self.norm if self.factor is None else self.norm / self.factor
+
+    @property
+    def chain(self) -> Tensor:
+        """1 / ‖input‖ as (B, 1, 1): d(x / ‖x‖) / d(input), along the directions that change vectors."""
+        return self.inverse_norm if self.factor is None else self.inverse_norm * self.factor[:, None, None]
 
 
 class _Decompose(torch.autograd.Function):
@@ -152,6 +169,8 @@ class _Decompose(torch.autograd.Function):
         scaled = _scale(x)
         probe = None if plan.targets is None else _probe(scaled, plan.targets.to(x.dtype))
         pairs = _solve(scaled, plan, probe)
+        if plan.kept > 1 and x.dtype == torch.float32:
+            pairs = _polish(scaled, pairs, plan.rank)
         values, rows = pairs.values[:, : plan.rank], pairs.rows[:, : plan.rank]
         index = None
         if probe is not None:
@@ -168,9 +187,7 @@ class _Decompose(torch.autograd.Function):
             sign = aligning_signs(cosine)
         right = right * sign[..., None]
         share = torch.where(defined, values, torch.zeros_like(values))
-        singular = share.sqrt() * scaled.norm[:, None]
-        if scaled.factor is not None:
-            singular = singular / scaled.factor[:, None]
+        singular = share.sqrt() * scaled.unit[:, None]
         if ctx.needs_input_grad[0]:
             small = rows * sign[..., None]
             index = torch.arange(plan.rank, device=x.device).expand(len(x), -1) if index is None else index
@@ -216,7 +233,7 @@ class _Saved(NamedTuple):
     rank: int  # p, how many of them are exact
     small: Tensor  # (B, k, m) the picked vectors on the smaller side, signs applied
     right: Tensor  # (B, k, D) the picked right vectors
-    index: Tensor  # (B, k) which of the p they are
+    picked: Tensor  # (B, k) which of the p they are
     defined: Tensor  # (B, k)
 
 
@@ -237,8 +254,7 @@ def _scale(x: Tensor) -> _Scaled:
                 stacklevel=2,
             )
         usable = finite & (largest >= info.tiny)
-        exponent = -torch.floor(torch.log2(torch.where(usable, largest, torch.ones_like(largest))))
-        factor = torch.where(usable, torch.exp2(exponent), torch.zeros_like(largest))
+        factor = torch.exp2(-torch.floor(torch.log2(torch.where(usable, largest, torch.ones_like(largest)))))
         x = torch.where(usable[:, None, None], x * factor[:, None, None], torch.zeros_like(x))
         gram = _gram(x)
         trace = gram.diagonal(dim1=1, dim2=2).sum(-1)
@@ -281,12 +297,39 @@ def _solve(scaled: _Scaled, plan: _Plan, probe: Tensor | None) -> Eigenpairs:
     )
 
 
+def _polish(scaled: _Scaled, pairs: Eigenpairs, rank: int) -> Eigenpairs:
+    """Separate the leading vectors once more, from the matrix itself.
+
+    K is only known to eps λ₁, which mixes vectors whose λ are close; rows of Y = U X are known to eps σ₁, so that Y Yᵀ,
+    summed in float64, tells λ_i and λ_j apart to eps σ₁ σ_i.
+    """
+    width = min(pairs.rows.shape[1], rank + 4)
+    rows = pairs.rows[:, :width]
+    image = _image(scaled, rows).double()
+    values, mixing = torch.linalg.eigh(torch.bmm(image, image.mT))
+    values, mixing = values.flip(-1).clamp_min(0), mixing.flip(-1).mT
+    mixed = torch.bmm(mixing.to(rows.dtype), rows)
+    if width == pairs.rows.shape[1]:
+        return Eigenpairs(values.to(rows.dtype), mixed, pairs.complete)
+    return Eigenpairs(
+        torch.cat((values.to(rows.dtype), pairs.values[:, width:]), 1),
+        torch.cat((mixed, pairs.rows[:, width:]), 1),
+        pairs.complete,
+    )
+
+
+def _image(scaled: _Scaled, rows: Tensor) -> Tensor:
+    """Rows U (B, k, m) times the matrix, in units of its norm: (B, k, max(N, D))."""
+    return torch.bmm(rows, scaled.x.mT if scaled.wide else scaled.x) * scaled.inverse_norm
+
+
 def _right(scaled: _Scaled, rows: Tensor) -> Tensor:
     """Right singular vectors (B, k, D) of vectors on the smaller side (B, k, m)."""
     if not scaled.wide:
         return rows
     long = torch.bmm(rows, scaled.x.mT)
-    return long / long.norm(dim=2, keepdim=True).clamp_min(torch.finfo(long.dtype).tiny)
+    length: Tensor = long.norm(dim=2, keepdim=True)
+    return long / length.clamp_min(torch.finfo(long.dtype).tiny)
 
 
 def _canonical(scaled: _Scaled, values: Tensor, rows: Tensor, right: Tensor) -> Tensor:
@@ -307,18 +350,15 @@ def _exact_gradient(state: _Saved, g_rows: Tensor, g_values: Tensor | None) -> T
     defined = state.defined[..., None]
     across = g_rows - right * (right * g_rows).sum(2, keepdim=True)
     across = torch.where(defined, across, torch.zeros_like(across))
-    value = torch.where(state.defined, state.pairs.values.gather(1, state.index), torch.ones_like(state.defined.to(x)))
-    stretch = None  # dσ / σ in units of ‖x‖, on its way to the direction v itself
+    value = torch.where(state.defined, state.pairs.values.gather(1, state.picked), 1.0)
+    stretch = None  # the gradient over √λ, which acts along u vᵀ
     if g_values is not None:
-        unit = 1 if scaled.factor is None else 1 / scaled.factor.clamp_min(torch.finfo(x.dtype).tiny)[:, None]
-        stretch = (torch.where(state.defined, g_values.to(x.dtype), torch.zeros_like(g_values)) * unit)[..., None]
-        stretch = stretch * scaled.norm[:, None, None]
-    outer = inverse if scaled.factor is None else inverse * scaled.factor[:, None, None]
+        stretch = (g_values.to(x.dtype) * state.defined * scaled.unit[:, None])[..., None]
     if not scaled.wide:
         w = _resolvent(state, across)
         if stretch is not None:
             w = w + right * stretch / (2 * value.sqrt()[..., None])
-        w = w * (outer * inverse)
+        w = w * (scaled.chain * inverse)
         return torch.bmm(torch.cat((right, w), 1).mT, torch.bmm(torch.cat((w, right), 1), x))
     z = _resolvent(state, torch.bmm(across, x) * inverse)
     w = (across + torch.bmm(z, x.mT) * inverse) / value[..., None]
@@ -326,15 +366,15 @@ def _exact_gradient(state: _Saved, g_rows: Tensor, g_values: Tensor | None) -> T
     if stretch is not None:
         z = z + state.small * stretch
     left = torch.cat((right, w), 1)
-    return torch.bmm(left.mT, torch.cat((z * outer, state.small * (value.sqrt()[..., None] * outer)), 1))
+    return torch.bmm(left.mT, torch.cat((z, state.small * value.sqrt()[..., None]), 1) * scaled.chain)
 
 
 def _resolvent(state: _Saved, h: Tensor) -> Tensor:
     """Apply (λ_i − K)⁺ to row i of h (B, k, m): known eigenvectors directly, the rest by conjugate gradients."""
     values, rows, complete = state.pairs
-    value = values.gather(1, state.index)
+    value = values.gather(1, state.picked)
     inside = torch.bmm(h, rows.mT)
-    gaps = _inverse_gaps(value, values, state.index)
+    gaps = _inverse_gaps(value, values, state.picked)
     z = torch.bmm(inside * gaps, rows)
     if complete:
         return z
@@ -347,7 +387,7 @@ def _resolvent(state: _Saved, h: Tensor) -> Tensor:
     z = z + change
     if len(late):
         pairs = solvers.eigh(gram[late])
-        gaps = _inverse_gaps(value[late], pairs.values, state.index[late])
+        gaps = _inverse_gaps(value[late], pairs.values, state.picked[late])
         z[late] = torch.bmm(torch.bmm(h[late], pairs.rows.mT) * gaps, pairs.rows)
     return z
 
@@ -356,8 +396,9 @@ def _inverse_gaps(value: Tensor, values: Tensor, index: Tensor) -> Tensor:
     """1 / (λ_i − λ_j) as (B, k, b), bounded where two are nearly equal, 0 for a vector with itself."""
     gap = value[:, :, None] - values[:, None, :]
     gap = gap.scatter(2, index[..., None], 0.0)
-    blur = (84 * torch.finfo(gap.dtype).eps * values[:, :1, None]).square().clamp_min(torch.finfo(gap.dtype).tiny)
-    return gap / (gap.square() + blur)
+    blur = 84 * torch.finfo(gap.dtype).eps * values[:, :1, None]  # 1e−5 λ₁ in float32
+    # Bounded like d / (d² + δ²), but off by (δ / d)⁴ in place of (δ / d)² where a gap is small and still resolved.
+    return gap**3 / (gap**4 + blur**4).clamp_min(torch.finfo(gap.dtype).tiny)
 
 
 def _conjugate_gradients(gram: Tensor, shift: Tensor, rhs: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
@@ -397,9 +438,9 @@ def _paper_gradient(state: _Saved, g_rows: Tensor, g_values: Tensor | None) -> T
     values, small = state.pairs.values[:, :p], state.pairs.rows[:, :p]
     alive = (values > 25 * torch.finfo(x.dtype).eps * values[:, :1]) & scaled.usable[:, None]
     right = _right(scaled, small) * alive[..., None]
-    sign = torch.where((right.gather(1, _expand(state.index, right)) * state.right).sum(2) < 0, -1.0, 1.0)
+    sign = torch.where((right.gather(1, _expand(state.picked, right)) * state.right).sum(2) < 0, -1.0, 1.0)
     g = torch.zeros_like(right).scatter_add(
-        1, _expand(state.index, right), g_rows * (sign * state.defined)[..., None].to(x)
+        1, _expand(state.picked, right), g_rows * (sign * state.defined)[..., None].to(x)
     )
     sigma = torch.where(alive, values, torch.ones_like(values)).sqrt()[..., None]
     own = torch.arange(p, device=x.device).expand(len(x), -1)
@@ -412,16 +453,13 @@ def _paper_gradient(state: _Saved, g_rows: Tensor, g_values: Tensor | None) -> T
     else:
         coefficient = 2 * sigma * torch.bmm(_symmetric(gaps.mT * torch.bmm(right, g.mT)), right)
     if g_values is not None:
-        spread = torch.zeros_like(values).scatter_add(1, state.index, g_values.to(x) * state.defined)
-        if scaled.factor is not None:
-            spread = spread / scaled.factor.clamp_min(torch.finfo(x.dtype).tiny)[:, None]
-        coefficient = coefficient + right * (spread * scaled.norm[:, None])[..., None]
-    outer = inverse if scaled.factor is None else inverse * scaled.factor[:, None, None]
-    return torch.bmm(coefficient.mT, left * outer * alive[..., None])
+        spread = torch.zeros_like(values).scatter_add(1, state.picked, g_values.to(x) * state.defined)
+        coefficient = coefficient + right * (spread * scaled.unit[:, None])[..., None]
+    return torch.bmm(coefficient.mT, left * scaled.chain * alive[..., None])
 
 
 def _symmetric(a: Tensor) -> Tensor:
-    return (a + a.mT) / 2
+    return 0.5 * (a + a.mT)
 
 
 def _take(rows: Tensor, index: Tensor) -> Tensor:
@@ -435,9 +473,8 @@ def _expand(index: Tensor, rows: Tensor) -> Tensor:
 
 def _empty(x: Tensor, plan: _Plan) -> Decomposition:
     """The decomposition of no matrices at all, still part of the graph."""
-    kept = plan.rank if plan.targets is None else plan.targets.shape[1]
-    nothing = x.new_zeros(x.shape[0], kept)
-    rows = x.new_zeros(x.shape[0], kept, x.shape[1]) + x.sum() * 0
+    nothing = x.new_zeros(x.shape[0], plan.kept)
+    rows = x.new_zeros(x.shape[0], plan.kept, x.shape[1]) + x.sum() * 0
     return Decomposition(nothing + x.sum() * 0, rows, nothing.bool(), nothing, nothing)
 
 

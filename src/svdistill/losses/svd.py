@@ -1,5 +1,6 @@
 """KD-SVD's transfer loss: the student learns how the teacher's singular vectors relate from tap to tap."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from svdistill.errors import ShapeError, nearest
-from svdistill.linalg import Assignment, Gradient, assign, check_assignment, decompose, rbf_distance
+from svdistill.linalg import GRADIENTS, Assignment, Gradient, assign, check_assignment, decompose, rbf_distance
 
 Reduction = Literal["sum", "mean"]
 REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
@@ -118,8 +119,9 @@ class _Tap(NamedTuple):
 def _settings(
     rank: int, beta: float, assignment: Assignment | None, gradient: Gradient, reduction: Reduction
 ) -> _Settings:
-    if reduction not in REDUCTIONS:
-        raise ShapeError(f"reduction is {reduction!r}{nearest(str(reduction), REDUCTIONS)}")
+    for name, value, known in (("reduction", reduction, REDUCTIONS), ("gradient", gradient, GRADIENTS)):
+        if value not in known:
+            raise ShapeError(f"{name} is {value!r}{nearest(str(value), known)}")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise ShapeError(f"rank must be an integer of at least 1, got {rank!r}")
     if not (beta > 0 and math.isfinite(beta)):
@@ -136,7 +138,7 @@ def _measure(
     taps = [_compare(student, teacher, settings) for student, teacher in pairs]
     usable = torch.stack([tap.usable for tap in taps]).all(0)
     counts = [tap.counts & usable[:, None] for tap in taps]
-    weight = torch.stack([front & back for front, back in zip(counts, counts[1:], strict=False)])
+    weight = torch.stack([front & back for front, back in itertools.pairwise(counts)])
     total = rbf_distance([t.student for t in taps], [t.teacher for t in taps], beta=settings.beta, weight=weight)
     loss = total * (0.5 * math.sqrt(settings.rank))
     batch = len(usable)
@@ -183,7 +185,7 @@ def _pad(rows: Tensor, missing: int) -> Tensor:
 
 def _pair_up(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Check both networks' maps and return them as (B, D, N) views, tap by tap."""
-    if isinstance(student_maps, Tensor) or isinstance(teacher_maps, Tensor):
+    if any(torch.is_tensor(maps) for maps in (student_maps, teacher_maps)):
         raise ShapeError("student_maps and teacher_maps must be sequences of tensors, one for each tap, got one tensor")
     if len(student_maps) != len(teacher_maps):
         raise ShapeError(f"the student has {len(student_maps)} taps and the teacher {len(teacher_maps)}; name as many")

@@ -1,0 +1,264 @@
+"""KD-SVD's loss against the published formula, written out densely in float64, and on input of every kind."""
+
+import itertools
+from shutil import which
+
+import pytest
+import torch
+from torch import Tensor
+
+from svdistill.errors import ShapeError, SvdistillWarning
+from svdistill.linalg import truncated_svd
+from svdistill.losses import SVDLoss, svd_loss
+from tests.features import post_relu_maps
+
+CHANNELS = (8, 12, 20)
+
+
+def both_maps(batch: int = 6, size: int = 16) -> tuple[list[Tensor], list[Tensor]]:
+    """Return maps of two networks with the same widths."""
+    return post_relu_maps(batch, seed=1, channels=CHANNELS, size=size), post_relu_maps(
+        batch, seed=2, channels=CHANNELS, size=size
+    )
+
+
+def published(student: list[Tensor], teacher: list[Tensor], rank: int = 1, beta: float = 8.0) -> Tensor:
+    """METHOD 2, step by step for argmax: full SVD in float64, canonical signs, dense relations, sum over the batch."""
+
+    def vectors(feature: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        m = feature.double().flatten(2).mT
+        _, s, vh = torch.linalg.svd(m, full_matrices=False)
+        v = vh[:, :count]
+        lean = (v @ m.mean(1)[..., None])[..., 0]
+        return s[:, :count], v * torch.where(lean < 0, -1.0, 1.0)[..., None]
+
+    relations = []
+    answers, goals = [], []
+    for s_map, t_map in zip(student, teacher, strict=True):
+        sigma, v_t = vectors(t_map, rank)
+        _, v_s = vectors(s_map, rank + 1)
+        cosine = v_s @ v_t.mT
+        index = cosine.abs().argmax(1)
+        sign = torch.where(cosine.gather(1, index[:, None])[:, 0] < 0, -1.0, 1.0)
+        chosen = v_s.gather(1, index[..., None].expand(-1, -1, v_s.shape[2])) * sign[..., None]
+        weight = (sigma / sigma.norm(dim=1, keepdim=True))[..., None]
+        answers.append(chosen * weight)
+        goals.append(v_t * weight)
+    for f in (answers, goals):
+        relations.append(
+            [torch.exp(-((a[..., :, None] - b[..., None, :]) ** 2) / beta) for a, b in itertools.pairwise(f)]
+        )
+    distance = sum((s - t).square().sum() for s, t in zip(*relations, strict=True))
+    return 0.5 * rank**0.5 * distance
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_published_value(rank):
+    """reduction="sum" with argmax is the published transfer loss; the mean is that over B."""
+    student, teacher = both_maps()
+    expected = float(published(student, teacher, rank))
+    found = svd_loss(student, teacher, rank=rank, assignment="argmax", reduction="sum")
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    mean = svd_loss(student, teacher, rank=rank, assignment="argmax")
+    assert float(mean) == pytest.approx(expected / 6, rel=1e-5)
+
+
+def test_gradient_agrees_with_finite_differences():
+    """The whole loss in float64, element by element."""
+    student, teacher = both_maps(2, 8)
+    student = [s.double().requires_grad_() for s in student]
+    assert torch.autograd.gradcheck(
+        lambda *s: svd_loss(s, teacher, rank=1), student, eps=1e-6, atol=1e-6, rtol=1e-4, fast_mode=False
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_every_solver_gives_the_same_loss(rank, monkeypatch):
+    """Loss and gradient do not depend on which solver is chosen."""
+    student, teacher = both_maps(16, 32)
+    results = []
+    for solver in ("lapack", "eigh", "subspace"):
+        monkeypatch.setattr("svdistill.linalg.solvers.choose_solver", lambda *_, chosen=solver: chosen)
+        maps = [s.clone().requires_grad_() for s in student]
+        loss = svd_loss(maps, teacher, rank=rank)
+        results.append((loss.detach(), torch.autograd.grad(loss, maps)))
+    for loss, gradients in results[1:]:
+        torch.testing.assert_close(loss, results[0][0], rtol=1e-5, atol=0)
+        for found, expected in zip(gradients, results[0][1], strict=True):
+            assert (found - expected).norm() < 1e-2 * expected.norm()
+
+
+def test_module_is_the_function_and_measures():
+    """The module stores the settings; its health figures are shares and cosines of what was compared."""
+    student, teacher = both_maps()
+    loss = SVDLoss(rank=2, reduction="sum")
+    value, health = loss.measure(student, teacher)
+    assert torch.equal(value, svd_loss(student, teacher, rank=2, reduction="sum"))
+    assert torch.equal(loss(student, teacher), value)
+    assert set(health) == {"alignment", "energy_student", "energy_teacher", "set_aside"}
+    share = []
+    for t in teacher:
+        m = t.flatten(2).mT
+        share.append((truncated_svd(m, 2)[0].square().sum(1) / m.square().sum((1, 2))).mean())
+    torch.testing.assert_close(health["energy_teacher"], torch.stack(share).mean())
+    assert 0 < float(health["alignment"]) <= 1
+    assert int(health["set_aside"]) == 0
+    assert "rank=2" in repr(loss)
+
+
+def test_of_itself_is_zero():
+    """A student with the teacher's maps has loss 0 and alignment 1."""
+    _, teacher = both_maps()
+    value, health = SVDLoss(rank=2).measure(teacher, teacher)
+    assert float(value) < 1e-9
+    assert float(health["alignment"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_map_layouts_agree():
+    """(B, C, H, W), channels-last, and (B, N, D) of the same numbers give the same loss."""
+    student, teacher = both_maps()
+    expected = svd_loss(student, teacher)
+    tokens = [s.flatten(2).mT for s in student]
+    last = [s.to(memory_format=torch.channels_last) for s in student]
+    torch.testing.assert_close(svd_loss(tokens, teacher), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(svd_loss(last, teacher), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_spatial_sizes_may_differ_and_vectors_are_maps_too(rank):
+    """Student and teacher need the same widths only; (B, D) is a map of one position."""
+    student, _ = both_maps(size=16)
+    _, teacher = both_maps(size=32)
+    student[2], teacher[2] = student[2].mean((2, 3)), teacher[2].mean((2, 3))
+    maps = [s.requires_grad_() for s in student]
+    loss = svd_loss(maps, teacher, rank=rank)
+    assert loss.isfinite()
+    assert all(g.isfinite().all() and g.abs().sum() > 0 for g in torch.autograd.grad(loss, maps))
+
+
+def test_vector_taps_by_hand():
+    """Maps of one position: v = x / ‖x‖, so the loss is that of normalized features."""
+    student = [torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]])]
+    teacher = [torch.tensor([[4.0, 3.0]]), torch.tensor([[0.0, 2.0]])]
+
+    def relation(a: list[float], b: list[float]) -> Tensor:
+        return torch.exp(-((torch.tensor(a)[:, None] - torch.tensor(b)[None]) ** 2) / 8)
+
+    expected = 0.5 * (relation([0.6, 0.8], [1.0, 0.0]) - relation([0.8, 0.6], [0.0, 1.0])).square().sum()
+    torch.testing.assert_close(svd_loss(student, teacher), expected)
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.filterwarnings("ignore::svdistill.errors.SvdistillWarning")
+def test_sample_without_vectors_contributes_nothing(who, value, rank):
+    """A dead or broken map sets its sample aside: the rest gives what it gives alone, and the sample is counted."""
+    student, teacher = both_maps()
+    rest = [0, 1, 3, 4, 5]
+    expected_maps = [s[rest].clone().requires_grad_() for s in student]
+    expected = svd_loss(expected_maps, [t[rest] for t in teacher], rank=rank, reduction="sum")
+    expected.backward()
+    ({"student": student, "teacher": teacher}[who])[1][2] = value
+    maps = [s.requires_grad_() for s in student]
+    found, health = SVDLoss(rank=rank, reduction="sum").measure(maps, teacher)
+    found.backward()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    assert int(health["set_aside"]) == 1
+    for ours, theirs in zip(maps, expected_maps, strict=True):
+        assert (ours.grad[2] == 0).all()
+        assert (ours.grad[rest] - theirs.grad).norm() < 1e-2 * theirs.grad.norm()
+
+
+def test_broken_input_is_reported():
+    """NaN in a map raises a warning beside the count."""
+    student, teacher = both_maps()
+    student[0][1, 0, 0, 0] = float("nan")
+    with pytest.warns(SvdistillWarning, match="1 of 6"):
+        svd_loss(student, teacher)
+
+
+def test_whole_batch_set_aside():
+    """All-zero maps everywhere: loss 0, gradient 0, everything counted."""
+    student = [torch.zeros(3, 4, 2, 2, requires_grad=True) for _ in range(2)]
+    loss, health = SVDLoss().measure(student, [torch.ones(3, 4, 2, 2)] * 2)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert int(health["set_aside"]) == 3
+    assert all((s.grad == 0).all() for s in student)
+
+
+def test_empty_batch():
+    """A batch of 0 has loss 0 and a gradient."""
+    student = [torch.zeros(0, 4, 2, 2, requires_grad=True) for _ in range(2)]
+    loss = svd_loss(student, [torch.zeros(0, 4, 2, 2)] * 2, rank=2)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert student[0].grad.shape == (0, 4, 2, 2)
+
+
+def test_autocast_changes_nothing():
+    """Under autocast the loss and its gradient stay float32 and equal."""
+    student, teacher = both_maps()
+    maps = [s.requires_grad_() for s in student]
+    plain = svd_loss(maps, teacher, rank=2)
+    gradients = torch.autograd.grad(plain, maps)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = svd_loss(maps, teacher, rank=2)
+        cast_gradients = torch.autograd.grad(cast, maps)
+    assert torch.equal(plain, cast)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, cast_gradients, strict=True))
+
+
+COMPILER = pytest.mark.skipif(not any(map(which, ("g++", "clang++"))), reason="inductor needs a C++ compiler")
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=COMPILER)])
+def test_compile_gives_the_same(backend):
+    """torch.compile may break the graph at the loss but changes neither value nor gradient."""
+    student, teacher = both_maps()
+
+    def scaled(*maps: Tensor) -> Tensor:
+        return svd_loss([m * 1.5 for m in maps], teacher, rank=2) * 2
+
+    results = []
+    for function in (scaled, torch.compile(scaled, backend=backend)):
+        maps = [s.clone().requires_grad_() for s in student]
+        loss = function(*maps)
+        results.append((loss.detach(), torch.autograd.grad(loss, maps)))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-5, atol=0)
+    for found, expected in zip(results[1][1], results[0][1], strict=True):
+        assert (found - expected).norm() < 1e-3 * expected.norm()
+
+
+MAP = torch.ones(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "options", "words"),
+    [
+        ([MAP], [MAP], {}, "at least 2"),
+        ([MAP, MAP], [MAP], {}, "2 taps and the teacher 1"),
+        (MAP, MAP, {}, "one tensor"),
+        ([MAP, MAP], [MAP, torch.ones(2, 5, 4, 4)], {}, "3 channels in the student and 5 in the teacher"),
+        ([MAP, MAP], [MAP, torch.ones(1, 3, 4, 4)], {}, "2 samples in the student and 1"),
+        ([MAP, torch.ones(4)], [MAP, MAP], {}, r"tap 1 of the student must be"),
+        ([MAP, MAP.long()], [MAP, MAP], {}, "int64"),
+        ([MAP, None], [MAP, MAP], {}, "NoneType"),
+        ([MAP, MAP], [MAP, MAP], {"rank": 0}, "rank"),
+        ([MAP, MAP], [MAP, MAP], {"beta": -1.0}, "beta"),
+        ([MAP, MAP], [MAP, MAP], {"assignment": "one_to_on"}, "did you mean 'one_to_one'"),
+        ([MAP, MAP], [MAP, MAP], {"reduction": "average"}, "reduction"),
+        ([MAP, MAP], [MAP, MAP], {"gradient": "papr"}, "did you mean 'paper'"),
+    ],
+)
+def test_bad_input(student, teacher, options, words):
+    """Each wrong argument is named, with what to do."""
+    with pytest.raises(ShapeError, match=words):
+        svd_loss(student, teacher, **options)
+
+
+def test_bad_settings_are_refused_at_construction():
+    """A module with a misspelt option is never made."""
+    with pytest.raises(ShapeError, match="gradient"):
+        SVDLoss(gradient="exakt")

@@ -67,8 +67,9 @@ def load(path: str | os.PathLike[str], *, model: nn.Module) -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of torch's global random numbers, on the CPU and on every GPU."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+    """Return the state of torch's global random numbers, on the CPU and on every GPU if one is in use."""
+    in_use = torch.cuda.is_initialized()  # asking the others would take up memory on each
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if in_use else []}
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:

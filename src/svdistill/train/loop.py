@@ -87,7 +87,8 @@ def step(
         parameter.grad = gradient
     optimizer.step()
     optimizer.zero_grad()
-    return StepResult(main.detach(), None if transfer is None else transfer.detach(), output.health, output.logits)
+    transfer = None if transfer is None else transfer.detach()
+    return StepResult(main.detach(), transfer, output.health, output.logits.detach())
 
 
 def fit(

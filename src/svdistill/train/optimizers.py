@@ -23,7 +23,7 @@ def make_optimizer(
 
     With ``sgd`` the weight decay belongs to the main gradient g_m, whose norm limits the transfer gradient (METHOD,
     section 3). Torch's own decay would come after that, so it stays 0; the group says ``main_decay`` instead, which
-    :func:`svdistill.train.step` adds to g_m. With ``adamw`` the decay is decoupled from all gradients, as torch does it.
+    :func:`svdistill.train.step` adds to g_m. With ``adamw`` the decay is torch's own, decoupled from all gradients.
 
     Args:
         name: ``sgd`` (Nesterov where there is momentum) or ``adamw``.

@@ -1,0 +1,74 @@
+"""A run that was killed with SIGKILL in the middle of an epoch ends as if nothing had been."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from svdistill.records import RunRecord
+
+PROGRAM = [sys.executable, str(Path(__file__).with_name("interruptible.py"))]
+
+
+def finish(folder):
+    """Run the program to its end, or from where it was to its end."""
+    subprocess.run([*PROGRAM, str(folder), "never"], check=True, stdin=subprocess.DEVNULL)
+
+
+def kill(folder, when):
+    """Run the program until it says that it is time, and kill it."""
+    with subprocess.Popen(
+        [*PROGRAM, str(folder), when], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "now\n"
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+
+
+def state(folder):
+    """Return the last checkpoint without what a clock says."""
+    content = torch.load(RunRecord(folder).last, weights_only=True)
+    del content["seconds"]
+    return content
+
+
+def equal(first, second):
+    """Whether two trees of values agree bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(value, second[key]) for key, value in first.items())
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return first == second
+
+
+def metrics(folder):
+    """Return the run's lines without what a clock says."""
+    lines = RunRecord(folder).metrics()
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The folder of the run that was never killed."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    finish(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("when", "position"), [("step", 4), ("saving", 2)])
+def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path, when, position):
+    """Killed between two steps, the last checkpoint at the epoch's beginning; and in the middle of writing one."""
+    kill(tmp_path, when)
+    left = state(tmp_path)
+    assert left["epoch"] == 1
+    assert left["batches"]["position"] == position
+    assert not equal(left["student"], state(uninterrupted)["student"])
+    finish(tmp_path)
+    assert equal(state(tmp_path), state(uninterrupted))
+    assert metrics(tmp_path) == metrics(uninterrupted)
+    assert len(metrics(tmp_path)) == 3

@@ -1,0 +1,90 @@
+"""Tests of an epoch's sums, worked by hand."""
+
+import math
+
+import pytest
+import torch
+
+from svdistill.train.tally import Tally
+
+LOGITS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0], [0.0, 9.0]])
+LABELS = torch.tensor([0, 1, 1, 1])
+
+
+def add(tally, *, main=1.0, transfer=None, **health):
+    """Add a step of four images, three of them right."""
+    tally.add(
+        main=torch.tensor(main),
+        transfer=None if transfer is None else torch.tensor(transfer),
+        health={name: torch.tensor(value) for name, value in health.items()},
+        logits=LOGITS,
+        labels=LABELS,
+    )
+
+
+def test_means_over_steps_and_images():
+    """Losses are means over the steps, accuracy over the images."""
+    tally = Tally("cpu")
+    add(tally, main=1.0, transfer=10.0)
+    add(tally, main=2.0, transfer=30.0)
+    assert tally.read() == {"loss": 1.5, "train_accuracy": 0.75, "transfer": 20.0}
+    assert (tally.steps, tally.images) == (2, 8)
+
+
+def test_without_transfer_there_are_no_figures_of_it():
+    """A student alone has a loss and an accuracy."""
+    tally = Tally("cpu")
+    assert tally.read() == {}
+    add(tally)
+    assert tally.read().keys() == {"loss", "train_accuracy"}
+
+
+def test_health_is_a_mean_over_the_samples_that_were_not_set_aside():
+    """4 samples of 0.5 and 1 of 1.0; a step that set all aside has no weight, though its mean is NaN."""
+    tally = Tally("cpu")
+    add(tally, transfer=1.0, alignment=0.5, set_aside=0)
+    add(tally, transfer=1.0, alignment=1.0, set_aside=3)
+    add(tally, transfer=1.0, alignment=math.nan, set_aside=4)
+    figures = tally.read()
+    assert figures["alignment"] == pytest.approx(0.6)
+    assert figures["set_aside"] == 7
+
+
+def test_health_of_an_epoch_that_set_everything_aside_is_nan():
+    """There is nothing to take a mean of."""
+    tally = Tally("cpu")
+    add(tally, transfer=0.0, alignment=0.0, set_aside=4)
+    assert math.isnan(tally.read()["alignment"])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_was_not_finite_stays_visible(bad):
+    """Later steps do not cover it."""
+    tally = Tally("cpu")
+    add(tally, main=bad)
+    add(tally, main=1.0)
+    assert not math.isfinite(tally.read()["loss"])
+
+
+def test_reset_begins_anew():
+    """Nothing of the last epoch is left."""
+    tally = Tally("cpu")
+    add(tally, main=5.0, transfer=1.0)
+    tally.reset()
+    add(tally, main=1.0)
+    assert tally.read() == {"loss": 1.0, "train_accuracy": 0.75}
+    assert tally.steps == 1
+
+
+def test_a_checkpoint_in_the_middle_changes_no_bit():
+    """The sums go on where they were."""
+    whole, parts = Tally("cpu"), Tally("cpu")
+    for step in range(5):
+        values = {"main": 0.1 * step, "transfer": 1 / (step + 3), "alignment": 0.3 * step, "set_aside": step % 3}
+        add(whole, **values)
+        add(parts, **values)
+        fresh = Tally("cpu")
+        fresh.load_state_dict(parts.state_dict())
+        parts = fresh
+    assert parts.read() == whole.read()
+    assert (parts.steps, parts.images) == (whole.steps, whole.images)

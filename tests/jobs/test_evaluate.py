@@ -1,0 +1,74 @@
+"""Measuring a trained network."""
+
+from pathlib import Path
+
+import pytest
+
+from svdistill import jobs, nets
+from svdistill.errors import CheckpointError, DataError, RecipeError
+from svdistill.jobs import Run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return a finished run of a very small network."""
+    overrides = ["model.width=0.1", "data.train_size=20", "train.batch_size=10", "train.epochs=1", "train.device=cpu"]
+    return jobs.train("digits/student", overrides=overrides, runs=tmp_path_factory.mktemp("runs"))
+
+
+def test_agrees_with_the_run(run: Run) -> None:
+    """Folder and file give the accuracy that the run has recorded, and the classes add up to it."""
+    for path in (run.path, run.student_file):
+        result = jobs.evaluate(path, device="cpu")
+        assert result["accuracy"] == pytest.approx(run.summary["accuracy"], abs=1e-9)
+        assert sum(row["images"] for row in result["classes"]) == result["images"] == 797
+        assert sum(row["right"] for row in result["classes"]) == round(result["accuracy"] * 797)
+
+
+def test_file_away_from_its_run(run: Run, tmp_path: Path) -> None:
+    """The file alone says all that is needed."""
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(run.student_file.read_bytes())
+    assert jobs.evaluate(file, device="cpu")["accuracy"] == pytest.approx(run.summary["accuracy"], abs=1e-9)
+
+
+def test_wrong_paths(run: Run, tmp_path: Path) -> None:
+    """Nothing there, no run, an unfinished run and a damaged file are told apart."""
+    with pytest.raises(DataError, match="there is no run and no file"):
+        jobs.evaluate(tmp_path / "nothing")
+    with pytest.raises(DataError, match="is no run's folder"):
+        jobs.evaluate(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("seed: 0")
+    with pytest.raises(DataError, match="has not finished"):
+        jobs.evaluate(tmp_path)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(run.student_file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        jobs.evaluate(cut)
+
+
+def test_wrong_data(run: Run) -> None:
+    """An unknown data set is answered by the nearest."""
+    with pytest.raises(RecipeError, match="did you mean 'digits'"):
+        jobs.evaluate(run.path, name="digit")
+
+
+def test_file_without_statistics(tmp_path: Path) -> None:
+    """A network that does not say how its images are standardized is refused."""
+    file = tmp_path / "bare.safetensors"
+    settings = {"name": "vgg-student", "num_classes": 10, "in_channels": 1, "width": 0.1}
+    nets.save(nets.create(**settings), file, **settings)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="does not say how its images are standardized"):
+        jobs.evaluate(file, name="digits")
+
+
+def test_data_that_does_not_fit(tmp_path: Path) -> None:
+    """A network of other classes than the data set is refused."""
+    file = tmp_path / "seven.safetensors"
+    settings = {"name": "vgg-student", "num_classes": 7, "in_channels": 1, "width": 0.1}
+    extra = {"mean": "[0.5]", "std": "[0.5]", "image_size": "8"}
+    nets.save(nets.create(**settings), file, **settings, extra=extra)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="does not say what it was trained on"):
+        jobs.evaluate(file)
+    with pytest.raises(DataError, match="name a data set that fits"):
+        jobs.evaluate(file, name="digits")

@@ -1,0 +1,234 @@
+"""Training from a recipe: runs are made once, found again, resumed, and never half-written."""
+
+import fcntl
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from svdistill import jobs, nets, recipes
+from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError, TrainingError
+from svdistill.jobs import Nobody, Run
+from svdistill.train.progress import Silent
+
+TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
+TEACHER = [f"teacher.overrides.{setting}" for setting in TINY]
+DEVICE = "train.device=cpu"
+
+
+def train(name: str, *overrides: str, runs: Path, **options: Any) -> Run:
+    """Train a very small network of a digits recipe."""
+    helped = name in ("digits/svd", "digits/soft-target")
+    return jobs.train(name, overrides=[*TINY, *(TEACHER if helped else []), DEVICE, *overrides], runs=runs, **options)
+
+
+class Diary(Nobody):
+    """A watcher that writes down what it is told, and can pull the plug in the middle of a run."""
+
+    def __init__(self, *, stop_after_epochs: int | None = None) -> None:
+        self.entries: list[tuple[str, str]] = []
+        self._stop = stop_after_epochs
+
+    def training(self, recipe: recipes.Recipe, run: Run) -> Silent:
+        """Note it, and hand out a progress that may interrupt."""
+        self.entries.append(("training", recipe.name))
+        stop = self._stop
+
+        class Plug(Silent):
+            def epoch(self, metrics: Mapping[str, Any]) -> None:
+                if metrics["epoch"] == stop:
+                    raise KeyboardInterrupt
+
+        return Plug()
+
+    def found(self, recipe: recipes.Recipe, run: Run) -> None:
+        """Note it."""
+        self.entries.append(("found", recipe.name))
+
+    def moved(self, old: Path, new: Path) -> None:
+        """Note it."""
+        self.entries.append(("moved", new.name))
+
+
+def test_run_folder(tmp_path: Path) -> None:
+    """A run holds the recipe, one line an epoch, a summary, and a network that loads with one call."""
+    run = train("digits/student", "seed=3", runs=tmp_path)
+    assert run.path.parent == tmp_path / "digits" / "student"
+    assert run.path.name.startswith("3-")
+    assert run.finished
+    assert [line["epoch"] for line in run.metrics] == [1, 2]
+    assert run.recipe.data.train_size == 20
+    summary = run.summary
+    assert summary["accuracy"] == run.metrics[-1]["accuracy"]
+    assert summary["best_accuracy"] == max(line["accuracy"] for line in run.metrics)
+    assert (summary["train_images"], summary["epochs"], summary["seed"]) == (20, 2, 3)
+    student = run.student()
+    assert summary["parameters"] == sum(p.numel() for p in student.parameters())
+    assert student(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    spec = nets.spec(run.student_file)
+    assert (spec["data"], json.loads(spec["image_size"]), len(json.loads(spec["classes"]))) == ("digits", 8, 10)
+
+
+def test_finished_run_is_found(tmp_path: Path) -> None:
+    """A second call trains nothing, also where only knobs of the machine differ."""
+    first = train("digits/student", runs=tmp_path)
+    diary = Diary()
+    again = train("digits/student", "train.checkpoint_minutes=1", runs=tmp_path, watcher=diary)
+    assert (again.path, diary.entries) == (first.path, [("found", "digits/student")])
+
+
+def test_teacher_is_trained_once(tmp_path: Path) -> None:
+    """The teacher comes first, and students of another seed and method share it."""
+    diary = Diary()
+    train("digits/svd", runs=tmp_path, watcher=diary)
+    train("digits/svd", "seed=1", runs=tmp_path, watcher=diary)
+    train("digits/soft-target", runs=tmp_path, watcher=diary)
+    trained, found = ("training", "digits/teacher"), ("found", "digits/teacher")
+    svd, soft = ("training", "digits/svd"), ("training", "digits/soft-target")
+    assert diary.entries == [trained, svd, found, svd, found, soft]
+    assert len([p for p in (tmp_path / "digits" / "teacher").iterdir() if p.is_dir()]) == 1
+
+
+def test_transfer_health_is_recorded(tmp_path: Path) -> None:
+    """A run of KD-SVD tells how its transfer task is."""
+    line = train("digits/svd", runs=tmp_path).metrics[-1]
+    for key in ("transfer", "ratio", "clipped", "dropped", "alignment", "energy_student", "energy_teacher", "set_aside"):
+        assert line[key] is not None, key
+    assert 0 < line["alignment"] <= 1 + 1e-6
+
+
+def test_same_seed_same_weights(tmp_path: Path) -> None:
+    """The seed fixes every bit on a CPU."""
+    one = train("digits/svd", runs=tmp_path / "one").student().state_dict()
+    other = train("digits/svd", runs=tmp_path / "other").student().state_dict()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """A run that is interrupted after an epoch ends with the weights of one that was not."""
+    with pytest.raises(KeyboardInterrupt):
+        train("digits/student", runs=tmp_path / "cut", watcher=Diary(stop_after_epochs=1))
+    (cut,) = (path for path in (tmp_path / "cut" / "digits" / "student").iterdir() if path.is_dir())
+    assert not Run(cut).finished
+    with pytest.raises(DataError, match="has not finished"):
+        Run(cut).student()
+    resumed = train("digits/student", runs=tmp_path / "cut")
+    assert resumed.path == cut
+    whole = train("digits/student", runs=tmp_path / "whole").student().state_dict()
+    assert all(torch.equal(value, whole[key]) for key, value in resumed.student().state_dict().items())
+    assert [line["epoch"] for line in resumed.metrics] == [1, 2]
+
+
+def test_fresh_keeps_the_earlier_run(tmp_path: Path) -> None:
+    """A fresh run renames the earlier one, and the teacher stays."""
+    train("digits/svd", runs=tmp_path)
+    diary = Diary()
+    run = train("digits/svd", runs=tmp_path, fresh=True, watcher=diary)
+    moved = diary.entries[0]
+    assert moved[0] == "moved"
+    assert Run(run.path.with_name(moved[1])).finished
+    assert diary.entries[1:] == [("found", "digits/teacher"), ("training", "digits/svd")]
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    """A run that another process is training is refused in one line, and left alone."""
+    run = Run(tmp_path / recipes.load("digits/student").name / "x")
+    settings = recipes.load("digits/student", [*TINY, DEVICE])
+    run = Run(tmp_path / settings.name / recipes.identity(settings))
+    run.path.parent.mkdir(parents=True)
+    with run.path.with_name(f".{run.path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="is being trained by another process"):
+            train("digits/student", runs=tmp_path)
+    assert not run.path.exists()
+    assert train("digits/student", runs=tmp_path).finished
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "kind", "match"),
+    [
+        ("digits/student", ["data.augment.flip=true"], RecipeError, r"^data\.augment\.flip: a mirror image"),
+        ("digits/student", ["data.name=digit"], RecipeError, r"^data\.name: no 'digit'; did you mean 'digits'\?"),
+        ("digits/student", ["data.train_size=5000"], DataError, r"^data\.train_size: "),
+        ("digits/student", ["data.root=/nowhere"], DataError, r"^data: "),
+        ("digits/student", ["model.name=vgg-bn-studnet"], RecipeError, r"^model\.name: .* 'vgg-bn-student'"),
+        ("digits/student", ["model.taps=[blok1]"], RecipeError, r"^model\.taps: .*block1"),
+        ("digits/student", ["train.device=cuda:99"], RecipeError, r"^train\.device: "),
+        ("digits/student", ["data.train_size=null", "train.batch_size=1001"], RecipeError, r"^train\.batch_size: 1001"),
+        ("digits/svd", ["model.taps=[block1,block2]"], RecipeError, r"^model\.taps: the student has 2 taps .* teacher 4"),
+        ("digits/svd", ["model.taps=[block1]", "teacher.taps=[block1]"], RecipeError, "expected at least 2"),
+        ("digits/svd", ["teacher.taps=[blok1,block2]"], RecipeError, r"^teacher\.taps: .*block1"),
+        ("digits/svd", ["model.width=0.2"], RecipeError, r"^model\.width: .* no adapter .* choose the same width"),
+        ("digits/svd", ["data.image_size=16"], RecipeError, r"^data\.image_size: .*teacher\.overrides\.data\.image_size"),
+        ("digits/svd", ["teacher.checkpoint=/nowhere.safetensors"], CheckpointError, r"^teacher\.checkpoint: "),
+    ],
+)
+def test_wrong_before_work(
+    tmp_path: Path, name: str, overrides: list[str], kind: type[Exception], match: str
+) -> None:
+    """What is wrong is found before the first file is written, not even the teacher's."""
+    if any(override.startswith("teacher.checkpoint") for override in overrides):
+        settings = [*TINY, *overrides]
+    else:
+        settings = [*TINY, *(TEACHER if name == "digits/svd" else []), DEVICE, *overrides]
+    with pytest.raises(kind, match=match) as caught:
+        jobs.train(name, overrides=settings, runs=tmp_path / "runs")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_status == 2  # type: ignore[attr-defined]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_teacher_from_a_file(tmp_path: Path) -> None:
+    """A student learns from a teacher's file, and its metrics say so."""
+    teacher = train("digits/teacher", runs=tmp_path)
+    run = jobs.train(
+        "digits/svd", overrides=[*TINY, DEVICE, f"teacher.checkpoint={teacher.student_file}"], runs=tmp_path
+    )
+    assert run.metrics[-1]["transfer"] is not None
+
+
+def test_soft_targets_need_the_same_classes(tmp_path: Path) -> None:
+    """Soft targets compare classes one by one, so that a teacher of others is refused."""
+    model = nets.create("vgg-bn-teacher", num_classes=7, in_channels=1, width=0.1)
+    file = tmp_path / "teacher.safetensors"
+    nets.save(model, file, name="vgg-bn-teacher", num_classes=7, in_channels=1, width=0.1)
+    with pytest.raises(RecipeError, match="7 classes apart and the student 10"):
+        jobs.train("digits/soft-target", overrides=[*TINY, f"teacher.checkpoint={file}"], runs=tmp_path)
+    assert jobs.train("digits/svd", overrides=[*TINY, DEVICE, f"teacher.checkpoint={file}"], runs=tmp_path).finished
+
+
+def test_teacher_of_other_channels(tmp_path: Path) -> None:
+    """A teacher for colour images is refused for grey ones."""
+    model = nets.create("vgg-bn-teacher", num_classes=10, in_channels=3, width=0.1)
+    file = tmp_path / "teacher.safetensors"
+    nets.save(model, file, name="vgg-bn-teacher", num_classes=10, in_channels=3, width=0.1)
+    with pytest.raises((RecipeError, ShapeError), match="channels"):
+        jobs.train("digits/svd", overrides=[*TINY, f"teacher.checkpoint={file}"], runs=tmp_path / "runs")
+
+
+def test_loss_that_is_not_finite(tmp_path: Path) -> None:
+    """A run that blows up ends with status 1, and calling it again does not look finished."""
+    with pytest.raises(TrainingError, match="not finite") as caught:
+        train("digits/student", "optimizer.lr=1e30", runs=tmp_path)
+    assert caught.value.exit_status == 1
+    (folder,) = (path for path in (tmp_path / "digits" / "student").iterdir() if path.is_dir())
+    assert not Run(folder).finished
+
+
+def test_other_images_of_the_same_name(tmp_path: Path) -> None:
+    """A run is not reused where the images under its data set's name have changed."""
+    run = train("digits/student", runs=tmp_path)
+    file = run.path / "data.json"
+    file.write_text(file.read_text().replace('"labels": "', '"labels": "0'))
+    with pytest.raises(DataError, match="other images of the same name"):
+        train("digits/student", runs=tmp_path)
+
+
+def test_runs_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """A file where the folder of runs should be is one line."""
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(DataError, match="cannot write to the runs folder"):
+        train("digits/student", runs=tmp_path / "runs")

@@ -95,7 +95,16 @@ def test_teacher_is_trained_once(tmp_path: Path) -> None:
 def test_transfer_health_is_recorded(tmp_path: Path) -> None:
     """A run of KD-SVD tells how its transfer task is."""
     line = train("digits/svd", runs=tmp_path).metrics[-1]
-    for key in ("transfer", "ratio", "clipped", "dropped", "alignment", "energy_student", "energy_teacher", "set_aside"):
+    for key in (
+        "transfer",
+        "ratio",
+        "clipped",
+        "dropped",
+        "alignment",
+        "energy_student",
+        "energy_teacher",
+        "set_aside",
+    ):
         assert line[key] is not None, key
     assert 0 < line["alignment"] <= 1 + 1e-6
 
@@ -158,17 +167,25 @@ def test_two_processes(tmp_path: Path) -> None:
         ("digits/student", ["model.taps=[blok1]"], RecipeError, r"^model\.taps: .*block1"),
         ("digits/student", ["train.device=cuda:99"], RecipeError, r"^train\.device: "),
         ("digits/student", ["data.train_size=null", "train.batch_size=1001"], RecipeError, r"^train\.batch_size: 1001"),
-        ("digits/svd", ["model.taps=[block1,block2]"], RecipeError, r"^model\.taps: the student has 2 taps .* teacher 4"),
+        (
+            "digits/svd",
+            ["model.taps=[block1,block2]"],
+            RecipeError,
+            r"^model\.taps: the student has 2 taps .* teacher 4",
+        ),
         ("digits/svd", ["model.taps=[block1]", "teacher.taps=[block1]"], RecipeError, "expected at least 2"),
         ("digits/svd", ["teacher.taps=[blok1,block2]"], RecipeError, r"^teacher\.taps: .*block1"),
         ("digits/svd", ["model.width=0.2"], RecipeError, r"^model\.width: .* no adapter .* choose the same width"),
-        ("digits/svd", ["data.image_size=16"], RecipeError, r"^data\.image_size: .*teacher\.overrides\.data\.image_size"),
+        (
+            "digits/svd",
+            ["data.image_size=16"],
+            RecipeError,
+            r"^data\.image_size: .*teacher\.overrides\.data\.image_size",
+        ),
         ("digits/svd", ["teacher.checkpoint=/nowhere.safetensors"], CheckpointError, r"^teacher\.checkpoint: "),
     ],
 )
-def test_wrong_before_work(
-    tmp_path: Path, name: str, overrides: list[str], kind: type[Exception], match: str
-) -> None:
+def test_wrong_before_work(tmp_path: Path, name: str, overrides: list[str], kind: type[Exception], match: str) -> None:
     """What is wrong is found before the first file is written, not even the teacher's."""
     if any(override.startswith("teacher.checkpoint") for override in overrides):
         settings = [*TINY, *overrides]

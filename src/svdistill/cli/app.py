@@ -79,7 +79,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the program and return its status; see ``main``."""
     warnings.showwarning = _show_warning
     try:
-        status = app(arguments, standalone_mode=False)
+        status = app(arguments, prog_name="svdistill", standalone_mode=False)
     except SvdistillError as error:
         console.error(str(error))
         return error.exit_status
@@ -87,8 +87,7 @@ def run(arguments: list[str] | None = None) -> int:
         console.error(console.usage(error))
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        console.error("interrupted; what is trained so far is saved: call the same command again and it goes on there")
-        return INTERRUPTED
+        status = INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has closed it, for instance 'head'; Python must not complain again while it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,6 +95,9 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         console.error(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
         return 1
+    # Typer turns Ctrl-C into this status by itself, without a word.
+    if status == INTERRUPTED:
+        console.error("interrupted; call the same command again and the run goes on after its last checkpoint")
     return status if isinstance(status, int) else 0
 
 

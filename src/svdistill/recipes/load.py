@@ -227,10 +227,10 @@ def _sentence(problem: ErrorDetails) -> str:
         text = str(context["error"])
         joint = "." if re.match(r"[a-z_.]+: ", text) else ": "
         return f"{key}{joint}{text}" if key else text
-    expected = _EXPECTED.get(kind, "")
-    return (
-        f"{key}: {expected.format(**context)}, got {came!r}" if expected else f"{key}: {problem['msg']}, got {came!r}"
-    )
+    if kind == "string_pattern_mismatch":
+        return f"{key}: expected {_PATTERNS[key]}, got {came!r}"
+    expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else problem["msg"]
+    return f"{key}: {expected}, got {came!r}"
 
 
 def _unknown_key(parts: list[str], tag: str | None) -> str:

@@ -145,21 +145,16 @@ def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
     """
     table = _plain()
     table.add_column("network", no_wrap=True)
-    for heading in ("runs", "parameters", "MFLOPs", "accuracy, %", "ratio", "seconds"):
+    for heading in ("parameters", "MFLOPs", "accuracy, %", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, runs in rows:
         mean, deviation = mean_deviation([100 * run["accuracy"] for run in runs])
         spread = "" if deviation is None else f" ± {deviation:.2f}"
-        ratios = [run["ratio"] for run in runs if run.get("ratio") is not None]
-        table.add_row(
-            name,
-            str(len(runs)),
-            count(runs[0]["parameters"]),
-            flops(runs[0]["flops"]),
-            f"{mean:.2f}{spread}",
-            f"{statistics.median(ratios):.2g}" if ratios else "–",
-            f"{statistics.fmean(run['seconds'] for run in runs):.1f}",
-        )
+        took = f"{statistics.fmean(run['seconds'] for run in runs):.1f}"
+        table.add_row(name, count(runs[0]["parameters"]), flops(runs[0]["flops"]), f"{mean:.2f}{spread}", took)
+    seeds = max(len(runs) for _, runs in rows)
+    table.caption = f"test accuracy after the last epoch: mean ± sample deviation of {seeds} seeds; seconds of one run"
+    table.caption_justify = "left"
     return table
 
 

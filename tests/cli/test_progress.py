@@ -1,0 +1,66 @@
+"""What is seen of a run while it goes."""
+
+import io
+
+from rich.console import Console
+
+from svdistill.cli.progress import Bar, Lines, Rate
+
+
+def play(progress: Bar | Lines, *, epochs: int = 30, steps: int = 4, done: int = 0) -> None:
+    """Tell a progress of a whole run."""
+    progress.start(epochs, steps, done)
+    for epoch in range(done, epochs):
+        for _ in range(steps):
+            progress.step(loss=0.5, images=25)
+        progress.epoch({"epoch": epoch + 1, "loss": 0.5, "accuracy": 0.9})
+    progress.finish()
+
+
+def test_lines_do_not_spam() -> None:
+    """A pipe gets a line at the start and one for about every tenth of the run, the last included."""
+    out = io.StringIO()
+    play(Lines("digits/svd seed 0", Console(file=out, width=80)))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 11
+    assert lines[0] == "digits/svd seed 0: 30 epochs of 4 steps"
+    assert lines[-1].startswith("digits/svd seed 0: epoch 30/30  loss 0.500  test accuracy 90.00 %")
+
+
+def test_lines_of_a_resumed_run() -> None:
+    """A run that goes on says after which epoch."""
+    out = io.StringIO()
+    play(Lines("x", Console(file=out, width=80)), done=27)
+    assert out.getvalue().splitlines()[0] == "x: 30 epochs of 4 steps, goes on after epoch 27"
+
+
+def test_bar_stays_with_the_result() -> None:
+    """The bar of a finished run shows its accuracy on one line of 80 columns."""
+    out = io.StringIO()
+    play(Bar("fashion-mnist/soft-target seed 0", Console(file=out, width=80, force_terminal=True, color_system=None)))
+    last = [line for line in out.getvalue().splitlines() if "accuracy" in line][-1]
+    assert "90.00 %" in last
+    assert len(last.split("\r")[-1]) <= 100
+
+
+def test_bar_of_a_stopped_run() -> None:
+    """A run that stops early is not shown as done, and finishing before the start is no error."""
+    out = io.StringIO()
+    bar = Bar("x", Console(file=out, width=80, force_terminal=True, color_system=None))
+    bar.finish()
+    bar.start(3, 2, 0)
+    bar.step(loss=float("nan"), images=25)
+    bar.finish()
+    assert "stopped" in out.getvalue()
+
+
+def test_rate_leaves_out_what_was_done_before() -> None:
+    """Steps that were done before an interruption say nothing about speed."""
+    rate = Rate()
+    assert (rate.images_per_second, rate.left(10)) == (0.0, None)
+    rate.add(0)
+    assert (rate.images, rate.steps) == (0, 0)
+    rate.add(25)
+    rate.add(25)
+    assert rate.left(0) == 0
+    assert rate.images_per_second > 0

@@ -17,7 +17,7 @@ from svdistill.errors import RecipeError
         ("train.epochs=2.5", r"^train\.epochs: expected a whole number, got 2\.5$"),
         ("train.epochs=true", r"^train\.epochs: expected a whole number, got True$"),
         ("train.batch_size=0", r"^train\.batch_size: expected at least 1"),
-        ("train.batch_size=101", r"^train\.batch_size: 101 is more than the 100 images of data\.train_size$"),
+        ("train.batch_size=101", r"^train\.batch_size: 101 is more than the 50 images of data\.train_size$"),
         ("train.milestones=[0.5,0.2]", r"^train\.milestones: must rise"),
         ("train.milestones=[600]", r"^train\.milestones: 600 is not below epochs, "),
         ("train.milestones=[a]", r"^train\.milestones: each is an epoch .* got 'a'$"),

@@ -1,12 +1,15 @@
 """What is seen of a run while it goes: a live bar in a terminal, a few lines elsewhere."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
 
 from svdistill.cli.console import note, notes
 from svdistill.report.tables import percent, seconds
@@ -23,48 +26,62 @@ class Rate:
     def __init__(self) -> None:
         self.images = 0
         self.steps = 0
-        self._began: float | None = None
+        self._began = time.monotonic()
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._began = time.monotonic()
 
     def add(self, images: int) -> None:
         """Count a step; one without images was done before an interruption and says nothing about speed."""
-        if self._began is None:
-            self._began = time.monotonic()
         if images:
             self.images += images
             self.steps += 1
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the first step."""
-        return 0.0 if self._began is None else time.monotonic() - self._began
+        """Seconds since the start."""
+        return time.monotonic() - self._began
 
     @property
     def images_per_second(self) -> float:
         """Images that were trained on in a second, evaluations included in the time."""
-        return self.images / self.elapsed if self.elapsed > 0 else 0.0
+        return self.images / max(self.elapsed, 1e-9)
 
     def left(self, steps: int) -> float | None:
         """Seconds that so many further steps will take; None while nothing is known."""
         return self.elapsed / self.steps * steps if self.steps > 1 else None
 
 
+class TwoLines(Progress):
+    """A bar with a line of figures below it while it moves; narrow terminals have no room for both in one line."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the bar, then the figures."""
+        yield self.make_tasks_table(self.tasks)
+        if self.figures:
+            yield Text("  " + self.figures, style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class Bar:
-    """A live bar of one run, for terminals; it stays when the run is over, with the last accuracy and the time."""
+    """A live bar of one run, for terminals; in the end its line stays, with the last accuracy and the time."""
 
     def __init__(self, title: str, console: Console) -> None:
-        self._title = title
         self._rate = Rate()
         self._total = self._done = self._steps = self._epochs = 0
-        self._loss: float | None = None
+        self._loss = math.nan
         self._accuracy: float | None = None
         self._last = 0.0
         self._task: TaskID | None = None
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
+        # Titles of equal length keep the lines of several runs in columns.
+        self._title = f"{title:<25}"
+        self._progress = TwoLines(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=min(40, max(8, console.width - 60))),
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
             console=console,
-            expand=console.width < 110,
             refresh_per_second=5,
         )
 
@@ -72,8 +89,9 @@ class Bar:
         """Show the bar."""
         self._epochs, self._steps = epochs, steps
         self._total, self._done = epochs * steps, done_epochs * steps
-        self._task = self._progress.add_task(self._title, total=self._total, completed=self._done, figures="")
+        self._task = self._progress.add_task(self._title, total=self._total, completed=self._done, state="")
         self._progress.start()
+        self._rate.start()
 
     def step(self, *, loss: float, images: int) -> None:
         """Move the bar, at most ten times a second."""
@@ -89,24 +107,26 @@ class Bar:
         self._show()
 
     def finish(self) -> None:
-        """Leave the bar where it is, with what the run came to."""
+        """Leave one line, with what the run came to."""
+        self._progress.figures = ""
         if self._task is not None:
             over = self._done >= self._total and self._accuracy is not None
-            end = f"accuracy {percent(self._accuracy)}  {seconds(self._rate.elapsed):>12}" if over else "stopped"
-            self._progress.update(self._task, completed=self._done, figures=end)
+            end = f"{percent(self._accuracy)}  {seconds(self._rate.elapsed)}" if over else "stopped"
+            self._progress.update(self._task, completed=self._done, state=end)
         self._progress.stop()
 
     def _show(self) -> None:
         self._last = time.monotonic()
         if self._task is None:
             return
-        figures = [f"{min(self._epochs, self._done // max(1, self._steps))}/{self._epochs}"]
-        figures += [f"loss {self._loss:.3f}"] if self._loss is not None else []
-        figures += [f"acc {percent(self._accuracy, digits=1)}"] if self._accuracy is not None else []
-        figures.append(f"{self._rate.images_per_second:,.0f} img/s")
+        figures = [] if math.isnan(self._loss) else [f"loss {self._loss:.3f}"]
+        figures += [] if self._accuracy is None else [f"test accuracy {percent(self._accuracy, digits=1)}"]
+        figures.append(f"{self._rate.images_per_second:,.0f} images/s")
         left = self._rate.left(self._total - self._done)
-        figures += [f"{seconds(left)} left"] if left is not None else []
-        self._progress.update(self._task, completed=self._done, figures="  ".join(figures))
+        figures += [] if left is None else [f"{seconds(left)} left"]
+        self._progress.figures = ", ".join(figures)
+        state = f"epoch {min(self._epochs, self._done // max(1, self._steps) + 1)}/{self._epochs}"
+        self._progress.update(self._task, completed=self._done, state=state)
 
 
 class Lines:
@@ -121,6 +141,7 @@ class Lines:
     def start(self, epochs: int, steps: int, done_epochs: int) -> None:
         """Tell how long the run is, and where it goes on."""
         self._epochs, self._steps = epochs, steps
+        self._rate.start()
         again = f", goes on after epoch {done_epochs}" if done_epochs else ""
         self._write(f"{epochs} epochs of {steps} steps{again}")
 

@@ -1,0 +1,34 @@
+"""KD-SVD's loss as one would write it down: full SVDs, autograd's derivative, dense relations. The baseline."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def straightforward_loss(
+    student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, rank: int, beta: float = 8.0
+) -> Tensor:
+    """½ √k Σ (DFV_S − DFV_T)², argmax alignment, for maps (B, C, H, W)."""
+    student, teacher = [], []
+    for s_map, t_map in zip(student_maps, teacher_maps, strict=True):
+        with torch.no_grad():
+            _, sigma, vh = torch.linalg.svd(t_map.flatten(2).mT, full_matrices=False)
+            goal, sigma = vh[:, :rank], sigma[:, :rank]
+            lean = (goal @ t_map.flatten(2).mean(2, keepdim=True))[..., 0]
+            goal = goal * torch.where(lean < 0, -1.0, 1.0)[..., None]
+        candidates = torch.linalg.svd(s_map.flatten(2).mT, full_matrices=False)[2][:, : rank + 1]
+        cosine = candidates @ goal.mT
+        index = cosine.abs().argmax(1)
+        sign = torch.where(cosine.gather(1, index[:, None])[:, 0] < 0, -1.0, 1.0)
+        answer = candidates.gather(1, index[..., None].expand(-1, -1, candidates.shape[2])) * sign[..., None]
+        weight = (sigma / sigma.norm(dim=1, keepdim=True))[..., None]
+        student.append(answer * weight)
+        teacher.append(goal * weight)
+    loss: Tensor = student[0].new_zeros(())
+    for tap in range(len(student) - 1):
+        relation_s, relation_t = (
+            torch.exp(-((v[tap][..., :, None] - v[tap + 1][..., None, :]) ** 2) / beta) for v in (student, teacher)
+        )
+        loss = loss + 0.5 * rank**0.5 * (relation_s - relation_t).square().sum()
+    return loss

@@ -15,8 +15,9 @@ READS = ("maps", "logits")
 class TransferLoss(Protocol):
     """What a loss must offer to be used here; every class of ``svdistill.losses`` does."""
 
-    reads: str
-    """``maps``: student and teacher are sequences of feature maps; ``logits``: both are (B, classes)."""
+    @property
+    def reads(self) -> str:
+        """``maps``: student and teacher are sequences of feature maps; ``logits``: both are (B, classes)."""
 
     def measure(self, student: Any, teacher: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its health, 0-dim tensors; the health carries no gradient."""

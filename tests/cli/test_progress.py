@@ -19,11 +19,13 @@ def play(progress: Bar | Lines, *, epochs: int = 30, steps: int = 4, done: int =
 
 
 def test_lines_do_not_spam() -> None:
-    """A pipe gets a line at the start and one for about every tenth of the run, the last included."""
-    out = io.StringIO()
-    play(Lines("digits/svd seed 0", Console(file=out, width=80)))
+    """A pipe gets a line at the start, one for every tenth of a long run, and one at the end of any run."""
+    out, short = io.StringIO(), io.StringIO()
+    play(Lines("digits/svd seed 0", Console(file=out, width=80), pause=0))
     lines = out.getvalue().splitlines()
     assert len(lines) == 11
+    play(Lines("digits/svd seed 0", Console(file=short, width=80), pause=1000))
+    assert len(short.getvalue().splitlines()) == 2
     assert lines[0] == "digits/svd seed 0: 30 epochs of 4 steps"
     assert lines[-1].startswith("digits/svd seed 0: epoch 30/30  loss 0.500  test accuracy 90.00 %")
 

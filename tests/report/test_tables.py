@@ -5,8 +5,7 @@ import statistics
 from typing import Any
 
 import pytest
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from svdistill.report import tables
 
@@ -33,7 +32,7 @@ HEALTHY = {
 }
 
 
-def text(table: Table, width: int = 80) -> str:
+def text(table: RenderableType, width: int = 80) -> str:
     """Return what a terminal of this width shows."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(table)

@@ -20,8 +20,9 @@ def demo(
 ) -> None:
     """Tell the whole story on embedded data, in two minutes.
 
-    On scans of handwritten digits: a teacher that has seen 1,000 labelled images; students, far smaller, that have seen
-    a few of each digit, alone, with KD-SVD and with soft targets. Ends with a table and one figure.
+    On scans of handwritten digits: a teacher that has seen 1,000 labelled
+    images; students, far smaller, that have seen a few of each digit, alone,
+    with KD-SVD and with soft targets. Ends with a table and one figure.
     """
     from svdistill import jobs
     from svdistill.cli.progress import Reporter

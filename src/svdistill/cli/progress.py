@@ -130,11 +130,13 @@ class Bar:
 
 
 class Lines:
-    """A line at the start, about every tenth of a run, and at its end, for logs and pipes."""
+    """A line at the start, at most every tenth of a run and every ten seconds, and at its end, for logs and pipes."""
 
-    def __init__(self, title: str, console: Console) -> None:
+    def __init__(self, title: str, console: Console, *, pause: float = 10.0) -> None:
         self._title = title
         self._console = console
+        self._pause = pause
+        self._last = 0.0
         self._rate = Rate()
         self._epochs = self._steps = 0
 
@@ -150,9 +152,10 @@ class Lines:
         self._rate.add(images)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Tell about every tenth epoch and the last."""
+        """Tell about the last epoch, and about one before it where it is time."""
         epoch = metrics["epoch"]
-        if epoch != self._epochs and epoch % max(1, self._epochs // 10):
+        soon = epoch % max(1, self._epochs // 10) or time.monotonic() - self._last < self._pause
+        if epoch != self._epochs and soon:
             return
         left = self._rate.left((self._epochs - epoch) * self._steps)
         self._write(
@@ -164,20 +167,28 @@ class Lines:
         """Say nothing: the last epoch has been told."""
 
     def _write(self, text: str) -> None:
+        self._last = time.monotonic()
         self._console.print(f"{self._title}: {text}", markup=False, soft_wrap=True)
 
 
 class Reporter:
     """Tells whoever sits in front of the screen which runs a job makes, finds and waits for."""
 
+    def __init__(self) -> None:
+        self._known: set[Path] = set()
+
     def training(self, recipe: "Recipe", run: "Run") -> "Watched":
         """Show a bar in a terminal, lines elsewhere."""
+        self._known.add(run.path)
         console = notes()
         title = f"{recipe.name} seed {recipe.seed}"
         return Bar(title, console) if console.is_terminal else Lines(title, console)
 
     def found(self, recipe: "Recipe", run: "Run") -> None:
-        """Tell which finished run is used."""
+        """Tell which finished run is used, once; what has just been trained is no news."""
+        if run.path in self._known:
+            return
+        self._known.add(run.path)
         note(f"{recipe.name} seed {recipe.seed}: found in {run.path}")
 
     def waiting(self, recipe: "Recipe", run: "Run") -> None:

@@ -27,8 +27,9 @@ def train(
 ) -> None:
     """Train one network, alone or from a teacher.
 
-    A teacher that the recipe names is trained first, once. A run that has finished is found again, one that was
-    interrupted goes on after its last checkpoint.
+    A teacher that the recipe names is trained first, once. A run that has
+    finished is found again, one that was interrupted goes on after its last
+    checkpoint.
     """
     from svdistill import jobs
     from svdistill.cli.progress import Reporter

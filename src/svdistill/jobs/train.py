@@ -1,8 +1,8 @@
 """Train one network, alone or from a teacher, which is trained first where needed."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 from svdistill import nets, recipes
 from svdistill import train as training
 from svdistill.distiller import Distiller
-from svdistill.errors import RecipeError
+from svdistill.errors import RecipeError, SvdistillError
 from svdistill.jobs.run import Run
 from svdistill.jobs.watch import Nobody, Watcher
 from svdistill.recipes import Recipe, build
@@ -101,25 +101,48 @@ def _train_one(recipe: Recipe, images: build.Images, run: Run, *, teacher_file: 
         run.record.create(run.path, recipe.to_dict())
         run.note_data(images)
     on_device = images.to(fabric.device)
-    training.fit(
-        fabric,
-        distiller,
-        optimizer,
-        build.batches(recipe, on_device),
-        on_device.test,
-        mean=on_device.mean,
-        std=on_device.std,
-        record=run.record,
-        epochs=knobs.epochs,
-        milestones=knobs.milestone_epochs,
-        gamma=knobs.gamma,
-        **({} if recipe.loss is None else recipe.loss.model_dump(include={"clip", "weight", "main_weight"})),
-        checkpoint_minutes=knobs.checkpoint_minutes,
-        compile=knobs.compile,
-        progress=watcher.training(recipe, run),
-    )
+    progress = _Begun(watcher.training(recipe, run))
+    with progress.errors_while_running():
+        training.fit(
+            fabric,
+            distiller,
+            optimizer,
+            build.batches(recipe, on_device),
+            on_device.test,
+            mean=on_device.mean,
+            std=on_device.std,
+            record=run.record,
+            epochs=knobs.epochs,
+            milestones=knobs.milestone_epochs,
+            gamma=knobs.gamma,
+            **({} if recipe.loss is None else recipe.loss.model_dump(include={"clip", "weight", "main_weight"})),
+            checkpoint_minutes=knobs.checkpoint_minutes,
+            compile=knobs.compile,
+            progress=progress,
+        )
     build.save(distiller.student, run.student_file, recipe=recipe, images=images)
     run.record.finish(_summary(recipe, run, student, images))
+
+
+class _Begun:
+    """Hands a progress on and notices whether the run has begun: from then on an error's exit status is 1."""
+
+    def __init__(self, progress: training.Progress) -> None:
+        self._progress = progress
+        self._begun = False
+        self.step, self.epoch, self.finish = progress.step, progress.epoch, progress.finish
+
+    def start(self, epochs: int, steps: int, done_epochs: int) -> None:
+        self._begun = True
+        self._progress.start(epochs, steps, done_epochs)
+
+    @contextmanager
+    def errors_while_running(self) -> Iterator[None]:
+        try:
+            yield
+        except SvdistillError as error:
+            error.exit_status = 1 if self._begun else error.exit_status
+            raise
 
 
 def _launch(recipe: Recipe) -> training.Fabric:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 
 def mean_deviation(values: Sequence[float]) -> tuple[float, float | None]:
@@ -68,11 +70,16 @@ def health(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return summary
 
 
-def _plain(title: str | None = None, *, header: bool = True) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=header)
+def _plain(*, header: bool = True) -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_header=header)
 
 
-def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Table:
+def _titled(title: str, table: Table) -> Group:
+    # A table breaks a title of its own into lines of the table's width.
+    return Group(Text(title, style="bold"), table)
+
+
+def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Group:
     """Tell how a run ended: accuracy, cost, time, and the health of its transfer task.
 
     Args:
@@ -80,9 +87,9 @@ def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
         metrics: as ``RunRecord.metrics`` returns them.
 
     Returns:
-        A table of two columns.
+        A heading and a table of two columns.
     """
-    table = _plain(f"{summary['recipe']}, seed {summary['seed']}", header=False)
+    table = _plain(header=False)
     table.add_column(no_wrap=True)
     table.add_column()
     table.add_row("test accuracy, last epoch", percent(summary["accuracy"]))
@@ -93,7 +100,7 @@ def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
     table.add_row("training time", seconds(summary["seconds"]))
     for label, value in _health_rows(health(metrics)):
         table.add_row(label, value)
-    return table
+    return _titled(f"{summary['recipe']}, seed {summary['seed']}", table)
 
 
 def _health_rows(values: Mapping[str, float | None]) -> Iterable[tuple[str, str]]:
@@ -111,16 +118,16 @@ def _health_rows(values: Mapping[str, float | None]) -> Iterable[tuple[str, str]
         yield "gradients dropped, not finite", count(values["dropped"])
 
 
-def accuracy_table(evaluation: Mapping[str, Any]) -> Table:
+def accuracy_table(evaluation: Mapping[str, Any]) -> Group:
     """Tell how well a network tells the classes apart.
 
     Args:
         evaluation: as ``jobs.evaluate`` returns it.
 
     Returns:
-        One row a class, the whole set last.
+        A heading and a table of one row a class, the whole set last.
     """
-    table = _plain(f"{evaluation['model']} on the {count(evaluation['images'])} test images of {evaluation['data']}")
+    table = _plain()
     table.add_column("class")
     table.add_column("images", justify="right")
     table.add_column("right", justify="right")
@@ -131,17 +138,18 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> Table:
     table.add_section()
     right = sum(row["right"] for row in evaluation["classes"])
     table.add_row("all", count(evaluation["images"]), count(right), percent(evaluation["accuracy"]), style="bold")
-    return table
+    title = f"{evaluation['model']} on the {count(evaluation['images'])} test images of {evaluation['data']}"
+    return _titled(title, table)
 
 
-def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Table:
+def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Group:
     """Put methods side by side: cost, accuracy after the last epoch over the seeds, and time.
 
     Args:
         rows: name of each method and the summaries of its runs, one a seed.
 
     Returns:
-        One row a method; ± is the sample deviation over the seeds.
+        A heading and a table of one row a method; ± is the sample deviation over the seeds.
     """
     table = _plain()
     table.add_column("network", no_wrap=True)
@@ -153,9 +161,8 @@ def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
         took = f"{statistics.fmean(run['seconds'] for run in runs):.1f}"
         table.add_row(name, count(runs[0]["parameters"]), flops(runs[0]["flops"]), f"{mean:.2f}{spread}", took)
     seeds = max(len(runs) for _, runs in rows)
-    table.caption = f"test accuracy after the last epoch: mean ± sample deviation of {seeds} seeds; seconds of one run"
-    table.caption_justify = "left"
-    return table
+    spread = f"mean ± sample deviation of {seeds} seeds, " if seeds > 1 else ""
+    return _titled(f"Test accuracy after the last epoch; {spread}seconds of one run", table)
 
 
 def recipes_table(recipes: Iterable[tuple[str, str]]) -> Table:

@@ -162,7 +162,7 @@ def test_two_processes(tmp_path: Path) -> None:
         ("digits/student", ["data.augment.flip=true"], RecipeError, r"^data\.augment\.flip: a mirror image"),
         ("digits/student", ["data.name=digit"], RecipeError, r"^data\.name: no 'digit'; did you mean 'digits'\?"),
         ("digits/student", ["data.train_size=5000"], DataError, r"^data\.train_size: "),
-        ("digits/student", ["data.root=/nowhere"], DataError, r"^data: "),
+        ("digits/student", ["data.root=/nowhere"], DataError, r"^data\.root: "),
         ("digits/student", ["model.name=vgg-bn-studnet"], RecipeError, r"^model\.name: .* 'vgg-bn-student'"),
         ("digits/student", ["model.taps=[blok1]"], RecipeError, r"^model\.taps: .*block1"),
         ("digits/student", ["train.device=cuda:99"], RecipeError, r"^train\.device: "),

@@ -70,7 +70,7 @@ def images(recipe: Recipe) -> Images:
     """
     settings = recipe.data
     check_names(recipe)
-    with _named("data"):
+    with _named("data" if settings.root is None else "data.root"):
         dataset = data.load(settings.name, root=settings.root, image_size=settings.image_size)
     if settings.augment.flip and not dataset.flip_allowed:
         raise RecipeError(

@@ -161,8 +161,8 @@ def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
         took = f"{statistics.fmean(run['seconds'] for run in runs):.1f}"
         table.add_row(name, count(runs[0]["parameters"]), flops(runs[0]["flops"]), f"{mean:.2f}{spread}", took)
     seeds = max(len(runs) for _, runs in rows)
-    spread = f"mean ± sample deviation of {seeds} seeds, " if seeds > 1 else ""
-    return _titled(f"Test accuracy after the last epoch; {spread}seconds of one run", table)
+    spread = f", mean ± deviation of {seeds} seeds" if seeds > 1 else ""
+    return _titled(f"Test accuracy after the last epoch{spread}; seconds of a run", table)
 
 
 def recipes_table(recipes: Iterable[tuple[str, str]]) -> Table:

@@ -347,3 +347,19 @@ def test_clean_input_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         truncated_svd(torch.stack((torch.zeros(5, 4), torch.rand(5, 4), torch.rand(5, 4) * 1e-25)), 2)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_relations_do_not_depend_on_the_solver(rank):
+    """Signs included: exp(−(f_F[m] − f_B[n])² / 8) of neighbouring taps is the same from every solver."""
+    taps = [as_matrices(m) for m in post_relu_maps(8)]
+    relations = []
+    for solver in FAST:
+        weighted = []
+        for m in taps:
+            s, v = truncated_svd(m, rank, solver=solver)
+            weighted.append(v * (s / s.norm(dim=1, keepdim=True))[:, None])
+        relations.append([torch.exp(-((f[:, :, None] - b[:, None]) ** 2) / 8) for f, b in itertools.pairwise(weighted)])
+    for others in relations[1:]:
+        for found, expected in zip(others, relations[0], strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 if rank == 3 else 2e-6)

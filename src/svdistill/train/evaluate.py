@@ -20,7 +20,7 @@ def evaluate(
     *,
     mean: Tensor,
     std: Tensor,
-    batch_size: int = 500,
+    batch_size: int = 250,
     confusion: bool = False,
 ) -> dict[str, Any]:
     """Measure a network on every image of a set, in eval mode; the mode it was in comes back afterwards.

@@ -121,6 +121,7 @@ def test_empty_batch():
         ([(2, 3), (2, 4)], [(2, 3), (2, 5)], {}, "tap 1"),
         ([(2, 3), (3, 4)], [(2, 3), (3, 4)], {}, "tap 1"),
         ([(2, 3), (2, 4)], [(2, 3), (2, 4)], {"beta": 0.0}, "beta"),
+        ([(2, 3), (2, 4)], [(2, 3), (2, 4)], {"beta": 1e-38}, "at least"),
         ([(2, 3), (2, 4)], [(2, 3), (2, 4)], {"weight": torch.ones(2)}, "weight"),
     ],
 )
@@ -140,3 +141,10 @@ def test_autocast():
         cast_gradients = torch.autograd.grad(cast, student)
     assert torch.equal(plain, cast)
     assert all(torch.equal(a, b) for a, b in zip(gradients, cast_gradients, strict=True))
+
+
+def test_second_derivative_is_refused():
+    """A second derivative, which would be zero in silence, is refused in so many words."""
+    student = [v.requires_grad_() for v in taps(1)]
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        torch.autograd.grad(rbf_distance(student, taps(7)), student, create_graph=True)

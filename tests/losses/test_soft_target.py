@@ -29,7 +29,9 @@ def test_gradient_is_the_difference_of_probabilities():
 
 def test_module_is_the_function():
     """The module gives what the function gives, also through `measure`, and sends nothing to the teacher."""
-    student, teacher = torch.randn(4, 3), torch.randn(4, 3, requires_grad=True)
+    generator = torch.Generator().manual_seed(1)
+    student = torch.randn(4, 3, generator=generator)
+    teacher = torch.randn(4, 3, generator=generator).requires_grad_()
     loss = SoftTargetLoss(temperature=3.0)
     assert torch.equal(loss(student, teacher), soft_target_loss(student, teacher, temperature=3.0))
     assert torch.equal(loss.measure(student, teacher)[0], loss(student, teacher))
@@ -49,3 +51,10 @@ def test_bad_input():
         soft_target_loss(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(ShapeError, match="temperature"):
         SoftTargetLoss(temperature=0)
+
+
+def test_excluded_class():
+    """A class that the teacher excludes by −inf counts nothing: log 2 against a student that divides by three."""
+    teacher = torch.tensor([[1.0, 1.0, -float("inf")]])
+    loss = soft_target_loss(torch.zeros(1, 3), teacher, temperature=1.0)
+    assert float(loss) == pytest.approx(math.log(3 / 2), rel=1e-6)

@@ -1,7 +1,7 @@
 """Tensors in, tensors out: truncated SVD, alignment of its vectors, and distances of their relations."""
 
 from svdistill.linalg.align import ASSIGNMENTS, Assignment, assign, canonical_signs, check_assignment
-from svdistill.linalg.rbf import rbf_distance
+from svdistill.linalg.rbf import check_beta, rbf_distance
 from svdistill.linalg.solvers import SOLVERS, Solver
 from svdistill.linalg.svd import GRADIENTS, Decomposition, Gradient, decompose, truncated_svd
 
@@ -16,6 +16,7 @@ __all__ = [
     "assign",
     "canonical_signs",
     "check_assignment",
+    "check_beta",
     "decompose",
     "rbf_distance",
     "truncated_svd",

@@ -14,7 +14,8 @@ ASSIGNMENTS: tuple[Assignment, ...] = ("argmax", "one_to_one")
 def canonical_signs(rows: Tensor, lean: Tensor, scale: Tensor) -> Tensor:
     """Give each vector the sign that no solver decides: a positive inner product with the mean feature.
 
-    Where that product is zero to rounding, the entry of largest magnitude is made positive.
+    Where that product is zero to rounding, the entry of largest magnitude is made positive; of several that are equal
+    to rounding, the first.
 
     Args:
         rows: (B, k, D) unit vectors v.
@@ -26,8 +27,10 @@ def canonical_signs(rows: Tensor, lean: Tensor, scale: Tensor) -> Tensor:
 
     Source: Lee et al., ECCV 2018, leaves the sign open; a target depends on the relative sign of neighbouring taps.
     """
-    largest = rows.gather(2, rows.abs().argmax(2, keepdim=True))[..., 0]
-    undecided = lean.abs() <= 100 * torch.finfo(rows.dtype).eps * scale
+    magnitude, rounding = rows.abs(), 100 * torch.finfo(rows.dtype).eps
+    first = (magnitude >= (1 - rounding) * magnitude.amax(2, keepdim=True)).int().argmax(2, keepdim=True)
+    largest = rows.gather(2, first)[..., 0]
+    undecided = lean.abs() <= rounding * scale
     return _sign(torch.where(undecided, largest, lean))
 
 

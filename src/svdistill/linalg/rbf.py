@@ -13,14 +13,16 @@ is more accurate than the dense form where student ≈ teacher.
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from svdistill.errors import ShapeError
+from svdistill.linalg.derivatives import refuse_second_derivative
 
+MIN_BETA = 1e-30
 MAX_ARGUMENT = 2.0  # 2 |a b| / β beyond which the series needs too many terms and the dense form takes over
 CHUNK_NUMBERS = 1 << 19  # numbers in the largest temporary: 2 MB, which stays in the cache
 
@@ -50,12 +52,13 @@ def rbf_distance(
     _check(student, teacher, beta, weight)
     batch = student[0].shape[:-1]
     pairs = len(student) - 1
-    dtype = torch.promote_types(torch.float32, torch.promote_types(student[0].dtype, teacher[0].dtype))
-    flat_s = [a.to(dtype).reshape(-1, a.shape[-1]) for a in student]
-    flat_t = [a.detach().to(dtype).reshape(-1, a.shape[-1]) for a in teacher]
+    dtype = reduce(torch.promote_types, (a.dtype for a in (*student, *teacher)), torch.float32)
+    samples = math.prod(batch)
+    flat_s = [a.to(dtype).reshape(samples, a.shape[-1]) for a in student]
+    flat_t = [a.detach().to(dtype).reshape(samples, a.shape[-1]) for a in teacher]
     if weight is None:
         weight = flat_t[0].new_ones(pairs, *batch)
-    flat_w = weight.detach().to(dtype).reshape(pairs, -1)
+    flat_w = weight.detach().to(dtype).reshape(pairs, samples)
     with torch.autocast(flat_s[0].device.type, enabled=False):
         return cast(Tensor, _Distance.apply(float(beta), flat_w, len(flat_s), *flat_s, *flat_t))
 
@@ -81,8 +84,8 @@ class _Distance(torch.autograd.Function):
         return total.to(weight.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         return (None, None, None, *(g * grad for g in ctx.saved_tensors), *([None] * ctx.taps))
 
 
@@ -211,11 +214,16 @@ def _dense_chunks(
         yield _Part(where, total, change)
 
 
+def check_beta(beta: float) -> None:
+    """Raise ShapeError unless β is positive, finite, and large enough that 1/β fits into float32."""
+    if not (beta >= MIN_BETA and math.isfinite(beta)):
+        raise ShapeError(f"beta must be a positive number, at least {MIN_BETA:g}, got {beta!r}")
+
+
 def _check(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, weight: Tensor | None) -> None:
     if len(student) < 2 or len(student) != len(teacher):
         raise ShapeError(f"need two or more taps and as many of both, got {len(student)} and {len(teacher)}")
-    if not (beta > 0 and math.isfinite(beta)):
-        raise ShapeError(f"beta must be a positive number, got {beta!r}")
+    check_beta(beta)
     batch = student[0].shape[:-1]
     for tap, (a, c) in enumerate(zip(student, teacher, strict=True)):
         if a.dim() < 1 or a.shape != c.shape or a.shape[:-1] != batch:

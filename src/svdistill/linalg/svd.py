@@ -5,6 +5,7 @@ Gram matrix on the smaller side, divided by its trace t, m = min(N, D) its size,
 k ≤ p ≤ m the number of vectors that are kept of those that are computed. Vectors are rows: (B, k, D).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
@@ -12,11 +13,11 @@ from warnings import warn
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from svdistill.errors import ShapeError, SvdistillWarning, nearest
 from svdistill.linalg import solvers
 from svdistill.linalg.align import aligning_signs, canonical_signs
+from svdistill.linalg.derivatives import refuse_second_derivative
 from svdistill.linalg.solvers import SOLVERS, Eigenpairs, Solver
 
 Gradient = Literal["exact", "paper"]
@@ -72,7 +73,7 @@ def truncated_svd(
     if not isinstance(m, Tensor) or m.dim() < 2 or not m.is_floating_point():
         raise ShapeError(f"m must be a floating point tensor (*batch, N, D), got {_describe(m)}")
     *batch, positions, channels = m.shape
-    flat = m.reshape(-1, positions, channels)
+    flat = m.reshape(math.prod(batch), positions, channels)
     found = decompose(flat.mT, rank, gradient=gradient, solver=solver)
     kept = found.rows.shape[1]
     return found.values.reshape(*batch, kept), found.rows.reshape(*batch, kept, channels).mT
@@ -107,6 +108,7 @@ def decompose(
         ShapeError: wrong shape or option.
     """
     _check(x, rank, gradient, solver)
+    _check_targets(x, targets, assign)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     plan = _Plan(min(rank, *x.shape[1:]), targets, assign, gradient, solver)
     with torch.autocast(x.device.type, enabled=False):
@@ -180,14 +182,13 @@ class _Decompose(torch.autograd.Function):
         defined = (values > 25 * torch.finfo(x.dtype).eps * pairs.values[:, :1]) & scaled.usable[:, None]
         right = _right(scaled, rows) * defined[..., None]
         if plan.targets is None:
-            cosine = torch.ones_like(values)
-            sign = _canonical(scaled, values, rows, right)
+            sign, cosine = _canonical(scaled, values, rows, right), torch.ones_like(values)
         else:
-            cosine = (right * plan.targets.to(x.dtype)).sum(2)
-            sign = aligning_signs(cosine)
+            product = (right * plan.targets.to(x.dtype)).sum(2)
+            sign, cosine = aligning_signs(product), product.abs()
         right = right * sign[..., None]
         share = torch.where(defined, values, torch.zeros_like(values))
-        singular = share.sqrt() * scaled.unit[:, None]
+        singular = torch.where(defined, values.sqrt() * scaled.unit[:, None], torch.zeros_like(values))
         if ctx.needs_input_grad[0]:
             small = rows * sign[..., None]
             index = torch.arange(plan.rank, device=x.device).expand(len(x), -1) if index is None else index
@@ -200,13 +201,13 @@ class _Decompose(torch.autograd.Function):
             )
         ctx.mark_non_differentiable(defined, share, cosine)
         ctx.set_materialize_grads(False)
-        return singular, right, defined, share, cosine * sign
+        return singular, right, defined, share, cosine
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, g_values: Tensor | None, g_rows: Tensor | None, *_: Tensor | None
     ) -> tuple[Tensor | None, None]:
+        refuse_second_derivative()
         x, gram, norm, usable, values, rows, small, right, index, defined = ctx.saved_tensors
         if g_rows is None and g_values is None:
             return None, None
@@ -289,7 +290,7 @@ def _solve(scaled: _Scaled, plan: _Plan, probe: Tensor | None) -> Eigenpairs:
         return solvers.lapack((scaled.x.mT if scaled.wide else scaled.x) * scaled.inverse_norm)
     if solver == "eigh":
         return solvers.eigh(scaled.gram)
-    if probe is None or plan.assign is None:
+    if probe is None or plan.assign is None or plan.gradient == "paper":  # which uses all candidates
         return solvers.subspace(scaled.gram, plan.rank)
     assign = plan.assign
     return solvers.subspace(
@@ -351,22 +352,17 @@ def _exact_gradient(state: _Saved, g_rows: Tensor, g_values: Tensor | None) -> T
     across = g_rows - right * (right * g_rows).sum(2, keepdim=True)
     across = torch.where(defined, across, torch.zeros_like(across))
     value = torch.where(state.defined, state.pairs.values.gather(1, state.picked), 1.0)
-    stretch = None  # the gradient over √λ, which acts along u vᵀ
-    if g_values is not None:
-        stretch = (g_values.to(x.dtype) * state.defined * scaled.unit[:, None])[..., None]
+    stretch = 0.0 if g_values is None else (g_values.to(x.dtype) * state.defined)[..., None]  # acts along u vᵀ
     if not scaled.wide:
-        w = _resolvent(state, across)
-        if stretch is not None:
-            w = w + right * stretch / (2 * value.sqrt()[..., None])
-        w = w * (scaled.chain * inverse)
+        w = _resolvent(state, across) * scaled.chain + right * stretch / (2 * value.sqrt()[..., None])
+        w = w * inverse
         return torch.bmm(torch.cat((right, w), 1).mT, torch.bmm(torch.cat((w, right), 1), x))
     z = _resolvent(state, torch.bmm(across, x) * inverse)
     w = (across + torch.bmm(z, x.mT) * inverse) / value[..., None]
     w = torch.where(defined, w, torch.zeros_like(w))
-    if stretch is not None:
-        z = z + state.small * stretch
-    left = torch.cat((right, w), 1)
-    return torch.bmm(left.mT, torch.cat((z, state.small * value.sqrt()[..., None]), 1) * scaled.chain)
+    z = z * scaled.chain + state.small * stretch
+    along = state.small * (value.sqrt()[..., None] * scaled.chain)
+    return torch.bmm(torch.cat((right, w), 1).mT, torch.cat((z, along), 1))
 
 
 def _resolvent(state: _Saved, h: Tensor) -> Tensor:
@@ -378,11 +374,13 @@ def _resolvent(state: _Saved, h: Tensor) -> Tensor:
     z = torch.bmm(inside * gaps, rows)
     if complete:
         return z
-    p, gram = state.rank, state.scaled.gram
-    top = rows[:, :p]
-    deflated = torch.baddbmm(gram, (top * values[:, :p, None]).mT, top, alpha=-1)
-    rest = h - torch.bmm(inside[:, :, :p], top)
-    guess = torch.bmm((inside * gaps)[:, :, p:], rows[:, p:])
+    # Only vectors down to the last one picked have converged; the others are a good guess and no more.
+    gram = state.scaled.gram
+    known = (torch.arange(values.shape[1], device=h.device) <= state.picked.amax(1, keepdim=True))[..., None]
+    exact = rows * known
+    deflated = torch.baddbmm(gram, (exact * values[..., None]).mT, exact, alpha=-1)
+    rest = h - torch.bmm(inside, exact)
+    guess = torch.bmm(inside * gaps, rows * ~known)
     change, late = _conjugate_gradients(deflated, value[..., None], rest, guess)
     z = z + change
     if len(late):
@@ -454,8 +452,10 @@ def _paper_gradient(state: _Saved, g_rows: Tensor, g_values: Tensor | None) -> T
         coefficient = 2 * sigma * torch.bmm(_symmetric(gaps.mT * torch.bmm(right, g.mT)), right)
     if g_values is not None:
         spread = torch.zeros_like(values).scatter_add(1, state.picked, g_values.to(x) * state.defined)
-        coefficient = coefficient + right * (spread * scaled.unit[:, None])[..., None]
-    return torch.bmm(coefficient.mT, left * scaled.chain * alive[..., None])
+        coefficient = coefficient * scaled.chain + right * spread[..., None]
+    else:
+        coefficient = coefficient * scaled.chain
+    return torch.bmm(coefficient.mT, left * alive[..., None])
 
 
 def _symmetric(a: Tensor) -> Tensor:
@@ -478,8 +478,18 @@ def _empty(x: Tensor, plan: _Plan) -> Decomposition:
     return Decomposition(nothing + x.sum() * 0, rows, nothing.bool(), nothing, nothing)
 
 
+def _check_targets(x: Tensor, targets: Tensor | None, assign: Callable[[Tensor], Tensor] | None) -> None:
+    if targets is None:
+        return
+    if assign is None:
+        raise ShapeError("targets came without assign, which says which vector answers which target")
+    batch, channels, _ = x.shape
+    if targets.dim() != 3 or (targets.shape[0], targets.shape[2]) != (batch, channels):
+        raise ShapeError(f"targets must be ({batch}, k, {channels}) for x {tuple(x.shape)}, got {_describe(targets)}")
+
+
 def _check(x: Tensor, rank: int, gradient: str, solver: str) -> None:
-    if x.dim() != 3 or not x.is_floating_point():
+    if not isinstance(x, Tensor) or x.dim() != 3 or not x.is_floating_point():
         raise ShapeError(f"x must be floating point (B, D, N), got {_describe(x)}")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise ShapeError(f"rank must be an integer of at least 1, got {rank!r}")

@@ -16,7 +16,7 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
 
     Args:
         student_logits: (B, classes), floating.
-        teacher_logits: (B, classes), floating; taken as constant.
+        teacher_logits: (B, classes), floating; taken as constant; −inf excludes a class.
         temperature: T > 0.
 
     Returns:
@@ -35,8 +35,8 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
     _check_temperature(temperature)
     wide = student_logits if student_logits.dtype.itemsize > 4 else student_logits.float()
     student = functional.log_softmax(wide / temperature, 1)
-    teacher = functional.log_softmax(teacher_logits.detach().to(wide.dtype) / temperature, 1)
-    divergence = functional.kl_div(student, teacher, reduction="sum", log_target=True)
+    teacher = functional.softmax(teacher_logits.detach().to(wide.dtype) / temperature, 1)
+    divergence = functional.kl_div(student, teacher, reduction="sum")
     return divergence * (temperature**2 / max(1, len(student_logits)))
 
 

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from svdistill.errors import ShapeError, nearest
-from svdistill.linalg import GRADIENTS, Assignment, Gradient, assign, check_assignment, decompose, rbf_distance
+from svdistill.linalg import (
+    GRADIENTS,
+    Assignment,
+    Gradient,
+    assign,
+    check_assignment,
+    check_beta,
+    decompose,
+    rbf_distance,
+)
 
 Reduction = Literal["sum", "mean"]
 REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
@@ -33,7 +42,8 @@ def svd_loss(
     answered by the one nearest to it, with its sign made to agree.
 
     A sample for which a tap of either network is all zero, or holds NaN or infinity, contributes nothing; `measure` of
-    `SVDLoss` counts them. A teacher's component that the student's map has no vector for contributes nothing either.
+    `SVDLoss` counts them. A component that the student's map has no vector for contributes nothing either; one that the
+    teacher's map has no vector for has weight 0.
 
     Args:
         student_maps: L ≥ 2 feature maps in the order of the network, each (B, C, H, W), (B, N, D) or (B, D), floating.
@@ -124,8 +134,7 @@ def _settings(
             raise ShapeError(f"{name} is {value!r}{nearest(str(value), known)}")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise ShapeError(f"rank must be an integer of at least 1, got {rank!r}")
-    if not (beta > 0 and math.isfinite(beta)):
-        raise ShapeError(f"beta must be a positive number, got {beta!r}")
+    check_beta(beta)
     chosen: Assignment = assignment or ("argmax" if rank == 1 else "one_to_one")
     check_assignment(chosen)
     return _Settings(rank, beta, chosen, gradient, reduction)
@@ -155,26 +164,32 @@ def _measure(
 
 def _compare(student: Tensor, teacher: Tensor, settings: _Settings) -> _Tap:
     # shape: (B, D, N_S), (B, D, N_T)
-    kept = min(settings.rank, student.shape[1], student.shape[2], teacher.shape[2])
+    kept = min(settings.rank, student.shape[1], student.shape[2])
     with torch.no_grad():
         goal = decompose(teacher, kept)
-        share = goal.share / goal.share.sum(1, keepdim=True).clamp_min(torch.finfo(goal.share.dtype).tiny)
+        # A teacher's map of fewer positions has further vectors of weight 0, as one of lower rank has.
+        targets = _pad(goal.rows, kept - goal.rows.shape[1])
+        share = nn.functional.pad(goal.share, (0, kept - goal.rows.shape[1]))
+        share = share / share.sum(1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
         weight = share.sqrt()[..., None]
     answer = decompose(
         student,
         settings.rank + 1,
-        targets=goal.rows,
+        targets=targets,
         assign=partial(assign, assignment=settings.assignment),
         gradient=settings.gradient,
     )
-    usable = goal.defined[:, 0] & answer.defined.any(1)
-    health = torch.stack(((share * answer.cosine).sum(1), answer.share.sum(1), goal.share.sum(1)))
+    with torch.no_grad():
+        # A vector that argmax took twice has its energy once.
+        again = (torch.bmm(answer.rows, answer.rows.mT).abs() > 0.5).tril(-1).any(2)
+        energy = (answer.share * ~again).sum(1)
+        health = torch.stack(((share * answer.cosine).sum(1), energy, goal.share.sum(1)))
     missing = settings.rank - kept
     return _Tap(
         _pad(answer.rows * weight, missing),
-        _pad(goal.rows * weight, missing),
+        _pad(targets * weight, missing),
         nn.functional.pad(answer.defined, (0, missing)),
-        usable,
+        goal.defined[:, 0] & answer.defined.any(1),
         health,
     )
 
@@ -195,7 +210,10 @@ def _pair_up(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> 
     for tap, maps in enumerate(zip(student_maps, teacher_maps, strict=True)):
         student, teacher = (_channels_first(m, f"tap {tap} of the {who}") for m, who in zip(maps, _WHO, strict=True))
         if len(student) != len(teacher) or len(student) != len(student_maps[0]):
-            raise ShapeError(f"tap {tap} has {len(student)} samples in the student and {len(teacher)} in the teacher")
+            raise ShapeError(
+                f"tap {tap} has {len(student)} samples in the student and {len(teacher)} in the teacher, "
+                f"tap 0 of the student {len(student_maps[0])}; all taps must come from the same batch"
+            )
         if student.shape[1] != teacher.shape[1]:
             raise ShapeError(
                 f"tap {tap} has {student.shape[1]} channels in the student and {teacher.shape[1]} in the teacher; "
@@ -213,6 +231,8 @@ def _channels_first(feature: Tensor, name: str) -> Tensor:
     if not isinstance(feature, Tensor) or feature.dim() not in (2, 3, 4) or not feature.is_floating_point():
         got = f"{tuple(feature.shape)} {feature.dtype}" if isinstance(feature, Tensor) else type(feature).__name__
         raise ShapeError(f"{name} must be a floating point (B, C, H, W), (B, N, D) or (B, D), got {got}")
+    if 0 in feature.shape[1:]:
+        raise ShapeError(f"{name} is {tuple(feature.shape)}; it needs at least one channel and one position")
     if feature.dim() == 4:
         return feature.flatten(2)
     return feature.mT if feature.dim() == 3 else feature[:, :, None]

@@ -2,12 +2,12 @@
 
 For vectors a (front tap) and b (back tap) the relation is the D_F x D_B matrix exp(−(a[m] − b[n])² / β). It factors,
 
-    exp(−(a − b)² / β) = Σ_r φ_r(a) φ_r(b),   φ_r(a) = exp(−a² / β) (κ a)^r / √r!,   κ = √(2 / β),
+    exp(−(a − b)² / β) = Σ_r w_r φ_r(a) φ_r(b),   φ_r(a) = exp(−a² / β) a^r,   w_r = (2 / β)^r / r!,
 
 and few terms reach rounding, since the entries of weighted unit vectors are at most 1. With Φ_S, Φ_T the R x D factors
 of student and teacher, Δ = Φ_S − Φ_T, Q = [Δ; Φ_T] and G = Q Qᵀ, the squared distance of two relations is
-⟨G_F, C G_B C⟩ with C = [[1, 1], [1, 0]]. Δ comes from a recurrence without a difference of large numbers, so the result
-is more accurate than the dense form where student ≈ teacher.
+⟨G_F, (w wᵀ) ∘ C G_B C⟩ with C = [[1, 1], [1, 0]]. Δ comes from a recurrence without a difference of large numbers, so the
+result is more accurate than the dense form where student ≈ teacher.
 """
 
 import itertools
@@ -132,7 +132,7 @@ def _factored_chunks(
         phi, q = _factors(a, c, beta, terms)
         parts = q.split(widths, 2)
         grams = [torch.bmm(part, part.mT) for part in parts]
-        total, pulls = _couple(grams, weight[:, where], terms)
+        total, pulls = _couple(grams, weight[:, where], beta)
         if not needed:
             yield _Part(where, total, ())
             continue
@@ -150,41 +150,49 @@ def _factors(a: Tensor, c: Tensor, beta: float, terms: int) -> tuple[Tensor, Ten
     torch.exp(c.square().div_(-beta), out=psi[:, 0])
     torch.mul(psi[:, 0], torch.expm1((a + c).mul_(difference).div_(-beta)), out=delta[:, 0])
     for r in range(1, terms):
-        scale = math.sqrt(2 / (beta * r))
-        scaled_a, scaled_c = a * scale, c * scale
-        torch.mul(phi[:, r - 1], scaled_a, out=phi[:, r])
-        torch.mul(psi[:, r - 1], scaled_c, out=psi[:, r])
+        torch.mul(phi[:, r - 1], a, out=phi[:, r])
+        torch.mul(psi[:, r - 1], c, out=psi[:, r])
         # a φ(a) − c φ(c) = (a − c) φ(a) + c (φ(a) − φ(c)): no two large numbers are subtracted.
-        torch.mul(delta[:, r - 1], scaled_c, out=delta[:, r])
-        delta[:, r].addcmul_(phi[:, r - 1], difference, value=scale)
+        torch.mul(delta[:, r - 1], c, out=delta[:, r])
+        delta[:, r].addcmul_(phi[:, r - 1], difference)
     return phi, q
 
 
-def _couple(grams: Sequence[Tensor], weight: Tensor, terms: int) -> tuple[Tensor, list[Tensor]]:
-    """Return Σ_p w_p ⟨G_p, C G_{p+1} C⟩ and, for each tap, the matrix P with d(distance) = 2 ⟨P Q, dQ⟩."""
+def _couple(grams: Sequence[Tensor], weight: Tensor, beta: float) -> tuple[Tensor, list[Tensor]]:
+    """Return the weighted sum of squared distances and, for each tap, the matrix P with d(sum) = 2 ⟨P Q, dQ⟩."""
+    series = _series(grams[0], beta)
     total = torch.zeros((), dtype=torch.float64, device=weight.device)
     pulls = [torch.zeros_like(g) for g in grams]
     for pair, w in enumerate(weight):
         front, back = grams[pair], grams[pair + 1]
-        seen = _swap(back, terms)
+        seen = _swap(back) * series
         total += ((front * seen).sum((1, 2), dtype=torch.float64) * w).sum()
         pulls[pair].addcmul_(seen, w[:, None, None])
-        pulls[pair + 1].addcmul_(_swap(front, terms), w[:, None, None])
+        pulls[pair + 1].addcmul_(_swap(front) * series, w[:, None, None])
     return total, pulls
 
 
-def _swap(gram: Tensor, terms: int) -> Tensor:
+def _series(gram: Tensor, beta: float) -> Tensor:
+    """Return w wᵀ in each block of a (2R, 2R) matrix, w_r = (2 / β)^r / r!."""
+    terms = gram.shape[-1] // 2
+    w = [(2 / beta) ** r / math.factorial(r) for r in range(terms)]
+    once = torch.tensor(w + w, dtype=gram.dtype, device=gram.device)
+    return once[:, None] * once
+
+
+def _swap(gram: Tensor) -> Tensor:
     """C G C with C = [[1, 1], [1, 0]] in blocks."""
+    terms = gram.shape[-1] // 2
     top = torch.cat((gram[:, :terms] + gram[:, terms:], gram[:, :terms]), 1)
     return torch.cat((top[:, :, :terms] + top[:, :, terms:], top[:, :, :terms]), 2)
 
 
 def _chain(pull: Tensor, phi: Tensor, a: Tensor, beta: float) -> Tensor:
-    """Go from the gradient over φ_r(a), halved, to that over a, with φ_r' = κ √r φ_{r−1} − (2a / β) φ_r."""
+    """Go from the gradient over φ_r(a), halved, to that over a, with φ_r' = r φ_{r−1} − (2a / β) φ_r."""
     terms = phi.shape[1]
     change = (pull * phi).sum(1).mul_(a).mul_(-4 / beta)
     for r in range(1, terms):
-        change.addcmul_(pull[:, r], phi[:, r - 1], value=2 * math.sqrt(2 * r / beta))
+        change.addcmul_(pull[:, r], phi[:, r - 1], value=2 * r)
     return change
 
 

@@ -16,8 +16,11 @@ SOLVERS: tuple[Solver, ...] = ("auto", "eigh", "subspace", "lapack")
 
 # The smallest Gram matrix, by number of vectors, from which the block iteration beats eigh; beyond the table it never
 # does. Measured in float32 at batch 128; `python -m benchmarks solvers` measures it again and prints these lines.
-SUBSPACE_FROM = {1: 12, 2: 16, 3: 24, 4: 24, 5: 32, 8: 48}
+SUBSPACE_FROM = {1: 16, 2: 24, 3: 24, 4: 24, 5: 32, 8: 32}
+FIRST_PRODUCTS = 3
 MAX_PRODUCTS = 24
+CHEBYSHEV_DEGREE = 4
+LEAST_CUT = 3e-3  # of λ₁: what lies below would be lost in the rounding of what lies above
 
 
 class Eigenpairs(NamedTuple):
@@ -63,9 +66,9 @@ def lapack(matrix: Tensor) -> Eigenpairs:
 def subspace(gram: Tensor, rank: int, *, used: Callable[[Tensor, Tensor], Tensor] | None = None) -> Eigenpairs:
     """Find leading eigenvectors by block iteration with Rayleigh-Ritz, stragglers by `eigh`.
 
-    A block of a few more rows than wanted is multiplied by K and orthonormalized at every second product, until the
-    residual ‖K u − θ_i u‖ of the vectors that are used is at most 17 eps √(θ₁ θ_i), 17 eps = 2e−6 in float32. The root
-    asks more of weaker vectors, whose neighbours are nearer.
+    A block of a few more rows than wanted is multiplied by K, later by Chebyshev polynomials of K that damp what lies
+    below the block, until the residual ‖K u − θ_i u‖ of the vectors that are used is at most 17 eps √(θ₁ θ_i), 17 eps =
+    2e−6 in float32. The root asks more of weaker vectors, whose neighbours are nearer.
 
     Args:
         gram: (B, m, m) Gram matrices of trace 1, or all zero.
@@ -82,13 +85,13 @@ def subspace(gram: Tensor, rank: int, *, used: Callable[[Tensor, Tensor], Tensor
         return eigh(gram)
     tolerance = 17 * torch.finfo(gram.dtype).eps
     rows = torch.matmul(_start(width, size, gram.dtype, gram.device), gram)
-    products, rounds = 1, 5 if rank <= 2 else 8
+    for step in range(FIRST_PRODUCTS - 1):
+        rows = torch.bmm(_orthonormal(rows) if step % 2 == 0 else rows, gram)
+    products = FIRST_PRODUCTS
     while True:
-        for step in range(rounds):
-            rows = torch.bmm(_orthonormal(rows) if step % 2 == 0 else rows, gram)
         rows = _orthonormal(rows)
         image = torch.bmm(rows, gram)
-        products += rounds + 1
+        products += 1
         values, mixing = torch.linalg.eigh(torch.bmm(image, rows.mT))
         values, mixing = values.flip(-1), mixing.flip(-1).mT
         rows, image = torch.bmm(mixing, rows), torch.bmm(mixing, image)
@@ -100,11 +103,25 @@ def subspace(gram: Tensor, rank: int, *, used: Callable[[Tensor, Tensor], Tensor
         late = overdue.any(1).nonzero()[:, 0]
         if len(late) < len(gram) / 8 or products >= MAX_PRODUCTS:
             break
-        rows, rounds = image, 4
+        rows = _chebyshev(gram, rows, image, values)
+        products += CHEBYSHEV_DEGREE - 1
     if len(late):
         exact = eigh(gram[late])
         values[late], rows[late] = exact.values[:, :width], exact.rows[:, :width]
     return Eigenpairs(values.clamp_min_(0), rows, False)
+
+
+def _chebyshev(gram: Tensor, rows: Tensor, image: Tensor, values: Tensor) -> Tensor:
+    """Apply the Chebyshev polynomial of K that is at most 1 on [0, c], c the smallest Ritz value of the block.
+
+    Beyond c it grows as fast as a polynomial can, so vectors whose λ are close to c are told apart with a fraction of
+    the products that powers of K would take. A higher degree would drown weaker vectors in the rounding of the first.
+    """
+    c = torch.maximum(values[:, -1:], LEAST_CUT * values[:, :1]).clamp_min(LEAST_CUT / gram.shape[-1])[..., None]
+    before, now = rows, image * (2 / c) - rows
+    for _ in range(CHEBYSHEV_DEGREE - 1):
+        before, now = now, torch.baddbmm(before + 2 * now, now * (4 / c), gram, beta=-1)
+    return now
 
 
 def _orthonormal(rows: Tensor) -> Tensor:

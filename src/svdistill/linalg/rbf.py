@@ -6,8 +6,8 @@ For vectors a (front tap) and b (back tap) the relation is the D_F x D_B matrix 
 
 and few terms reach rounding, since the entries of weighted unit vectors are at most 1. With Φ_S, Φ_T the R x D factors
 of student and teacher, Δ = Φ_S − Φ_T, Q = [Δ; Φ_T] and G = Q Qᵀ, the squared distance of two relations is
-⟨G_F, (w wᵀ) ∘ C G_B C⟩ with C = [[1, 1], [1, 0]]. Δ comes from a recurrence without a difference of large numbers, so the
-result is more accurate than the dense form where student ≈ teacher.
+⟨G_F, (w wᵀ) ∘ C G_B C⟩ with C = [[1, 1], [1, 0]]. Δ comes from a recurrence without a difference of large numbers, so
+the result is more accurate than the dense form where student ≈ teacher.
 """
 
 import itertools

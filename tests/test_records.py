@@ -8,7 +8,7 @@ import torch
 
 import svdistill
 from svdistill.errors import DataError
-from svdistill.records import RunRecord, environment, replacing, write_atomically
+from svdistill.records import RunRecord, environment
 
 RECIPE = {"name": "digits/svd", "seed": 3, "optimizer": {"lr": 0.01, "milestones": [10, 20]}, "teacher": None, "µ": "ü"}
 
@@ -131,39 +131,3 @@ def test_finish_makes_a_run_finished(record):
     record.finish({"accuracy": 0.9, "ratio": math.nan})
     assert record.finished
     assert record.summary() == {"accuracy": 0.9, "ratio": None}
-
-
-def test_write_atomically_replaces_the_whole_file(tmp_path):
-    """A shorter content leaves nothing of the longer one, and no other file beside it."""
-    path = tmp_path / "new" / "file"
-    write_atomically(path, b"a long content")
-    write_atomically(path, b"short")
-    assert path.read_bytes() == b"short"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_an_error_while_writing_leaves_the_old_file(tmp_path):
-    """And no temporary one."""
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def interrupted():
-        with replacing(path) as file:
-            file.write(b"ne")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
-    """Whatever has been written so far is not to be seen."""
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    with replacing(path) as file:
-        file.write(b"new")
-        file.flush()
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"

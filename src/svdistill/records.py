@@ -5,45 +5,14 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
+from svdistill.atomic import write_atomically
 from svdistill.errors import DataError
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path`` that takes its place when the block ends, and not before.
-
-    Whoever reads ``path``, at any moment and also after a ``kill -9``, finds the old content or the new, whole.
-
-    Args:
-        path: the file to write; its folder is made if need be.
-
-    Yields:
-        The temporary file, open for writing bytes. An error inside the block removes it and leaves ``path`` as it was.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a whole file so that no reader ever sees a part of it; see :func:`replacing`."""
-    with replacing(path) as file:
-        file.write(content)
 
 
 def environment() -> dict[str, Any]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from svdistill import recipes
+from svdistill.atomic import write_atomically
 from svdistill.errors import DataError, SvdistillError
-from svdistill.records import RunRecord, write_atomically
+from svdistill.records import RunRecord
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,7 +1,6 @@
 """A network's weights on disk, with what is needed to build it again."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from svdistill.atomic import write_atomically
 from svdistill.errors import CheckpointError, RecipeError
 from svdistill.nets.zoo import create
 
@@ -57,7 +57,7 @@ def save(
     if taken:
         raise CheckpointError(f"extra must not have the keys {taken}, which describe the model; rename them")
     metadata = {_FORMAT_KEY: _FORMAT, **{key: str(value) for key, value in settings.items()}, **extra}
-    _write(Path(path), safetensors.torch.save(tensors, metadata))
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -143,17 +143,3 @@ def _read(path: str | os.PathLike[str], *, with_tensors: bool) -> tuple[dict[str
         return metadata | {key: read(metadata[key]) for key, read in _SPEC.items()}, tensors
     except ValueError as error:
         raise CheckpointError(f"{path} has a damaged description ({error}); save the network again") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from svdistill.atomic import replacing
 from svdistill.errors import DataError
-from svdistill.records import replacing
 from svdistill.report.tables import mean_deviation
 
 # Okabe and Ito's palette, told apart with every common kind of colour blindness.

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from svdistill.atomic import replacing
 from svdistill.errors import CheckpointError
-from svdistill.records import replacing
 
 FORMAT = 1
 

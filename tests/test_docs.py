@@ -1,0 +1,67 @@
+"""What the documentation shows can be done as it is written there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+QUICK = {
+    "demo": ["--epochs", "1", "--seeds", "1"],
+    "train": ["train.epochs=1", "teacher.overrides.train.epochs=1"],
+}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Return the code blocks of a language as (page, text); those with an ellipsis are only to be read."""
+    found = []
+    for page in PAGES:
+        for text in re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            if "…" not in text:
+                found.append((page.name, text))
+    return found
+
+
+def commands() -> list[str]:
+    """Return every `svdistill` command of the README that can be run here in a minute or less."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines()]
+    return [re.sub(r"\s+#.*", "", line) for line in lines if line.startswith("svdistill ")]
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("python"))
+def test_python(page, text, tmp_path, monkeypatch):
+    """Each Python example runs."""
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, page, "exec"), {"__name__": "example"})
+
+
+def test_readme_commands(tmp_path, monkeypatch):
+    """The README's commands run one after the other, shortened to one epoch."""
+    from svdistill.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    lines = commands()
+    assert lines
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if words[:1] == ["train"] and "fashion-mnist" in words[1]:
+            continue  # minutes long, and needs the data set; the recipes have their own tests
+        extra = QUICK.get(words[0], [])
+        if words[0] == "train" and not words[1].endswith(("/svd", "/soft-target")):
+            extra = extra[:1]
+        if words[0] == "evaluate":
+            words[1] = str(next(Path("runs").glob("digits/svd/*")))
+        result = CliRunner().invoke(app, [*words, *extra])
+        assert result.exit_code == 0, (line, result.output)
+
+
+def test_links():
+    """Links between pages, and pictures, lead somewhere."""
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), (page.name, target)

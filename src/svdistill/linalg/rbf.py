@@ -24,7 +24,7 @@ from svdistill.linalg.derivatives import refuse_second_derivative
 
 MIN_BETA = 1e-30
 MAX_ARGUMENT = 2.0  # 2 |a b| / β beyond which the series needs too many terms and the dense form takes over
-CHUNK_NUMBERS = 1 << 19  # numbers in the largest temporary: 2 MB, which stays in the cache
+CHUNK_NUMBERS = 1 << 20  # numbers in the largest temporary: 4 MB, which stays in the cache
 
 
 def rbf_distance(
@@ -127,17 +127,29 @@ def _factored_chunks(
     step = max(1, CHUNK_NUMBERS // (2 * terms * max(1, sum(widths))))
     for begin in range(0, len(student[0]), step):
         where = slice(begin, begin + step)
-        a = torch.cat([v[where] for v in student], 1)
-        c = torch.cat([v[where] for v in teacher], 1)
-        phi, q = _factors(a, c, beta, terms)
-        parts = q.split(widths, 2)
-        grams = [torch.bmm(part, part.mT) for part in parts]
-        total, pulls = _couple(grams, weight[:, where], beta)
-        if not needed:
-            yield _Part(where, total, ())
-            continue
-        pull = torch.cat([torch.bmm(g[:, :terms], part) for g, part in zip(pulls, parts, strict=True)], 2)
-        yield _Part(where, total, _chain(pull, phi, a, beta).split(widths, 1))
+        # A function of its own, so that the factors of one chunk are gone before those of the next are made.
+        yield _factored_chunk(where, student, teacher, weight, beta, terms, needed)
+
+
+def _factored_chunk(
+    where: slice,
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    weight: Tensor,
+    beta: float,
+    terms: int,
+    needed: bool,
+) -> _Part:
+    widths = [a.shape[1] for a in student]
+    a = torch.cat([v[where] for v in student], 1)
+    phi, q = _factors(a, torch.cat([v[where] for v in teacher], 1), beta, terms)
+    parts = q.split(widths, 2)
+    grams = [torch.bmm(part, part.mT) for part in parts]
+    total, pulls = _couple(grams, weight[:, where], beta)
+    if not needed:
+        return _Part(where, total, ())
+    pull = torch.cat([torch.bmm(g[:, :terms], part) for g, part in zip(pulls, parts, strict=True)], 2)
+    return _Part(where, total, _chain(pull, phi, a, beta).split(widths, 1))
 
 
 def _factors(a: Tensor, c: Tensor, beta: float, terms: int) -> tuple[Tensor, Tensor]:

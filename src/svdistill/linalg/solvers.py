@@ -80,7 +80,7 @@ def subspace(gram: Tensor, rank: int, *, used: Callable[[Tensor, Tensor], Tensor
         Block of Ritz pairs; complete only where the block is as wide as the matrix.
     """
     size = gram.shape[-1]
-    width = rank + 2 if rank <= 2 else rank + 4
+    width = rank + 2 if rank <= 2 else max(8, rank + 3)
     if width + 2 >= size or not len(gram):
         return eigh(gram)
     tolerance = 17 * torch.finfo(gram.dtype).eps

@@ -302,12 +302,12 @@ def _polish(scaled: _Scaled, pairs: Eigenpairs, rank: int) -> Eigenpairs:
     """Separate the leading vectors once more, from the matrix itself.
 
     K is only known to eps λ₁, which mixes vectors whose λ are close; rows of Y = U X are known to eps σ₁, so that Y Yᵀ,
-    summed in float64, tells λ_i and λ_j apart to eps σ₁ σ_i.
+    decomposed in float64, tells λ_i and λ_j apart to eps σ₁ σ_i.
     """
     width = min(pairs.rows.shape[1], rank + 4)
     rows = pairs.rows[:, :width]
-    image = _image(scaled, rows).double()
-    values, mixing = torch.linalg.eigh(torch.bmm(image, image.mT))
+    image = _image(scaled, rows)
+    values, mixing = torch.linalg.eigh(torch.bmm(image, image.mT).double())
     values, mixing = values.flip(-1).clamp_min(0), mixing.flip(-1).mT
     mixed = torch.bmm(mixing.to(rows.dtype), rows)
     if width == pairs.rows.shape[1]:

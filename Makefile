@@ -29,7 +29,7 @@ lint: $(STAMP)  ## style, types and import contracts
 	$(BIN)/lint-imports
 
 test: lint  ## lint, then all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -q
 
 bench: $(STAMP)  ## time the transfer loss and the training step; writes bench-results/*.json
 	$(BIN)/python -m benchmarks

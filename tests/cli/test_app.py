@@ -96,6 +96,20 @@ def test_error_while_running(capsys: pytest.CaptureFixture[str]) -> None:
     assert err.count("\n") == 1
 
 
+def test_too_little_memory(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch says when memory runs out becomes one line that says what to lower."""
+    from svdistill import jobs
+
+    def greedy(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(jobs, "train", greedy)
+    status, _, err = call(capsys, "train", "digits/student")
+    assert status == 1
+    assert "lower train.batch_size" in err
+    assert err.count("\n") == 1
+
+
 def test_interrupt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C says that the run goes on when called again, status 130."""
     from svdistill import jobs

@@ -249,3 +249,31 @@ def test_runs_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(DataError, match="cannot write to the runs folder"):
         train("digits/student", runs=tmp_path / "runs")
+
+
+def test_interrupted_run_refuses_another_teacher(tmp_path: Path) -> None:
+    """A run does not go on with a teacher that was trained again since."""
+    teacher = train("digits/teacher", runs=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train("digits/svd", runs=tmp_path, watcher=Diary(stop_after_epochs=1))
+    weights = teacher.student()
+    with torch.no_grad():
+        next(weights.parameters()).mul_(2)
+    spec = nets.spec(teacher.student_file)
+    known = {key: spec.pop(key) for key in ("name", "num_classes", "in_channels", "width")}
+    nets.save(weights, teacher.student_file, **known, extra=spec)
+    with pytest.raises(DataError, match="begun with another teacher"):
+        train("digits/svd", runs=tmp_path)
+
+
+def test_validated_recipe_takes_no_overrides(tmp_path: Path) -> None:
+    """Overrides that could not take effect are refused."""
+    with pytest.raises(RecipeError, match="overrides"):
+        jobs.train(recipes.load("digits/student"), overrides=["seed=5"], runs=tmp_path)
+
+
+def test_one_image_at_a_time(tmp_path: Path) -> None:
+    """Batch norm over one number is refused before a folder is made."""
+    with pytest.raises(RecipeError, match="take at least 2"):
+        train("digits/student", "train.batch_size=1", runs=tmp_path)
+    assert not any(path.is_dir() for path in tmp_path.rglob("0-*"))

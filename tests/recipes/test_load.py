@@ -88,6 +88,10 @@ def test_own_file_extends(tmp_path: Path) -> None:
     assert recipe.teacher is not None
     assert recipe.teacher.checkpoint == str(tmp_path / "t.safetensors")
     assert recipe.teacher.recipe is None
+    file.write_text("extends: digits/svd\nteacher: {overrides: {data: {root: images}}}\n")
+    teacher = recipes.load(file).teacher
+    assert teacher is not None
+    assert teacher.overrides == {"data": {"root": str(tmp_path / "images")}}
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,11 @@ def run(arguments: list[str] | None = None) -> int:
         # Whoever read the output has closed it, for instance 'head'; Python must not complain again while it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        console.error("not enough memory; lower train.batch_size, model.width or data.image_size")
+        return 1
     except OSError as error:
         console.error(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
         return 1
@@ -99,6 +104,11 @@ def run(arguments: list[str] | None = None) -> int:
     if status == INTERRUPTED:
         console.error("interrupted; call the same command again and the run goes on after its last checkpoint")
     return status if isinstance(status, int) else 0
+
+
+def _is_memory(error: Exception) -> bool:
+    # torch has a class of its own for a GPU and a plain RuntimeError for a CPU.
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("out of memory", "allocate memory"))
 
 
 def _show_warning(

@@ -19,7 +19,7 @@ def evaluate(
     root: str | os.PathLike[str] | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Measure a trained network on the test images of a data set, as it was when it was saved.
+    """Measure a trained network, in 32-bit precision, on the test images of a data set, prepared as when it was saved.
 
     Args:
         path: a run's folder, or its ``student.safetensors``.

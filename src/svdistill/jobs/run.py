@@ -27,6 +27,9 @@ else:
     _HAS_LOCKS = True
 
 
+TEACHER = "teacher"
+
+
 class Run:
     """The folder of one run.
 
@@ -140,15 +143,35 @@ class Run:
             return
         except (OSError, ValueError) as error:
             raise DataError(f"{file} is damaged; train afresh (--fresh), which keeps the folder") from error
-        if known != _fingerprint(images):
+        if {key: value for key, value in known.items() if key != TEACHER} != _fingerprint(images):
             raise DataError(
                 f"the run {self.path} was made with other images of the same name; train afresh (--fresh) or choose "
                 "another runs folder"
             )
 
-    def note_data(self, images: "Images") -> None:
-        """Write down which images the run is made with."""
-        write_atomically(self.path / "data.json", json.dumps(_fingerprint(images)).encode())
+    def check_teacher(self, file: Path | None) -> None:
+        """Make sure that a run goes on with the teacher that it was begun with.
+
+        Args:
+            file: the teacher's weights now; None without a teacher.
+
+        Raises:
+            DataError: the teacher was another.
+        """
+        try:
+            known = json.loads((self.path / "data.json").read_text()).get(TEACHER)
+        except (OSError, ValueError):
+            return  # of an earlier version, or reported by `check_data`
+        if known is not None and known != _digest(file):
+            raise DataError(
+                f"the run {self.path} was begun with another teacher than {file}, which was trained again since; train "
+                "afresh (--fresh)"
+            )
+
+    def note_data(self, images: "Images", teacher_file: Path | None) -> None:
+        """Write down which images and which teacher the run is made with."""
+        noted = {**_fingerprint(images), TEACHER: _digest(teacher_file)}
+        write_atomically(self.path / "data.json", json.dumps(noted).encode())
 
 
 def _lock(file: IO[str], *, wait: bool) -> bool:
@@ -159,6 +182,10 @@ def _lock(file: IO[str], *, wait: bool) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _digest(file: Path | None) -> str | None:
+    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _fingerprint(images: "Images") -> dict[str, Any]:

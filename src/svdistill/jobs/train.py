@@ -49,6 +49,8 @@ def train(
         CheckpointError: a teacher's file or a checkpoint is damaged or belongs to another model.
         TrainingError: the loss is no longer finite.
     """
+    if isinstance(recipe, Recipe) and overrides:
+        raise RecipeError("overrides: a validated recipe takes none; give them to recipes.load, or name the recipe")
     settings = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides)
     watcher = watcher or Nobody()
     line = recipes.lineage(settings)
@@ -97,9 +99,11 @@ def _train_one(recipe: Recipe, images: build.Images, run: Run, *, teacher_file: 
     student = build.model(recipe, images)
     distiller = _distiller(recipe, student, images, teacher_file)
     optimizer = build.optimizer(recipe, student)
-    if not (run.path / "recipe.yaml").exists():
+    if (run.path / "recipe.yaml").exists():
+        run.check_teacher(teacher_file)
+    else:
+        run.note_data(images, teacher_file)
         run.record.create(run.path, recipe.to_dict())
-        run.note_data(images)
     on_device = images.to(fabric.device)
     progress = _Begun(watcher.training(recipe, run))
     with progress.errors_while_running():

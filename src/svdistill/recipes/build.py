@@ -313,6 +313,8 @@ def check(
         CheckpointError: the teacher's file is missing or damaged.
     """
     student = model(recipe, images)
+    if recipe.train.batch_size == 1:
+        _check_single(student, images)
     criterion = loss(recipe)
     if criterion is None:
         if recipe.model.taps is not None:
@@ -331,6 +333,16 @@ def check(
             f"teacher: it tells {teacher_logits.shape[-1]} classes apart and the student {logits.shape[-1]}, but this "
             "loss compares them one by one; take a teacher of the same classes, or loss.name=svd"
         )
+
+
+def _check_single(network: nn.Module, images: Images) -> None:
+    """Refuse to train on one image at a time where batch norm would have one number a channel."""
+    try:
+        network.train()(torch.rand(1, *images.shape))
+    except ValueError as error:
+        raise RecipeError(
+            f"train.batch_size: batch norm cannot learn from 1 image ({error}); take at least 2"
+        ) from error
 
 
 def _untrained_teacher(

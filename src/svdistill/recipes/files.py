@@ -169,7 +169,8 @@ def anchored(settings: Plain, folder: Path) -> Plain:
         folder: what relative paths are relative to.
 
     Returns:
-        The settings with ``data.root``, ``teacher.checkpoint`` and a ``teacher.recipe`` that is a path made absolute.
+        The settings with ``data.root``, ``teacher.checkpoint`` and a ``teacher.recipe`` that is a path made absolute,
+        also inside ``teacher.overrides``.
     """
 
     def absolute(path: str) -> str:
@@ -181,4 +182,7 @@ def anchored(settings: Plain, folder: Path) -> Plain:
         value = section.get(key) if isinstance(section, Mapping) else None
         if isinstance(section, Mapping) and isinstance(value, str) and (key != "recipe" or value.endswith(SUFFIXES)):
             result[part] = {**section, key: absolute(value)}
+    teacher = result.get("teacher")
+    if isinstance(teacher, Mapping) and isinstance(teacher.get("overrides"), Mapping):
+        result["teacher"] = {**teacher, "overrides": anchored(dict(teacher["overrides"]), folder)}
     return result

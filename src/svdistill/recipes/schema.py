@@ -33,7 +33,7 @@ class AugmentSettings(Settings):
 
     flip: bool = False
     rotation: float = Field(default=0.0, ge=0, le=180)
-    shift: int = Field(default=0, ge=0)
+    shift: int = Field(default=0, ge=0, le=4096)
 
 
 class DataSettings(Settings):
@@ -64,7 +64,7 @@ class ModelSettings(Settings):
     """
 
     name: str
-    width: float = Field(default=1.0, gt=0)
+    width: float = Field(default=1.0, gt=0, le=64)
     taps: Taps | None = None
 
 
@@ -144,7 +144,7 @@ class SGDSettings(Settings):
         weight_decay: on weights only, not on biases and batch norm.
     """
 
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd"]
     lr: float = Field(gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)

@@ -1,5 +1,6 @@
 """The one file that knows the distributed engine: device, precision and seed of a run."""
 
+import logging
 from typing import Literal, cast
 
 import torch
@@ -36,6 +37,8 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> Fa
         raise RecipeError(f"the seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
     accelerator, index = _device(device)
     devices = [index] if accelerator == "cuda" else 1
+    # It announces the precision that the recipe asks for, in the middle of what a command prints.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=accelerator, devices=devices, precision=cast(Literal["32-true", "bf16-mixed"], precision)
     )

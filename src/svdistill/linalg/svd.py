@@ -193,12 +193,8 @@ class _Decompose(torch.autograd.Function):
             small = rows * sign[..., None]
             index = torch.arange(plan.rank, device=x.device).expand(len(x), -1) if index is None else index
             ctx.save_for_backward(*scaled[:3], scaled.usable, *pairs[:2], small, right, index, defined)
-            ctx.scaled_factor, ctx.complete, ctx.gradient, ctx.rank = (
-                scaled.factor,
-                pairs.complete,
-                plan.gradient,
-                plan.rank,
-            )
+            ctx.factor, ctx.complete = scaled.factor, pairs.complete
+            ctx.gradient, ctx.rank = plan.gradient, plan.rank
         ctx.mark_non_differentiable(defined, share, cosine)
         ctx.set_materialize_grads(False)
         return singular, right, defined, share, cosine
@@ -212,7 +208,7 @@ class _Decompose(torch.autograd.Function):
         if g_rows is None and g_values is None:
             return None, None
         state = _Saved(
-            _Scaled(x, gram, norm, ctx.scaled_factor, usable),
+            _Scaled(x, gram, norm, ctx.factor, usable),
             Eigenpairs(values, rows, ctx.complete),
             ctx.rank,
             small,
@@ -450,11 +446,10 @@ def _paper_gradient(state: _Saved, g_rows: Tensor, g_values: Tensor | None) -> T
         coefficient = e - right * (e * right).sum(2, keepdim=True) - 2 * torch.bmm(inner, sigma * right)
     else:
         coefficient = 2 * sigma * torch.bmm(_symmetric(gaps.mT * torch.bmm(right, g.mT)), right)
+    coefficient = coefficient * scaled.chain
     if g_values is not None:
         spread = torch.zeros_like(values).scatter_add(1, state.picked, g_values.to(x) * state.defined)
-        coefficient = coefficient * scaled.chain + right * spread[..., None]
-    else:
-        coefficient = coefficient * scaled.chain
+        coefficient = coefficient + right * spread[..., None]
     return torch.bmm(coefficient.mT, left * alive[..., None])
 
 

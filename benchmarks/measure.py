@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 from rich.progress import track
 from torch.profiler import ProfilerActivity, profile
+
+from svdistill.records import environment
 
 RESULTS = Path("bench-results")
 
@@ -77,20 +78,11 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 def machine() -> dict[str, Any]:
     """Return what a figure depends on: processor, threads, versions, allocator settings, date."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
+    allocator = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_") or k == "LD_PRELOAD"}
     return {
-        "processor": model,
+        **{key: value for key, value in environment().items() if key != "command"},
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "allocator": {k: v for k, v in os.environ.items() if k.startswith("MALLOC_") or k == "LD_PRELOAD"}
-        or "default of glibc",
+        "allocator": allocator or "default of glibc",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 

@@ -1,7 +1,8 @@
 """Tensors in, tensors out: truncated SVD, alignment of its vectors, and distances of their relations."""
 
-from svdistill.linalg.align import ASSIGNMENTS, Assignment, assign, canonical_signs, check_assignment
-from svdistill.linalg.rbf import check_beta, rbf_distance
+from svdistill.linalg.align import ASSIGNMENTS, Assignment, assign, canonical_signs
+from svdistill.linalg.options import check_beta, check_choice, check_rank
+from svdistill.linalg.rbf import rbf_distance
 from svdistill.linalg.solvers import SOLVERS, Solver
 from svdistill.linalg.svd import GRADIENTS, Decomposition, Gradient, decompose, truncated_svd
 
@@ -15,8 +16,9 @@ __all__ = [
     "Solver",
     "assign",
     "canonical_signs",
-    "check_assignment",
     "check_beta",
+    "check_choice",
+    "check_rank",
     "decompose",
     "rbf_distance",
     "truncated_svd",

@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from svdistill.errors import ShapeError, nearest
+from svdistill.errors import ShapeError
+from svdistill.linalg.options import check_choice
 
 Assignment = Literal["argmax", "one_to_one"]
 ASSIGNMENTS: tuple[Assignment, ...] = ("argmax", "one_to_one")
@@ -52,7 +53,7 @@ def assign(cosine: Tensor, *, assignment: Assignment = "argmax") -> Tensor:
 
     Source: Lee et al., ECCV 2018, equation 5 (argmax).
     """
-    check_assignment(assignment)
+    check_choice("assignment", assignment, ASSIGNMENTS)
     magnitude = cosine.abs()
     batch, candidates, wanted = cosine.shape
     if assignment == "argmax" or not cosine.numel():
@@ -72,12 +73,6 @@ def assign(cosine: Tensor, *, assignment: Assignment = "argmax") -> Tensor:
 def aligning_signs(cosine: Tensor) -> Tensor:
     """Return the signs (+1 or −1) that make inner products of any shape non-negative."""
     return _sign(cosine)
-
-
-def check_assignment(assignment: str) -> None:
-    """Raise ShapeError unless this is the name of an assignment."""
-    if assignment not in ASSIGNMENTS:
-        raise ShapeError(f"assignment is {assignment!r}{nearest(str(assignment), ASSIGNMENTS)}")
 
 
 def _sign(value: Tensor) -> Tensor:

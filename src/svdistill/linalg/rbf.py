@@ -21,8 +21,8 @@ from torch import Tensor
 
 from svdistill.errors import ShapeError
 from svdistill.linalg.derivatives import refuse_second_derivative
+from svdistill.linalg.options import check_beta
 
-MIN_BETA = 1e-30
 MAX_ARGUMENT = 2.0  # 2 |a b| / β beyond which the series needs too many terms and the dense form takes over
 CHUNK_NUMBERS = 1 << 20  # numbers in the largest temporary: 4 MB, which stays in the cache
 
@@ -232,12 +232,6 @@ def _dense_chunks(
                 change[pair] += slope.sum(2)
                 change[pair + 1] -= slope.sum(1)
         yield _Part(where, total, change)
-
-
-def check_beta(beta: float) -> None:
-    """Raise ShapeError unless β is positive, finite, and large enough that 1/β fits into float32."""
-    if not (beta >= MIN_BETA and math.isfinite(beta)):
-        raise ShapeError(f"beta must be a positive number, at least {MIN_BETA:g}, got {beta!r}")
 
 
 def _check(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, weight: Tensor | None) -> None:

@@ -14,10 +14,11 @@ from warnings import warn
 import torch
 from torch import Tensor
 
-from svdistill.errors import ShapeError, SvdistillWarning, nearest
+from svdistill.errors import ShapeError, SvdistillWarning
 from svdistill.linalg import solvers
 from svdistill.linalg.align import aligning_signs, canonical_signs
 from svdistill.linalg.derivatives import refuse_second_derivative
+from svdistill.linalg.options import check_choice, check_rank
 from svdistill.linalg.solvers import SOLVERS, Eigenpairs, Solver
 
 Gradient = Literal["exact", "paper"]
@@ -179,7 +180,7 @@ class _Decompose(torch.autograd.Function):
             assert plan.assign is not None, "targets need an assignment"
             index = plan.assign(_cosine(scaled, values, rows, probe))
             values, rows = values.gather(1, index), _take(rows, index)
-        defined = (values > 25 * torch.finfo(x.dtype).eps * pairs.values[:, :1]) & scaled.usable[:, None]
+        defined = (values > _rounding(pairs.values)) & scaled.usable[:, None]
         right = _right(scaled, rows) * defined[..., None]
         if plan.targets is None:
             sign, cosine = _canonical(scaled, values, rows, right), torch.ones_like(values)
@@ -259,6 +260,11 @@ def _scale(x: Tensor) -> _Scaled:
     return _Scaled(x, gram.mul_(inverse[:, None, None]), trace.sqrt(), factor, usable)
 
 
+def _rounding(values: Tensor) -> Tensor:
+    """The λ (B, 1) at and below which a vector is rounding and no part of the matrix: it decides the rank."""
+    return 25 * torch.finfo(values.dtype).eps * values[:, :1]
+
+
 def _gram(x: Tensor) -> Tensor:
     # shape: (B, D, N) -> (B, m, m)
     return torch.bmm(x.mT, x) if x.shape[2] < x.shape[1] else torch.bmm(x, x.mT)
@@ -272,9 +278,8 @@ def _probe(scaled: _Scaled, targets: Tensor) -> Tensor:
 def _cosine(scaled: _Scaled, values: Tensor, rows: Tensor, probe: Tensor) -> Tensor:
     """Inner products (B, p, k) of candidates with targets, 0 for candidates beyond the rank."""
     product = torch.bmm(rows, probe.mT)
-    least = 25 * torch.finfo(rows.dtype).eps * values[:, :1]
     length = values.sqrt() if scaled.wide else torch.ones_like(values)
-    weight = torch.where(values > least, 1 / length, torch.zeros_like(values))
+    weight = torch.where(values > _rounding(values), 1 / length, torch.zeros_like(values))
     return product * weight[..., None]
 
 
@@ -430,7 +435,7 @@ def _paper_gradient(state: _Saved, g_rows: Tensor, g_values: Tensor | None) -> T
     scaled, x = state.scaled, state.scaled.x
     p, inverse = state.rank, state.scaled.inverse_norm
     values, small = state.pairs.values[:, :p], state.pairs.rows[:, :p]
-    alive = (values > 25 * torch.finfo(x.dtype).eps * values[:, :1]) & scaled.usable[:, None]
+    alive = (values > _rounding(values)) & scaled.usable[:, None]
     right = _right(scaled, small) * alive[..., None]
     sign = torch.where((right.gather(1, _expand(state.picked, right)) * state.right).sum(2) < 0, -1.0, 1.0)
     g = torch.zeros_like(right).scatter_add(
@@ -486,12 +491,9 @@ def _check_targets(x: Tensor, targets: Tensor | None, assign: Callable[[Tensor],
 def _check(x: Tensor, rank: int, gradient: str, solver: str) -> None:
     if not isinstance(x, Tensor) or x.dim() != 3 or not x.is_floating_point():
         raise ShapeError(f"x must be floating point (B, D, N), got {_describe(x)}")
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ShapeError(f"rank must be an integer of at least 1, got {rank!r}")
-    if gradient not in GRADIENTS:
-        raise ShapeError(f"gradient is {gradient!r}{nearest(str(gradient), GRADIENTS)}")
-    if solver not in SOLVERS:
-        raise ShapeError(f"solver is {solver!r}{nearest(str(solver), SOLVERS)}")
+    check_rank(rank)
+    check_choice("gradient", gradient, GRADIENTS)
+    check_choice("solver", solver, SOLVERS)
 
 
 def _describe(value: object) -> str:

@@ -9,14 +9,16 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svdistill.errors import ShapeError, nearest
+from svdistill.errors import ShapeError
 from svdistill.linalg import (
+    ASSIGNMENTS,
     GRADIENTS,
     Assignment,
     Gradient,
     assign,
-    check_assignment,
     check_beta,
+    check_choice,
+    check_rank,
     decompose,
     rbf_distance,
 )
@@ -129,14 +131,12 @@ class _Tap(NamedTuple):
 def _settings(
     rank: int, beta: float, assignment: Assignment | None, gradient: Gradient, reduction: Reduction
 ) -> _Settings:
-    for name, value, known in (("reduction", reduction, REDUCTIONS), ("gradient", gradient, GRADIENTS)):
-        if value not in known:
-            raise ShapeError(f"{name} is {value!r}{nearest(str(value), known)}")
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ShapeError(f"rank must be an integer of at least 1, got {rank!r}")
+    check_rank(rank)
     check_beta(beta)
     chosen: Assignment = assignment or ("argmax" if rank == 1 else "one_to_one")
-    check_assignment(chosen)
+    check_choice("assignment", chosen, ASSIGNMENTS)
+    check_choice("gradient", gradient, GRADIENTS)
+    check_choice("reduction", reduction, REDUCTIONS)
     return _Settings(rank, beta, chosen, gradient, reduction)
 
 

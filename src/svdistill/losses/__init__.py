@@ -1,6 +1,23 @@
 """Transfer losses, one method a file: the pure function and a thin module that stores its settings."""
 
+from svdistill.losses.attention import AttentionLoss, attention_loss
+from svdistill.losses.fitnet import FitNetLoss, fitnet_loss
+from svdistill.losses.fsp import FSPLoss, fsp_loss
+from svdistill.losses.relational import RelationalLoss, relational_loss
 from svdistill.losses.soft_target import SoftTargetLoss, soft_target_loss
 from svdistill.losses.svd import SVDLoss, svd_loss
 
-__all__ = ["SVDLoss", "SoftTargetLoss", "soft_target_loss", "svd_loss"]
+__all__ = [
+    "AttentionLoss",
+    "FSPLoss",
+    "FitNetLoss",
+    "RelationalLoss",
+    "SVDLoss",
+    "SoftTargetLoss",
+    "attention_loss",
+    "fitnet_loss",
+    "fsp_loss",
+    "relational_loss",
+    "soft_target_loss",
+    "svd_loss",
+]

@@ -1,0 +1,140 @@
+"""FitNets: a layer of the student learns to predict a layer of the teacher, the hint."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from svdistill.errors import ShapeError
+from svdistill.losses.maps import as_grid, channels_first, pair_up, smaller, wide_dtype, width
+
+
+def fitnet_loss(
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    hint: int | None = None,
+) -> Tensor:
+    """Squared error of the student's map, sent through a 1×1 convolution, against the teacher's at one tap.
+
+    mean_{b, c, positions} ½ (W s + bias − t)². Where the sizes differ, the larger map is average-pooled to the smaller.
+
+    Args:
+        student_maps: L ≥ 1 feature maps, each (B, C, H, W), (B, N, D) or (B, D), floating.
+        teacher_maps: as many; taken as constant.
+        weight: (D_T, D_S) of the regressor; None: none, and then the widths at the hint must agree.
+        bias: (D_T,) of the regressor, or None.
+        hint: which tap, from 0; None: the middle one, (L − 1) // 2.
+
+    Returns:
+        Scalar, float32 (float64 where the maps are), also under autocast; 0 for an empty batch.
+
+    Raises:
+        ShapeError: number of taps, shapes, widths, regressor or hint do not fit.
+
+    Source: Romero et al., *FitNets: Hints for Thin Deep Nets*, ICLR 2015, equation 3.
+    """
+    pairs = pair_up(student_maps, teacher_maps, method="FitNets")
+    student, teacher = pairs[_chosen(hint, len(pairs))]
+    _check_regressor(student, teacher, weight, bias)
+    dtype = wide_dtype(student)
+    with torch.autocast(student.device.type, enabled=False):
+        maps = as_grid(student, teacher).to(dtype), as_grid(teacher, student).detach().to(dtype)
+        size = smaller(*maps)
+        # Averaging and a 1×1 convolution commute, so the pooled map, the smaller one, is regressed.
+        found, goal = (channels_first(_average_pool(m, size)) for m in maps)
+        if weight is not None:
+            found = torch.matmul(weight.to(dtype), found)
+        if bias is not None:
+            found = found + bias.to(dtype)[:, None]
+        return (found - goal).square().sum() * (0.5 / max(1, goal.numel()))
+
+
+class FitNetLoss(nn.Module):
+    """`fitnet_loss` with a stored hint and a regressor that learns along; see there.
+
+    The paper trains in two stages, first the layers up to the hint on this loss alone, summed over channels and
+    positions instead of their mean. Later benchmarks train in one stage with a weight of 100 on the mean of squares,
+    so 200 of this loss.
+
+    Attributes:
+        reads: what it compares: feature "maps".
+        hint: which tap, from 0; None: the middle one.
+        regressor: 1×1 convolution from the student's width to the teacher's, made by `prepare`; None before.
+    """
+
+    reads: ClassVar[str] = "maps"
+
+    def __init__(self, hint: int | None = None) -> None:
+        super().__init__()
+        if hint is not None and (isinstance(hint, bool) or not isinstance(hint, int) or hint < 0):
+            raise ShapeError(f"hint must be the number of a tap, from 0, or None for the middle one, got {hint!r}")
+        self.hint = hint
+        self.regressor: nn.Conv1d | None = None
+
+    def prepare(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> None:
+        """Make the regressor for maps of these widths; does nothing where it is there and fits.
+
+        Args:
+            student_maps: as in `fitnet_loss`, any batch.
+            teacher_maps: as in `fitnet_loss`.
+
+        Raises:
+            ShapeError: the maps do not fit, or the regressor was made for other widths.
+        """
+        pairs = pair_up(student_maps, teacher_maps, method="FitNets")
+        student, teacher = pairs[_chosen(self.hint, len(pairs))]
+        if self.regressor is None:
+            self.regressor = nn.Conv1d(
+                width(student), width(teacher), 1, device=student.device, dtype=wide_dtype(student)
+            )
+        _check_regressor(student, teacher, self.regressor.weight[:, :, 0], self.regressor.bias)
+
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        """Return the loss, see `fitnet_loss`; `prepare` comes first."""
+        if self.regressor is None:
+            raise ShapeError("FitNetLoss has no regressor yet; call prepare with the maps of one batch first")
+        weight, bias = self.regressor.weight[:, :, 0], self.regressor.bias
+        return fitnet_loss(student_maps, teacher_maps, weight=weight, bias=bias, hint=self.hint)
+
+    def measure(
+        self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and no figures of its health: any map can be regressed."""
+        return self(student_maps, teacher_maps), {}
+
+    def extra_repr(self) -> str:
+        """Show the hint in the module's representation."""
+        return f"hint={self.hint}"
+
+
+def _chosen(hint: int | None, taps: int) -> int:
+    if hint is None:
+        return (taps - 1) // 2
+    if not 0 <= hint < taps:
+        raise ShapeError(f"hint is tap {hint} of {taps}; choose 0 to {taps - 1}, or None for the middle one")
+    return hint
+
+
+def _check_regressor(student: Tensor, teacher: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    wanted = (width(teacher), width(student))
+    if weight is None and wanted[0] != wanted[1]:
+        raise ShapeError(
+            f"the hint has {wanted[1]} channels in the student and {wanted[0]} in the teacher; "
+            "give a regressor (FitNetLoss makes one), or choose a tap whose widths agree"
+        )
+    if weight is not None and tuple(weight.shape) != wanted:
+        raise ShapeError(
+            f"the regressor's weight is {tuple(weight.shape)}, expected {wanted} for {wanted[1]} channels of the "
+            f"student and {wanted[0]} of the teacher at the hint"
+        )
+    if bias is not None and tuple(bias.shape) != wanted[:1]:
+        raise ShapeError(f"the regressor's bias is {tuple(bias.shape)}, expected {wanted[:1]}")
+
+
+def _average_pool(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    return grid if grid.shape[2:] == size else functional.adaptive_avg_pool2d(grid, size)

@@ -1,0 +1,118 @@
+"""Feature maps of two networks, checked, paired tap by tap, and brought to one layout."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from svdistill.errors import ShapeError
+
+_WHO = ("student", "teacher")
+
+
+def pair_up(
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    *,
+    method: str,
+    least: int = 1,
+    equal_widths: bool = False,
+) -> list[tuple[Tensor, Tensor]]:
+    """Check both networks' maps and return them tap by tap.
+
+    Args:
+        student_maps: feature maps in the order of the network, each (B, C, H, W), (B, N, D) or (B, D), floating.
+        teacher_maps: as many, of the same batch.
+        method: who asks, for the message.
+        least: how many taps the method needs.
+        equal_widths: whether C or D has to agree tap by tap.
+
+    Returns:
+        (student, teacher) of each tap, as they came.
+
+    Raises:
+        ShapeError: number of taps, shapes, batch or widths do not fit.
+    """
+    if any(torch.is_tensor(maps) for maps in (student_maps, teacher_maps)):
+        raise ShapeError("student_maps and teacher_maps must be sequences of tensors, one for each tap, got one tensor")
+    if len(student_maps) != len(teacher_maps):
+        raise ShapeError(f"the student has {len(student_maps)} taps and the teacher {len(teacher_maps)}; name as many")
+    if len(student_maps) < least:
+        what = "relates neighbouring taps and needs" if least > 1 else "compares taps and needs"
+        raise ShapeError(f"{method} {what} at least {least}, got {len(student_maps)}")
+    pairs = list(zip(student_maps, teacher_maps, strict=True))
+    for tap, (student, teacher) in enumerate(pairs):
+        for who, feature in zip(_WHO, (student, teacher), strict=True):
+            _check(feature, f"tap {tap} of the {who}")
+        if len(student) != len(teacher) or len(student) != len(pairs[0][0]):
+            raise ShapeError(
+                f"tap {tap} has {len(student)} samples in the student and {len(teacher)} in the teacher, "
+                f"tap 0 of the student {len(pairs[0][0])}; all taps must come from the same batch"
+            )
+        if equal_widths and width(student) != width(teacher):
+            raise ShapeError(
+                f"tap {tap} has {width(student)} channels in the student and {width(teacher)} in the teacher; "
+                "use a Distiller, which makes an adapter, or choose taps or widths that agree"
+            )
+    return pairs
+
+
+def width(feature: Tensor) -> int:
+    """Return C of (B, C, H, W) and D of (B, N, D) or (B, D)."""
+    return feature.shape[1] if feature.dim() == 4 else feature.shape[-1]
+
+
+def channels_first(feature: Tensor) -> Tensor:
+    """View (B, C, H, W), (B, N, D) or (B, D) as (B, D, N)."""
+    if feature.dim() == 4:
+        return feature.flatten(2)
+    return feature.mT if feature.dim() == 3 else feature[:, :, None]
+
+
+def as_grid(feature: Tensor, partner: Tensor) -> Tensor:
+    """View a map of any layout as (B, C, H, W), so that it can be pooled to the size of its partner.
+
+    Tokens lie row by row, on the grid of a partner with as many positions, else on a square one. Two sets of equally
+    many tokens need no grid. A (B, D) vector is a grid of one position.
+
+    Args:
+        feature: (B, C, H, W), (B, N, D) or (B, D).
+        partner: the map that it is compared with.
+
+    Raises:
+        ShapeError: N is no square number and the partner is of another size.
+    """
+    if feature.dim() == 4:
+        return feature
+    flat = channels_first(feature)
+    positions = flat.shape[2]
+    if partner.dim() == 4 and partner.shape[2] * partner.shape[3] == positions:
+        return flat.unflatten(2, partner.shape[2:])
+    if partner.dim() == 3 and partner.shape[1] == positions:
+        return flat[..., None]
+    side = math.isqrt(positions)
+    if side * side != positions:
+        raise ShapeError(
+            f"{positions} tokens are no square grid and cannot be pooled to the size of a map "
+            f"{tuple(partner.shape)}; drop the class token, or choose taps with equally many positions"
+        )
+    return flat.unflatten(2, (side, side))
+
+
+def smaller(first: Tensor, second: Tensor) -> tuple[int, int]:
+    """Return the smaller height and the smaller width of two (B, C, H, W)."""
+    return min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
+
+
+def wide_dtype(*features: Tensor) -> torch.dtype:
+    """Return float64 where one of the maps is float64, else float32."""
+    return torch.float64 if any(f.dtype == torch.float64 for f in features) else torch.float32
+
+
+def _check(feature: Tensor, name: str) -> None:
+    if not isinstance(feature, Tensor) or feature.dim() not in (2, 3, 4) or not feature.is_floating_point():
+        got = f"{tuple(feature.shape)} {feature.dtype}" if isinstance(feature, Tensor) else type(feature).__name__
+        raise ShapeError(f"{name} must be a floating point (B, C, H, W), (B, N, D) or (B, D), got {got}")
+    if 0 in feature.shape[1:]:
+        raise ShapeError(f"{name} is {tuple(feature.shape)}; it needs at least one channel and one position")

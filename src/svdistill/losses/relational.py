@@ -1,0 +1,131 @@
+"""Relational knowledge distillation: the student learns distances and angles between the teacher's embeddings."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from svdistill.errors import ShapeError
+from svdistill.losses.maps import channels_first, pair_up, wide_dtype
+
+# Squared distances below this share of the squared lengths are rounding of float32 maps: the examples coincide.
+COINCIDENT = 1000 * torch.finfo(torch.float64).eps
+
+
+def relational_loss(
+    student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, distance: float = 25.0, angle: float = 50.0
+) -> Tensor:
+    """Compare how the examples of a batch lie to each other in student and teacher, at the last tap.
+
+    distance · mean_{ij} h(δ_S,ij − δ_T,ij) + angle · mean_{ijk} h(cos_S,ijk − cos_T,ijk), where δ_ij = ‖e_i − e_j‖ / μ
+    with μ the mean distance of examples that differ, cos_ijk the cosine of the angle at e_j between e_i and e_k, and h
+    Huber's loss (½ x² up to 1, |x| − ½ beyond). As in the published code the means are over all B² pairs and B³
+    triples, those with equal members included; examples that coincide have distance and cosine 0.
+
+    The embedding e is the last map averaged over its positions: the paper takes the output of the last pooling layer.
+    Its width and scale need not agree. A batch of one has loss 0.
+
+    Args:
+        student_maps: L ≥ 1 feature maps, each (B, C, H, W), (B, N, D) or (B, D), floating; the last is used.
+        teacher_maps: as many; taken as constant.
+        distance: weight of the distance term, ≥ 0.
+        angle: weight of the angle term, ≥ 0; its memory grows with B³.
+
+    Returns:
+        Scalar, float32 (float64 where the maps are), also under autocast.
+
+    Raises:
+        ShapeError: number of taps, shapes or weights do not fit.
+
+    Source: Park, Kim, Lu, Cho, *Relational Knowledge Distillation*, CVPR 2019, equations 5 to 9.
+    """
+    student, teacher = pair_up(student_maps, teacher_maps, method="RKD")[-1]
+    _check_weights(distance, angle)
+    batch = len(student)
+    with torch.autocast(student.device.type, enabled=False):
+        found, goal = _Relations(student), _Relations(teacher.detach())
+        loss = found.gram.sum() * 0.0  # keeps the graph where a term is off or the batch is empty
+        if distance:
+            error = functional.smooth_l1_loss(found.distances(), goal.distances(), reduction="sum")
+            loss = loss + error * (distance / max(1, batch**2))
+        if angle:
+            error = functional.smooth_l1_loss(found.cosines(), goal.cosines(), reduction="sum")
+            loss = loss + error * (angle / max(1, batch**3))
+    return loss.to(wide_dtype(student))
+
+
+class RelationalLoss(nn.Module):
+    """`relational_loss` with stored weights of its two terms; see there.
+
+    The defaults, 25 and 50, are the paper's for classification (section 4.2), to be used with a weight of 1.
+
+    Attributes:
+        reads: what it compares: feature "maps".
+    """
+
+    reads: ClassVar[str] = "maps"
+
+    def __init__(self, distance: float = 25.0, angle: float = 50.0) -> None:
+        super().__init__()
+        _check_weights(distance, angle)
+        self.distance = distance
+        self.angle = angle
+
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        """Return the loss, see `relational_loss`."""
+        return relational_loss(student_maps, teacher_maps, distance=self.distance, angle=self.angle)
+
+    def measure(
+        self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and no figures of its health: any embeddings have relations."""
+        return self(student_maps, teacher_maps), {}
+
+    def extra_repr(self) -> str:
+        """Show the weights in the module's representation."""
+        return f"distance={self.distance}, angle={self.angle}"
+
+
+class _Relations:
+    """Inner products of a batch's embeddings, and what follows from them.
+
+    In float64, because distances and angles are differences of inner products; they are B × B numbers, where the
+    differences themselves would be B × B × D.
+    """
+
+    def __init__(self, feature: Tensor) -> None:
+        embedding = channels_first(feature).double().mean(2)
+        # Relations do not depend on origin and scale; without them the differences keep most digits.
+        if embedding.numel():
+            embedding = embedding - embedding.mean(0, keepdim=True).detach()
+            scale = embedding.detach().abs().amax()
+            embedding = embedding / torch.where(scale > 0, scale, 1.0)
+        self.gram = embedding @ embedding.mT
+        square = self.gram.diagonal()
+        sizes = square[:, None] + square
+        squared = sizes - 2 * self.gram
+        self.differ = squared.detach() > COINCIDENT * sizes.detach()
+        # The root of a zero has no derivative, so such pairs take no part in it.
+        self.length = torch.where(self.differ, squared, 1.0).sqrt()
+
+    def distances(self) -> Tensor:
+        """Distances in units of their mean, (B, B)."""
+        lengths = torch.where(self.differ, self.length, 0.0)
+        mean = lengths.sum() / self.differ.sum().clamp_min(1)
+        return lengths / torch.where(self.differ.any(), mean, 1.0)
+
+    def cosines(self) -> Tensor:
+        """Cosines [j, i, k] of the angle at j between i and k, (B, B, B)."""
+        g = self.gram
+        inner = g[None] - g[:, :, None] - g[:, None] + g.diagonal()[:, None, None]
+        inverse = torch.where(self.differ, 1 / self.length, 0.0)
+        return inner * inverse[:, :, None] * inverse[:, None]
+
+
+def _check_weights(distance: float, angle: float) -> None:
+    for name, value in (("distance", distance), ("angle", angle)):
+        if not (value >= 0 and math.isfinite(value)):
+            raise ShapeError(f"{name} must be a number of at least 0, got {value!r}")

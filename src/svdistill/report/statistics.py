@@ -1,0 +1,67 @@
+"""What may be said about a method from a few seeds: the mean of paired differences and its confidence interval."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Interval(NamedTuple):
+    """A mean and the interval that its true value lies in, as far as the values can tell.
+
+    Attributes:
+        mean: of the values, in their unit.
+        low: lower end; None where a single value says nothing about spread.
+        high: upper end, likewise.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def paired_interval(differences: Sequence[float], *, level: float = 0.95) -> Interval:
+    """Return the mean of paired differences with Student's confidence interval.
+
+    The interval is mean ± t · s / √n, with s the sample deviation (n − 1) of the differences and t the quantile
+    (1 + level) / 2 of Student's distribution with n − 1 degrees of freedom. Pairing takes out what both sides share,
+    here the seed: its labelled images, its initial weights, its order of the images.
+
+    Args:
+        differences: at least one finite number, e.g. the accuracy of a method less that of another on the same seed.
+        level: probability with which the interval covers the true mean, where the differences are normal; 0 to 1.
+
+    Returns:
+        Mean, low and high; without low and high where there is one difference only.
+
+    Raises:
+        ValueError: no difference, one that is not finite, or a level outside of 0 to 1.
+
+    Source:
+        Student, The probable error of a mean, Biometrika 6, 1908.
+    """
+    if not differences or not all(math.isfinite(value) for value in differences):
+        raise ValueError(f"expected at least one finite difference, got {list(differences)}")
+    if not 0 < level < 1:
+        raise ValueError(f"expected a level between 0 and 1, got {level}")
+    mean = statistics.fmean(differences)
+    count = len(differences)
+    if count == 1:
+        return Interval(mean, None, None)
+    from scipy.special import stdtrit  # late: the command line must start without scipy
+
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * statistics.stdev(differences) / math.sqrt(count)
+    return Interval(mean, mean - half, mean + half)
+
+
+def paired_differences(values: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
+    """Subtract, seed by seed, a baseline from a method; seeds that one of the two lacks are left out.
+
+    Args:
+        values: a number for each seed.
+        baseline: likewise.
+
+    Returns:
+        value − baseline of the common seeds, in order of the seeds.
+    """
+    return [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]

@@ -30,6 +30,10 @@ else:
 TEACHER = "teacher"
 
 
+class BusyError(DataError):
+    """Another process trains this run; whoever can do something else meanwhile need not give up."""
+
+
 class Run:
     """The folder of one run.
 
@@ -111,7 +115,8 @@ class Run:
             waiting: called once where another process has the lock, whose end is then awaited; None raises instead.
 
         Raises:
-            DataError: another process trains this run, or the folder of runs cannot be written.
+            BusyError: another process trains this run.
+            DataError: the folder of runs cannot be written.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +127,7 @@ class Run:
         with file:
             if not _lock(file, wait=False):
                 if waiting is None:
-                    raise DataError(f"the run {self.path} is being trained by another process; wait for its end")
+                    raise BusyError(f"the run {self.path} is being trained by another process; wait for its end")
                 waiting()
                 _lock(file, wait=True)
             yield

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svdistill.data import Augmentation, Batches, ImageSet, channel_statistics, standardize
+from svdistill.data import Augmentation, Batches, ImageSet, Mixed, channel_statistics, standardize
 from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError
 
 SETTINGS = Augmentation(flip=True, rotation=20.0, shift=1)
@@ -26,7 +26,15 @@ def batches(number: int = 23, size: int = 5, *, seed: int = 0, augmentation: Aug
     return Batches(images, size, seed=seed, augmentation=augmentation, mean=mean, std=std)
 
 
-def take(source: Batches, number: int) -> list[tuple[Tensor, Tensor]]:
+def mixed(number: int = 23, size: int = 5, others: int = 11, other_size: int = 3, *, seed: int = 0) -> Mixed:
+    """Labelled batches with unlabelled ones beside them, whose images are negative ones of the same kind."""
+    bare = ImageSet(255 - image_set(others).images, torch.full((others,), -1), ("none",), labelled=False)
+    mean, std = channel_statistics(image_set(number))
+    second = Batches(bare, other_size, seed=seed + 1, augmentation=SETTINGS, mean=mean, std=std)
+    return Mixed(batches(number, size, seed=seed), second)
+
+
+def take(source: Batches | Mixed, number: int) -> list[tuple[Tensor, Tensor]]:
     """So many batches, across the ends of epochs."""
     taken: list[tuple[Tensor, Tensor]] = []
     while True:
@@ -179,3 +187,66 @@ def test_statistics_of_other_channels() -> None:
     """Statistics that do not fit the channels are refused when the batches are made."""
     with pytest.raises(ShapeError, match="mean"):
         Batches(image_set(), 5, seed=0, augmentation=SETTINGS, mean=torch.zeros(1), std=torch.ones(1))
+
+
+def test_mixed_batches() -> None:
+    """An epoch is one pass over the labelled images, in the very batches that they make alone."""
+    source, alone = mixed(), take(batches(), 8)
+    assert (len(source), source.shape) == (4, (2, 6, 6))
+    taken = take(source, 8)
+    assert {tuple(images.shape) for images, _ in taken} == {(8, 2, 6, 6)}
+    assert equal([(images[:5], labels[:5]) for images, labels in taken], alone)
+    assert all(labels[5:].tolist() == [-1] * 3 and labels.dtype == torch.int64 for _, labels in taken)
+    assert [source.position for _ in source.epoch()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("lengths", [(23, 5, 11, 3), (23, 5, 300, 3), (23, 5, 3, 3)])
+def test_unlabelled_images_go_on_by_themselves(lengths: tuple[int, int, int, int]) -> None:
+    """They come in the order that they have alone, whether they are fewer or more than the labelled ones."""
+    source, again = mixed(*lengths), mixed(*lengths)
+    number, size, others, other_size = lengths
+    bare = ImageSet(255 - image_set(others).images, torch.arange(others), tuple(map(str, range(others))))
+    mean, std = channel_statistics(image_set(number))
+    alone = Batches(bare, other_size, seed=1, augmentation=SETTINGS, mean=mean, std=std)
+    expected = [images for images, _ in take(alone, 13)]
+    assert all(torch.equal(batch[size:], other) for (batch, _), other in zip(take(source, 13), expected, strict=True))
+    assert len(take(again, 2 * len(again))) == 2 * len(again)
+
+
+def test_labels_of_the_unlabelled_stay_hidden() -> None:
+    """Labels that the second set happens to have are not handed out."""
+    _, labels = next(Mixed(batches(), batches(30, 7)).epoch())
+    assert labels[5:].tolist() == [-1] * 7
+
+
+@pytest.mark.parametrize("done", range(10))
+def test_mixed_state_goes_on_bit_for_bit(done: int) -> None:
+    """After any number of batches, a restored state gives the same further ones; the unlabelled ones turn at 3."""
+    uninterrupted = take(mixed(), 14)
+    source = mixed()
+    if done:
+        take(source, done)
+    buffer = io.BytesIO()
+    torch.save(source.state_dict(), buffer)
+    buffer.seek(0)
+    other = mixed(seed=50)
+    take(other, 2)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert other.position == source.position
+    assert equal(take(other, 14 - done), uninterrupted[done:])
+
+
+def test_mixed_state_of_other_batches() -> None:
+    """A state of labelled batches alone, or of other sizes, is refused."""
+    with pytest.raises(CheckpointError, match="lacks labelled and unlabelled"):
+        mixed().load_state_dict(batches().state_dict())
+    with pytest.raises(CheckpointError, match="11 in batches of 3"):
+        mixed().load_state_dict(mixed(others=12).state_dict())
+
+
+def test_mixed_shapes() -> None:
+    """Labelled and unlabelled images of different shapes cannot be one batch."""
+    grey = ImageSet(torch.zeros(4, 1, 6, 6, dtype=torch.uint8), torch.zeros(4).long(), ("a",))
+    other = Batches(grey, 2, seed=0, augmentation=SETTINGS, mean=torch.zeros(1), std=torch.ones(1))
+    with pytest.raises(ShapeError, match=r"shape \(2, 6, 6\) and unlabelled ones \(1, 6, 6\)"):
+        Mixed(batches(), other)

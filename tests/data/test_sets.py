@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from svdistill.data import ImageSet
-from svdistill.errors import DataError
+from svdistill.errors import DataError, RecipeError
 
 CLASSES = ("a", "b", "c")
 
@@ -112,6 +112,105 @@ def test_subset_of_a_small_class() -> None:
     with pytest.raises(DataError, match=r"class 'c' has 2 images, 3 are needed for 9.*at most 6"):
         few.subset(9, seed=0)
     assert len(few.subset(6, seed=0)) == 6
+
+
+@pytest.mark.parametrize("size", [3, 17, 29])
+def test_rest_is_what_a_subset_leaves_out(size: int) -> None:
+    """Subset and rest together are the whole set, each image once, with its label."""
+    whole = example()
+    chosen, rest = whole.subset(size, seed=5), whole.rest(size, seed=5)
+    assert sorted(identities(chosen) + identities(rest)) == list(range(30))
+    assert identities(rest) == sorted(identities(rest))
+    assert rest.labels.tolist() == [number % 3 for number in identities(rest)]
+
+
+def test_no_rest() -> None:
+    """A subset of everything leaves nothing, and an impossible one is the same error as for the subset."""
+    with pytest.raises(DataError, match="no image is left beside a subset of all 30"):
+        example().rest(30, seed=0)
+    with pytest.raises(DataError, match="subset of 31 images"):
+        example().rest(31, seed=0)
+
+
+def test_unlabelled() -> None:
+    """Without labels, the images and the classes stay and each label is −1."""
+    bare = example(6).unlabelled()
+    assert not bare.labelled
+    assert example(6).labelled
+    assert bare.labels.tolist() == [-1] * 6
+    assert (identities(bare), bare.classes) == (list(range(6)), CLASSES)
+    assert not bare.to("cpu").labelled
+    assert not bare.resized(2).labelled
+    assert not bare.unlabelled().labelled
+
+
+def test_labels_in_a_set_without_labels() -> None:
+    """A set that says it has no labels must not have any."""
+    with pytest.raises(DataError, match="label 0 came in a set without labels"):
+        ImageSet(images(2), torch.tensor([-1, 0]), CLASSES, labelled=False)
+
+
+def test_subsets_without_labels() -> None:
+    """Without labels a subset is drawn from all images, from 1 on, nested, and fixed by the seed."""
+    bare = example().unlabelled()
+    chosen = [set(identities(bare.subset(size, seed=2))) for size in range(1, 31)]
+    assert [len(numbers) for numbers in chosen] == list(range(1, 31))
+    assert all(small < large for small, large in pairwise(chosen))
+    assert set(identities(bare.rest(12, seed=2))) == set(range(30)) - chosen[11]
+    with pytest.raises(DataError, match="subset of 0 images was asked for, expected 1 to 30"):
+        bare.subset(0, seed=0)
+
+
+def test_batches_are_the_images_of_the_indices() -> None:
+    """Each index gives its images, in its order, also twice."""
+    whole = example()
+    taken = list(whole.batches([torch.tensor([4, 2, 2]), torch.tensor([29])]))
+    assert [batch[:, 0, 0, 0].tolist() for batch in taken] == [[4, 2, 2], [29]]
+    assert taken[0].shape == (3, *whole.shape)
+    assert identities(whole.take(torch.tensor([7, 3]))) == [7, 3]
+
+
+def test_select_classes() -> None:
+    """Some classes, numbered in the order in which they are named."""
+    chosen = example(9).select(["c", "a"])
+    assert chosen.classes == ("c", "a")
+    assert identities(chosen) == [0, 2, 3, 5, 6, 8]
+    assert chosen.labels.tolist() == [1, 0] * 3
+    assert example(9).select(CLASSES).labels.tolist() == example(9).labels.tolist()
+
+
+def test_select_unfit_classes() -> None:
+    """Unknown classes are answered with the nearest; a class named twice, none, and none with images are refused."""
+    clothes = ImageSet(images(2), torch.tensor([0, 0]), ("trouser", "shirt", "bag"))
+    with pytest.raises(RecipeError, match="no class is called 'trousers'; did you mean 'trouser'"):
+        clothes.select(["shirt", "trousers"])
+    with pytest.raises(RecipeError, match="'shirt' is named twice"):
+        clothes.select(["shirt", "shirt"])
+    with pytest.raises(DataError, match="list of classes is empty"):
+        clothes.select([])
+    with pytest.raises(DataError, match="no image of the 1 selected"):
+        clothes.select(["bag"])
+    with pytest.raises(DataError, match="without labels"):
+        clothes.unlabelled().select(["shirt"])
+
+
+def test_channels() -> None:
+    """Grey is repeated; a colour becomes its brightness; there and back changes nothing."""
+    colour = torch.tensor([255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 255, 10, 20, 30], dtype=torch.uint8)
+    pictures = ImageSet(colour.reshape(5, 3, 1, 1), torch.zeros(5).long(), CLASSES)
+    # 0.299, 0.587 and 0.114 of 255; the last: 2.99 + 11.74 + 3.42 = 18.15.
+    assert pictures.with_channels(1).images.flatten().tolist() == [76, 150, 29, 255, 18]
+    grey = ImageSet(torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16), torch.tensor([0]), CLASSES)
+    assert torch.equal(grey.with_channels(3).with_channels(1).images, grey.images)
+    assert grey.with_channels(3).shape == (3, 16, 16)
+    assert grey.with_channels(1) is grey
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4, "3", True])
+def test_impossible_channels(channels: Any) -> None:
+    """Only grey and colour are known."""
+    with pytest.raises(DataError, match="channels is"):
+        example().with_channels(channels)
 
 
 def test_resize_to_the_same_size_is_free() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from svdistill.data import channel_statistics, standardize
+from svdistill.data import ImageSet, channel_statistics, standardize
 from svdistill.errors import DataError, ShapeError
 
 EPS = torch.finfo(torch.float32).eps
@@ -81,3 +81,11 @@ def test_channels_that_do_not_fit(shape: tuple[int, ...], channels: int) -> None
     """Statistics of another number of channels do not broadcast in silence."""
     with pytest.raises(ShapeError, match="channel_statistics"):
         standardize(torch.zeros(shape), torch.zeros(channels), torch.ones(channels))
+
+
+def test_statistics_of_a_set_are_those_of_its_images() -> None:
+    """An image set in memory is measured whole."""
+    images = torch.randint(0, 256, (50, 3, 5, 4), dtype=torch.uint8)
+    whole = ImageSet(images, torch.zeros(50).long(), ("a",))
+    for one, other in zip(channel_statistics(whole), channel_statistics(images), strict=True):
+        assert torch.equal(one, other)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from svdistill.data import channel_statistics, standardize
-from svdistill.errors import ShapeError
+from svdistill.errors import DataError, ShapeError
 from svdistill.train import evaluate, launch
 
 
@@ -79,3 +79,10 @@ def test_in_mixed_precision_the_loss_is_float32_at_least(parts):
     model, test, statistics = parts
     mixed = evaluate(launch(device="cpu", precision="bf16-mixed", seed=0), model, test, **statistics)
     assert mixed["loss"] == pytest.approx(by_hand(model, test, **statistics)[1], rel=2e-2)
+
+
+def test_images_without_labels_are_refused(parts):
+    """There is nothing to measure."""
+    model, test, statistics = parts
+    with pytest.raises(DataError, match="no labels"):
+        evaluate(None, model, test.unlabelled(), **statistics)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from svdistill.data import ImageSet, standardize
-from svdistill.errors import ShapeError
+from svdistill.data import ImageSource, standardize
+from svdistill.errors import DataError, ShapeError
 from svdistill.train.engine import Fabric
 
 
@@ -16,7 +16,7 @@ from svdistill.train.engine import Fabric
 def evaluate(
     fabric: Fabric | None,
     model: nn.Module,
-    test: ImageSet,
+    test: ImageSource,
     *,
     mean: Tensor,
     std: Tensor,
@@ -28,7 +28,7 @@ def evaluate(
     Args:
         fabric: whose device and precision to use; None stays where the images are, in the model's own precision.
         model: images (B, C, H, W) to logits (B, classes), on that device.
-        test: the images to measure on.
+        test: the images to measure on, in memory or on disk, with labels.
         mean: (C,), of the training set.
         std: (C,), likewise.
         batch_size: images at a time; changes the speed and nothing else.
@@ -39,8 +39,11 @@ def evaluate(
 
     Raises:
         ShapeError: the network has another number of classes than the set.
+        DataError: the images have no labels, or cannot be read.
     """
-    device = test.images.device if fabric is None else fabric.device
+    if not test.labelled:
+        raise DataError("the images to measure on have no labels; give a set that has them")
+    device = test.device if fabric is None else fabric.device
     # validate_args would look at the values, which waits for the device in each batch.
     accuracy = MulticlassAccuracy(test.num_classes, average="micro", validate_args=False).to(device)
     matrix = MulticlassConfusionMatrix(test.num_classes, validate_args=False).to(device) if confusion else None
@@ -48,7 +51,8 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        for raw, given in zip(test.images.split(batch_size), test.labels.split(batch_size), strict=True):
+        indices = torch.arange(len(test)).split(batch_size)
+        for raw, given in zip(test.batches(indices), test.labels.split(batch_size), strict=True):
             labels = given.to(device)
             logits = _logits(fabric, model, standardize(raw.to(device), mean, std))
             if logits.ndim != 2 or logits.shape[1] != test.num_classes:

@@ -42,6 +42,7 @@ class RunRecord:
     ``metrics.jsonl``            one line an epoch; ``epoch`` is the number of epochs done, so the first is 1
     ``summary.json``             written last: where it is, the run has finished
     ``student.safetensors``      the trained network alone
+    ``insight.npz``              spectra, singular vectors, a few images and the confusion matrix, for the report
     ``checkpoints/last.pt``      everything needed to go on
     ``checkpoints/best.pt``      the same, of the epoch with the best accuracy
     ``tensorboard/``             training curves
@@ -54,6 +55,7 @@ class RunRecord:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.student = self.path / "student.safetensors"
+        self.insight = self.path / "insight.npz"
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.tensorboard = self.path / "tensorboard"

@@ -1,5 +1,6 @@
 """Transfer losses, one method a file: the pure function and a thin module that stores its settings."""
 
+from svdistill.losses.adapters import Adapters
 from svdistill.losses.attention import AttentionLoss, attention_loss
 from svdistill.losses.fitnet import FitNetLoss, fitnet_loss
 from svdistill.losses.fsp import FSPLoss, fsp_loss
@@ -8,6 +9,7 @@ from svdistill.losses.soft_target import SoftTargetLoss, soft_target_loss
 from svdistill.losses.svd import SVDLoss, svd_loss
 
 __all__ = [
+    "Adapters",
     "AttentionLoss",
     "FSPLoss",
     "FitNetLoss",

@@ -88,7 +88,7 @@ def as_grid(feature: Tensor, partner: Tensor) -> Tensor:
     flat = channels_first(feature)
     positions = flat.shape[2]
     if partner.dim() == 4 and partner.shape[2] * partner.shape[3] == positions:
-        return flat.unflatten(2, partner.shape[2:])
+        return flat.reshape(*flat.shape[:2], *partner.shape[2:])
     if partner.dim() == 3 and partner.shape[1] == positions:
         return flat[..., None]
     side = math.isqrt(positions)
@@ -97,7 +97,7 @@ def as_grid(feature: Tensor, partner: Tensor) -> Tensor:
             f"{positions} tokens are no square grid and cannot be pooled to the size of a map "
             f"{tuple(partner.shape)}; drop the class token, or choose taps with equally many positions"
         )
-    return flat.unflatten(2, (side, side))
+    return flat.reshape(*flat.shape[:2], side, side)
 
 
 def smaller(first: Tensor, second: Tensor) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svdistill.errors import ShapeError
 from svdistill.linalg import (
     ASSIGNMENTS,
     GRADIENTS,
@@ -22,6 +21,7 @@ from svdistill.linalg import (
     decompose,
     rbf_distance,
 )
+from svdistill.losses.maps import channels_first, pair_up
 
 Reduction = Literal["sum", "mean"]
 REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
@@ -74,9 +74,11 @@ class SVDLoss(nn.Module):
 
     Attributes:
         reads: what it compares: feature "maps".
+        equal_widths: the maps of both networks must be of the same widths.
     """
 
     reads: ClassVar[str] = "maps"
+    equal_widths: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -143,8 +145,8 @@ def _settings(
 def _measure(
     student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], settings: _Settings
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    pairs = _pair_up(student_maps, teacher_maps)
-    taps = [_compare(student, teacher, settings) for student, teacher in pairs]
+    pairs = pair_up(student_maps, teacher_maps, method="KD-SVD", least=2, equal_widths=True)
+    taps = [_compare(channels_first(student), channels_first(teacher), settings) for student, teacher in pairs]
     usable = torch.stack([tap.usable for tap in taps]).all(0)
     counts = [tap.counts & usable[:, None] for tap in taps]
     weight = torch.stack([front & back for front, back in itertools.pairwise(counts)])
@@ -196,43 +198,3 @@ def _compare(student: Tensor, teacher: Tensor, settings: _Settings) -> _Tap:
 
 def _pad(rows: Tensor, missing: int) -> Tensor:
     return nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
-
-
-def _pair_up(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Check both networks' maps and return them as (B, D, N) views, tap by tap."""
-    if any(torch.is_tensor(maps) for maps in (student_maps, teacher_maps)):
-        raise ShapeError("student_maps and teacher_maps must be sequences of tensors, one for each tap, got one tensor")
-    if len(student_maps) != len(teacher_maps):
-        raise ShapeError(f"the student has {len(student_maps)} taps and the teacher {len(teacher_maps)}; name as many")
-    if len(student_maps) < 2:
-        raise ShapeError(f"KD-SVD relates neighbouring taps and needs at least 2, got {len(student_maps)}")
-    pairs = []
-    for tap, maps in enumerate(zip(student_maps, teacher_maps, strict=True)):
-        student, teacher = (_channels_first(m, f"tap {tap} of the {who}") for m, who in zip(maps, _WHO, strict=True))
-        if len(student) != len(teacher) or len(student) != len(student_maps[0]):
-            raise ShapeError(
-                f"tap {tap} has {len(student)} samples in the student and {len(teacher)} in the teacher, "
-                f"tap 0 of the student {len(student_maps[0])}; all taps must come from the same batch"
-            )
-        if student.shape[1] != teacher.shape[1]:
-            raise ShapeError(
-                f"tap {tap} has {student.shape[1]} channels in the student and {teacher.shape[1]} in the teacher; "
-                "choose taps or widths that agree (there is no adapter for unequal widths yet)"
-            )
-        pairs.append((student, teacher))
-    return pairs
-
-
-_WHO = ("student", "teacher")
-
-
-def _channels_first(feature: Tensor, name: str) -> Tensor:
-    """View (B, C, H, W), (B, N, D) or (B, D) as (B, D, N)."""
-    if not isinstance(feature, Tensor) or feature.dim() not in (2, 3, 4) or not feature.is_floating_point():
-        got = f"{tuple(feature.shape)} {feature.dtype}" if isinstance(feature, Tensor) else type(feature).__name__
-        raise ShapeError(f"{name} must be a floating point (B, C, H, W), (B, N, D) or (B, D), got {got}")
-    if 0 in feature.shape[1:]:
-        raise ShapeError(f"{name} is {tuple(feature.shape)}; it needs at least one channel and one position")
-    if feature.dim() == 4:
-        return feature.flatten(2)
-    return feature.mT if feature.dim() == 3 else feature[:, :, None]

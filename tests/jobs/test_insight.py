@@ -144,7 +144,7 @@ def test_tokens() -> None:
     """(B, N, D) is taken as it is, without the leading tokens that are to be dropped."""
     tokens = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0))
     images = torch.zeros(4, 1, 4, 4)
-    found = insight(Gives(tokens), images=images, student_taps=["tap"], drop_tokens=1)
+    found = insight(Gives(tokens), images=images, student_taps=["tap"], student_drop_tokens=1)
     plain = insight(Gives(tokens[:, 1:]), images=images, student_taps=["tap"])
     np.testing.assert_array_equal(found["student_vectors_0"], plain["student_vectors_0"])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from svdistill import train as training
 from svdistill.atomic import replacing
-from svdistill.data import ImageSet, standardize
+from svdistill.data import ImageSource, standardize
 from svdistill.errors import ShapeError, SvdistillWarning
 from svdistill.linalg import assign, decompose
 from svdistill.nets import Taps
@@ -36,7 +36,8 @@ def insight(
     student_taps: Sequence[str],
     teacher_taps: Sequence[str] = (),
     lift: Lift | None = None,
-    drop_tokens: int = 0,
+    student_drop_tokens: int = 0,
+    teacher_drop_tokens: int = 0,
     pictures: int = PICTURES,
 ) -> Arrays:
     """Decompose the feature maps of a student and its teacher on a few images.
@@ -51,7 +52,8 @@ def insight(
         teacher_taps: the teacher's, as many, paired in order.
         lift: takes the student's maps and returns those that the loss compared, for instance after the adapters; None
             = as they are.
-        drop_tokens: so many leading tokens of (B, N, D) maps are left out, for instance a class token.
+        student_drop_tokens: so many leading tokens of the student's (B, N, D) maps are left out, e.g. a class token.
+        teacher_drop_tokens: likewise of the teacher's.
         pictures: for the first so many images the vectors are kept.
 
     Returns:
@@ -71,10 +73,10 @@ def insight(
         return {}
     found: list[list[_Tap]] = []
     for chunk in images.split(CHUNK):
-        own = _maps(student, student_taps, chunk, drop_tokens)
+        own = _maps(student, student_taps, chunk, student_drop_tokens)
         with torch.no_grad():
             compared = own if lift is None else lift(own)
-        theirs = [None] * len(own) if teacher is None else _maps(teacher, teacher_taps, chunk, drop_tokens)
+        theirs = [None] * len(own) if teacher is None else _maps(teacher, teacher_taps, chunk, teacher_drop_tokens)
         found.append([_look(*maps) for maps in zip(own, compared, theirs, strict=True)])
     taps = [_join(parts) for parts in zip(*found, strict=True)]
     arrays: Arrays = {
@@ -95,13 +97,14 @@ def write_insight(
     student: nn.Module,
     teacher: nn.Module | None = None,
     *,
-    test: ImageSet,
+    test: ImageSource,
     mean: Tensor,
     std: Tensor,
     student_taps: Sequence[str] = (),
     teacher_taps: Sequence[str] = (),
     lift: Lift | None = None,
-    drop_tokens: int = 0,
+    student_drop_tokens: int = 0,
+    teacher_drop_tokens: int = 0,
     fabric: training.Fabric | None = None,
 ) -> None:
     """Write a run's ``insight.npz``: the confusion matrix, a few pictures, and what :func:`insight` finds.
@@ -119,7 +122,8 @@ def write_insight(
         student_taps: see :func:`insight`; () = no spectra and no vectors.
         teacher_taps: likewise.
         lift: likewise.
-        drop_tokens: likewise.
+        student_drop_tokens: likewise.
+        teacher_drop_tokens: likewise.
         fabric: whose device and precision the confusion matrix is counted with; None = where the images are.
     """
     arrays: Arrays = {"classes": np.array(test.classes)}
@@ -127,7 +131,7 @@ def write_insight(
         counted = training.evaluate(fabric, student, test, mean=mean, std=std, confusion=True)["confusion"]
         arrays["confusion"] = np.asarray(counted, dtype=np.uint32)
         index = _choose(test.labels.cpu())
-        raw = test.images[index.to(test.images.device)]
+        raw = next(iter(test.batches([index])))
         arrays["images"] = _thumbnails(raw[:PICTURES])
         arrays["labels"] = test.labels.cpu()[index[:PICTURES]].numpy()
         device = raw.device if fabric is None else fabric.device
@@ -139,7 +143,8 @@ def write_insight(
             student_taps=student_taps,
             teacher_taps=teacher_taps,
             lift=lift,
-            drop_tokens=drop_tokens,
+            student_drop_tokens=student_drop_tokens,
+            teacher_drop_tokens=teacher_drop_tokens,
         )
     except Exception as error:
         _tell(record, error)

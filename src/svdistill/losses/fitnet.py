@@ -5,10 +5,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from svdistill.errors import ShapeError
-from svdistill.losses.maps import as_grid, channels_first, pair_up, smaller, wide_dtype, width
+from svdistill.losses.maps import as_grid, average_pool, channels_first, pair_up, smaller, wide_dtype, width
 
 
 def fitnet_loss(
@@ -46,7 +45,7 @@ def fitnet_loss(
         maps = as_grid(student, teacher).to(dtype), as_grid(teacher, student).detach().to(dtype)
         size = smaller(*maps)
         # Averaging and a 1×1 convolution commute, so the pooled map, the smaller one, is regressed.
-        found, goal = (channels_first(_average_pool(m, size)) for m in maps)
+        found, goal = (channels_first(average_pool(m, size)) for m in maps)
         if weight is not None:
             found = torch.matmul(weight.to(dtype), found)
         if bias is not None:
@@ -134,7 +133,3 @@ def _check_regressor(student: Tensor, teacher: Tensor, weight: Tensor | None, bi
         )
     if bias is not None and tuple(bias.shape) != wanted[:1]:
         raise ShapeError(f"the regressor's bias is {tuple(bias.shape)}, expected {wanted[:1]}")
-
-
-def _average_pool(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    return grid if grid.shape[2:] == size else functional.adaptive_avg_pool2d(grid, size)

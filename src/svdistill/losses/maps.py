@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from svdistill.errors import ShapeError
 
@@ -103,6 +104,11 @@ def as_grid(feature: Tensor, partner: Tensor) -> Tensor:
 def smaller(first: Tensor, second: Tensor) -> tuple[int, int]:
     """Return the smaller height and the smaller width of two (B, C, H, W)."""
     return min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
+
+
+def average_pool(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average (B, C, H, W) over about equal windows to (B, C, *size)."""
+    return grid if grid.shape[2:] == size else functional.adaptive_avg_pool2d(grid, size)
 
 
 def wide_dtype(*features: Tensor) -> torch.dtype:

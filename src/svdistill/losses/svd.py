@@ -4,15 +4,18 @@ import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
+from svdistill.errors import ShapeError, SvdistillWarning
 from svdistill.linalg import (
     ASSIGNMENTS,
     GRADIENTS,
     Assignment,
+    Decomposition,
     Gradient,
     assign,
     check_beta,
@@ -21,10 +24,31 @@ from svdistill.linalg import (
     decompose,
     rbf_distance,
 )
-from svdistill.losses.maps import channels_first, pair_up
+from svdistill.losses.maps import as_grid, average_pool, channels_first, pair_up, smaller, wide_dtype
 
 Reduction = Literal["sum", "mean"]
 REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
+Basis = Literal["own", "teacher"]
+BASES: tuple[Basis, ...] = ("own", "teacher")
+
+# The options of `svd_loss` that reproduce each published form of the loss; the sources disagree.
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper and the code published with it.
+    "eccv2018": {"rank": 1, "extra": 1, "assignment": "argmax", "gradient": "paper", "reduction": "sum"},
+    # The poster, whose sweep over the rank peaks at 2; its alignment is the paper's.
+    "poster": {"rank": 2, "extra": 1, "assignment": "argmax", "gradient": "paper", "reduction": "sum"},
+    # The author's later collection of methods: more candidates, no factor.
+    "kd-methods": {
+        "rank": 1,
+        "extra": 3,
+        "scaled": False,
+        "assignment": "argmax",
+        "gradient": "paper",
+        "reduction": "sum",
+    },
+    # Without a decomposition of the student.
+    "teacher-basis": {"rank": 1, "basis": "teacher", "reduction": "sum"},
+}
 
 
 def svd_loss(
@@ -36,12 +60,18 @@ def svd_loss(
     assignment: Assignment | None = None,
     gradient: Gradient = "exact",
     reduction: Reduction = "mean",
+    extra: int = 1,
+    scaled: bool = True,
+    basis: Basis = "own",
 ) -> Tensor:
     """Compare how the leading singular vectors of neighbouring feature maps relate in student and teacher.
 
     ½ √k Σ_pairs Σ_{b, m, n, i} (DFV_S − DFV_T)² with DFV[m, n, i] = exp(−(f^F_i[m] − f^B_i[n])² / β) over neighbouring
-    taps F and B, f_i = w_i v_i, w_i = σ_T,i / ‖σ_T,1..k‖. The student offers k + 1 vectors; each teacher vector is
-    answered by the one nearest to it, with its sign made to agree.
+    taps F and B, f_i = w_i v_i, w_i = σ_T,i / ‖σ_T,1..k‖. The student offers k + `extra` vectors; each teacher vector
+    is answered by the one nearest to it, with its sign made to agree.
+
+    With `basis="teacher"` the student is not decomposed: v_S,i = M_Sᵀ u_T,i / ‖M_Sᵀ u_T,i‖, with u_T,i ∝ M_T v_T,i the
+    teacher's left vector. Where H and W differ, the larger side is average-pooled; sign and order are the teacher's.
 
     A sample for which a tap of either network is all zero, or holds NaN or infinity, contributes nothing; `measure` of
     `SVDLoss` counts them. A component that the student's map has no vector for contributes nothing either; one that the
@@ -56,6 +86,9 @@ def svd_loss(
             rank 1 and one_to_one above.
         gradient: "exact" or "paper", see `svdistill.linalg.truncated_svd`.
         reduction: "sum" over the batch, as published, which counts on clipped gradients; or "mean": divided by B.
+        extra: how many more vectors than the teacher's k the student offers, ≥ 0.
+        scaled: False leaves out the factor ½ √k.
+        basis: "own" or "teacher"; with "teacher", `assignment`, `gradient` and `extra` have no part.
 
     Returns:
         Scalar, float32 (float64 where the maps are), also under autocast.
@@ -65,12 +98,12 @@ def svd_loss(
 
     Source: Lee et al., ECCV 2018, equations 3 to 8.
     """
-    loss, _ = _measure(student_maps, teacher_maps, _settings(rank, beta, assignment, gradient, reduction))
-    return loss
+    settings = _settings(rank, beta, assignment, gradient, reduction, extra, scaled, basis)
+    return _measure(student_maps, teacher_maps, settings)[0]
 
 
 class SVDLoss(nn.Module):
-    """`svd_loss` with stored settings; see there.
+    """`svd_loss` with stored settings; see there. `SVDLoss(**PRESETS["eccv2018"])` is the loss as published.
 
     Attributes:
         reads: what it compares: feature "maps".
@@ -87,9 +120,13 @@ class SVDLoss(nn.Module):
         assignment: Assignment | None = None,
         gradient: Gradient = "exact",
         reduction: Reduction = "mean",
+        *,
+        extra: int = 1,
+        scaled: bool = True,
+        basis: Basis = "own",
     ) -> None:
         super().__init__()
-        self.settings = _settings(rank, beta, assignment, gradient, reduction)
+        self.settings = _settings(rank, beta, assignment, gradient, reduction, extra, scaled, basis)
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """Return the loss, see `svd_loss`."""
@@ -118,6 +155,9 @@ class _Settings(NamedTuple):
     assignment: Assignment
     gradient: Gradient
     reduction: Reduction
+    extra: int
+    scaled: bool
+    basis: Basis
 
 
 class _Tap(NamedTuple):
@@ -131,7 +171,14 @@ class _Tap(NamedTuple):
 
 
 def _settings(
-    rank: int, beta: float, assignment: Assignment | None, gradient: Gradient, reduction: Reduction
+    rank: int,
+    beta: float,
+    assignment: Assignment | None,
+    gradient: Gradient,
+    reduction: Reduction,
+    extra: int,
+    scaled: bool,
+    basis: Basis,
 ) -> _Settings:
     check_rank(rank)
     check_beta(beta)
@@ -139,19 +186,23 @@ def _settings(
     check_choice("assignment", chosen, ASSIGNMENTS)
     check_choice("gradient", gradient, GRADIENTS)
     check_choice("reduction", reduction, REDUCTIONS)
-    return _Settings(rank, beta, chosen, gradient, reduction)
+    check_choice("basis", basis, BASES)
+    if isinstance(extra, bool) or not isinstance(extra, int) or extra < 0:
+        raise ShapeError(f"extra must be an integer of at least 0, got {extra!r}")
+    return _Settings(rank, beta, chosen, gradient, reduction, extra, bool(scaled), basis)
 
 
 def _measure(
     student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], settings: _Settings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     pairs = pair_up(student_maps, teacher_maps, method="KD-SVD", least=2, equal_widths=True)
-    taps = [_compare(channels_first(student), channels_first(teacher), settings) for student, teacher in pairs]
+    compare = _project if settings.basis == "teacher" else _compare
+    taps = [compare(student, teacher, settings) for student, teacher in pairs]
     usable = torch.stack([tap.usable for tap in taps]).all(0)
     counts = [tap.counts & usable[:, None] for tap in taps]
     weight = torch.stack([front & back for front, back in itertools.pairwise(counts)])
     total = rbf_distance([t.student for t in taps], [t.teacher for t in taps], beta=settings.beta, weight=weight)
-    loss = total * (0.5 * math.sqrt(settings.rank))
+    loss = total * (0.5 * math.sqrt(settings.rank) if settings.scaled else 1.0)
     batch = len(usable)
     if settings.reduction == "mean":
         loss = loss / max(1, batch)
@@ -164,20 +215,39 @@ def _measure(
     return loss, health
 
 
+class _Goal(NamedTuple):
+    """What a tap of the teacher asks for; without gradient."""
+
+    found: Decomposition
+    targets: Tensor  # (B, kept, D) v_T, zero where the teacher has fewer
+    share: Tensor  # (B, kept) w²
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights w as (B, kept, 1)."""
+        return self.share.sqrt()[..., None]
+
+
+def _goal(teacher: Tensor, kept: int) -> _Goal:
+    # shape: (B, D, N)
+    found = decompose(teacher, kept)
+    # A teacher's map of fewer positions has further vectors of weight 0, as one of lower rank has.
+    missing = kept - found.rows.shape[1]
+    share = nn.functional.pad(found.share, (0, missing))
+    share = share / share.sum(1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
+    return _Goal(found, _pad(found.rows, missing), share)
+
+
 def _compare(student: Tensor, teacher: Tensor, settings: _Settings) -> _Tap:
-    # shape: (B, D, N_S), (B, D, N_T)
-    kept = min(settings.rank, student.shape[1], student.shape[2])
+    """The student's own vectors answer the teacher's."""
+    x = channels_first(student)
+    kept = min(settings.rank, x.shape[1], x.shape[2])
     with torch.no_grad():
-        goal = decompose(teacher, kept)
-        # A teacher's map of fewer positions has further vectors of weight 0, as one of lower rank has.
-        targets = _pad(goal.rows, kept - goal.rows.shape[1])
-        share = nn.functional.pad(goal.share, (0, kept - goal.rows.shape[1]))
-        share = share / share.sum(1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
-        weight = share.sqrt()[..., None]
+        goal = _goal(channels_first(teacher), kept)
     answer = decompose(
-        student,
-        settings.rank + 1,
-        targets=targets,
+        x,
+        settings.rank + settings.extra,
+        targets=goal.targets,
         assign=partial(assign, assignment=settings.assignment),
         gradient=settings.gradient,
     )
@@ -185,15 +255,61 @@ def _compare(student: Tensor, teacher: Tensor, settings: _Settings) -> _Tap:
         # A vector that argmax took twice has its energy once.
         again = (torch.bmm(answer.rows, answer.rows.mT).abs() > 0.5).tril(-1).any(2)
         energy = (answer.share * ~again).sum(1)
-        health = torch.stack(((share * answer.cosine).sum(1), energy, goal.share.sum(1)))
-    missing = settings.rank - kept
+        health = torch.stack(((goal.share * answer.cosine).sum(1), energy, goal.found.share.sum(1)))
+    return _tap(answer.rows, answer.defined, goal, health, settings.rank - kept)
+
+
+def _project(student: Tensor, teacher: Tensor, settings: _Settings) -> _Tap:
+    """The student's map, projected on the teacher's left vectors, answers the teacher's right ones."""
+    grids = as_grid(student, teacher), as_grid(teacher, student)
+    size, dtype = smaller(*grids), wide_dtype(student)
+    with torch.autocast(student.device.type, enabled=False):
+        x = _tamed(average_pool(grids[0].to(dtype), size).flatten(2))
+        with torch.no_grad():
+            y = _tamed(grids[1].to(dtype).flatten(2))
+            goal = _goal(y, min(settings.rank, y.shape[1]))
+            left = torch.bmm(goal.targets, y)
+            left = average_pool(left.reshape(*left.shape[:2], *grids[1].shape[2:]), size).flatten(2)
+            left = nn.functional.normalize(left, dim=2, eps=torch.finfo(dtype).tiny)
+        image = torch.bmm(left, x.mT)  # (B, k, D)
+        energy, whole = image.square().sum(2), x.detach().square().sum((1, 2))[:, None]
+        defined = energy.detach() > (25 * torch.finfo(dtype).eps) ** 2 * whole
+        rows = image * torch.where(defined, energy, 1.0).rsqrt()[..., None] * defined[..., None]
+    with torch.no_grad():
+        cosine = (rows * goal.targets).sum(2).abs()
+        # Left vectors are orthogonal only before pooling, so their shares may add up to more than the whole.
+        share = (energy / torch.where(whole > 0, whole, 1.0)).sum(1).clamp_max(1)
+        health = torch.stack(((goal.share * cosine).sum(1), share, goal.found.share.sum(1)))
+    return _tap(rows, defined, goal, health, settings.rank - rows.shape[1])
+
+
+def _tap(rows: Tensor, defined: Tensor, goal: _Goal, health: Tensor, missing: int) -> _Tap:
     return _Tap(
-        _pad(answer.rows * weight, missing),
-        _pad(targets * weight, missing),
-        nn.functional.pad(answer.defined, (0, missing)),
-        goal.defined[:, 0] & answer.defined.any(1),
+        _pad(rows * goal.weight, missing),
+        _pad(goal.targets * goal.weight, missing),
+        nn.functional.pad(defined, (0, missing)),
+        goal.found.defined[:, 0] & defined.any(1),
         health,
     )
+
+
+def _tamed(x: Tensor) -> Tensor:
+    """Bring each sample of (B, D, N) to a largest magnitude of 1 to 2, and a broken one to zero.
+
+    Directions do not depend on the scale, so it is taken as constant and their derivative stays exact.
+    """
+    largest = x.detach().abs().amax((1, 2))
+    finite = largest.isfinite()
+    if not bool(finite.all()):
+        warn(
+            f"{int((~finite).sum())} of {len(x)} maps hold NaN or infinity and were set aside; "
+            "look for a learning rate that is too high or for damaged input",
+            SvdistillWarning,
+            stacklevel=2,
+        )
+    usable = finite & (largest >= torch.finfo(x.dtype).tiny)
+    factor = torch.exp2(-torch.floor(torch.log2(torch.where(usable, largest, 1.0))))
+    return torch.where(usable[:, None, None], x, 0.0) * factor[:, None, None]
 
 
 def _pad(rows: Tensor, missing: int) -> Tensor:

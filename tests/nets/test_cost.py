@@ -13,6 +13,10 @@ from svdistill.nets import count, create
         ("vgg-teacher", "10.886", "576.27"),
         ("vgg-student", "3.752", "121.18"),
         ("vgg-stride-student", "3.752", "33.60"),
+        ("mobilenet-teacher", "2.234", "96.83"),
+        ("mobilenet-student", "0.817", "36.78"),
+        ("resnext-teacher", "0.654", "542.56"),
+        ("resnext-student", "0.341", "273.07"),
     ],
 )
 def test_published_table(name: str, millions_of_parameters: str, mflops: str) -> None:
@@ -20,6 +24,88 @@ def test_published_table(name: str, millions_of_parameters: str, mflops: str) ->
     cost = count(create(name, num_classes=100), (3, 32, 32))
     assert f"{cost.parameters / 1e6:.3f}" == millions_of_parameters
     assert f"{cost.flops / 1e6:.2f}" == mflops
+
+
+def mobilenet(blocks: tuple[int, ...]) -> tuple[int, int]:
+    """Weights and multiply-adds of a MobileNet at 32×32×3 and 100 classes, from its row of the table alone."""
+    weights, products, size, channels = 3 * 9 * 32 + 2 * 32, 3 * 9 * 32 * 32**2, 32, 32
+    for wider, stride, depth in zip((64, 128, 256, 512, 1024), (1, 2, 2, 2, 1), blocks, strict=True):
+        for i in range(depth):
+            size //= stride if i == 0 else 1
+            weights += 9 * channels + 2 * channels + channels * wider + 2 * wider
+            products += (9 * channels + channels * wider) * size**2
+            channels = wider
+    return weights + channels * 100 + 100, products + channels * 100
+
+
+def resnext(cardinality: int) -> tuple[int, int]:
+    """The same of a ResNeXt, each path counted by itself."""
+    weights, products, size, channels = 3 * 9 * 64 + 2 * 64, 3 * 9 * 64 * 32**2, 32, 64
+    for wider, stride in ((64, 1), (128, 2), (256, 2)):
+        for _ in range(cardinality):
+            weights += channels * 64 + 2 * 64 + 64 * 9 * 64 + 2 * 64
+            products += channels * 64 * size**2 + 64 * 9 * 64 * (size // stride) ** 2
+        size //= stride
+        weights += cardinality * 64 * wider + 2 * wider
+        products += cardinality * 64 * wider * size**2
+        channels = wider
+    return weights + channels * 100 + 100, products + channels * 100
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mobilenet-teacher", mobilenet((1, 2, 2, 2, 2))),
+        ("mobilenet-student", mobilenet((1, 1, 1, 1, 1))),
+        ("resnext-teacher", resnext(4)),
+        ("resnext-student", resnext(2)),
+    ],
+)
+def test_counted_layer_by_layer(name: str, expected: tuple[int, int]) -> None:
+    """Every parameter and every multiply-add of the published pairs is accounted for."""
+    parameters, products = expected
+    assert count(create(name, num_classes=100), (3, 32, 32)) == (parameters, 2 * products)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("resnet20", 278_324),
+        ("resnet56", 861_620),
+        ("resnet110", 1_736_564),
+        ("resnet8x4", 1_233_540),
+        ("resnet32x4", 7_433_860),
+        ("wrn-16-2", 703_284),
+        ("wrn-40-1", 569_780),
+        ("wrn-40-2", 2_255_156),
+        ("vgg8", 3_965_028),
+        ("vgg13", 9_462_180),
+    ],
+)
+def test_networks_of_the_usual_protocol(name: str, parameters: int) -> None:
+    """Parameters for 100 classes are those that the protocol's own code comes to."""
+    with torch.device("meta"):
+        assert count(create(name, num_classes=100), (3, 32, 32)).parameters == parameters
+
+
+@pytest.mark.parametrize("depth", [8, 14, 20, 32, 44])
+@pytest.mark.parametrize("factor", [1, 4])
+def test_residual_networks_by_formula(depth: int, factor: int) -> None:
+    """Parameters and multiply-adds of a ResNet in closed form."""
+    if factor == 4 and depth not in (8, 32):
+        pytest.skip("no such network")
+    stem, *stages = (16, 16, 32, 64) if factor == 1 else (32, 64, 128, 256)
+    weights, products, before, size = 27 * stem + 2 * stem, 27 * stem * 32**2, stem, 32
+    for stage, stride in zip(stages, (1, 2, 2), strict=True):
+        size //= stride
+        inner = 9 * stage * (before + (2 * (depth - 2) // 6 - 1) * stage)
+        shortcut = before * stage if (before, stride) != (stage, 1) else 0
+        weights += inner + 2 * stage * (2 * (depth - 2) // 6) + shortcut + (2 * stage if shortcut else 0)
+        products += (inner + shortcut) * size**2
+        before = stage
+    name = f"resnet{depth}" + ("x4" if factor == 4 else "")
+    expected = (weights + before * 10 + 10, 2 * (products + before * 10))
+    assert count(create(name, num_classes=10), (3, 32, 32)) == expected
 
 
 @pytest.mark.parametrize("name", ["vgg-teacher", "vgg-student", "vgg-stride-student"])

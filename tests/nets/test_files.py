@@ -14,7 +14,7 @@ from svdistill.nets import create, load, names, save, spec
 SETTINGS: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "width": 0.1}
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [*names()[:6], "mobilenet-student", "resnext-student", "resnet8", "wrn-16-1", "vgg8"])
 def test_loaded_network_is_the_saved_one(name: str, tmp_path: Path) -> None:
     """One call gives back the same weights, buffers and outputs, in eval mode, with trainable weights."""
     model = create(name, **SETTINGS)

@@ -3,16 +3,101 @@
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
-from svdistill.errors import RecipeError
-from svdistill.nets import create, default_taps, names
+from svdistill.errors import RecipeError, ShapeError
+from svdistill.nets import Taps, check_name, create, default_taps, names
+
+PAIRS = ["vgg-teacher", "vgg-student", "mobilenet-teacher", "mobilenet-student", "resnext-teacher", "resnext-student"]
+PROTOCOL = ["resnet8", "resnet110", "resnet8x4", "resnet32x4", "wrn-16-2", "wrn-40-1", "wrn-40-2", "vgg8", "vgg13"]
 
 
 def test_names() -> None:
-    """The published networks and their batch norm variants are known."""
+    """The published networks, their batch norm variants and those of the usual protocol are known."""
     plain = ["vgg-teacher", "vgg-student", "vgg-stride-student"]
-    assert set(names()) >= {*plain, *(name.replace("vgg", "vgg-bn") for name in plain)}
+    assert set(names()) >= {*plain, *(name.replace("vgg", "vgg-bn") for name in plain), *PAIRS, *PROTOCOL}
+    for name in names():
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("size", [(1, 1), (28, 28), (33, 20)])
+def test_any_image_size(name: str, size: tuple[int, int]) -> None:
+    """Every network takes images from one pixel up, square or not, with finite logits and gradients everywhere."""
+    model = create(name, num_classes=7, in_channels=2, width=0.05)
+    logits = model(torch.randn(3, 2, *size))
+    assert logits.shape == (3, 7)
+    assert logits.isfinite().all()
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_same_seed_same_network() -> None:
+    """The weights come from torch's global generator and from nowhere else."""
+    for name in names():
+        torch.manual_seed(5)
+        first = create(name, num_classes=4, width=0.1).state_dict()
+        torch.manual_seed(5)
+        second = create(name, num_classes=4, width=0.1).state_dict()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (3, 32, 32), (2, 3072)])
+def test_wrong_images_are_explained(name: str, shape: tuple[int, ...]) -> None:
+    """Images with another number of channels or dimensions are answered in one line."""
+    with pytest.raises(ShapeError, match=r"expected \(B, 3, H, W\)"):
+        create(name, num_classes=3, width=0.1)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", [name for name in names() if not name.startswith("vgg-")])
+def test_signal_keeps_its_size(name: str) -> None:
+    """At the start, logits of noise neither vanish nor explode."""
+    torch.manual_seed(0)
+    model = create(name, num_classes=10, width=0.25)
+    deviation = model(torch.randn(16, 3, 16, 16)).std().item()
+    assert 0.05 < deviation < 20
+
+
+@pytest.mark.parametrize(
+    ("family", "channels", "sizes"),
+    [
+        ("mobilenet", [64, 128, 256, 512, 1024], [32, 16, 8, 4, 4]),
+        ("resnext", [64, 64, 128, 256], [32, 32, 16, 8]),
+    ],
+)
+@pytest.mark.parametrize("size", [32, 64])
+def test_taps_of_the_published_pairs(family: str, channels: list[int], sizes: list[int], size: int) -> None:
+    """Teacher and student have maps of the same shape at their taps, so that no adapter is needed."""
+    for role in ("teacher", "student"):
+        name = f"{family}-{role}"
+        model = create(name, num_classes=3, width=1 / 16).eval()
+        with Taps(model, default_taps(name)) as taps, torch.no_grad():
+            model(torch.randn(1, 3, size, size))
+            maps = taps.collect()
+        expected = [(1, c // 16, s * size // 32, s * size // 32) for c, s in zip(channels, sizes, strict=True)]
+        assert [tuple(m.shape) for m in maps] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("resnet8", [16, 16, 32, 64]),
+        ("resnet32x4", [32, 64, 128, 256]),
+        ("wrn-16-1", [16, 16, 32, 64]),
+        ("wrn-40-2", [16, 32, 64, 128]),
+    ],
+)
+def test_taps_of_residual_networks(name: str, channels: list[int]) -> None:
+    """The stem and three stages, of which the last two halve the map."""
+    model = create(name, num_classes=3, width=0.25).eval()
+    with Taps(model, default_taps(name)) as taps, torch.no_grad():
+        model(torch.randn(1, 3, 32, 32))
+        maps = taps.collect()
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (c // 4, s, s) for c, s in zip(channels, (32, 32, 16, 8), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", names())

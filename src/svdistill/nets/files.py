@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from svdistill.atomic import write_atomically
 from svdistill.errors import CheckpointError, RecipeError
+from svdistill.nets import foreign
 from svdistill.nets.zoo import create
 
 _FORMAT_KEY = "svdistill_format"
@@ -101,14 +103,20 @@ def spec(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _skeleton(settings: Mapping[str, Any]) -> nn.Module:
+    build = partial(
+        create,
+        settings["name"],
+        num_classes=settings["num_classes"],
+        in_channels=settings["in_channels"],
+        width=settings["width"],
+    )
+    if foreign.is_foreign(settings["name"]):
+        # These may hold tensors that are in no state_dict, which must be real.
+        with torch.random.fork_rng(devices=[]):
+            return build()
     # On the meta device nothing is allocated and no random number is drawn.
     with torch.device("meta"):
-        return create(
-            settings["name"],
-            num_classes=settings["num_classes"],
-            in_channels=settings["in_channels"],
-            width=settings["width"],
-        )
+        return build()
 
 
 def _difference(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:

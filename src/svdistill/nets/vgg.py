@@ -1,4 +1,4 @@
-"""The VGG networks of the published table: teacher, student and strided student."""
+"""The VGG networks: those of the published table, and those with five blocks and batch norm."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from svdistill.errors import ShapeError
+from svdistill.nets.layers import check_images, classifier, initialize, scaled
 
 CHANNELS = (64, 128, 256, 512)
+FIVE_CHANNELS = (64, 128, 256, 512, 512)
+# Larger images are halved once more, before the fifth block.
+SMALL_IMAGE = 32
 
 
 class VGG(nn.Module):
@@ -54,14 +58,16 @@ class VGG(nn.Module):
         self.in_channels = in_channels
         channels = in_channels
         for number, (full, depth) in enumerate(zip(CHANNELS, convolutions, strict=True), start=1):
-            wider = _scaled(full, width)
-            block = _block(channels, wider, depth, batch_norm=batch_norm, strided=strided)
+            wider = scaled(full, width)
+            block = _block(
+                channels, wider, depth, batch_norm=batch_norm, bias=not batch_norm, strided=strided, pool=not strided
+            )
             self.add_module(f"block{number}", block)
             channels = wider
         self.pool = nn.AdaptiveAvgPool2d(2)
-        hidden = [_scaled(full, width) for full in hidden]
-        self.classifier = _classifier(4 * channels, hidden, num_classes, dropout=dropout)
-        self.apply(_initialize)
+        hidden = [scaled(full, width) for full in hidden]
+        self.classifier = _hidden_classifier(4 * channels, hidden, num_classes, dropout=dropout)
+        initialize(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images.
@@ -75,11 +81,7 @@ class VGG(nn.Module):
         Raises:
             ShapeError: the images have another number of dimensions or channels.
         """
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ShapeError(
-                f"images of shape {tuple(images.shape)} came, expected (B, {self.in_channels}, H, W); "
-                "create the network with the in_channels of the data"
-            )
+        check_images(images, self.in_channels)
         x = images
         for number in range(1, len(CHANNELS) + 1):
             x = self.get_submodule(f"block{number}")(x)
@@ -87,26 +89,90 @@ class VGG(nn.Module):
         return logits
 
 
-def _scaled(channels: int, width: float) -> int:
-    return max(1, round(channels * width))
+class FiveBlockVGG(nn.Module):
+    """Five blocks of 3×3 convolutions with batch norm, global average pooling, a linear layer.
+
+    The outputs of ``block1`` to ``block5`` are the taps. The first three end with a 2×2 max pool; images of more than
+    32 pixels in height or width are halved once more after the fourth. The convolutions keep the biases that batch norm
+    makes idle, so that the parameters can be counted beside those of the protocol. Weights start He normal with the fan
+    out.
+
+    Args:
+        convolutions: how many convolutions each of the five blocks has.
+        num_classes: how many logits come out.
+        in_channels: how many channels an image has.
+        width: scales every channel count, rounded, at least 1.
+
+    Source: the vgg8 and vgg13 of the protocol of Tian, Krishnan, Isola, ICLR 2020.
+    """
+
+    def __init__(
+        self,
+        convolutions: tuple[int, int, int, int, int],
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        channels = in_channels
+        for number, (full, depth) in enumerate(zip(FIVE_CHANNELS, convolutions, strict=True), start=1):
+            wider = scaled(full, width)
+            block = _block(channels, wider, depth, batch_norm=True, bias=True, strided=False, pool=number <= 3)
+            self.add_module(f"block{number}", block)
+            channels = wider
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.classifier = classifier(channels, num_classes)
+        initialize(self, mode="fan_out")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: (B, in_channels, H, W), floating point, standardized.
+
+        Returns:
+            Logits, (B, num_classes).
+
+        Raises:
+            ShapeError: the images have another number of dimensions or channels.
+        """
+        check_images(images, self.in_channels)
+        x = images
+        for number in range(1, len(FIVE_CHANNELS)):
+            x = self.get_submodule(f"block{number}")(x)
+        if max(images.shape[2:]) > SMALL_IMAGE:
+            x = self.pool(x)
+        logits: Tensor = self.classifier(self.get_submodule(f"block{len(FIVE_CHANNELS)}")(x))
+        return logits
 
 
-def _block(in_channels: int, out_channels: int, depth: int, *, batch_norm: bool, strided: bool) -> nn.Sequential:
+def _block(
+    in_channels: int,
+    out_channels: int,
+    depth: int,
+    *,
+    batch_norm: bool,
+    bias: bool,
+    strided: bool,
+    pool: bool,
+) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(1, depth + 1):
         stride = 2 if strided and i == depth else 1
-        layers[f"conv{i}"] = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=not batch_norm)
+        layers[f"conv{i}"] = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=bias)
         if batch_norm:
             layers[f"norm{i}"] = nn.BatchNorm2d(out_channels)
         # Not in place: a tap on the convolution must not see the ReLU's result.
         layers[f"relu{i}"] = nn.ReLU()
         in_channels = out_channels
-    if not strided:
+    if pool:
         layers["pool"] = nn.MaxPool2d(2, ceil_mode=True)
     return nn.Sequential(layers)
 
 
-def _classifier(features: int, hidden: Sequence[int], num_classes: int, *, dropout: float) -> nn.Sequential:
+def _hidden_classifier(features: int, hidden: Sequence[int], num_classes: int, *, dropout: float) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, size in enumerate(hidden, start=1):
         layers[f"hidden{i}"] = nn.Linear(features, size)
@@ -116,10 +182,3 @@ def _classifier(features: int, hidden: Sequence[int], num_classes: int, *, dropo
         features = size
     layers["output"] = nn.Linear(features, num_classes)
     return nn.Sequential(layers)
-
-
-def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -1,44 +1,81 @@
 """Networks by name."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 from torch import nn
 
 from svdistill.errors import RecipeError, nearest
-from svdistill.nets.vgg import VGG
+from svdistill.nets import foreign
+from svdistill.nets.mobilenet import MobileNet
+from svdistill.nets.resnet import CHANNELS_X4, ResNet
+from svdistill.nets.resnext import ResNeXt
+from svdistill.nets.vgg import VGG, FiveBlockVGG
+from svdistill.nets.wrn import WideResNet
 
 # Only the teacher's row of the published table names dropout, so only the teacher has it.
-_TEACHER = partial(VGG, (2, 2, 3, 3), (1024, 1024), dropout=0.5)
-_STUDENT = partial(VGG, (1, 1, 1, 1), (1024,))
+_VGG_TEACHER = partial(VGG, (2, 2, 3, 3), (1024, 1024), dropout=0.5)
+_VGG_STUDENT = partial(VGG, (1, 1, 1, 1), (1024,))
 _BLOCKS = ("block1", "block2", "block3", "block4")
+_STAGES = ("stage1", "stage2", "stage3")
+_STEM_AND_STAGES = ("stem", *_STAGES)
 
-# name -> (builder, its published taps)
-_ZOO = {
-    "vgg-teacher": (_TEACHER, _BLOCKS),
-    "vgg-student": (_STUDENT, _BLOCKS),
-    "vgg-stride-student": (partial(_STUDENT, strided=True), _BLOCKS),
-    "vgg-bn-teacher": (partial(_TEACHER, batch_norm=True), _BLOCKS),
-    "vgg-bn-student": (partial(_STUDENT, batch_norm=True), _BLOCKS),
-    "vgg-bn-stride-student": (partial(_STUDENT, batch_norm=True, strided=True), _BLOCKS),
+# name -> (builder, its default taps)
+_ZOO: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
+    "vgg-teacher": (_VGG_TEACHER, _BLOCKS),
+    "vgg-student": (_VGG_STUDENT, _BLOCKS),
+    "vgg-stride-student": (partial(_VGG_STUDENT, strided=True), _BLOCKS),
+    "vgg-bn-teacher": (partial(_VGG_TEACHER, batch_norm=True), _BLOCKS),
+    "vgg-bn-student": (partial(_VGG_STUDENT, batch_norm=True), _BLOCKS),
+    "vgg-bn-stride-student": (partial(_VGG_STUDENT, batch_norm=True, strided=True), _BLOCKS),
+    "mobilenet-teacher": (partial(MobileNet, (1, 2, 2, 2, 2)), (*_STAGES, "stage4", "stage5")),
+    "mobilenet-student": (partial(MobileNet, (1, 1, 1, 1, 1)), (*_STAGES, "stage4", "stage5")),
+    "resnext-teacher": (partial(ResNeXt, 4), _STEM_AND_STAGES),
+    "resnext-student": (partial(ResNeXt, 2), _STEM_AND_STAGES),
+    **{f"resnet{depth}": (partial(ResNet, depth), _STEM_AND_STAGES) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}x4": (partial(ResNet, depth, CHANNELS_X4), _STEM_AND_STAGES) for depth in (8, 32)},
+    **{
+        f"wrn-{depth}-{factor}": (partial(WideResNet, depth, factor), _STEM_AND_STAGES)
+        for depth, factor in ((16, 1), (16, 2), (40, 1), (40, 2))
+    },
+    "vgg8": (partial(FiveBlockVGG, (1, 1, 1, 1, 1)), (*_BLOCKS, "block5")),
+    "vgg13": (partial(FiveBlockVGG, (2, 2, 2, 2, 2)), (*_BLOCKS, "block5")),
 }
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `create` knows."""
+    """Return the names that `create` knows, those of other libraries aside."""
     return tuple(_ZOO)
 
 
+def check_name(name: str) -> None:
+    """Check that `create` knows a network of this name.
+
+    Args:
+        name: one of `names`, ``timm:NAME`` or ``torchvision:NAME``.
+
+    Raises:
+        RecipeError: the name is unknown, or its library is not installed.
+    """
+    if foreign.is_foreign(str(name)):
+        foreign.check(name)
+    elif name not in _ZOO:
+        raise RecipeError(f"no network is called {name!r}{nearest(str(name), _ZOO)}")
+
+
 def default_taps(name: str) -> tuple[str, ...]:
-    """Return the dotted names of the taps that the paper uses in a network, in order.
+    """Return the dotted names of the taps that are taken in a network unless others are named, in order.
 
     Args:
         name: one of `names`.
 
     Raises:
-        RecipeError: the name is unknown.
+        RecipeError: the name is unknown, or of another library, whose networks have no taps of their own.
     """
-    _check_name(name)
+    check_name(name)
+    if foreign.is_foreign(name):
+        raise RecipeError(f"{name!r} has no taps of its own; name them in model.taps (a teacher's in teacher.taps)")
     return _ZOO[name][1]
 
 
@@ -46,10 +83,11 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, width: float = 
     """Make a network with fresh weights, drawn from torch's global generator.
 
     Args:
-        name: one of `names`; ``vgg-bn-…`` has batch norm after each convolution.
+        name: one of `names`, ``timm:NAME`` or ``torchvision:NAME``; ``vgg-bn-…`` has batch norm after each convolution.
         num_classes: number of logits, at least 1.
         in_channels: number of image channels, at least 1.
-        width: scales every channel count, the hidden fully connected layers' too; finite, above 0.
+        width: scales every channel count, the hidden fully connected layers' too; finite, above 0; 1 for networks of
+            other libraries.
 
     Returns:
         The network, in train mode: (B, in_channels, H, W) → (B, num_classes).
@@ -57,15 +95,12 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, width: float = 
     Raises:
         RecipeError: the name is unknown or a number is out of range.
     """
-    _check_name(name)
+    check_name(name)
     for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise RecipeError(f"{key} is {value!r}, expected a whole number of at least 1")
     if isinstance(width, bool) or not isinstance(width, int | float) or not (math.isfinite(width) and width > 0):
         raise RecipeError(f"width is {width!r}, expected a finite number above 0 (1.0 = the published network)")
+    if foreign.is_foreign(name):
+        return foreign.create(name, num_classes=num_classes, in_channels=in_channels, width=float(width))
     return _ZOO[name][0](num_classes=num_classes, in_channels=in_channels, width=float(width))
-
-
-def _check_name(name: str) -> None:
-    if name not in _ZOO:
-        raise RecipeError(f"no network is called {name!r}{nearest(str(name), _ZOO, limit=len(_ZOO))}")

@@ -64,7 +64,7 @@ def test_in_train_mode_the_maps_are_compared():
     """The loss gets the outputs of the taps, in order, the student's with a graph and the teacher's without."""
     module = distiller(student_taps=("1", "0"), teacher_taps=("1", "0"))
     output = module(IMAGES)
-    student, teacher = module.loss.given
+    student, teacher = module.losses["transfer"].given
     assert [m.shape for m in student] == [m.shape for m in teacher] == [(2, 4, 4, 4), (2, 4, 6, 6)]
     assert all(m.requires_grad for m in student)
     assert not any(m.requires_grad for m in teacher)
@@ -76,8 +76,8 @@ def test_a_loss_that_reads_logits_gets_logits():
     """And taps are not looked at, not even wrong ones."""
     module = distiller("logits", student_taps=(), teacher_taps=("nowhere",))
     output = module(IMAGES)
-    assert module.loss.given[0] is output.logits
-    assert torch.equal(module.loss.given[1], module.teacher(IMAGES))
+    assert module.losses["transfer"].given[0] is output.logits
+    assert torch.equal(module.losses["transfer"].given[1], module.teacher(IMAGES))
 
 
 def test_in_eval_mode_only_the_student_runs():
@@ -85,7 +85,7 @@ def test_in_eval_mode_only_the_student_runs():
     module = distiller().eval()
     output = module(IMAGES)
     assert output.transfer is None
-    assert module.loss.given is None
+    assert module.losses["transfer"].given is None
     assert torch.equal(output.logits, module.student(IMAGES))
 
 
@@ -127,7 +127,7 @@ def test_the_student_has_no_hooks_left():
     with pytest.raises(RuntimeError):
         module(IMAGES[:, :, :4])
     assert not any(m._forward_hooks for m in (*module.student.modules(), *module.teacher.modules()))
-    module.loss.given = None
+    module.losses["transfer"].given = None
     twin = copy.deepcopy(module)
     twin(IMAGES)
     assert twin.teacher is not module.teacher

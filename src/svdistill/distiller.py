@@ -1,19 +1,25 @@
 """A student with its frozen teacher: images in, logits and the transfer loss out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from svdistill.errors import RecipeError, ShapeError
+from svdistill.errors import RecipeError, ShapeError, nearest
+from svdistill.losses import Adapters
 from svdistill.nets import Taps
 
 READS = ("maps", "logits")
 
 
 class TransferLoss(Protocol):
-    """What a loss must offer to be used here; every class of ``svdistill.losses`` does."""
+    """What a loss must offer to be used here; every class of ``svdistill.losses`` does.
+
+    Two things are optional. ``equal_widths``, true where the loss compares channel by channel: the distiller then lifts
+    the student's maps to the teacher's widths first. ``prepare(student_maps, teacher_maps)``, which makes parameters of
+    the loss's own that fit these maps.
+    """
 
     @property
     def reads(self) -> str:
@@ -28,27 +34,48 @@ class DistillOutput(NamedTuple):
 
     Attributes:
         logits: of the student, (B, classes).
-        transfer: the transfer loss, 0-dim; None without a teacher and in eval mode.
-        health: figures of the transfer loss, 0-dim tensors without gradient; {} where there is none.
+        transfer: the transfer loss, 0-dim, the sum where there are several; None without a teacher and in eval mode.
+        health: figures of the transfer losses, 0-dim tensors without gradient; {} where there is none.
+        terms: each transfer loss by its name.
     """
 
     logits: Tensor
     transfer: Tensor | None
     health: dict[str, Tensor]
+    terms: dict[str, Tensor]
+
+
+class Adapted(NamedTuple):
+    """A tap of the student that a learned 1×1 convolution lifts to the teacher's width.
+
+    Attributes:
+        tap: the student's tap.
+        width: its number of channels.
+        teacher_width: that of the teacher's tap.
+    """
+
+    tap: str
+    width: int
+    teacher_width: int
 
 
 class Distiller(nn.Module):
     """Runs a student, and in train mode its frozen teacher, and compares them.
 
     The teacher is a guest: it moves along with ``to()``, but is no submodule, so it is never in ``state_dict()``,
-    ``parameters()`` or train mode. ``distiller.student`` is the student alone, as it was given.
+    ``parameters()`` or train mode. ``distiller.student`` is the student alone, as it was given. What learns beside the
+    student (adapters between unequal widths, a loss's own regressor) is made by `prepare` and is no part of it.
 
     Args:
         student: the network to train; images (B, C, H, W) to logits (B, classes).
         teacher: a trained network for the same images; it is put in eval mode. None trains the student alone.
-        loss: the transfer loss; see :class:`TransferLoss`. With a teacher, and only then.
+        loss: the transfer loss, or several by name, which are summed; see :class:`TransferLoss`. With a teacher, and
+            only then. A single one is called ``transfer``.
         student_taps: dotted names of the student's submodules whose outputs a loss that reads maps compares.
         teacher_taps: the teacher's, paired with the student's in order; not used by a loss that reads logits.
+        student_drop_tokens: so many tokens at the front of the student's (B, N, D) taps are left out: 1 for a
+            class token.
+        teacher_drop_tokens: likewise of the teacher's.
 
     Raises:
         RecipeError: a teacher without a loss or the reverse, or an unknown tap.
@@ -60,23 +87,31 @@ class Distiller(nn.Module):
         student: nn.Module,
         teacher: nn.Module | None = None,
         *,
-        loss: TransferLoss | None = None,
+        loss: TransferLoss | Mapping[str, TransferLoss] | None = None,
         student_taps: Sequence[str] = (),
         teacher_taps: Sequence[str] = (),
+        student_drop_tokens: int = 0,
+        teacher_drop_tokens: int = 0,
     ) -> None:
         super().__init__()
-        if (teacher is None) != (loss is None):
+        losses = _by_name(loss)
+        if (teacher is None) != (not losses):
             given, lacks = ("loss", "teacher") if teacher is None else ("teacher", "loss")
             raise RecipeError(f"a {given} came without a {lacks}; give both, or neither to train the student alone")
-        if loss is not None and loss.reads not in READS:
-            raise RecipeError(f"{type(loss).__name__}.reads is {loss.reads!r}, expected one of {', '.join(READS)}")
+        for one in losses.values():
+            if one.reads not in READS:
+                raise RecipeError(f"{type(one).__name__}.reads is {one.reads!r}, expected one of {', '.join(READS)}")
         self.student = student
-        self.loss: TransferLoss | None = loss
+        self.adapters: Adapters | None = None
+        # Those that are modules may have parameters, so they belong to the state.
+        self.losses = nn.ModuleDict({name: one for name, one in losses.items() if isinstance(one, nn.Module)})
+        self._losses = losses
         # In a tuple nn.Module does not see it, so it is in no state_dict, no parameters() and no train().
         self._teacher = (teacher.eval(),) if teacher is not None else ()
         self._student_taps: tuple[str, ...] = ()
         self._teacher_taps: tuple[str, ...] = ()
-        if loss is not None and teacher is not None and loss.reads == "maps":
+        self._drop_tokens = (student_drop_tokens, teacher_drop_tokens)
+        if teacher is not None and any(one.reads == "maps" for one in losses.values()):
             self._student_taps = _checked_taps(student, student_taps)
             self._teacher_taps = _checked_taps(teacher, teacher_taps)
             if len(self._student_taps) != len(self._teacher_taps):
@@ -90,29 +125,91 @@ class Distiller(nn.Module):
         """The frozen teacher, or None."""
         return self._teacher[0] if self._teacher else None
 
-    def forward(self, images: Tensor) -> DistillOutput:
+    @property
+    def adapted(self) -> tuple[Adapted, ...]:
+        """The taps that adapters lift to the teacher's width; empty before `prepare`."""
+        widths = () if self.adapters is None else self.adapters.widths
+        pairs = zip(self._student_taps, widths, strict=False)
+        return tuple(Adapted(tap, *width) for tap, width in pairs if width is not None)
+
+    @torch.no_grad()
+    def prepare(self, images: Tensor) -> tuple[Adapted, ...]:
+        """Make what learns beside the student: adapters where widths differ, and the losses' own parameters.
+
+        Call it once, before the optimizer is made from ``parameters()``. It runs both networks on a few images, in eval
+        mode; where nothing else has to learn it changes nothing. New weights come from torch's global generator.
+
+        Args:
+            images: (B, C, H, W), one or more, as `forward` takes them.
+
+        Returns:
+            The taps that are adapted.
+
+        Raises:
+            ShapeError: a tap did not run or gave no tensor, or the maps cannot be compared.
+        """
+        if not self._student_taps or self.teacher is None:
+            return ()
+        modes = [(module, module.training) for module in self.student.modules()]
+        try:
+            _, student_maps = _run(self.student.eval(), self._student_taps, images, self._drop_tokens[0])
+        finally:
+            for module, training in modes:
+                module.training = training
+        _, teacher_maps = _run(self.teacher.eval(), self._teacher_taps, images, self._drop_tokens[1])
+        if any(getattr(loss, "equal_widths", False) for loss in self._losses.values()):
+            adapters = Adapters.between(student_maps, teacher_maps)
+            self.adapters = None if adapters is None else adapters.to(images.device).train(self.training)
+        for loss in self._losses.values():
+            if hasattr(loss, "prepare"):
+                loss.prepare(student_maps, teacher_maps)
+        self.losses.to(images.device)
+        return self.adapted
+
+    def forward(self, images: Tensor, *, only: Collection[str] | None = None) -> DistillOutput:
         """Run the student, and in train mode the teacher, on the same images.
 
         Args:
             images: (B, C, H, W).
+            only: the transfer losses to measure, by name; none leaves the teacher out; None = all.
 
         Returns:
-            The student's logits, the transfer loss and its health; see :class:`DistillOutput`.
+            The student's logits, the transfer losses and their health; see :class:`DistillOutput`.
 
         Raises:
-            ShapeError: a tap did not run or gave no tensor, or the loss cannot compare what came.
+            RecipeError: a loss of ``only`` is unknown.
+            ShapeError: a tap did not run or gave no tensor, or a loss cannot compare what came.
         """
-        if not self.training or self.teacher is None or self.loss is None:
-            return DistillOutput(self.student(images), None, {})
-        logits, student_maps = _run(self.student, self._student_taps, images)
+        losses = self._chosen(only)
+        if not self.training or self.teacher is None or not losses:
+            return DistillOutput(self.student(images), None, {}, {})
+        maps = any(loss.reads == "maps" for loss in losses.values())
+        student_taps, teacher_taps = (self._student_taps, self._teacher_taps) if maps else ((), ())
+        logits, student_maps = _run(self.student, student_taps, images, self._drop_tokens[0])
         self.teacher.eval()  # whoever else holds it may have put it in train mode
         with torch.no_grad():
-            teacher_logits, teacher_maps = _run(self.teacher, self._teacher_taps, images)
-        if self.loss.reads == "logits":
-            transfer, health = self.loss.measure(logits, teacher_logits)
-        else:
-            transfer, health = self.loss.measure(student_maps, teacher_maps)
-        return DistillOutput(logits, transfer, health)
+            teacher_logits, teacher_maps = _run(self.teacher, teacher_taps, images, self._drop_tokens[1])
+        lifted: Sequence[Tensor] | None = None
+        terms: dict[str, Tensor] = {}
+        health: dict[str, Tensor] = {}
+        for name, loss in losses.items():
+            if loss.reads == "logits":
+                terms[name], figures = loss.measure(logits, teacher_logits)
+            elif self.adapters is not None and getattr(loss, "equal_widths", False):
+                lifted = self.adapters(student_maps) if lifted is None else lifted
+                terms[name], figures = loss.measure(lifted, teacher_maps)
+            else:
+                terms[name], figures = loss.measure(student_maps, teacher_maps)
+            health |= figures
+        return DistillOutput(logits, sum(terms.values(), start=logits.new_zeros(())), health, terms)
+
+    def _chosen(self, only: Collection[str] | None) -> Mapping[str, TransferLoss]:
+        if only is None:
+            return self._losses
+        for name in only:
+            if name not in self._losses:
+                raise RecipeError(f"no transfer loss {name!r} here{nearest(name, self._losses)}")
+        return {name: self._losses[name] for name in only}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Take the teacher along whenever the student is moved or cast."""
@@ -127,9 +224,15 @@ def _checked_taps(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
         return taps.names
 
 
-def _run(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _by_name(loss: TransferLoss | Mapping[str, TransferLoss] | None) -> dict[str, TransferLoss]:
+    if loss is None:
+        return {}
+    return dict(loss) if isinstance(loss, Mapping) else {"transfer": loss}
+
+
+def _run(model: nn.Module, names: Sequence[str], images: Tensor, drop_tokens: int) -> tuple[Tensor, list[Tensor]]:
     """Return the logits and the maps at the taps; hooks are there for this one pass only, so none are left behind."""
     if not names:
         return model(images), []
-    with Taps(model, names) as taps:
+    with Taps(model, names, drop_tokens=drop_tokens) as taps:
         return model(images), taps.collect()

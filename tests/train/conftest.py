@@ -96,14 +96,13 @@ def make_run(tmp_path) -> Callable[..., SimpleNamespace]:
             std=std,
             record=RunRecord.create(tmp_path / name, {"name": name}),
         )
-        run.fit = lambda **options: train.fit(
-            fabric,
-            distiller,
-            run.optimizer,
-            run.batches,
-            run.test,
-            **{"mean": mean, "std": std, "record": run.record, "epochs": 2, **options},
-        )
+
+        def fit(*, epochs: int = 2, milestones=(), gamma: float = 0.1, **options) -> None:
+            options = {"stages": [train.Stage(epochs, milestones=milestones, gamma=gamma)], **options}
+            options = {"mean": mean, "std": std, "record": run.record, **options}
+            train.fit(fabric, distiller, run.optimizer, run.batches, run.test, **options)
+
+        run.fit = fit
         return run
 
     return make

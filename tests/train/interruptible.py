@@ -71,8 +71,7 @@ def main(folder, when):
         mean=mean,
         std=std,
         record=RunRecord.create(folder, {}),
-        epochs=EPOCHS,
-        milestones=(2,),
+        stages=[train.Stage(EPOCHS, milestones=(2,))],
         checkpoint_minutes=0 if when == "saving" else 10,
         progress=Killed(when),
     )

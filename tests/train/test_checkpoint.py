@@ -29,7 +29,7 @@ def test_what_was_saved_comes_back(path):
     assert state["epoch"] == 3
     assert state["list"] == [1.5, "a", None]
     assert torch.equal(state["tensor"], torch.arange(3))
-    assert all(torch.equal(state["student"][name], value) for name, value in net.state_dict().items())
+    assert all(torch.equal(state["model"][name], value) for name, value in net.state_dict().items())
     assert list(path.parent.iterdir()) == [path]
 
 

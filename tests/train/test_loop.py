@@ -48,8 +48,8 @@ class Listener:
 
 
 def weights(run):
-    """Return a copy of the student's whole state."""
-    return {name: value.clone() for name, value in run.distiller.student.state_dict().items()}
+    """Return a copy of the whole state."""
+    return {name: value.clone() for name, value in run.distiller.state_dict().items()}
 
 
 def same(first, second):
@@ -85,12 +85,13 @@ def test_a_step_is_the_combined_gradient_given_to_the_optimizer(make_run, clip):
     torch.manual_seed(5)
     health = TransferHealth()
     result = train.step(
-        run.fabric, run.distiller, run.optimizer, images, labels, epoch=2, clip=clip, weight=3.0, main_weight=0.5,
+        run.fabric, run.distiller, run.optimizer, images, labels, epoch=2,
+        objective=train.Objective(main=0.5, weights={"transfer": 3.0}, clip=clip),
         health=health,
     )  # fmt: skip
     for (name, parameter), gradient in zip(student.named_parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), before[name] - 0.05 * 1.9 * gradient, rtol=1e-5, atol=1e-7)
-    assert torch.equal(result.transfer, output.transfer.detach())
+    assert torch.equal(result.transfer, 3.0 * output.transfer.detach())
     assert torch.equal(result.logits, output.logits.detach())
     assert not any(value.requires_grad for value in (result.main, result.transfer, result.logits))
     assert len(health) == 1
@@ -199,11 +200,11 @@ def test_last_and_best_checkpoint_are_those_epochs(make_run, monkeypatch):
     monkeypatch.setattr("svdistill.train.loop.evaluate", lambda *_, **__: {"accuracy": next(accuracies)})
     run = make_run()
     run.fit(epochs=3)
-    best, last = (checkpoint.load(path, model=run.distiller.student) for path in (run.record.best, run.record.last))
+    best, last = (checkpoint.load(path, model=run.distiller) for path in (run.record.best, run.record.last))
     assert (best["epoch"], last["epoch"]) == (2, 3)
     assert best["accuracy"] == last["accuracy"] == 0.9
-    assert same(last["student"], weights(run))
-    assert not same(best["student"], last["student"])
+    assert same(last["model"], weights(run))
+    assert not same(best["model"], last["model"])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -286,7 +287,7 @@ def test_mixed_precision_trains(make_run):
     run.fabric = train.launch(device="cpu", precision="bf16-mixed", seed=0)
     train.fit(
         run.fabric, run.distiller, run.optimizer, run.batches, run.test,
-        mean=run.mean, std=run.std, record=run.record, epochs=1,
+        mean=run.mean, std=run.std, record=run.record, stages=[train.Stage(1)],
     )  # fmt: skip
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in run.distiller.student.parameters())
 
@@ -335,7 +336,7 @@ def test_the_real_losses_on_the_real_networks(tmp_path, stand_in, loss, keys):
         mean=mean,
         std=std,
         record=RunRecord.create(tmp_path, {}),
-        epochs=1,
+        stages=[train.Stage(1)],
     )
     (metrics,) = RunRecord(tmp_path).metrics()
     assert metrics.keys() >= keys
@@ -368,8 +369,8 @@ class Poisoner(Listener):
     ("at", "minutes", "message"),
     [
         (3, 10, "the loss is not finite in epoch 2, at step [456] of 6"),
-        (6, 10, "the student's weights are not finite in epoch 2, at step 6 of 6"),
-        (3, 0, "the student's weights are not finite in epoch 2, at step 3 of 6"),
+        (6, 10, "a weight is not finite in epoch 2, at step 6 of 6"),
+        (3, 0, "a weight is not finite in epoch 2, at step 3 of 6"),
     ],
 )
 def test_what_is_not_finite_ends_the_run(make_run, monkeypatch, look, at, minutes, message):
@@ -382,8 +383,8 @@ def test_what_is_not_finite_ends_the_run(make_run, monkeypatch, look, at, minute
         run.fit(epochs=2, checkpoint_minutes=minutes, progress=poisoner)
     assert poisoner.calls[-1] == ("finish",)
     for path in (run.record.last, run.record.best):
-        state = checkpoint.load(path, model=run.distiller.student)
-        assert all(value.isfinite().all() for value in state["student"].values())
+        state = checkpoint.load(path, model=run.distiller)
+        assert all(value.isfinite().all() for value in state["model"].values())
     assert [line["epoch"] for line in run.record.metrics()] == [1]
     again = make_run()
     again.fit(epochs=2)
@@ -430,9 +431,9 @@ def test_the_device_is_asked_seldom(make_run, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs is 0"),
-        ({"weight": -1.0}, r"\(-1.0, 1.0\), expected none below 0"),
-        ({"clip": "globl"}, "unknown clipping rule 'globl'; did you mean 'global'"),
+        ({"epochs": 0}, r"epochs of the stages are \[0\], expected at least 1"),
+        ({"stages": []}, r"epochs of the stages are \[\], expected at least 1"),
+        ({"evaluate_every": 0}, "evaluate_every is 0, expected at least 1"),
     ],
 )
 def test_settings_out_of_range(make_run, options, message):
@@ -443,11 +444,25 @@ def test_settings_out_of_range(make_run, options, message):
     assert not run.record.tensorboard.exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"main": -1.0}, r"\(-1.0,\), expected none below 0"),
+        ({"weights": {"svd": -2.0}}, r"\(1.0, -2.0\), expected none below 0"),
+        ({"clip": "globl"}, "unknown clipping rule 'globl'; did you mean 'global'"),
+    ],
+)
+def test_objectives_out_of_range(options, message):
+    """When it is made."""
+    with pytest.raises(RecipeError, match=message):
+        train.Objective(**options)
+
+
 def test_an_optimizer_of_another_network(make_run):
     """It would train something else, in silence."""
     run = make_run()
     run.optimizer = train.make_optimizer("sgd", run.distiller.teacher, lr=0.1)
-    with pytest.raises(RecipeError, match=r"parameters that are not the student's; make it from distiller\.student"):
+    with pytest.raises(RecipeError, match="parameters that are not the distiller's; make it from distiller"):
         run.fit()
 
 
@@ -456,7 +471,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_lost(make_run):
     run = make_run()
     run.fit(epochs=2)
     kept = {path: path.read_bytes() for path in run.record.path.rglob("*") if path.is_file()}
-    with pytest.raises(CheckpointError, match=r"of another model: '4\.weight' is \(3, 16\)"):
+    with pytest.raises(CheckpointError, match=r"of another model: 'student\.4\.weight' is \(3, 16\)"):
         make_run(classes=4).fit()
     with pytest.raises(CheckpointError, match="is of a run with SGD, this one has AdamW"):
         make_run(optimizer="adamw").fit()

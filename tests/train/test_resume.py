@@ -67,7 +67,7 @@ def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path, when, positio
     left = state(tmp_path)
     assert left["epoch"] == 1
     assert left["batches"]["position"] == position
-    assert not equal(left["student"], state(uninterrupted)["student"])
+    assert not equal(left["model"], state(uninterrupted)["model"])
     finish(tmp_path)
     assert equal(state(tmp_path), state(uninterrupted))
     assert metrics(tmp_path) == metrics(uninterrupted)

@@ -195,10 +195,10 @@ def _digest(file: Path | None) -> str | None:
 
 def _fingerprint(images: "Images") -> dict[str, Any]:
     """Labels and shapes tell data sets apart, and unlike resized pixels they are the same in every version of torch."""
-    sets = (images.train, images.test)
+    sets = (images.train, images.test, *([] if images.unlabelled is None else [images.unlabelled]))
     digest = hashlib.sha256(b"".join(part.labels.cpu().numpy().astype("<i8").tobytes() for part in sets))
     return {
         "labels": digest.hexdigest(),
-        "shapes": [list(part.images.shape) for part in sets],
+        "shapes": [[len(part), *part.shape] for part in sets],
         "classes": list(images.train.classes),
     }

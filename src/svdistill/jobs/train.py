@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from svdistill import nets, recipes
 from svdistill import train as training
 from svdistill.distiller import Distiller
@@ -96,9 +94,8 @@ def _train_one(recipe: Recipe, images: build.Images, run: Run, *, teacher_file: 
     """Train one network whose teacher is ready, and write down what came of it."""
     knobs = recipe.train
     fabric = _launch(recipe)
-    student = build.model(recipe, images)
-    distiller = _distiller(recipe, student, images, teacher_file)
-    optimizer = build.optimizer(recipe, student)
+    distiller = _distiller(recipe, images, teacher_file)
+    optimizer = build.optimizer(recipe, distiller)
     if (run.path / "recipe.yaml").exists():
         run.check_teacher(teacher_file)
     else:
@@ -116,16 +113,14 @@ def _train_one(recipe: Recipe, images: build.Images, run: Run, *, teacher_file: 
             mean=on_device.mean,
             std=on_device.std,
             record=run.record,
-            epochs=knobs.epochs,
-            milestones=knobs.milestone_epochs,
-            gamma=knobs.gamma,
-            **({} if recipe.loss is None else recipe.loss.model_dump(include={"clip", "weight", "main_weight"})),
+            stages=build.stages(recipe),
+            evaluate_every=knobs.evaluate_every,
             checkpoint_minutes=knobs.checkpoint_minutes,
             compile=knobs.compile,
             progress=progress,
         )
     build.save(distiller.student, run.student_file, recipe=recipe, images=images)
-    run.record.finish(_summary(recipe, run, student, images))
+    run.record.finish(_summary(recipe, run, distiller, images))
 
 
 class _Begun:
@@ -156,30 +151,30 @@ def _launch(recipe: Recipe) -> training.Fabric:
         raise RecipeError(f"train.device: {error}") from error
 
 
-def _distiller(recipe: Recipe, student: nn.Module, images: build.Images, teacher_file: Path | None) -> Distiller:
-    loss = build.loss(recipe)
-    if loss is None or teacher_file is None:
-        return Distiller(student)
-    teacher = build.teacher(teacher_file, images)
-    if loss.reads != "maps":
-        return Distiller(student, teacher, loss=loss)
-    teacher_taps = build.teacher_taps(recipe, recipes.teacher_of(recipe))
-    return Distiller(student, teacher, loss=loss, student_taps=build.taps(recipe), teacher_taps=teacher_taps)
+def _distiller(recipe: Recipe, images: build.Images, teacher_file: Path | None) -> Distiller:
+    """Make student, teacher, losses, and adapters where their widths differ."""
+    student = build.model(recipe, images)
+    teacher = None if teacher_file is None else build.teacher(teacher_file, images)
+    distiller = build.distiller(recipe, student, teacher, teacher_recipe=recipes.teacher_of(recipe))
+    distiller.prepare(build.noise(images))
+    return distiller
 
 
-def _summary(recipe: Recipe, run: Run, student: nn.Module, images: build.Images) -> dict[str, Any]:
+def _summary(recipe: Recipe, run: Run, distiller: Distiller, images: build.Images) -> dict[str, Any]:
     metrics = run.metrics
-    best = max(metrics, key=lambda line: float(line["accuracy"]))
-    cost = nets.count(student, images.shape)
+    best = max((line for line in metrics if "accuracy" in line), key=lambda line: float(line["accuracy"]))
+    cost = nets.count(distiller.student, images.shape)
     return {
         "recipe": recipe.name,
+        "method": recipe.method,
         "seed": recipe.seed,
         "accuracy": metrics[-1]["accuracy"],
         "best_accuracy": best["accuracy"],
         "best_epoch": best["epoch"],
         "train_images": len(images.train),
-        "epochs": recipe.train.epochs,
+        "epochs": len(metrics),
         "parameters": cost.parameters,
         "flops": cost.flops,
         "seconds": sum(line["seconds"] for line in metrics),
+        "adapters": [adapted._asdict() for adapted in distiller.adapted],
     }

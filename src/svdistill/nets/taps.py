@@ -25,13 +25,18 @@ class Taps:
     Args:
         model: any module.
         names: dotted names as in ``model.named_modules()``, in the order in which the maps shall come.
+        drop_tokens: so many tokens at the front of a (B, N, D) output are left out: 1 for a class token, which is no
+            place in the image. Outputs of other shapes stay as they are.
 
     Raises:
-        RecipeError: there are no names, or the model has no submodule of a name.
+        RecipeError: there are no names, the model has no submodule of a name, or drop_tokens is below 0.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], *, drop_tokens: int = 0) -> None:
         self._names = _checked(model, names)
+        if drop_tokens < 0:
+            raise RecipeError(f"drop_tokens is {drop_tokens}, expected 0 or more (1 for a class token)")
+        self._drop_tokens = drop_tokens
         # A string stands for an output that is no tensor; `collect` reports it.
         self._outputs: dict[str, Tensor | str] = {}
         self._handles = [self._attach(model, name) for name in dict.fromkeys(self._names)]
@@ -49,7 +54,8 @@ class Taps:
             One tensor a name, of whatever shape the submodule gives.
 
         Raises:
-            ShapeError: a submodule did not run since the last call, or gave something that is no tensor.
+            ShapeError: a submodule did not run since the last call, gave something that is no tensor, or has no token
+                but those to be dropped.
         """
         outputs, self._outputs = self._outputs, {}
         maps: list[Tensor] = []
@@ -60,6 +66,13 @@ class Taps:
             output = outputs[name]
             if isinstance(output, str):
                 raise ShapeError(f"tap {name!r} gave {output}, expected a tensor; tap a submodule of it instead")
+            if output.ndim == 3 and self._drop_tokens:
+                if output.shape[1] <= self._drop_tokens:
+                    raise ShapeError(
+                        f"tap {name!r} has {output.shape[1]} tokens, {self._drop_tokens} of which are to be dropped; "
+                        "lower drop_tokens, so that one at least is left"
+                    )
+                output = output[:, self._drop_tokens :]
             maps.append(output)
         return maps
 

@@ -1,6 +1,6 @@
 """Settings of a run: YAML recipes, validated. ``svdistill.recipes.build`` turns them into objects."""
 
-from svdistill.recipes.load import identity, lineage, load, names, teacher_of, validate
+from svdistill.recipes.load import identity, lineage, load, methods, names, teacher_of, validate
 from svdistill.recipes.schema import Recipe
 
-__all__ = ["Recipe", "identity", "lineage", "load", "names", "teacher_of", "validate"]
+__all__ = ["Recipe", "identity", "lineage", "load", "methods", "names", "teacher_of", "validate"]

@@ -1,9 +1,11 @@
 """Settings → objects: the only file that knows both. Each error names the key that is to be changed."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from svdistill import data, nets, train
+from svdistill.distiller import Adapted, Distiller, TransferLoss
 from svdistill.errors import CheckpointError, RecipeError, SvdistillError, nearest
-from svdistill.losses import SoftTargetLoss, SVDLoss
-from svdistill.recipes.schema import Recipe, SVDLossSettings
+from svdistill.losses import AttentionLoss, FitNetLoss, FSPLoss, RelationalLoss, SoftTargetLoss, SVDLoss
+from svdistill.recipes.schema import AnyLoss, LossSettings, Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,23 +29,28 @@ class Images:
         mean: (C,), of all training images in [0, 1], not only the labelled ones, so that a teacher and students of
             every train_size see the same standardized images.
         std: (C,), likewise.
+        unlabelled: images for the transfer task alone, or None.
     """
 
-    train: data.ImageSet
-    test: data.ImageSet
+    train: data.ImageSource
+    test: data.ImageSource
     mean: Tensor
     std: Tensor
+    unlabelled: data.ImageSource | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return self.train.shape
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same images on another device."""
         return type(self)(
-            self.train.to(device), self.test.to(device), mean=self.mean.to(device), std=self.std.to(device)
+            self.train.to(device),
+            self.test.to(device),
+            mean=self.mean.to(device),
+            std=self.std.to(device),
+            unlabelled=None if self.unlabelled is None else self.unlabelled.to(device),
         )
 
 
@@ -85,11 +93,32 @@ def images(recipe: Recipe) -> Images:
         raise RecipeError(
             f"train.batch_size: {recipe.train.batch_size} is more than the {len(labelled)} training images"
         )
-    return Images(labelled, dataset.test, mean, std)
+    return Images(labelled, dataset.test, mean, std, _unlabelled(recipe, dataset))
 
 
-def batches(recipe: Recipe, images: Images) -> data.Batches:
-    """Make the endless stream of training batches, on the device of the images.
+def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | None:
+    """Load the images without labels, brought to size and channels of the labelled ones."""
+    settings = recipe.data.unlabelled
+    if settings is None:
+        return None
+    with _named("data.unlabelled"):
+        if settings.name == "rest":
+            assert recipe.data.train_size is not None
+            found: data.ImageSource = dataset.train.rest(recipe.data.train_size, seed=recipe.seed)
+        else:
+            channels, height, _ = dataset.train.shape
+            found = data.load(settings.name, root=settings.root, image_size=height, channels=channels).train
+        found = found.unlabelled()
+        if settings.size is not None:
+            found = found.subset(settings.size, seed=recipe.seed)
+        wanted = settings.batch_size or recipe.train.batch_size
+        if wanted > len(found):
+            raise RecipeError(f"{wanted} images a step are more than the {len(found)} there are; lower batch_size")
+    return found
+
+
+def batches(recipe: Recipe, images: Images) -> data.Batches | data.Mixed:
+    """Make the endless stream of training batches, on the device of the images, those without labels beside the others.
 
     Args:
         recipe: its augmentation, batch size and seed are read.
@@ -100,14 +129,14 @@ def batches(recipe: Recipe, images: Images) -> data.Batches:
     """
     augment = recipe.data.augment
     augmentation = data.Augmentation(flip=augment.flip, rotation=augment.rotation, shift=augment.shift)
-    return data.Batches(
-        images.train,
-        recipe.train.batch_size,
-        seed=recipe.seed,
-        augmentation=augmentation,
-        mean=images.mean,
-        std=images.std,
-    )
+    make = partial(data.Batches, augmentation=augmentation, mean=images.mean, std=images.std)
+    labelled = make(images.train, recipe.train.batch_size, seed=recipe.seed)
+    settings = recipe.data.unlabelled
+    if images.unlabelled is None or settings is None:
+        return labelled
+    # Another seed: the two streams must not draw the same warps.
+    others = make(images.unlabelled, settings.batch_size or recipe.train.batch_size, seed=(recipe.seed + 1) % 2**32)
+    return data.Mixed(labelled, others)
 
 
 def model(recipe: Recipe, images: Images) -> nn.Module:
@@ -157,26 +186,96 @@ def teacher_taps(recipe: Recipe, teacher: Recipe | None) -> tuple[str, ...]:
         return nets.default_taps(nets.spec(str(recipe.teacher.checkpoint))["name"])
 
 
-def loss(recipe: Recipe) -> SVDLoss | SoftTargetLoss | None:
-    """Make the transfer loss of a recipe; None where it has none."""
-    settings = recipe.loss
-    if settings is None:
-        return None
-    if isinstance(settings, SVDLossSettings):
-        return SVDLoss(
-            rank=settings.rank,
-            beta=settings.beta,
-            assignment=settings.assignment,
-            gradient=settings.gradient,
-            reduction=settings.reduction,
-        )
-    return SoftTargetLoss(temperature=settings.temperature)
+# What is no setting of the loss itself but of its place in training; FitNets' and the others' modules know none of it.
+_PLACE = {"name", "preset", *LossSettings.model_fields}
+_LOSSES: Mapping[str, Callable[..., TransferLoss]] = {
+    "svd": SVDLoss,
+    "soft-target": SoftTargetLoss,
+    "fitnet": FitNetLoss,
+    "fsp": FSPLoss,
+    "attention": AttentionLoss,
+    "relational": RelationalLoss,
+}
 
 
-def optimizer(recipe: Recipe, student: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimizer of a recipe for the student's parameters."""
+def losses(recipe: Recipe) -> dict[str, TransferLoss]:
+    """Make the transfer losses of a recipe, by name; {} where it has none."""
+    return {loss.name: _LOSSES[loss.name](**loss.model_dump(exclude=_PLACE)) for loss in recipe.loss}
+
+
+def distiller(
+    recipe: Recipe, student: nn.Module, teacher: nn.Module | None, *, teacher_recipe: Recipe | None
+) -> Distiller:
+    """Put student, teacher and losses together; `Distiller.prepare` is yet to be called.
+
+    Args:
+        recipe: the student's.
+        student: its network.
+        teacher: the trained teacher; None trains the student alone.
+        teacher_recipe: names the teacher's taps; None where it is a checkpoint.
+
+    Returns:
+        The distiller, on the device of the networks.
+
+    Raises:
+        RecipeError: an unknown tap.
+        ShapeError: taps of different number.
+    """
+    criteria = losses(recipe)
+    if teacher is None or not criteria:
+        return Distiller(student)
+    if not _reads_maps(criteria):
+        return Distiller(student, teacher, loss=criteria)
+    assert recipe.teacher is not None
+    dropped = recipe.teacher.drop_tokens
+    if dropped is None:
+        dropped = 0 if teacher_recipe is None else teacher_recipe.model.drop_tokens
+    return Distiller(
+        student,
+        teacher,
+        loss=criteria,
+        student_taps=taps(recipe),
+        teacher_taps=teacher_taps(recipe, teacher_recipe),
+        student_drop_tokens=recipe.model.drop_tokens,
+        teacher_drop_tokens=dropped,
+    )
+
+
+def _reads_maps(criteria: Mapping[str, TransferLoss]) -> bool:
+    return any(criterion.reads == "maps" for criterion in criteria.values())
+
+
+def stages(recipe: Recipe) -> tuple[train.Stage, ...]:
+    """Make the stages of training: one, or the transfer task alone and then the main task.
+
+    Where losses of a sum differ in how they are combined with the main task, those that are not bounded (``clip`` none)
+    count as part of it. The factors on the main loss are multiplied.
+    """
+    knobs = recipe.train
+    plan = partial(train.Stage, knobs.epochs, milestones=knobs.milestone_epochs, gamma=knobs.gamma)
+    first = [loss for loss in recipe.loss if loss.stage in (None, "first", "both")]
+    second = [loss for loss in recipe.loss if loss.stage in ("second", "both")]
+    if not knobs.first_stage_epochs:
+        return (plan(_objective(recipe.loss)),)
+    weights: dict[str, float] = {loss.name: loss.weight for loss in first}
+    alone = train.Objective(main=0.0, weights=weights, max_norm=knobs.first_stage_norm)
+    return train.Stage(knobs.first_stage_epochs, alone), plan(_objective(second))
+
+
+def _objective(terms: Sequence[AnyLoss]) -> train.Objective:
+    clipped = {loss.clip for loss in terms if loss.clip != "none"}
+    return train.Objective(
+        main=math.prod(loss.main_weight for loss in terms),
+        weights={loss.name: loss.weight for loss in terms},
+        clip=next(iter(clipped), "none"),
+        beside=frozenset(loss.name for loss in terms if loss.clip == "none") if clipped else frozenset(),
+    )
+
+
+def optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Make the optimizer of a recipe for the parameters of a network, or of a distiller with all that learns."""
     settings = recipe.optimizer.model_dump(exclude={"name"})
-    return train.make_optimizer(recipe.optimizer.name, student, **settings)
+    return train.make_optimizer(recipe.optimizer.name, model, **settings)
 
 
 def metadata(recipe: Recipe, images: Images) -> dict[str, str]:
@@ -286,20 +385,23 @@ def check_names(*recipes: Recipe) -> None:
         RecipeError: an unknown name, with the nearest right ones.
     """
     for recipe in recipes:
+        other = recipe.data.unlabelled
         for key, name, known in (
             ("data.name", recipe.data.name, data.names()),
-            ("model.name", recipe.model.name, nets.names()),
+            ("data.unlabelled.name", "rest" if other is None else other.name, ("rest", *data.names())),
         ):
             if name not in known:
                 raise RecipeError(f"{key}: no {name!r}{nearest(name, known)}")
+        with _named("model.name"):
+            nets.check_name(recipe.model.name)
 
 
 def check(
     recipe: Recipe, images: Images, *, teacher_recipe: Recipe | None = None, teacher_images: Images | None = None
-) -> None:
-    """Find out before work starts whether student, teacher and loss fit each other and the images.
+) -> tuple[Adapted, ...]:
+    """Find out before work starts whether student, teacher and losses fit each other and the images.
 
-    Both networks are built, two images of noise go through them, and the outputs of their taps are compared.
+    Both networks are built, two images of noise go through them, and the losses compare what comes.
 
     Args:
         recipe: the student's recipe.
@@ -307,32 +409,41 @@ def check(
         teacher_recipe: its teacher's recipe; None without a teacher, or where it is a checkpoint.
         teacher_images: those of the teacher's recipe.
 
+    Returns:
+        The taps of the student that an adapter will lift to the teacher's width.
+
     Raises:
-        RecipeError: an unknown network or tap, taps of different number or width, a different number of classes, or
-            images of another size than the teacher's.
+        RecipeError: an unknown network or tap, taps of different number or without positions, a different number of
+            classes, or images of another size than the teacher's.
+        ShapeError: the losses cannot compare the maps.
         CheckpointError: the teacher's file is missing or damaged.
     """
     student = model(recipe, images)
     if recipe.train.batch_size == 1:
         _check_single(student, images)
-    criterion = loss(recipe)
-    if criterion is None:
+    criteria = losses(recipe)
+    if not criteria:
         if recipe.model.taps is not None:
             _trace(student, recipe.model.taps, images, key="model.taps")
-        return
+        return ()
     helper = _untrained_teacher(recipe, images, teacher_recipe, teacher_images)
-    names, other = taps(recipe), teacher_taps(recipe, teacher_recipe)
-    maps, logits = _trace(student, names, images, key="model.taps")
-    teacher_maps, teacher_logits = _trace(helper, other, images, key="teacher.taps")
-    if criterion.reads == "maps":
-        _compare(names, maps, other, teacher_maps)
-        with _named("loss"):
-            criterion(maps, teacher_maps)
-    elif logits.shape != teacher_logits.shape:
+    if _reads_maps(criteria):
+        names, other = taps(recipe), teacher_taps(recipe, teacher_recipe)
+        maps, logits = _trace(student, names, images, key="model.taps")
+        teacher_maps, teacher_logits = _trace(helper, other, images, key="teacher.taps")
+        _check_taps(recipe, names, maps, other, teacher_maps)
+    else:
+        logits, teacher_logits = _trace(student, (), images)[1], _trace(helper, (), images)[1]
+    if any(criterion.reads == "logits" for criterion in criteria.values()) and logits.shape != teacher_logits.shape:
         raise RecipeError(
-            f"teacher: it tells {teacher_logits.shape[-1]} classes apart and the student {logits.shape[-1]}, but this "
-            "loss compares them one by one; take a teacher of the same classes, or loss.name=svd"
+            f"teacher: it tells {teacher_logits.shape[-1]} classes apart and the student {logits.shape[-1]}, but soft "
+            "targets compare them one by one; take a teacher of the same classes, or loss.name=svd"
         )
+    with _named("loss"):
+        whole = distiller(recipe, student, helper, teacher_recipe=teacher_recipe)
+        adapted = whole.prepare(noise(images))
+        whole(noise(images))
+    return adapted
 
 
 def _check_single(network: nn.Module, images: Images) -> None:
@@ -353,14 +464,17 @@ def _untrained_teacher(
     if teacher_recipe is None:
         path = Path(str(recipe.teacher.checkpoint))
         with _named("teacher.checkpoint"):
-            network, size = teacher(path, images), nets.spec(path).get("image_size")
+            network, spec = teacher(path, images), nets.spec(path)
+        size, home = spec.get("image_size"), spec.get("data")
         key = ""
     else:
         assert teacher_images is not None
         with _named("teacher.recipe"):
-            network, size = model(teacher_recipe, teacher_images), teacher_images.shape[1]
+            network = model(teacher_recipe, teacher_images)
+        size, home = teacher_images.shape[1], teacher_recipe.data.name
         key = " or, for both, teacher.overrides.data.image_size too"
-    if size is not None and int(size) != images.shape[1]:
+    # A teacher of another data set may have seen images of another size: its taps serve all the same.
+    if size is not None and home == recipe.data.name and int(size) != images.shape[1]:
         raise RecipeError(
             f"data.image_size: the student's images are {images.shape[1]} pixels high, the teacher's {size}; "
             f"take data.image_size={size}{key}"
@@ -368,30 +482,40 @@ def _untrained_teacher(
     return network
 
 
-def _trace(network: nn.Module, names: tuple[str, ...], images: Images, *, key: str) -> tuple[list[Tensor], Tensor]:
-    # Noise, not a blank image: a map of zeros would be set aside by the loss.
-    noise = torch.rand(2, *images.shape, generator=torch.Generator().manual_seed(0))
-    with _named(key), torch.no_grad(), nets.Taps(network.eval(), names) as recorder:
-        logits = network(noise)
-        return recorder.collect(), logits
+def noise(images: Images) -> Tensor:
+    """Return four images of noise, the same each time: a blank image's maps would be zero and set aside by the loss."""
+    return torch.rand(4, *images.shape, generator=torch.Generator().manual_seed(0))
 
 
-def _compare(names: tuple[str, ...], maps: list[Tensor], other: tuple[str, ...], teacher_maps: list[Tensor]) -> None:
+def _trace(
+    network: nn.Module, names: tuple[str, ...], images: Images, *, key: str = "model"
+) -> tuple[list[Tensor], Tensor]:
+    with _named(key), torch.no_grad():
+        if not names:
+            return [], network.eval()(noise(images))
+        with nets.Taps(network.eval(), names) as recorder:
+            logits = network(noise(images))
+            return recorder.collect(), logits
+
+
+def _check_taps(
+    recipe: Recipe, names: tuple[str, ...], maps: list[Tensor], other: tuple[str, ...], teacher_maps: list[Tensor]
+) -> None:
     if len(maps) != len(teacher_maps):
         raise RecipeError(
             f"model.taps: the student has {len(maps)} taps and the teacher {len(teacher_maps)}; "
             "they are paired in order: give model.taps and teacher.taps of the same number"
         )
-    if len(maps) < 2:
-        raise RecipeError(f"model.taps: the loss relates neighbouring taps, expected at least 2, got {list(names)}")
+    relating = [loss.name for loss in recipe.loss if loss.name in ("svd", "fsp")]
+    if relating and len(maps) < 2:
+        raise RecipeError(
+            f"model.taps: {relating[0]} relates neighbouring taps, expected at least 2, got {list(names)}"
+        )
+    spatial = [loss.name for loss in recipe.loss if loss.name in ("svd", "fsp", "attention")]
     for name, ours, its, theirs in zip(names, maps, other, teacher_maps, strict=True):
-        if _width(ours) != _width(theirs):
+        if spatial and all(m.ndim == 4 and m.shape[2:].numel() == 1 for m in (ours, theirs)):
             raise RecipeError(
-                f"model.width: the student's tap {name!r} has {_width(ours)} channels and the teacher's {its!r} "
-                f"{_width(theirs)}; there is no adapter between unequal widths yet: choose the same width for both"
+                f"model.taps: {name!r} of the student and {its!r} of the teacher have a single position, (B, "
+                f"{ours.shape[1]}, 1, 1), in which {spatial[0]} finds nothing to compare; leave the tap out in "
+                "model.taps and teacher.taps, or take a larger data.image_size"
             )
-
-
-def _width(features: Tensor) -> int:
-    """Channels of (B, C, H, W) and (B, D), feature size of (B, N, D)."""
-    return int(features.shape[1] if features.ndim == 4 else features.shape[-1])

@@ -14,16 +14,24 @@ from yaml import YAMLError
 from svdistill.errors import RecipeError, nearest
 
 SUFFIXES = (".yaml", ".yml")
-PATH_KEYS = (("data", "root"), ("teacher", "checkpoint"))
+METHODS = "methods"
 
 Plain = dict[str, Any]
 
 
 def shipped() -> dict[str, Path]:
     """Return the recipes that come with svdistill: name, e.g. ``digits/svd`` → file."""
+    return {name: path for name, path in _all().items() if not name.startswith(f"{METHODS}/")}
+
+
+def methods() -> dict[str, Path]:
+    """Return the methods, which are parts of recipes: name, e.g. ``fsp-two-stage`` → file."""
+    return {name.partition("/")[2]: path for name, path in _all().items() if name.startswith(f"{METHODS}/")}
+
+
+def _all() -> dict[str, Path]:
     home = Path(str(files("svdistill.recipes")))
-    found = sorted(home.rglob("*.yaml"))
-    return {path.relative_to(home).with_suffix("").as_posix(): path for path in found}
+    return {path.relative_to(home).with_suffix("").as_posix(): path for path in sorted(home.rglob("*.yaml"))}
 
 
 def find(name: str, *, beside: Path | None = None) -> tuple[str, Path]:
@@ -42,6 +50,8 @@ def find(name: str, *, beside: Path | None = None) -> tuple[str, Path]:
     known = shipped()
     if name in known:
         return name, known[name]
+    if name.startswith(f"{METHODS}/"):
+        return name, method(name.partition("/")[2])
     if not name.endswith(SUFFIXES):
         raise RecipeError(f"no recipe {name!r}{nearest(name, known)}")
     path = (beside or Path.cwd()) / Path(name).expanduser()
@@ -51,8 +61,23 @@ def find(name: str, *, beside: Path | None = None) -> tuple[str, Path]:
     return stem or "recipe", path
 
 
+def method(name: str) -> Path:
+    """Find a method's file by its name.
+
+    Raises:
+        RecipeError: there is no such method.
+    """
+    known = methods()
+    if name not in known:
+        raise RecipeError(f"no method {name!r}{nearest(name, known, limit=len(known))}")
+    return known[name]
+
+
 def read(name: str, *, beside: Path | None = None) -> Plain:
     """Read a recipe with everything that it extends.
+
+    ``extends`` is a name or a list of them; of two, the later one's settings go before the earlier one's, and the
+    recipe's own before all.
 
     Args:
         name: name or path of the recipe, see ``find``.
@@ -64,28 +89,27 @@ def read(name: str, *, beside: Path | None = None) -> Plain:
     Raises:
         RecipeError: a file is missing or is no YAML mapping, or recipes extend each other in a circle.
     """
-    layers: list[Plain] = []
-    seen: list[Path] = []
-    wanted: str | None = name
-    own_name = ""
-    while wanted is not None:
-        default, path = find(wanted, beside=beside)
-        if path.resolve() in seen:
-            raise RecipeError(f"extends: {wanted!r} extends itself in a circle; take one 'extends' out")
-        seen.append(path.resolve())
-        layer = _read_file(path)
-        own_name = own_name or str(layer.get("name") or default)
-        wanted = layer.pop("extends", None)
-        if wanted is not None and not isinstance(wanted, str):
-            raise RecipeError(f"extends: expected a recipe's name or path in {path}, got {wanted!r}")
-        beside = path.resolve().parent
-        layers.append(anchored(layer, beside))
+    layers = _layers(name, beside=beside, above=())
     merged: Plain = {}
-    for layer in reversed(layers):
-        # A description tells of one recipe, so that it is not handed on.
-        merged.pop("description", None)
-        merged = merge(merged, layer)
-    return {**merged, "name": own_name}
+    for layer in layers:
+        # Name and description tell of one recipe, so that they are not handed on.
+        merged = merge({key: merged[key] for key in merged if key not in ("name", "description")}, layer)
+    return {**merged, "name": str(merged.get("name") or find(name, beside=beside)[0])}
+
+
+def _layers(name: str, *, beside: Path | None, above: tuple[Path, ...]) -> list[Plain]:
+    """Return a recipe's own settings, after those of everything that it extends."""
+    _, path = find(name, beside=beside)
+    path = path.resolve()
+    if path in above:
+        raise RecipeError(f"extends: {name!r} extends itself in a circle; take one 'extends' out")
+    layer = _read_file(path)
+    wanted = layer.pop("extends", None) or []
+    parents = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise RecipeError(f"extends: expected a recipe's name or path, or a list of them, in {path}, got {wanted!r}")
+    below = [part for parent in parents for part in _layers(parent, beside=path.parent, above=(*above, path))]
+    return [*below, anchored(layer, path.parent)]
 
 
 def _read_file(path: Path) -> Plain:
@@ -145,7 +169,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Plain:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _replaces(key, below, value):
+        if key == "loss":
+            merged[key] = _merge_losses(below, value)
+        elif isinstance(value, Mapping) and isinstance(below, Mapping) and not _replaces(key, below, value):
             merged[key] = merge(below, value)
         else:
             merged[key] = merge({}, value) if isinstance(value, Mapping) else value
@@ -153,12 +179,40 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Plain:
 
 
 def _replaces(key: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
-    if key in ("loss", "optimizer"):
+    if key == "optimizer":
         return "name" in above and "name" in below and above["name"] != below["name"]
     if key == "teacher":
         other = {"recipe": "checkpoint", "checkpoint": "recipe"}
         return any(source in above and other[source] in below for source in other)
     return False
+
+
+def _merge_losses(below: Any, above: Any) -> Any:
+    """Lay a setting of ``loss`` over another: settings of one loss, its mere name, or a list of either.
+
+    In a sum, and where it is clearer, a loss's settings stand under its name: ``loss.svd.rank=2``.
+    """
+    lower = {loss["name"]: loss for loss in map(_named_loss, _as_list(below)) if "name" in loss}
+    if not isinstance(above, Mapping):  # null, a name, or a list: says which losses there are
+        merged = [merge(lower.get(loss.get("name"), {}), loss) for loss in map(_named_loss, _as_list(above))]
+        return merged if isinstance(above, list) else merged[0] if merged else None
+    if "name" in above:
+        return merge(lower.get(above["name"], {}), above)
+    if above and all(key in lower and isinstance(value, Mapping) for key, value in above.items()):
+        merged = [merge(loss, above.get(name, {})) for name, loss in lower.items()]
+        return merged if len(merged) > 1 else merged[0]
+    if len(lower) > 1:
+        example = f"loss.{next(iter(lower))}.weight=1"
+        raise RecipeError(f"loss: a sum of {', '.join(lower)}; say which, for instance {example}")
+    return merge(next(iter(lower.values()), {}), above)
+
+
+def _as_list(losses: Any) -> list[Any]:
+    return list(losses) if isinstance(losses, list | tuple) else [] if losses is None else [losses]
+
+
+def _named_loss(loss: Any) -> Plain:
+    return dict(loss) if isinstance(loss, Mapping) else {"name": loss}
 
 
 def anchored(settings: Plain, folder: Path) -> Plain:
@@ -169,20 +223,22 @@ def anchored(settings: Plain, folder: Path) -> Plain:
         folder: what relative paths are relative to.
 
     Returns:
-        The settings with ``data.root``, ``teacher.checkpoint`` and a ``teacher.recipe`` that is a path made absolute,
-        also inside ``teacher.overrides``.
+        The settings with ``data.root``, ``data.classes``, ``data.unlabelled.root``, ``teacher.checkpoint`` and a
+        ``teacher.recipe`` that is a path made absolute, also inside ``teacher.overrides``.
     """
 
-    def absolute(path: str) -> str:
-        return os.path.normpath(folder / Path(path).expanduser())
+    def absolute(section: Mapping[str, Any], *keys: str) -> Plain:
+        paths = {key: section[key] for key in keys if isinstance(section.get(key), str)}
+        return {**section, **{key: os.path.normpath(folder / Path(path).expanduser()) for key, path in paths.items()}}
 
     result = dict(settings)
-    for part, key in (*PATH_KEYS, ("teacher", "recipe")):
-        section = result.get(part)
-        value = section.get(key) if isinstance(section, Mapping) else None
-        if isinstance(section, Mapping) and isinstance(value, str) and (key != "recipe" or value.endswith(SUFFIXES)):
-            result[part] = {**section, key: absolute(value)}
-    teacher = result.get("teacher")
-    if isinstance(teacher, Mapping) and isinstance(teacher.get("overrides"), Mapping):
-        result["teacher"] = {**teacher, "overrides": anchored(dict(teacher["overrides"]), folder)}
+    if isinstance(data := result.get("data"), Mapping):
+        result["data"] = data = absolute(data, "root", "classes")
+        if isinstance(data.get("unlabelled"), Mapping):
+            data["unlabelled"] = absolute(data["unlabelled"], "root")
+    if isinstance(teacher := result.get("teacher"), Mapping):
+        is_file = str(teacher.get("recipe")).endswith(SUFFIXES)
+        result["teacher"] = teacher = absolute(teacher, "checkpoint", *(["recipe"] if is_file else []))
+        if isinstance(teacher.get("overrides"), Mapping):
+            teacher["overrides"] = anchored(dict(teacher["overrides"]), folder)
     return result

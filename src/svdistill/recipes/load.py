@@ -14,29 +14,44 @@ from svdistill.recipes import files
 from svdistill.recipes.schema import (
     MACHINE_KEYS,
     AdamWSettings,
+    AttentionLossSettings,
     AugmentSettings,
     DataSettings,
+    FitNetLossSettings,
+    FSPLossSettings,
     ModelSettings,
     Recipe,
+    RelationalLossSettings,
     SGDSettings,
     SoftTargetLossSettings,
     SVDLossSettings,
     TeacherSettings,
     TrainSettings,
+    UnlabelledSettings,
 )
+
+_LOSSES: dict[str, type[BaseModel]] = {
+    "svd": SVDLossSettings,
+    "soft-target": SoftTargetLossSettings,
+    "fitnet": FitNetLossSettings,
+    "fsp": FSPLossSettings,
+    "attention": AttentionLossSettings,
+    "relational": RelationalLossSettings,
+}
 
 _SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "": (Recipe,),
     "data": (DataSettings,),
     "data.augment": (AugmentSettings,),
+    "data.unlabelled": (UnlabelledSettings,),
     "model": (ModelSettings,),
     "teacher": (TeacherSettings,),
-    "loss": (SVDLossSettings, SoftTargetLossSettings),
+    "loss": tuple(_LOSSES.values()),
     "optimizer": (SGDSettings, AdamWSettings),
     "train": (TrainSettings,),
 }
 _TAGS: dict[str, dict[str, type[BaseModel]]] = {
-    "loss": {"svd": SVDLossSettings, "soft-target": SoftTargetLossSettings},
+    "loss": _LOSSES,
     "optimizer": {"sgd": SGDSettings, "adamw": AdamWSettings},
 }
 _EXPECTED = {
@@ -66,23 +81,40 @@ def names() -> tuple[str, ...]:
     return tuple(files.shipped())
 
 
-def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
-    """Read a recipe, lay the overrides over it and validate the result.
+def methods() -> tuple[str, ...]:
+    """Return the names of the methods that a recipe can be loaded with, in alphabetical order."""
+    return tuple(files.methods())
+
+
+def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *, method: str | None = None) -> Recipe:
+    """Read a recipe, lay a method and the overrides over it and validate the result.
 
     Args:
         name: name of a shipped recipe, e.g. ``digits/svd``, or the path of a YAML file.
         overrides: ``key=value`` texts, or nested settings as in a recipe.
+        method: train the recipe's student by another method, e.g. ``fsp-two-stage``; the settings of a loss that the
+            recipe has itself stay. The last part of the recipe's name becomes the method's where it is a method's name
+            already, else the method's name is added: ``digits/svd`` → ``digits/fsp``, ``mine`` → ``mine/fsp``.
 
     Returns:
         The validated settings.
 
     Raises:
-        RecipeError: no such recipe, or a key is unknown, missing, of the wrong type or out of range.
+        RecipeError: no such recipe or method, or a key is unknown, missing, of the wrong type or out of range.
     """
     above = dict(overrides) if isinstance(overrides, Mapping) else files.parse(overrides)
     if "extends" in above:
         raise RecipeError("extends: belongs into a recipe's file; give the recipe itself as RECIPE")
-    return validate(files.merge(files.read(str(name)), above))
+    plain = files.read(str(name))
+    if method is not None:
+        fragment = files.read(f"{files.METHODS}/{method}")
+        plain = files.merge(plain, {**fragment, "name": _renamed(str(plain["name"]), method)})
+    return validate(files.merge(plain, above))
+
+
+def _renamed(name: str, method: str) -> str:
+    front, _, last = name.rpartition("/")
+    return f"{front}/{method}" if front and last in (*methods(), "student") else f"{name}/{method}"
 
 
 def validate(settings: Mapping[str, Any]) -> Recipe:
@@ -207,7 +239,8 @@ def _known_keys() -> list[str]:
 
 def _sentence(problem: ErrorDetails) -> str:
     """Turn one of pydantic's errors into our line: the dotted key, what came, what was expected."""
-    parts = [str(part) for part in problem["loc"]]
+    # In a list of losses the place of one in the list says less than its name, which follows as the tag.
+    parts = [str(part) for part in problem["loc"] if not (isinstance(part, int) and problem["loc"][0] == "loss")]
     tag = None
     if len(parts) > 1 and parts[0] in _TAGS and parts[1] in _TAGS[parts[0]]:
         tag = parts.pop(1)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
 Taps = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
+Classes = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
 
@@ -36,22 +37,58 @@ class AugmentSettings(Settings):
     shift: int = Field(default=0, ge=0, le=4096)
 
 
+class UnlabelledSettings(Settings):
+    """Images without labels, for the transfer task; each step takes some beside the labelled ones.
+
+    Attributes:
+        name: ``rest``, the training images whose labels ``data.train_size`` leaves out, or a data set's name.
+        root: folder that holds its files.
+        size: use only so many, chosen at random; null = all.
+        batch_size: how many join each step; null = as many as the labelled ones.
+    """
+
+    name: str = "rest"
+    root: str | None = None
+    size: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+
+
 class DataSettings(Settings):
     """The images.
 
     Attributes:
         name: a data set's name, e.g. ``digits``.
         root: folder that holds its files; null = the usual places, then a download.
+        classes: use only these classes, by name: a list, or the path of a text file with one a line; null = all.
         train_size: use only so many labelled training images, equally many of each class; null = all.
         image_size: resize once to this many pixels a side; null = as they are.
         augment: random warps of the training images.
+        unlabelled: images without labels for the transfer task, or null.
     """
 
     name: str
     root: str | None = None
+    classes: str | Classes | None = None
     train_size: int | None = Field(default=None, ge=1)
     image_size: int | None = Field(default=None, ge=1, le=4096)
     augment: AugmentSettings = AugmentSettings()
+    unlabelled: UnlabelledSettings | None = None
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _plain_classes(cls, value: Any) -> Any:
+        """Say in one sentence what classes are: the union's own error has one line for each member."""
+        if value is None or isinstance(value, str):
+            return value
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(item, str) for item in value):
+            raise ValueError(f"expected a list of class names, or the path of a file with one a line; got {value!r}")
+        return tuple(value)
+
+    @model_validator(mode="after")
+    def _rest_of_something(self) -> Self:
+        if self.unlabelled is not None and self.unlabelled.name == "rest" and self.train_size is None:
+            raise ValueError("unlabelled: 'rest' are the images that train_size leaves out; give data.train_size too")
+        return self
 
 
 class ModelSettings(Settings):
@@ -61,11 +98,13 @@ class ModelSettings(Settings):
         name: e.g. ``vgg-bn-student``.
         width: factor on every channel count.
         taps: dotted names of the submodules whose outputs are compared, in order; null = the model's own.
+        drop_tokens: how many tokens at the front of a (B, N, D) tap are no image positions: 1 for a class token.
     """
 
     name: str
     width: float = Field(default=1.0, gt=0, le=64)
     taps: Taps | None = None
+    drop_tokens: int = Field(default=0, ge=0)
 
 
 class TeacherSettings(Settings):
@@ -76,12 +115,14 @@ class TeacherSettings(Settings):
         overrides: settings that replace those of the teacher's recipe, nested as in a recipe.
         checkpoint: path of a ``.safetensors`` file that an earlier run has written.
         taps: as for the model; null = the taps of the teacher's recipe or model.
+        drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.
     """
 
     recipe: str | None = None
     overrides: dict[str, Any] = Field(default_factory=dict)
     checkpoint: str | None = None
     taps: Taps | None = None
+    drop_tokens: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -93,46 +134,130 @@ class TeacherSettings(Settings):
         return self
 
 
-class SVDLossSettings(Settings):
+class LossSettings(Settings):
+    """What every transfer loss may be told about its place beside the main task.
+
+    Attributes:
+        clip: how its gradient is bounded by the main one; ``none``: a plain weighted sum, as the other methods have it.
+        weight: factor on the transfer loss.
+        main_weight: factor on the main loss; in a sum of losses the factors are multiplied.
+        stage: where training has two stages (``train.first_stage``), in which of them the loss takes part: ``first`` if
+            nothing is said; null where there is one stage.
+    """
+
+    clip: Literal["per_variable", "global", "poster", "none"] = "none"
+    weight: float = Field(default=1.0, gt=0)
+    main_weight: float = Field(default=1.0, ge=0)
+    stage: Literal["first", "second", "both"] | None = None
+
+
+class SVDLossSettings(LossSettings):
     """KD-SVD: the transfer loss of METHOD section 2 and how its gradient is joined to the main one (section 3).
 
     Attributes:
+        preset: settings as one of the published sources has them: ``eccv2018``, ``poster``, ``kd-methods`` or
+            ``teacher-basis``; each may still be replaced. null = what we recommend.
         rank: kept singular vectors, k.
+        extra: the student keeps so many more, of which the alignment chooses.
         beta: width of the radial basis function.
         assignment: which student vector answers which teacher vector; null = by rank.
         gradient: derivative of the truncated SVD.
+        basis: ``own``: the student's singular vectors; ``teacher``: its map projected on the teacher's left vectors.
+        scaled: whether the loss has its factor ½ √k.
         reduction: over the batch; ``sum`` as published, made for the clipping.
-        clip: how the transfer gradient is bounded by the main one.
-        weight: factor on the transfer loss.
-        main_weight: factor on the main loss.
+        clip: as published, ``per_variable``.
     """
 
     name: Literal["svd"]
+    preset: Literal["eccv2018", "poster", "kd-methods", "teacher-basis"] | None = None
     rank: int = Field(default=1, ge=1)
+    extra: int = Field(default=1, ge=0)
     beta: float = Field(default=8.0, gt=0)
     assignment: Literal["argmax", "one_to_one"] | None = None
     gradient: Literal["exact", "paper"] = "exact"
+    basis: Literal["own", "teacher"] = "own"
+    scaled: bool = True
     reduction: Literal["sum", "mean"] = "sum"
     clip: Literal["per_variable", "global", "poster", "none"] = "per_variable"
-    weight: float = Field(default=1.0, gt=0)
-    main_weight: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_below(cls, given: Any) -> Any:
+        """Lay what the recipe says itself over its preset; an unknown preset is reported as any wrong value is."""
+        preset = given.get("preset") if isinstance(given, dict) else None
+        if not isinstance(preset, str):
+            return given
+        from svdistill.losses import PRESETS  # late: it brings torch along, which a plain recipe does without
+
+        clip = {"clip": "poster"} if preset == "poster" else {}
+        return {**PRESETS.get(preset, {}), **clip, **given}
 
 
-class SoftTargetLossSettings(Settings):
+class SoftTargetLossSettings(LossSettings):
     """Soft targets (Hinton et al. 2015): temperature² times the divergence of the softened outputs.
 
     Attributes:
         temperature: divides both networks' logits.
-        clip: how the transfer gradient is bounded by the main one; a plain weighted sum, as published, by default.
-        weight: factor on the transfer loss.
-        main_weight: factor on the main loss.
+        weight: 0.9 by default.
+        main_weight: 0.1 by default.
     """
 
     name: Literal["soft-target"]
     temperature: float = Field(default=4.0, gt=0)
-    clip: Literal["per_variable", "global", "poster", "none"] = "none"
     weight: float = Field(default=0.9, gt=0)
     main_weight: float = Field(default=0.1, ge=0)
+
+
+class FitNetLossSettings(LossSettings):
+    """FitNets (Romero et al. 2015): a regressor of 1×1 leads the student's middle map to the teacher's.
+
+    Attributes:
+        hint: which of the taps, from 0; null = the middle one.
+    """
+
+    name: Literal["fitnet"]
+    hint: int | None = Field(default=None, ge=0)
+
+
+class FSPLossSettings(LossSettings):
+    """FSP (Yim et al. 2017): the Gram matrices between neighbouring taps."""
+
+    name: Literal["fsp"]
+
+
+class AttentionLossSettings(LossSettings):
+    """Attention transfer (Zagoruyko & Komodakis 2017): where, not what, each tap responds to.
+
+    Attributes:
+        power: p of the attention map Σ_c |A_c|^p.
+    """
+
+    name: Literal["attention"]
+    power: float = Field(default=2.0, gt=0)
+
+
+class RelationalLossSettings(LossSettings):
+    """RKD (Park et al. 2019): distances and angles between the images of a batch, at the last tap.
+
+    Attributes:
+        distance: factor on the part of distances.
+        angle: factor on the part of angles.
+    """
+
+    name: Literal["relational"]
+    distance: float = Field(default=25.0, ge=0)
+    angle: float = Field(default=50.0, ge=0)
+
+
+AnyLoss = Annotated[
+    SVDLossSettings
+    | SoftTargetLossSettings
+    | FitNetLossSettings
+    | FSPLossSettings
+    | AttentionLossSettings
+    | RelationalLossSettings,
+    Field(discriminator="name"),
+]
 
 
 class SGDSettings(Settings):
@@ -175,9 +300,18 @@ class TrainSettings(Settings):
         precision: ``32-true``, or ``bf16-mixed`` for autocast.
         compile: use ``torch.compile``.
         checkpoint_minutes: within long epochs, save at least this often.
+        first_stage: two stages where above 0: so many epochs (a whole number), or such a share of ``epochs``, of the
+            transfer task alone, at the learning rate of the start, go before the ``epochs`` of the main task, which
+            then learns alone but for the losses whose ``stage`` says otherwise.
+        first_stage_norm: bound on the norm of the whole gradient in the first of two stages, in which no main gradient
+            bounds that of the transfer task; null = no bound.
+        evaluate_every: measure on the test images after every so many epochs, and after the last.
     """
 
     epochs: int = Field(ge=1)
+    first_stage: Annotated[int, Field(ge=0)] | Share = 0
+    first_stage_norm: float | None = Field(default=1.0, gt=0)
+    evaluate_every: int = Field(default=1, ge=1)
     milestones: Annotated[tuple[Epoch | Share, ...], Strict(False)] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
     batch_size: int = Field(default=128, ge=1)
@@ -206,6 +340,22 @@ class TrainSettings(Settings):
             raise ValueError(f"milestones: must rise, got {list(self.milestones)}")
         return self
 
+    @field_validator("first_stage", mode="before")
+    @classmethod
+    def _plain_first_stage(cls, value: Any) -> Any:
+        """Say in one sentence what a first stage is."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not (0 <= value < 1 or (isinstance(value, int) and value >= 1)):
+            raise ValueError(f"expected epochs (1, 2, …), a share of them (0.5), or 0 for one stage; got {value!r}")
+        return int(value) if value == 0 else value
+
+    @property
+    def first_stage_epochs(self) -> int:
+        """The length of the first of two stages in epochs, a share rounded up; 0 where there is one stage."""
+        if isinstance(self.first_stage, int):
+            return self.first_stage
+        return math.ceil(self.first_stage * self.epochs - 1e-9)
+
     @property
     def milestone_epochs(self) -> tuple[int, ...]:
         """The milestones as epochs; shares are rounded up, and those that fall on the end are left out."""
@@ -223,7 +373,8 @@ class Recipe(Settings):
         data: the images.
         model: the network to be trained, called the student where there is a teacher.
         teacher: the network that helps, or null.
-        loss: the transfer loss, or null; there is one exactly where there is a teacher.
+        loss: the transfer losses, which are summed: in a recipe one (its name or its settings), a list, or null; there
+            is one or more exactly where there is a teacher.
         optimizer: the step rule.
         train: how long and on what.
     """
@@ -234,26 +385,66 @@ class Recipe(Settings):
     data: DataSettings
     model: ModelSettings
     teacher: TeacherSettings | None = None
-    loss: Annotated[SVDLossSettings | SoftTargetLossSettings, Field(discriminator="name")] | None = None
+    loss: Annotated[tuple[AnyLoss, ...], Strict(False)] = ()
     optimizer: Annotated[SGDSettings | AdamWSettings, Field(discriminator="name")]
     train: TrainSettings
 
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _list_of_losses(cls, value: Any) -> Any:
+        """Take one loss for a list of one, and a name for settings that are all defaults."""
+        losses = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+        return [{"name": loss} if isinstance(loss, str) else loss for loss in losses]
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.loss is None and self.teacher is not None:
+        if not self.loss and self.teacher is not None:
             raise ValueError("teacher: a teacher without 'loss'; give loss.name=svd or take teacher=null")
-        if self.loss is not None and self.teacher is None:
+        if self.loss and self.teacher is None:
             raise ValueError("loss: a transfer loss without 'teacher'; give teacher.recipe=NAME or take loss=null")
+        names = [loss.name for loss in self.loss]
+        if len(set(names)) < len(names):
+            raise ValueError(f"loss: each may be there once, got {', '.join(names)}")
+        clips = {loss.clip for loss in self.loss} - {"none"}
+        if len(clips) > 1:
+            raise ValueError(f"loss: one rule of clipping serves all, got {' and '.join(sorted(clips))}")
+        self._check_stages()
         size = self.data.train_size
         if size is not None and self.train.batch_size > size:
             raise ValueError(
                 f"train.batch_size: {self.train.batch_size} is more than the {size} images of data.train_size"
             )
+        if self.data.unlabelled is not None and not self.loss:
+            raise ValueError("data.unlabelled: only a transfer loss learns from it; give 'loss' and 'teacher'")
         return self
 
+    def _check_stages(self) -> None:
+        staged = [loss.name for loss in self.loss if loss.stage is not None]
+        two = self.train.first_stage_epochs > 0
+        if staged and not two:
+            raise ValueError(f"loss.stage: {staged[0]!r} names a stage, but there is one; give train.first_stage")
+        if two and not any(loss.stage in (None, "first", "both") for loss in self.loss):
+            raise ValueError("train.first_stage: no loss takes part in it; give one with stage=first, or 0")
+
+    @property
+    def method(self) -> str:
+        """What helps the student, in a word: ``alone``, ``fsp-two-stage``, ``svd-poster``, ``svd+soft-target``."""
+        parts = []
+        for loss in self.loss:
+            variant = ""
+            if isinstance(loss, SVDLossSettings):
+                variant = f"-{loss.preset}" if loss.preset else f"-k{loss.rank}" if loss.rank > 1 else ""
+            parts.append(loss.name + variant)
+        return ("+".join(parts) or "alone") + ("-two-stage" if self.train.first_stage_epochs else "")
+
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings as plain nested dictionaries, lists, numbers and strings, in the schema's order."""
+        """Return all settings as plain nested dictionaries, lists, numbers and strings, in the schema's order.
+
+        A single loss stands there by itself and no loss is null, as one would write it.
+        """
         plain: dict[str, Any] = self.model_dump(mode="json")
+        if len(plain["loss"]) < 2:
+            plain["loss"] = plain["loss"][0] if plain["loss"] else None
         return plain
 
     def digest(self, *, teacher: str | None = None) -> str:
@@ -277,6 +468,10 @@ class Recipe(Settings):
                 part = part[parent]
             del part[last]
         if settings["teacher"] is not None:
-            settings["teacher"] = {"identity": teacher, "taps": settings["teacher"]["taps"]}
+            settings["teacher"] = {
+                "identity": teacher,
+                "taps": settings["teacher"]["taps"],
+                "drop_tokens": settings["teacher"]["drop_tokens"],
+            }
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:10]

@@ -3,7 +3,20 @@
 from svdistill.train.engine import Fabric, launch
 from svdistill.train.evaluate import evaluate
 from svdistill.train.loop import StepResult, fit, step
+from svdistill.train.objective import Objective, Stage
 from svdistill.train.optimizers import make_optimizer
 from svdistill.train.progress import Progress, Silent
 
-__all__ = ["Fabric", "Progress", "Silent", "StepResult", "evaluate", "fit", "launch", "make_optimizer", "step"]
+__all__ = [
+    "Fabric",
+    "Objective",
+    "Progress",
+    "Silent",
+    "Stage",
+    "StepResult",
+    "evaluate",
+    "fit",
+    "launch",
+    "make_optimizer",
+    "step",
+]

@@ -12,7 +12,7 @@ from torch import nn
 from svdistill.atomic import replacing
 from svdistill.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def identity(model: nn.Module) -> dict[str, str]:
@@ -31,7 +31,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], *, model: nn.Mo
     Raises:
         CheckpointError: the file cannot be written, for instance because the disk is full; an old one stays.
     """
-    content = {"format": FORMAT, "identity": identity(model), "student": model.state_dict(), **state}
+    content = {"format": FORMAT, "identity": identity(model), "model": model.state_dict(), **state}
     try:
         with replacing(path) as file:
             torch.save(content, file)

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svdistill.data import Batches, ImageSet
+from svdistill.data import UNLABELLED, Batches, ImageSource, Mixed
 from svdistill.distiller import Distiller, DistillOutput
-from svdistill.errors import CheckpointError, RecipeError, nearest
-from svdistill.gradients import CLIPS, TransferHealth, combine
+from svdistill.errors import CheckpointError, RecipeError
+from svdistill.gradients import TransferHealth, combine
 from svdistill.records import RunRecord
 from svdistill.train.engine import Fabric
 from svdistill.train.evaluate import evaluate
+from svdistill.train.objective import Objective, Stage, locate
 from svdistill.train.optimizers import add_main_decay, set_learning_rate, step_decay, trained
 from svdistill.train.progress import Progress, Silent
 from svdistill.train.state import RunState, Watch
@@ -24,12 +25,16 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+DEFAULT = Objective()
+Gradients = tuple[Tensor | None, ...]
+
+
 class StepResult(NamedTuple):
     """What one step gives, all on the device, without gradient.
 
     Attributes:
         main: the main loss, 0-dim, without its weight.
-        transfer: the transfer loss, 0-dim, without its weight; None without a teacher.
+        transfer: the sum of the transfer losses with their weights, 0-dim; None where none takes part.
         health: figures of the transfer loss.
         logits: of the student before the step, (B, classes).
     """
@@ -48,23 +53,23 @@ def step(
     labels: Tensor,
     *,
     epoch: int,
-    clip: str = "per_variable",
-    weight: float = 1.0,
-    main_weight: float = 1.0,
+    objective: Objective = DEFAULT,
     health: TransferHealth | None = None,
 ) -> StepResult:
     """Do one step on one batch: main and transfer task together (METHOD, section 3); nothing waits for the device.
 
+    The student's parameters get both gradients combined. What learns beside the student (adapters, a loss's own
+    regressor) is reached by transfer losses alone, so no main gradient can bound its own; where the student's transfer
+    gradient is bounded, its norm is instead kept at or below that of the student's combined gradient.
+
     Args:
         fabric: gives the precision.
         distiller: student and teacher, in train mode, on the device.
-        optimizer: of the student's parameters; those that it holds learn, and its ``main_decay`` joins the main loss.
+        optimizer: of the distiller's parameters; those that it holds learn, and its ``main_decay`` joins the main loss.
         images: (B, C, H, W), standardized, on the device.
-        labels: (B,), int64.
-        epoch: from 0; see :func:`svdistill.gradients.combine`.
-        clip: how the gradients are combined; see :func:`svdistill.gradients.combine`.
-        weight: what the transfer loss is multiplied by.
-        main_weight: what the main loss is multiplied by.
+        labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.
+        epoch: of the stage, from 0; see :func:`svdistill.gradients.combine`.
+        objective: the losses that take part, their weights and how they share the step.
         health: where to add what became of the transfer gradient.
 
     Returns:
@@ -72,67 +77,111 @@ def step(
     """
     parameters = trained(optimizer)
     with fabric.autocast():
-        output: DistillOutput = distiller(images)
-        main = F.cross_entropy(output.logits, labels)
-    transfer = output.transfer
+        output: DistillOutput = distiller(images, only=objective.names)
+        main = F.cross_entropy(output.logits, labels, ignore_index=UNLABELLED)
+    weighted = {name: term * objective.weight(name) for name, term in output.terms.items()}
+    beside = [weighted.pop(name) for name in objective.beside if name in weighted]
+    transfer = torch.stack(list(weighted.values())).sum() if weighted else None
 
-    g_main = add_main_decay(optimizer, _gradients(main * main_weight, parameters, keep_graph=transfer is not None))
-    if transfer is None:
-        gradients = g_main
-    else:
-        g_transfer = _gradients(transfer * weight, parameters)
-        gradients = combine(g_main, g_transfer, epoch=epoch, clip=clip, health=health)
+    goal = sum(beside, start=main * objective.main)
+    g_main: Gradients = (None,) * len(parameters)
+    if objective.main > 0 or beside:
+        g_main = _gradients(goal, parameters, keep_graph=transfer is not None)
+    g_transfer: Gradients = (None,) * len(parameters)
+    if transfer is not None:
+        g_transfer = _gradients(transfer, parameters)
+    gradients = _share(distiller, optimizer, g_main, g_transfer, epoch=epoch, objective=objective, health=health)
 
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
+    if objective.max_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, objective.max_norm)
     optimizer.step()
     optimizer.zero_grad()
-    transfer = None if transfer is None else transfer.detach()
-    return StepResult(main.detach(), transfer, output.health, output.logits.detach())
+    total = None if not output.terms else sum([*beside, *weighted.values()], start=main.new_zeros(())).detach()
+    return StepResult(main.detach(), total, output.health, output.logits.detach())
+
+
+def _share(
+    distiller: Distiller,
+    optimizer: torch.optim.Optimizer,
+    g_main: Gradients,
+    g_transfer: Gradients,
+    *,
+    epoch: int,
+    objective: Objective,
+    health: TransferHealth | None,
+) -> Gradients:
+    """Make one gradient of two for each parameter of the optimizer; its decay belongs to the main one."""
+    both = list(zip(g_main, g_transfer, strict=True))
+    # Decay alone is no reason to change a parameter that no loss reaches, as in a stage without the main task.
+    decayed = add_main_decay(optimizer, g_main)
+    g_main = tuple(g if reached != (None, None) else None for g, reached in zip(decayed, both, strict=True))
+    students = {id(parameter) for parameter in distiller.student.parameters()}
+    own = [id(parameter) in students for parameter in trained(optimizer)]
+    clip = objective.clip if objective.main > 0 else "none"
+    combined = combine(
+        [g for g, mine in zip(g_main, own, strict=True) if mine],
+        [g for g, mine in zip(g_transfer, own, strict=True) if mine],
+        epoch=epoch,
+        clip=clip,
+        health=health,
+    )
+    if all(own):
+        return combined
+    others = [_sum(m, t) for m, t, mine in zip(g_main, g_transfer, own, strict=True) if not mine]
+    if clip != "none":
+        others = _bounded(others, by=combined)
+    students, helpers = iter(combined), iter(others)
+    return tuple(next(students) if mine else next(helpers) for mine in own)
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return second if first is None else first if second is None else first + second
+
+
+def _bounded(gradients: Sequence[Tensor | None], *, by: Gradients) -> list[Tensor | None]:
+    """Scale gradients down together to the norm of others, where theirs is larger; not finite ones are dropped."""
+    ours, theirs = (nn.utils.get_total_norm([g for g in some if g is not None]) for some in (gradients, by))
+    factor = torch.where(ours > theirs, theirs / ours, torch.ones_like(ours))
+    return [g if g is None else torch.where(ours.isfinite(), g * factor, 0.0) for g in gradients]
 
 
 def fit(
     fabric: Fabric,
     distiller: Distiller,
     optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    test: ImageSet,
+    batches: Batches | Mixed,
+    test: ImageSource,
     *,
     mean: Tensor,
     std: Tensor,
     record: RunRecord,
-    epochs: int,
-    milestones: Sequence[int] = (),
-    gamma: float = 0.1,
-    clip: str = "per_variable",
-    weight: float = 1.0,
-    main_weight: float = 1.0,
+    stages: Sequence[Stage],
+    evaluate_every: int = 1,
     checkpoint_minutes: float = 10.0,
     progress: Progress | None = None,
     compile: bool = False,
 ) -> None:
     """Train the student to the last epoch, or go on where an interrupted run stopped.
 
-    After each epoch: evaluation, one line in ``metrics.jsonl`` and in TensorBoard, the checkpoint ``last.pt`` and,
-    where the accuracy is the best so far, ``best.pt``. Where ``last.pt`` is there at the start, the run goes on from
-    it; on a CPU bit for bit as if it had never stopped. At the end the student has the weights of the last epoch and
-    the distiller is in eval mode.
+    After each epoch: one line in ``metrics.jsonl`` and in TensorBoard, the checkpoint ``last.pt`` and, where the
+    network was evaluated and its accuracy is the best so far, ``best.pt``. Where ``last.pt`` is there at the start, the
+    run goes on from it; on a CPU bit for bit as if it had never stopped. At the end the student has the weights of the
+    last epoch and the distiller is in eval mode.
 
     Args:
         fabric: device and precision, from :func:`svdistill.train.launch`.
         distiller: student, and teacher if there is one; moved to the device.
-        optimizer: of the student's parameters, from :func:`svdistill.train.make_optimizer`.
+        optimizer: of the distiller's parameters, from :func:`svdistill.train.make_optimizer`; its momentum starts anew
+            in each stage.
         batches: the training batches.
         test: the images to evaluate on after each epoch.
         mean: (C,), of the training set, with which ``batches`` are standardized.
         std: (C,), likewise.
         record: the run's folder, made by :meth:`RunRecord.create`.
-        epochs: the number of epochs of the whole run, ≥ 1.
-        milestones: the epochs, counted from 0, from which on the learning rate is lower by another ``gamma``.
-        gamma: the factor at each milestone.
-        clip: how the gradients are combined; see :func:`svdistill.gradients.combine`.
-        weight: what the transfer loss is multiplied by.
-        main_weight: what the main loss is multiplied by.
+        stages: one, or several that follow each other; their epochs add up to the run's.
+        evaluate_every: evaluate after every so many epochs, ≥ 1, and after the last.
         checkpoint_minutes: how often ``last.pt`` is also written inside an epoch; 0 after every step.
         progress: who is told how far the run is.
         compile: whether to compile the student; the first step of each mode then takes much longer.
@@ -142,40 +191,39 @@ def fit(
         CheckpointError: ``last.pt`` is damaged or of another model, optimizer or data set, or cannot be written.
         TrainingError: the loss or a weight is no longer finite, or the transfer loss set most samples aside.
     """
-    _check(distiller, optimizer, epochs=epochs, clip=clip, weights=(weight, main_weight))
+    epochs = sum(stage.epochs for stage in stages)
+    _check(distiller, optimizer, stages, evaluate_every=evaluate_every)
     distiller.to(fabric.device)
     if compile:
         distiller.student.compile()
     progress = progress or Silent()
-    state = RunState(distiller.student, optimizer, batches, device=fabric.device)
+    state = RunState(distiller, optimizer, batches, device=fabric.device)
     _resume(state, record, epochs=epochs)
-    one_step = partial(
-        step,
-        fabric,
-        distiller,
-        optimizer,
-        clip=clip,
-        weight=weight,
-        main_weight=main_weight,
-        health=state.health,
-    )
     writer = _writer(record.tensorboard, first=state.epoch + 1)
     progress.start(epochs, len(batches), state.epoch)
     try:
         while state.epoch < epochs:
-            lr = set_learning_rate(optimizer, step_decay(state.epoch, milestones=milestones, gamma=gamma))
+            number, epoch = locate(stages, state.epoch)
+            stage = stages[number]
+            lr = set_learning_rate(optimizer, step_decay(epoch, milestones=stage.milestones, gamma=stage.gamma))
+            if epoch == 0 and state.tally.steps == 0:
+                optimizer.state.clear()
             watch = Watch(state, record.last, progress, checkpoint_minutes=checkpoint_minutes)
+            one_step = partial(step, fabric, distiller, optimizer, objective=stage.objective, health=state.health)
             distiller.train()
             for batch in batches.epoch():
                 images, labels = fabric.to_device(batch)
-                result = one_step(images, labels, epoch=state.epoch)
+                result = one_step(images, labels, epoch=epoch)
                 state.tally.add(labels=labels, **result._asdict())
                 watch.step(images=len(labels))
             figures = watch.end()
-            figures["accuracy"] = evaluate(fabric, distiller.student, test, mean=mean, std=std)["accuracy"]
-            metrics = {"epoch": state.epoch + 1, "seconds": watch.seconds(), "lr": lr, **figures}
+            done = state.epoch + 1
+            if done % evaluate_every == 0 or done == epochs:
+                figures["accuracy"] = evaluate(fabric, distiller.student, test, mean=mean, std=std)["accuracy"]
+            part = {"stage": number + 1} if len(stages) > 1 else {}
+            metrics = {"epoch": done, **part, "seconds": watch.seconds(), "lr": lr, **figures}
             _log(metrics, record, writer)
-            best = state.next_epoch(figures["accuracy"])
+            best = state.next_epoch(figures.get("accuracy"))
             # last.pt comes last: what a kill before it leaves behind is written again, the same, when the run goes on.
             for path in [record.best, record.last] if best else [record.last]:
                 state.save(path)
@@ -187,22 +235,16 @@ def fit(
 
 
 def _check(
-    distiller: Distiller,
-    optimizer: torch.optim.Optimizer,
-    *,
-    epochs: int,
-    clip: str,
-    weights: Sequence[float],
+    distiller: Distiller, optimizer: torch.optim.Optimizer, stages: Sequence[Stage], *, evaluate_every: int
 ) -> None:
-    if epochs < 1:
-        raise RecipeError(f"epochs is {epochs}, expected at least 1")
-    if min(weights) < 0:
-        raise RecipeError(f"the weights of transfer and main loss are {tuple(weights)}, expected none below 0")
-    if clip not in CLIPS:
-        raise RecipeError(f"unknown clipping rule {clip!r}{nearest(clip, CLIPS)}")
-    students = {id(parameter) for parameter in distiller.student.parameters()}
-    if not all(id(p) in students for group in optimizer.param_groups for p in group["params"]):
-        raise RecipeError("the optimizer holds parameters that are not the student's; make it from distiller.student")
+    lengths = [stage.epochs for stage in stages]
+    if not lengths or min(lengths) < 1:
+        raise RecipeError(f"the epochs of the stages are {lengths}, expected at least 1 in each")
+    if evaluate_every < 1:
+        raise RecipeError(f"evaluate_every is {evaluate_every}, expected at least 1")
+    known = {id(parameter) for parameter in distiller.parameters()}
+    if not all(id(p) in known for group in optimizer.param_groups for p in group["params"]):
+        raise RecipeError("the optimizer holds parameters that are not the distiller's; make it from distiller")
 
 
 def _resume(state: RunState, record: RunRecord, *, epochs: int) -> None:
@@ -216,9 +258,7 @@ def _resume(state: RunState, record: RunRecord, *, epochs: int) -> None:
     record.rewind(state.epoch)
 
 
-def _gradients(
-    loss: Tensor, parameters: Sequence[nn.Parameter], *, keep_graph: bool = False
-) -> tuple[Tensor | None, ...]:
+def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *, keep_graph: bool = False) -> Gradients:
     if not loss.requires_grad:  # the loss reaches nothing, for instance because every sample was set aside
         return (None,) * len(parameters)
     return torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)

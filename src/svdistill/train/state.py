@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from svdistill.data import Batches
+from svdistill.data import Batches, Mixed
 from svdistill.errors import CheckpointError, TrainingError
 from svdistill.gradients import TransferHealth
 from svdistill.train import checkpoint
@@ -25,7 +25,7 @@ class RunState:
     """Everything that a run needs to go on, and nothing that it can find out again.
 
     Args:
-        student: the network that learns; the teacher does not change and is no part of the state.
+        model: what learns: the student and what belongs to it; a teacher does not change and is no part of the state.
         optimizer: with its momentum and learning rates.
         batches: with their order, position and random numbers.
         device: where the run computes.
@@ -39,9 +39,9 @@ class RunState:
     """
 
     def __init__(
-        self, student: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, *, device: torch.device
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches | Mixed, *, device: torch.device
     ) -> None:
-        self.student = student
+        self.model = model
         self.optimizer = optimizer
         self.batches = batches
         self.device = device
@@ -51,15 +51,18 @@ class RunState:
         self.tally = Tally(device)
         self.health = TransferHealth()
 
-    def next_epoch(self, accuracy: float) -> bool:
+    def next_epoch(self, accuracy: float | None) -> bool:
         """Close the current epoch.
+
+        Args:
+            accuracy: after it; None where the network was not evaluated.
 
         Returns:
             Whether its accuracy is the best so far.
         """
-        best = accuracy > self.accuracy
+        best = accuracy is not None and accuracy > self.accuracy
         self.epoch += 1
-        self.accuracy = max(accuracy, self.accuracy)
+        self.accuracy = self.accuracy if accuracy is None else max(accuracy, self.accuracy)
         self.seconds = 0.0
         self.tally.reset()
         self.health.reset()
@@ -78,16 +81,16 @@ class RunState:
             "health": self.health.state_dict(),
             "random": checkpoint.random_state(),
         }
-        checkpoint.save(path, state, model=self.student)
+        checkpoint.save(path, state, model=self.model)
 
     def load(self, path: Path) -> None:
         """Take over a state, torch's global random numbers included.
 
         Raises:
             CheckpointError: the file is damaged, or of another model, optimizer or data set; then nothing has changed
-                in the student.
+                in the model.
         """
-        state = checkpoint.load(path, model=self.student)
+        state = checkpoint.load(path, model=self.model)
         name = type(self.optimizer).__name__
         if state["optimizer_name"] != name:
             raise CheckpointError(
@@ -99,7 +102,7 @@ class RunState:
         except ValueError as error:
             raise CheckpointError(f"the checkpoint {path} does not fit the optimizer: {error}") from error
         self.batches.load_state_dict(state["batches"])
-        self.student.load_state_dict(state["student"])
+        self.model.load_state_dict(state["model"])
         self.tally.load_state_dict(state["tally"])
         self.health.load_state_dict(state["health"], device=self.device)
         self.epoch, self.accuracy, self.seconds = state["epoch"], state["accuracy"], state["seconds"]
@@ -192,9 +195,9 @@ class Watch:
         return figures
 
     def _look_at_weights(self) -> None:
-        values = [v for v in self._state.student.state_dict().values() if v.is_floating_point()]
+        values = [v for v in self._state.model.state_dict().values() if v.is_floating_point()]
         if not torch.stack([v.isfinite().all() for v in values]).all():
-            raise TrainingError(self._not_finite("the student's weights are"))
+            raise TrainingError(self._not_finite("a weight is"))
 
     def _not_finite(self, what: str) -> str:
         state = self._state

@@ -35,12 +35,13 @@ class Tally:
             health: the transfer loss's figures, 0-dim; ``set_aside`` is a number of samples, others are means over the
                 samples that were not set aside.
             logits: (B, classes).
-            labels: (B,).
+            labels: (B,); below 0 for images without a label.
         """
         self.steps += 1
         self.images += len(labels)
         self._add("loss", main)
         self._add("train_accuracy", (logits.detach().argmax(dim=1) == labels).sum())
+        self._add("labelled", (labels >= 0).sum())
         if transfer is not None:
             self._add("transfer", transfer)
         aside = health.get("set_aside", torch.zeros((), device=logits.device))
@@ -68,10 +69,10 @@ class Tally:
             if name in ("loss", "transfer"):
                 figures[name] = value / self.steps
             elif name == "train_accuracy":
-                figures[name] = value / self.images
+                figures[name] = value / max(1, sums["labelled"])
             elif name == "set_aside":
                 figures[name] = int(value)
-            elif not name.endswith(" weight"):
+            elif name != "labelled" and not name.endswith(" weight"):
                 weight = sums[f"{name} weight"]
                 figures[name] = value / weight if weight else float("nan")
         return figures

@@ -1,0 +1,77 @@
+"""What a step strives for: the main task, the transfer losses, and how they share the step."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from svdistill.errors import RecipeError, nearest
+from svdistill.gradients import CLIPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The losses of a step and their weights.
+
+    Attributes:
+        main: what the main loss is multiplied by; 0 leaves the main task out, and with it every bound on the transfer
+            gradient, since there is no main gradient to bound it by.
+        weights: the transfer losses that take part, by the name that the distiller has for them, and what each is
+            multiplied by; None: all, as they are.
+        clip: how the transfer gradient is combined with the main one; see :func:`svdistill.gradients.combine`.
+        beside: those of the losses that belong to the main task: their gradients join the main gradient before it
+            bounds that of the others.
+        max_norm: bound on the norm of the whole gradient, for instance where there is no main gradient to bound it by;
+            None = no bound.
+
+    Raises:
+        RecipeError: a weight is below 0, max_norm is not above 0, or the rule of clipping is unknown.
+    """
+
+    main: float = 1.0
+    weights: Mapping[str, float] | None = None
+    clip: str = "per_variable"
+    beside: Collection[str] = field(default_factory=frozenset)
+    max_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.main, *(self.weights or {}).values())
+        if min(given) < 0:
+            raise RecipeError(f"the weights of main and transfer loss are {given}, expected none below 0")
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise RecipeError(f"max_norm is {self.max_norm}, expected a number above 0, or None")
+        if self.clip not in CLIPS:
+            raise RecipeError(f"unknown clipping rule {self.clip!r}{nearest(self.clip, CLIPS)}")
+
+    @property
+    def names(self) -> Collection[str] | None:
+        """The losses that take part; None: all."""
+        return None if self.weights is None else tuple(self.weights)
+
+    def weight(self, name: str) -> float:
+        """What a loss is multiplied by."""
+        return 1.0 if self.weights is None else self.weights[name]
+
+
+class Stage(NamedTuple):
+    """Epochs with one objective and one schedule; the learning rate starts anew in each.
+
+    Attributes:
+        epochs: how many, ≥ 1.
+        objective: what they strive for.
+        milestones: the epochs of this stage, counted from 0, from which on the learning rate is lower by another gamma.
+        gamma: the factor at each milestone.
+    """
+
+    epochs: int
+    objective: Objective = Objective()
+    milestones: Sequence[int] = ()
+    gamma: float = 0.1
+
+
+def locate(stages: Sequence[Stage], epoch: int) -> tuple[int, int]:
+    """Return which stage an epoch of a run is in, and which epoch of that stage it is, both from 0."""
+    for number, stage in enumerate(stages):
+        if epoch < stage.epochs:
+            return number, epoch
+        epoch -= stage.epochs
+    raise ValueError("the epoch lies behind the last stage")

@@ -3,17 +3,14 @@
 import gzip
 import hashlib
 import struct
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from svdistill.data import channel_statistics, fashion_mnist, load
+from svdistill.data import channel_statistics, describe, fashion_mnist, fetch, load
+from svdistill.data.download import Remote
 from svdistill.errors import DataError
 
 
@@ -129,67 +126,51 @@ def test_pinned_hashes_are_of_the_same_data(name: str, time: int) -> None:
     content = (fashion_mnist.DEBIAN / f"{file}.gz").read_bytes()
     # gzip: magic 1f 8b, deflate 08, flag 08 = a name follows, time, two bytes, the name, the stream.
     published = b"\x1f\x8b\x08\x08" + struct.pack("<I", time) + content[8:10] + file.encode() + b"\0" + content[10:]
-    assert fashion_mnist.FILES[f"{file}.gz"] == "sha256:" + hashlib.sha256(published).hexdigest()
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder without a word."""
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+    assert fashion_mnist.FILES[f"{file}.gz"].digest == "sha256:" + hashlib.sha256(published).hexdigest()
 
 
 @pytest.fixture
-def server(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a server on this machine that has the small files."""
-    monkeypatch.setenv("NO_PROXY", "*")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root))) as http:
-        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_address[1]}/"
-        http.shutdown()
-        thread.join()
-
-
-def hashes(root: Path) -> dict[str, str]:
-    """The hashes of the small files."""
-    return {name: "sha256:" + hashlib.sha256((root / name).read_bytes()).hexdigest() for name in fashion_mnist.FILES}
-
-
-def test_download(root: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing is there, the files are downloaded into the user's cache once, checked, and read."""
+def remote(root: Path, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A server that has the small files, for a user without the Debian package."""
+    server.files.update({path.name: path.read_bytes() for path in root.iterdir()})
+    files = {
+        name: Remote(server.url + name, len(content), "sha256:" + hashlib.sha256(content).hexdigest())
+        for name, content in server.files.items()
+    }
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "none")
-    monkeypatch.setattr(fashion_mnist, "FILES", hashes(root))
-    monkeypatch.setattr(fashion_mnist, "URL", server)
+    monkeypatch.setattr(fashion_mnist, "FILES", files)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return server
+
+
+def test_download(remote: Any) -> None:
+    """Where nothing is there, the files are downloaded into the user's cache once, checked, and read."""
+    assert describe("fashion-mnist").found is None
     assert len(load("fashion-mnist").train) == 30
-    for path in root.iterdir():
-        path.unlink()
+    assert len(remote.asked) == 4
+    assert describe("fashion-mnist").found == describe("fashion-mnist").folder
     assert len(load("fashion-mnist").train) == 30
+    assert len(remote.asked) == 4
 
 
-def test_download_of_something_else(root: Path, server: str, tmp_path: Path) -> None:
-    """A file whose hash differs is refused and not kept."""
-    wrong = hashes(root) | {"train-labels-idx1-ubyte.gz": "sha256:" + "0" * 64}
-    with pytest.raises(DataError, match=r"could not be downloaded from .*train-labels-idx1-ubyte.gz .*hash"):
-        fashion_mnist.download(tmp_path / "cache", url=server, files=wrong)
-    assert not (tmp_path / "cache" / "train-labels-idx1-ubyte.gz").exists()
+def test_download_of_something_else(remote: Any, tmp_path: Path) -> None:
+    """A file whose hash differs is refused and not kept; the message says what to put where."""
+    name = "train-labels-idx1-ubyte.gz"
+    remote.files[name] = bytes(len(remote.files[name]))
+    with pytest.raises(DataError, match=r"Fashion-MNIST could not be downloaded.*hash") as caught:
+        load("fashion-mnist")
+    folder = tmp_path / "cache" / "svdistill" / "fashion-mnist"
+    assert not (folder / name).exists()
+    assert all(words in str(caught.value) for words in (str(folder), *fashion_mnist.FILES))
+    assert "\n" not in str(caught.value)
 
 
-def test_file_that_the_server_lacks(root: Path, server: str, tmp_path: Path) -> None:
-    """A page that is not there is not taken for data."""
-    expected = hashes(root)
-    (root / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(DataError, match="404"):
-        fashion_mnist.download(tmp_path / "cache", url=server, files=expected)
-
-
-def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a network, one line says which files to put where."""
-    monkeypatch.setenv("NO_PROXY", "*")
-    with pytest.raises(DataError) as caught:
-        fashion_mnist.download(tmp_path / "cache", url="http://127.0.0.1:9/", files=fashion_mnist.FILES)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert all(name in message for name in fashion_mnist.FILES)
-    assert str(tmp_path / "cache") in message
+def test_fetch(remote: Any, tmp_path: Path) -> None:
+    """Fetching puts the files where one says, and checks what it finds there."""
+    assert fetch("fashion-mnist", folder=tmp_path / "mine") == tmp_path / "mine"
+    assert len(load("fashion-mnist", root=tmp_path / "mine").test) == 20
+    assert fetch("fashion-mnist", folder=str(tmp_path / "mine")) == tmp_path / "mine"
+    assert len(remote.asked) == 4
+    (tmp_path / "mine" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"something else")
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte.gz has 14 bytes, expected .*; remove it"):
+        fetch("fashion-mnist", folder=tmp_path / "mine")

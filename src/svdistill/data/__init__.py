@@ -1,8 +1,10 @@
-"""Image sets as uint8 tensors on the device, and batches of them, augmented and standardized there."""
+"""Image sets, in memory or on disk, and batches of them, augmented and standardized on the device."""
 
 from svdistill.data.augment import Augmentation, augment
 from svdistill.data.batches import Batches, Mixed
-from svdistill.data.catalogue import load, names
+from svdistill.data.catalogue import Description, describe, fetch, load, names, read_classes
+from svdistill.data.download import Remote, cache_folder, download
+from svdistill.data.files import Files, FileSet
 from svdistill.data.sets import UNLABELLED, Dataset, ImageSet, ImageSource
 from svdistill.data.statistics import channel_statistics, standardize
 
@@ -11,12 +13,21 @@ __all__ = [
     "Augmentation",
     "Batches",
     "Dataset",
+    "Description",
+    "FileSet",
+    "Files",
     "ImageSet",
     "ImageSource",
     "Mixed",
+    "Remote",
     "augment",
+    "cache_folder",
     "channel_statistics",
+    "describe",
+    "download",
+    "fetch",
     "load",
     "names",
+    "read_classes",
     "standardize",
 ]

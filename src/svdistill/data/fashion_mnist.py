@@ -1,12 +1,11 @@
 """Fashion-MNIST: 70,000 pictures of clothing, 28×28, from its four files."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from textwrap import shorten
 
 import torch
 
+from svdistill.data.download import Remote, cache_folder, download_all
 from svdistill.data.idx import read_idx
 from svdistill.data.sets import Dataset, ImageSet
 from svdistill.errors import DataError
@@ -23,16 +22,17 @@ CLASSES = (
     "Bag",
     "Ankle boot",
 )
-URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 # Where the Debian package dataset-fashion-mnist puts them.
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-# The hashes of the published files. Debian's differ from them in the gzip header alone (file name and time left out).
-FILES = {
-    "train-images-idx3-ubyte.gz": "sha256:3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-    "train-labels-idx1-ubyte.gz": "sha256:a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-    "t10k-images-idx3-ubyte.gz": "sha256:346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-    "t10k-labels-idx1-ubyte.gz": "sha256:67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-}
+_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+_PUBLISHED = (
+    ("train-images-idx3-ubyte.gz", 26_421_880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+    ("train-labels-idx1-ubyte.gz", 29_515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+    ("t10k-images-idx3-ubyte.gz", 4_422_102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+    ("t10k-labels-idx1-ubyte.gz", 5_148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+)
+# Debian's files differ from the published ones in the gzip header alone (file name and time left out).
+FILES = {name: Remote(url=_URL + name, size=size, digest=f"sha256:{digest}") for name, size, digest in _PUBLISHED}
 
 
 def load_fashion_mnist(root: str | os.PathLike[str] | None = None) -> Dataset:
@@ -52,7 +52,7 @@ def load_fashion_mnist(root: str | os.PathLike[str] | None = None) -> Dataset:
     """
     folder = _find(root)
     train, test = _read(folder, "train"), _read(folder, "t10k")
-    if train.images.shape[1:] != test.images.shape[1:]:
+    if train.shape != test.shape:
         raise DataError(
             f"{folder} has training images of {tuple(train.images.shape[2:])} pixels and test images of "
             f"{tuple(test.images.shape[2:])}; get the four files from one place"
@@ -60,29 +60,14 @@ def load_fashion_mnist(root: str | os.PathLike[str] | None = None) -> Dataset:
     return Dataset(name="fashion-mnist", train=train, test=test, flip_allowed=True)
 
 
-def download(folder: Path, *, url: str, files: Mapping[str, str]) -> None:
-    """Download the files that a folder lacks and check each by its hash.
+def find_fashion_mnist(folder: Path) -> Path | None:
+    """Return the folder if it holds the four files, else None."""
+    return None if _missing(folder) else folder
 
-    Args:
-        folder: where to put them; made if it is not there.
-        url: where they come from, with a slash at the end.
-        files: the hash of each, by name.
 
-    Raises:
-        DataError: a file could not be had, or is not the one that was expected.
-    """
-    import pooch  # slow to import, and only needed here
-
-    source = pooch.create(folder, url, registry=dict(files))
-    for name in files:
-        try:
-            source.fetch(name, progressbar=True)
-        except (OSError, ValueError) as error:
-            reason = shorten(f"{type(error).__name__}: {error}", 160, placeholder=" …")
-            raise DataError(
-                f"Fashion-MNIST could not be downloaded from {url}{name} ({reason}); put {', '.join(files)} in "
-                f"{folder}, or in a folder that you name as root"
-            ) from error
+def fetch_fashion_mnist(folder: Path) -> None:
+    """Download those of the four files that a folder lacks; DataError where that fails."""
+    download_all("Fashion-MNIST", FILES, folder)
 
 
 def _find(root: str | os.PathLike[str] | None) -> Path:
@@ -96,10 +81,8 @@ def _find(root: str | os.PathLike[str] | None) -> Path:
         return folder
     if not _missing(DEBIAN):
         return DEBIAN
-    import pooch
-
-    cache = Path(pooch.os_cache("svdistill")) / "fashion-mnist"
-    download(cache, url=URL, files=FILES)
+    cache = cache_folder("fashion-mnist")
+    fetch_fashion_mnist(cache)
     return cache
 
 

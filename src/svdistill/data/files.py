@@ -1,0 +1,341 @@
+"""Image sets whose pixels stay on disk: decoded by worker processes when a batch needs them."""
+
+import io
+import multiprocessing
+import os
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from svdistill.data.sets import (
+    UNLABELLED,
+    ImageSet,
+    check_channels,
+    check_image_size,
+    check_labels,
+    choose,
+    left_out,
+    selection,
+)
+from svdistill.errors import DataError, SvdistillWarning
+
+_MOST_WORKERS = 8
+# So few images are decoded sooner than worker processes are started.
+_FEW = 64
+_PIECE = 64
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class Files:
+    """Image files of a folder or a zip archive, and which of them turned out to be unreadable.
+
+    Args:
+        base: the folder, or the archive.
+        names: the files, relative to it, with slashes.
+
+    Attributes:
+        base: see above.
+        names: see above.
+        failures: why a file could not be decoded, by its place in `names`; grows as files are read.
+    """
+
+    def __init__(self, base: Path, names: Sequence[str]) -> None:
+        self.base = base
+        self.names = tuple(names)
+        self.failures: dict[int, str] = {}
+        self._archive: tuple[int, zipfile.ZipFile] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_archive": None}
+
+    @property
+    def tolerated(self) -> int:
+        """How many unreadable files are made up for; one more is an error."""
+        return max(3, min(20, len(self) // 1000))
+
+    def read(self, place: int) -> bytes:
+        """Return the content of a file; OSError or zipfile.BadZipFile where it cannot be had."""
+        if self.base.is_dir():
+            return (self.base / self.names[place]).read_bytes()
+        # A handle that a forked process shares with its parent would share its position too.
+        if self._archive is None or self._archive[0] != os.getpid():
+            self._archive = (os.getpid(), zipfile.ZipFile(self.base))
+        return self._archive[1].read(self.names[place])
+
+    def note(self, place: int, reason: str) -> None:
+        """Note, and say, that a file cannot be decoded.
+
+        Raises:
+            DataError: by now there are more such files than can be made up for.
+        """
+        if place in self.failures:
+            return
+        self.failures[place] = reason
+        if len(self.failures) > self.tolerated:
+            named = ", ".join(self.names[place] for place in list(self.failures)[:5])
+            raise DataError(
+                f"{len(self.failures)} images in {self.base} cannot be decoded, {self.tolerated} are tolerated: {named}"
+                f"{', …' if len(self.failures) > 5 else ''} ({reason}); mend or remove them"
+            )
+        warnings.warn(
+            f"{self.base}/{self.names[place]} cannot be decoded ({reason}); another image of its class stands in",
+            SvdistillWarning,
+            stacklevel=2,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class FileSet:
+    """Images on disk with one label each, with the interface of `ImageSet`.
+
+    Every image is scaled, smoothed, until it just covers a square, whose middle is kept; and becomes grey or coloured.
+    One that cannot be decoded is named in a warning, and the next one of its class stands in for it; more than a few
+    are an error. Batches come out the same whatever the number of worker processes.
+
+    Attributes:
+        files: where the images are.
+        places: (N,), int64, on the CPU: each image's place in `files`; N ≥ 1.
+        labels: (N,), int64, each an index into `classes`, or −1 without labels; on the device of the batches.
+        classes: the name of each class.
+        image_size: height and width in pixels.
+        channels: 1 or 3.
+        labelled: whether the images have labels.
+        workers: processes that decode; None = one a CPU, at most 8; 0 = this one.
+
+    Raises:
+        DataError: there is no image, a label is outside the classes, or a size is out of range.
+    """
+
+    files: Files
+    places: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    image_size: int
+    channels: int = 3
+    labelled: bool = True
+    workers: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_image_size(self.image_size)
+        check_channels(self.channels)
+        if len(self.places) != len(self.labels):
+            raise DataError(
+                f"{len(self.places)} images came with {len(self.labels)} labels; each image needs one label"
+            )
+        if not len(self.places):
+            raise DataError(f"there is no image in {self.files.base}; give at least one")
+        check_labels(self.labels, self.classes, labelled=self.labelled)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, with or without images."""
+        return len(self.classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are handed out."""
+        return self.labels.device
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the pixels would take in memory."""
+        return len(self) * self.channels * self.image_size**2
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode the images of each index (B,), in order, a few batches ahead.
+
+        Yields:
+            (B, C, H, W), uint8, on `device`.
+
+        Raises:
+            DataError: more than a few images cannot be decoded, or a worker process died.
+        """
+        own = [index.cpu() for index in indices]
+        for index, (pixels, failures) in zip(own, self._decoded(own), strict=True):
+            for position, reason in failures:
+                self.files.note(int(self.places[index[position]]), reason)
+                pixels[position] = self._stand_in(int(index[position]))
+            yield pixels.to(self.device, non_blocking=True)
+
+    def loaded(self, title: str) -> ImageSet:
+        """Decode all images once into memory, under a progress bar where standard error is a terminal.
+
+        Args:
+            title: what stands before the bar.
+
+        Returns:
+            The same images and labels.
+        """
+        from tqdm import tqdm
+
+        images = torch.empty(len(self), *self.shape, dtype=torch.uint8, device=self.device)
+        done = 0
+        with tqdm(total=len(self), desc=title, unit=" images", disable=None, leave=False) as bar:
+            for batch in self.batches(torch.arange(len(self)).split(_PIECE)):
+                images[done : done + len(batch)] = batch
+                done += len(batch)
+                bar.update(len(batch))
+        return ImageSet(images, self.labels, self.classes, self.labelled)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the set with labels, and batches, on another device; the pixels stay on disk."""
+        return replace(self, labels=self.labels.to(device))
+
+    def take(self, index: Tensor) -> Self:
+        """Return the set of the images with these indices (M,), in this order; DataError where there are none."""
+        return replace(self, places=self.places[index.cpu()], labels=self.labels[index.to(self.device)])
+
+    def subset(self, size: int, *, seed: int) -> Self:
+        """Choose images at random, equally many of each class; see `choose`."""
+        return self.take(choose(self, size, seed=seed))
+
+    def rest(self, size: int, *, seed: int) -> Self:
+        """Return the images that `subset` of this size and seed leaves out, with their labels; see `left_out`."""
+        return self.take(left_out(self, size, seed=seed))
+
+    def unlabelled(self) -> Self:
+        """Return the same images with the label −1, which says that there is none."""
+        return replace(self, labels=torch.full_like(self.labels, UNLABELLED), labelled=False)
+
+    def select(self, names: Sequence[str]) -> Self:
+        """Return the images of some classes only, which are numbered in the order of `names`.
+
+        Raises:
+            RecipeError: an unknown class, or one named twice.
+            DataError: no class is named, or none of them has an image.
+        """
+        index, labels = selection(self, names)
+        return replace(self, places=self.places[index], labels=labels.to(self.device), classes=tuple(names))
+
+    def _decoded(self, indices: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
+        tasks = [self.places[index].tolist() for index in indices]
+        decoder = _Decoder(self.files, self.image_size, self.channels)
+        workers = self._workers(tasks)
+        if workers == 0:
+            yield from (decoder[task] for task in tasks)
+            return
+        loader: DataLoader[tuple[Tensor, list[tuple[int, str]]]] = DataLoader(
+            decoder,
+            batch_size=None,
+            sampler=tasks,  # each element is what the decoder is asked for: a list of places
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=self.device.type == "cuda",
+            # Its own, or else torch's global random numbers would move on with each epoch.
+            generator=torch.Generator(),
+        )
+        batches = iter(loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise DataError(
+                    f"a process that reads images from {self.files.base} died ({reason}); is memory, or /dev/shm, too "
+                    "small? take a smaller batch"
+                ) from error
+            yield batch
+
+    def _workers(self, tasks: Sequence[Sequence[int]]) -> int:
+        # A daemon, as a pool's process may be one, must not start processes itself.
+        if sum(map(len, tasks)) <= _FEW or multiprocessing.current_process().daemon:
+            return 0
+        wanted = min(_MOST_WORKERS, _processors()) if self.workers is None else self.workers
+        return min(wanted, len(tasks))
+
+    def _stand_in(self, index: int) -> Tensor:
+        """Return the next image of the same class that can be decoded."""
+        of_class = torch.nonzero(self.labels == self.labels[index]).flatten().cpu()
+        start = int(torch.searchsorted(of_class, index))
+        for step in range(1, len(of_class)):
+            place = int(self.places[of_class[(start + step) % len(of_class)]])
+            if place in self.files.failures:
+                continue
+            try:
+                return torch.from_numpy(decode(self.files.read(place), self.image_size, self.channels))
+            except Exception as error:  # see _Decoder
+                self.files.note(place, _reason(error))
+        name = self.files.names[int(self.places[index])]
+        raise DataError(
+            f"{self.files.base}/{name} cannot be decoded and nothing can stand in for it; mend or remove it"
+        )
+
+
+class _Decoder(Dataset[tuple[Tensor, list[tuple[int, str]]]]):
+    """Decodes the files at a list of places; runs in worker processes."""
+
+    def __init__(self, files: Files, image_size: int, channels: int) -> None:
+        self._files, self._image_size, self._channels = files, image_size, channels
+
+    def __getitem__(self, places: list[int]) -> tuple[Tensor, list[tuple[int, str]]]:
+        """Return the images (B, C, H, W), black where one cannot be decoded, and where and why that was."""
+        images = np.zeros((len(places), self._channels, self._image_size, self._image_size), dtype=np.uint8)
+        failures = []
+        for position, place in enumerate(places):
+            try:
+                images[position] = decode(self._files.read(place), self._image_size, self._channels)
+            except Exception as error:  # a damaged file can make a decoder fail in any way; each is told to the user
+                failures.append((position, _reason(error)))
+        return torch.from_numpy(images), failures
+
+
+def decode(content: bytes, image_size: int, channels: int) -> Pixels:
+    """Decode an image file to a square.
+
+    Args:
+        content: of a file in any format that Pillow reads.
+        image_size: height and width in pixels: the image is scaled until it just covers them, and its middle is kept.
+        channels: 1 = grey, 3 = colour; transparency is dropped.
+
+    Returns:
+        (C, H, W), uint8.
+
+    Raises:
+        Exception: whatever Pillow raises for a damaged file.
+    """
+    from PIL import Image, ImageOps
+
+    mode = "L" if channels == 1 else "RGB"
+    with Image.open(io.BytesIO(content)) as opened:
+        # A large JPEG is decoded at a fraction of its size at once, still twice as large as what is needed.
+        opened.draft(mode, (2 * image_size, 2 * image_size))
+        image: Image.Image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16 bits a pixel, which convert would cut off at 255
+            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        fitted = ImageOps.fit(image.convert(mode), (image_size, image_size), method=Image.Resampling.BILINEAR)
+    pixels: Pixels = np.asarray(fitted, dtype=np.uint8).reshape(image_size, image_size, channels)
+    return pixels.transpose(2, 0, 1)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

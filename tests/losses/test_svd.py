@@ -9,7 +9,7 @@ from torch import Tensor
 
 from svdistill.errors import ShapeError, SvdistillWarning
 from svdistill.linalg import truncated_svd
-from svdistill.losses import SVDLoss, svd_loss
+from svdistill.losses import PRESETS, SVDLoss, svd_loss
 from tests.features import post_relu_maps
 
 CHANNELS = (8, 12, 20)
@@ -22,7 +22,7 @@ def both_maps(batch: int = 6, size: int = 16) -> tuple[list[Tensor], list[Tensor
     )
 
 
-def published(student: list[Tensor], teacher: list[Tensor], rank: int = 1, beta: float = 8.0) -> Tensor:
+def published(student: list[Tensor], teacher: list[Tensor], rank: int = 1, beta: float = 8.0, extra: int = 1) -> Tensor:
     """METHOD 2, step by step for argmax: full SVD in float64, canonical signs, dense relations, sum over the batch."""
 
     def vectors(feature: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ def published(student: list[Tensor], teacher: list[Tensor], rank: int = 1, beta:
     answers, goals = [], []
     for s_map, t_map in zip(student, teacher, strict=True):
         sigma, v_t = vectors(t_map, rank)
-        _, v_s = vectors(s_map, rank + 1)
+        _, v_s = vectors(s_map, rank + extra)
         cosine = v_s @ v_t.mT
         index = cosine.abs().argmax(1)
         sign = torch.where(cosine.gather(1, index[:, None])[:, 0] < 0, -1.0, 1.0)
@@ -61,6 +61,120 @@ def test_published_value(rank):
     assert float(found) == pytest.approx(expected, rel=1e-5)
     mean = svd_loss(student, teacher, rank=rank, assignment="argmax")
     assert float(mean) == pytest.approx(expected / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("extra", [0, 3])
+def test_number_of_candidates(extra):
+    """The student offers k + extra vectors, and no fewer than k; without the factor the loss is the plain sum."""
+    student, teacher = both_maps()
+    # The vector that answers the first tap's target best becomes the student's third.
+    u, sigma, vh = torch.linalg.svd(student[0].flatten(2).mT, full_matrices=False)
+    student[0] = (u * sigma[:, None] @ vh[:, [1, 2, 0, 3, 4, 5, 6, 7]]).mT.reshape(student[0].shape)
+    expected = float(published(student, teacher, 1, extra=extra))
+    found = svd_loss(student, teacher, extra=extra, reduction="sum")
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert expected != pytest.approx(float(published(student, teacher, 1)), rel=0.01)
+    unscaled = svd_loss(student, teacher, extra=extra, reduction="sum", scaled=False)
+    assert float(unscaled) == pytest.approx(2 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "factor"),
+    [("eccv2018", {"rank": 1}, 1.0), ("poster", {"rank": 2}, 1.0), ("kd-methods", {"rank": 1, "extra": 3}, 2.0)],
+)
+def test_presets(preset, options, factor):
+    """Each preset gives the value of its source, summed over the batch, with the published gradient."""
+    student, teacher = both_maps()
+    loss = SVDLoss(**PRESETS[preset])
+    expected = factor * float(published(student, teacher, **options))
+    assert float(loss(student, teacher)) == pytest.approx(expected, rel=1e-5)
+    assert loss.settings.gradient == "paper"
+
+
+def projected(student: list[Tensor], teacher: list[Tensor], rank: int) -> Tensor:
+    """The loss in the teacher's basis: full SVD of the teacher in float64, dense relations, mean over the batch."""
+
+    def as_large_as(feature: Tensor, other: Tensor) -> Tensor:
+        ratio = max(1, feature.shape[2] // other.shape[2])
+        return torch.nn.functional.avg_pool2d(feature, ratio)
+
+    answers, goals = [], []
+    for s_map, t_map in zip(student, teacher, strict=True):
+        s_map, t_map = s_map.double(), t_map.double()
+        u, sigma, vh = torch.linalg.svd(t_map.flatten(2).mT, full_matrices=False)
+        grid = u[:, :, :rank].mT.reshape(len(u), rank, *t_map.shape[2:])
+        left = as_large_as(grid, s_map).flatten(2)
+        image = left @ as_large_as(s_map, t_map).flatten(2).mT
+        weight = (sigma[:, :rank] / sigma[:, :rank].norm(dim=1, keepdim=True))[..., None]
+        # Both vectors of a component carry the sign of u, which the relation of two taps depends on.
+        lean = (vh[:, :rank] * t_map.mean((2, 3))[:, None]).sum(2, keepdim=True)
+        weight = weight * torch.where(lean < 0, -1.0, 1.0)
+        answers.append(weight * image / image.norm(dim=2, keepdim=True))
+        goals.append(weight * vh[:, :rank])
+    relations = [
+        [torch.exp(-((a[..., :, None] - b[..., None, :]) ** 2) / 8) for a, b in itertools.pairwise(f)]
+        for f in (answers, goals)
+    ]
+    distance = sum((s - t).square().sum() for s, t in zip(*relations, strict=True))
+    return 0.5 * rank**0.5 * distance / len(student[0])
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("sizes", [(16, 16), (16, 32), (32, 16)])
+def test_teacher_basis_value(rank, sizes):
+    """The student's map on the teacher's left vectors, the larger of the two pooled, against a dense reference."""
+    student, teacher = both_maps(size=sizes[0])[0], both_maps(size=sizes[1])[1]
+    expected = float(projected(student, teacher, rank))
+    found = svd_loss(student, teacher, rank=rank, basis="teacher")
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    if rank == 1:
+        preset = SVDLoss(**PRESETS["teacher-basis"])(student, teacher)
+        assert float(preset) == pytest.approx(expected * len(student[0]), rel=1e-4)
+
+
+def test_teacher_basis_gradient_agrees_with_finite_differences():
+    """The projection is differentiated as it is, element by element in float64."""
+    student, teacher = both_maps(2, 8)[0], both_maps(2, 16)[1]
+    student = [s.double().requires_grad_() for s in student]
+    assert torch.autograd.gradcheck(lambda *s: svd_loss(s, teacher, rank=2, basis="teacher"), student, atol=1e-6)
+
+
+def test_teacher_basis_of_itself_is_zero():
+    """M_Tᵀ u_T is σ v_T: a student with the teacher's maps has loss 0, and its energy is the teacher's."""
+    _, teacher = both_maps()
+    value, health = SVDLoss(rank=2, basis="teacher").measure(teacher, teacher)
+    assert float(value) < 1e-9
+    assert float(health["alignment"]) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(health["energy_student"], health["energy_teacher"])
+
+
+def test_teacher_basis_layouts_and_precision():
+    """Tokens are maps; autocast and half precision change nothing but rounding of the input."""
+    student, teacher = both_maps()
+    expected = svd_loss(student, teacher, rank=2, basis="teacher")
+    tokens = [s.flatten(2).mT for s in student], [t.flatten(2).mT for t in teacher]
+    torch.testing.assert_close(svd_loss(*tokens, rank=2, basis="teacher"), expected, rtol=1e-5, atol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(svd_loss(student, teacher, rank=2, basis="teacher"), expected)
+    half = svd_loss([s.bfloat16() for s in student], [t.bfloat16() for t in teacher], rank=2, basis="teacher")
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, expected, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e15])
+def test_teacher_basis_does_not_depend_on_scale(scale):
+    """Directions have no scale."""
+    student, teacher = both_maps()
+    found = svd_loss([s * scale for s in student], [t * scale for t in teacher], basis="teacher")
+    torch.testing.assert_close(found, svd_loss(student, teacher, basis="teacher"), rtol=1e-5, atol=0)
+
+
+def test_extra_components_of_the_basis():
+    """A teacher's map of one position has one component, whatever the rank."""
+    student, teacher = both_maps()
+    student, teacher = [s.mean((2, 3)) for s in student], [t.mean((2, 3)) for t in teacher]
+    ratio = svd_loss(student, teacher, rank=3, basis="teacher") / svd_loss(student, teacher, basis="teacher")
+    assert float(ratio) == pytest.approx(3**0.5, rel=1e-5)
 
 
 def test_gradient_agrees_with_finite_differences():
@@ -150,18 +264,18 @@ def test_vector_taps_by_hand():
 
 @pytest.mark.parametrize("who", ["student", "teacher"])
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize(("rank", "basis"), [(1, "own"), (3, "own"), (2, "teacher")])
 @pytest.mark.filterwarnings("ignore::svdistill.errors.SvdistillWarning")
-def test_sample_without_vectors_contributes_nothing(who, value, rank):
+def test_sample_without_vectors_contributes_nothing(who, value, rank, basis):
     """A dead or broken map sets its sample aside: the rest gives what it gives alone, and the sample is counted."""
     student, teacher = both_maps()
     rest = [0, 1, 3, 4, 5]
     expected_maps = [s[rest].clone().requires_grad_() for s in student]
-    expected = svd_loss(expected_maps, [t[rest] for t in teacher], rank=rank, reduction="sum")
+    expected = svd_loss(expected_maps, [t[rest] for t in teacher], rank=rank, reduction="sum", basis=basis)
     expected.backward()
     ({"student": student, "teacher": teacher}[who])[1][2] = value
     maps = [s.requires_grad_() for s in student]
-    found, health = SVDLoss(rank=rank, reduction="sum").measure(maps, teacher)
+    found, health = SVDLoss(rank=rank, reduction="sum", basis=basis).measure(maps, teacher)
     found.backward()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
     assert int(health["set_aside"]) == 1
@@ -170,28 +284,31 @@ def test_sample_without_vectors_contributes_nothing(who, value, rank):
         assert (ours.grad[rest] - theirs.grad).norm() < 1e-2 * theirs.grad.norm()
 
 
-def test_broken_input_is_reported():
+@pytest.mark.parametrize("basis", ["own", "teacher"])
+def test_broken_input_is_reported(basis):
     """NaN in a map raises a warning beside the count."""
     student, teacher = both_maps()
     student[0][1, 0, 0, 0] = float("nan")
     with pytest.warns(SvdistillWarning, match="1 of 6"):
-        svd_loss(student, teacher)
+        svd_loss(student, teacher, basis=basis)
 
 
-def test_whole_batch_set_aside():
+@pytest.mark.parametrize("basis", ["own", "teacher"])
+def test_whole_batch_set_aside(basis):
     """All-zero maps everywhere: loss 0, gradient 0, everything counted."""
     student = [torch.zeros(3, 4, 2, 2, requires_grad=True) for _ in range(2)]
-    loss, health = SVDLoss().measure(student, [torch.ones(3, 4, 2, 2)] * 2)
+    loss, health = SVDLoss(basis=basis).measure(student, [torch.ones(3, 4, 2, 2)] * 2)
     loss.backward()
     assert float(loss.detach()) == 0
     assert int(health["set_aside"]) == 3
     assert all((s.grad == 0).all() for s in student)
 
 
-def test_empty_batch():
+@pytest.mark.parametrize("basis", ["own", "teacher"])
+def test_empty_batch(basis):
     """A batch of 0 has loss 0 and a gradient."""
     student = [torch.zeros(0, 4, 2, 2, requires_grad=True) for _ in range(2)]
-    loss = svd_loss(student, [torch.zeros(0, 4, 2, 2)] * 2, rank=2)
+    loss = svd_loss(student, [torch.zeros(0, 4, 2, 2)] * 2, rank=2, basis=basis)
     loss.backward()
     assert float(loss.detach()) == 0
     assert student[0].grad.shape == (0, 4, 2, 2)
@@ -329,6 +446,9 @@ MAP = torch.ones(2, 3, 4, 4)
         ([MAP, MAP], [MAP, MAP], {"assignment": "one_to_on"}, "did you mean 'one_to_one'"),
         ([MAP, MAP], [MAP, MAP], {"reduction": "average"}, "reduction"),
         ([MAP, MAP], [MAP, MAP], {"gradient": "papr"}, "did you mean 'paper'"),
+        ([MAP, MAP], [MAP, MAP], {"basis": "teachers"}, "did you mean 'teacher'"),
+        ([MAP, MAP], [MAP, MAP], {"extra": -1}, "extra"),
+        ([torch.ones(2, 5, 3)] * 2, [MAP, MAP], {"basis": "teacher"}, "class token"),
     ],
 )
 def test_bad_input(student, teacher, options, words):

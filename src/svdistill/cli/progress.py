@@ -103,7 +103,7 @@ class Bar:
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """Show the new accuracy."""
-        self._accuracy = metrics.get("accuracy")
+        self._accuracy = metrics.get("accuracy", self._accuracy)
         self._show()
 
     def finish(self) -> None:
@@ -158,10 +158,11 @@ class Lines:
         if epoch != self._epochs and soon:
             return
         left = self._rate.left((self._epochs - epoch) * self._steps)
-        self._write(
-            f"epoch {epoch}/{self._epochs}  loss {metrics['loss']:.3f}  test accuracy {percent(metrics['accuracy'])}  "
-            f"{self._rate.images_per_second:,.0f} images/s" + (f"  {seconds(left)} left" if left else "")
-        )
+        figures = [f"epoch {epoch}/{self._epochs}", f"loss {metrics['loss']:.3f}"]
+        figures += [f"test accuracy {percent(metrics['accuracy'])}"] if "accuracy" in metrics else []
+        figures.append(f"{self._rate.images_per_second:,.0f} images/s")
+        figures += [f"{seconds(left)} left"] if left else []
+        self._write("  ".join(figures))
 
     def finish(self) -> None:
         """Say nothing: the last epoch has been told."""

@@ -26,7 +26,8 @@ class Curve(NamedTuple):
 
     Attributes:
         name: what stands at the end of the line.
-        runs: for each run its metrics, one mapping an epoch, with ``epoch`` and ``accuracy``.
+        runs: for each run its metrics, one mapping an epoch, with ``epoch`` and, where the network was evaluated,
+            ``accuracy``.
     """
 
     name: str
@@ -45,6 +46,9 @@ def training_curves(curves: Sequence[Curve], path: Path, *, teacher: float | Non
     Raises:
         DataError: a method without runs, or the file cannot be written.
     """
+    curves = [
+        curve._replace(runs=[[line for line in run if "accuracy" in line] for run in curve.runs]) for curve in curves
+    ]
     empty = [curve.name for curve in curves if not curve.runs or not all(curve.runs)]
     if empty or not curves:
         raise DataError(f"nothing to draw for {', '.join(empty) or 'an empty list'}; give runs of at least one epoch")

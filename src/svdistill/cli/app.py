@@ -11,6 +11,7 @@ from svdistill import __version__
 from svdistill.cli import console
 from svdistill.cli.demo import demo
 from svdistill.cli.evaluate import evaluate
+from svdistill.cli.networks import networks
 from svdistill.cli.recipes import recipes_app
 from svdistill.cli.train import train
 from svdistill.errors import SvdistillError, SvdistillWarning
@@ -19,6 +20,8 @@ EPILOG = """
 [bold]Examples[/bold]
 
   svdistill demo                                the whole story, two minutes
+
+  svdistill networks                            what each network costs
 
   svdistill recipes                             what can be trained
 
@@ -44,6 +47,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")(train)
 app.command()(evaluate)
+app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.add_typer(recipes_app, name="recipes")
 
 # What typer raises for a wrong option or argument: the base of the one such error that it makes public.

@@ -35,10 +35,11 @@ def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> 
     with torch.autocast(students[0].device.type, enabled=False):
         with torch.no_grad():
             goals = _flows(teachers, dtype)
-        distance = sum(
-            ((found - goal).square().sum() for found, goal in zip(_flows(students, dtype), goals, strict=True)),
-            start=torch.zeros((), dtype=dtype, device=students[0].device),
+        errors = (
+            functional.mse_loss(found, goal, reduction="sum")
+            for found, goal in zip(_flows(students, dtype), goals, strict=True)
         )
+        distance = sum(errors, start=torch.zeros((), dtype=dtype, device=students[0].device))
     return distance / max(1, len(students[0]))
 
 
@@ -76,7 +77,8 @@ def _flow(front: Tensor, back: Tensor) -> Tensor:
     grids = as_grid(front, back), as_grid(back, front)
     size = smaller(*grids)
     left, right = (_max_pool(grid, size).flatten(2) for grid in grids)
-    return torch.bmm(left, right.mT) / (size[0] * size[1])
+    # The maps are far smaller than their Gram matrix, so they are what is divided.
+    return torch.bmm(left / (size[0] * size[1]), right.mT)
 
 
 def _max_pool(grid: Tensor, size: tuple[int, int]) -> Tensor:

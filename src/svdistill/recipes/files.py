@@ -192,6 +192,8 @@ def _merge_losses(below: Any, above: Any) -> Any:
 
     In a sum, and where it is clearer, a loss's settings stand under its name: ``loss.svd.rank=2``.
     """
+    if isinstance(below, Mapping) and "name" not in below and isinstance(above, Mapping):
+        return merge(below, above)  # two settings of a command line, not yet laid over a recipe
     lower = {loss["name"]: loss for loss in map(_named_loss, _as_list(below)) if "name" in loss}
     if not isinstance(above, Mapping):  # null, a name, or a list: says which losses there are
         merged = [merge(lower.get(loss.get("name"), {}), loss) for loss in map(_named_loss, _as_list(above))]

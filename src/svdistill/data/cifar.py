@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -205,11 +206,14 @@ def _read_archive(kind: Cifar, path: Path) -> tuple[Version, Mapping[str, bytes]
     wanted = {*kind.binary.files, *kind.python.files}
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                name = member.name.rsplit("/", 1)[-1]
-                if name in wanted and member.isfile() and (file := archive.extractfile(member)) is not None:
-                    found[name] = file.read()
+        with _unzipped(path) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in archive:
+                    name = member.name.rsplit("/", 1)[-1]
+                    if name in wanted and member.isfile() and (file := archive.extractfile(member)) is not None:
+                        found[name] = file.read()
+            while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
+                pass
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is no whole tar archive ({error}); get {kind.binary.archive} again") from error
     except OSError as error:
@@ -220,6 +224,12 @@ def _read_archive(kind: Cifar, path: Path) -> tuple[Version, Mapping[str, bytes]
     least = min((kind.binary, kind.python), key=lambda version: len(set(version.files) - found.keys()))
     missing = [name for name in least.files if name not in found]
     raise DataError(f"{path} is no archive of {kind.title}: it lacks {', '.join(missing)}; name {least.archive}")
+
+
+def _unzipped(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if zipped else path.open("rb")
 
 
 def _names(kind: Cifar, place: Path, content: bytes, *, binary: bool) -> tuple[str, ...]:

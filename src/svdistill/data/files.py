@@ -274,7 +274,7 @@ class FileSet:
             if place in self.files.failures:
                 continue
             try:
-                return torch.from_numpy(decode(self.files.read(place), self.image_size, self.channels))
+                return torch.from_numpy(decode(self.files.read(place), self.image_size, self.channels).copy())
             except Exception as error:  # see _Decoder
                 self.files.note(place, _reason(error))
         name = self.files.names[int(self.places[index])]

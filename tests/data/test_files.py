@@ -1,0 +1,296 @@
+"""Tests of image sets on disk: they hand out what an image set in memory would."""
+
+import io
+import multiprocessing
+import warnings
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.data.pictures import encoded, noise
+
+from svdistill.data import Augmentation, Batches, Files, FileSet, channel_statistics, load
+from svdistill.data.files import decode
+from svdistill.errors import DataError, RecipeError, SvdistillWarning
+
+NUMBER = 90
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of random images: colour and grey, PNG and JPEG, wide and high."""
+    base = tmp_path_factory.mktemp("files")
+    for i in range(NUMBER):
+        shape = (9 + i % 5, 12 - i % 4)
+        kind = "JPEG" if i % 3 == 0 else "PNG"
+        (base / f"{i:03}").write_bytes(encoded(noise(i, *shape, channels=1 if i % 7 == 0 else 3), kind))
+    return base
+
+
+def file_set(folder: Path, *, workers: int | None = None, image_size: int = 8, channels: int = 3) -> FileSet:
+    """All images of the folder, of three classes in turn."""
+    files = Files(folder, [f"{i:03}" for i in range(NUMBER)])
+    labels = torch.arange(NUMBER) % 3
+    return FileSet(files, torch.arange(NUMBER), labels, CLASSES, image_size, channels, workers=workers)
+
+
+def all_of(source: Any, size: int = 32) -> torch.Tensor:
+    """The pixels of all images."""
+    return torch.cat(list(source.batches(torch.arange(len(source)).split(size))))
+
+
+def test_sizes(folder: Path) -> None:
+    """A set knows its length, shape, classes, and what it would take in memory."""
+    whole = file_set(folder)
+    assert (len(whole), whole.shape, whole.num_classes) == (NUMBER, (3, 8, 8), 3)
+    assert whole.bytes == NUMBER * 3 * 64
+    assert whole.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("size", [1, 32, 90])
+def test_the_same_in_memory_and_from_workers(folder: Path, workers: int, size: int) -> None:
+    """However they are read, the images are those that are decoded one by one."""
+    expected = np.stack([decode((folder / f"{i:03}").read_bytes(), 8, 3) for i in range(NUMBER)])
+    assert torch.equal(all_of(file_set(folder, workers=workers), size), torch.from_numpy(expected))
+    loaded = file_set(folder, workers=workers).loaded("reading")
+    assert torch.equal(loaded.images, torch.from_numpy(expected))
+    assert loaded.labels.tolist() == file_set(folder).labels.tolist()
+
+
+def test_batches_go_on_bit_for_bit(folder: Path) -> None:
+    """Training batches are the same from disk, with workers or without, and in memory, also after being restored."""
+    mean, std = channel_statistics(file_set(folder))
+
+    def make(source: Any) -> Batches:
+        settings = Augmentation(flip=True, rotation=10.0, shift=1)
+        return Batches(source, 16, seed=3, augmentation=settings, mean=mean, std=std)
+
+    def epochs(source: Batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [batch for _ in range(2) for batch in source.epoch()]
+
+    expected = epochs(make(file_set(folder).loaded("reading")))
+    for workers in (0, 2):
+        source = make(file_set(folder, workers=workers))
+        for _, batch in zip(range(2), source.epoch(), strict=False):
+            assert batch[0].shape == (16, 3, 8, 8)
+        state = source.state_dict()
+        other = make(file_set(folder, workers=workers))
+        other.load_state_dict(state)
+        taken = [*other.epoch(), *other.epoch()]
+        assert source.position == 2
+        for ours, theirs in zip(taken, expected[2:], strict=True):
+            assert torch.equal(ours[0], theirs[0])
+            assert torch.equal(ours[1], theirs[1])
+
+
+def test_random_numbers_stay(folder: Path) -> None:
+    """Starting worker processes does not touch torch's global generator."""
+    before = torch.get_rng_state()
+    all_of(file_set(folder, workers=2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_epoch_that_is_left_early_ends_its_workers(folder: Path) -> None:
+    """Nobody goes on reading for a loop that has ended."""
+    batches = file_set(folder, workers=2).batches(torch.arange(NUMBER).split(10))
+    next(batches)
+    assert multiprocessing.active_children()
+    batches.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+def test_sub_sets_are_those_of_memory(folder: Path) -> None:
+    """Subset, rest, selection, bare images: the same images and labels as in memory."""
+    here, there = file_set(folder), file_set(folder).loaded("reading")
+    for ours, theirs in (
+        (here.subset(20, seed=4), there.subset(20, seed=4)),
+        (here.rest(20, seed=4), there.rest(20, seed=4)),
+        (here.select(["c", "a"]), there.select(["c", "a"])),
+        (here.unlabelled().subset(7, seed=1), there.unlabelled().subset(7, seed=1)),
+        (here.take(torch.tensor([5, 3])), there.take(torch.tensor([5, 3]))),
+        (here.to("cpu"), there.to("cpu")),
+    ):
+        assert torch.equal(all_of(ours), theirs.images)
+        assert torch.equal(ours.labels, theirs.labels)
+        assert (ours.classes, ours.labelled) == (theirs.classes, theirs.labelled)
+    chosen = [set(here.subset(size, seed=2).places.tolist()) for size in range(3, 91, 7)]
+    assert all(small < large for small, large in pairwise(chosen))
+
+
+def test_statistics(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small set is measured whole; of a large one, images spread evenly over it."""
+    whole = file_set(folder)
+    for one, other in zip(channel_statistics(whole), channel_statistics(whole.loaded("a").images), strict=True):
+        assert torch.equal(one, other)
+    monkeypatch.setattr("svdistill.data.statistics.STREAMED_IMAGES", 30)
+    spread = channel_statistics(whole.take(torch.arange(0, 90, 3)))
+    assert torch.equal(channel_statistics(whole)[0], spread[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 0}, "image_size is 0"),
+        ({"channels": 2}, "channels is 2"),
+        ({"labels": torch.tensor([0, 3])}, "label 3 is outside"),
+        ({"labels": torch.tensor([0])}, "2 images came with 1 labels"),
+        ({"labels": torch.tensor([]), "places": torch.tensor([])}, "no image in"),
+        ({"labelled": False}, "label 0 came in a set without labels"),
+    ],
+)
+def test_unfit(folder: Path, changes: dict[str, Any], message: str) -> None:
+    """A set that makes no sense is refused when it is made."""
+    given = {"places": torch.arange(2), "labels": torch.tensor([0, 1]), "classes": CLASSES, "image_size": 8} | changes
+    with pytest.raises(DataError, match=message):
+        FileSet(Files(folder, ["000", "001"]), **given)
+    with pytest.raises(RecipeError, match="no class is called 'd'"):
+        file_set(folder).select(["d"])
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Any:
+    """Return a function that makes a set of ten images, some of them damaged."""
+
+    def make(*bad: int, labels: list[int] | None = None, number: int = 10) -> FileSet:
+        for i in range(number):
+            whole = encoded(np.full((8, 8, 3), 10 * (i % 25), dtype=np.uint8), "JPEG")
+            (tmp_path / str(i)).write_bytes(whole[: len(whole) // 2] if i in bad else whole)
+        files = Files(tmp_path, [str(i) for i in range(number)])
+        given = torch.tensor([0] * number if labels is None else labels)
+        return FileSet(files, torch.arange(number), given, CLASSES, 8)
+
+    return make
+
+
+def firsts(source: FileSet) -> list[int]:
+    """Which image each one is, by its grey, in units of 10."""
+    return [round(int(image[0, 0, 0]) / 10) for image in all_of(source)]
+
+
+def test_the_next_of_its_class_stands_in(damaged: Any) -> None:
+    """An image that cannot be decoded is named once, and one of its class comes in its place, round the end."""
+    source = damaged(3, 4, 9, labels=[0, 1, 0, 1, 0, 1, 0, 1, 0, 1])
+    with pytest.warns(SvdistillWarning) as caught:
+        assert firsts(source) == [0, 1, 2, 5, 6, 5, 6, 7, 8, 1]
+    texts = [str(warning.message) for warning in caught]
+    assert [text.split(" cannot")[0][-2:] for text in texts] == ["/3", "/4", "/9"]
+    assert all("(OSError" in text or "(Unidentified" in text for text in texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert firsts(source) == [0, 1, 2, 5, 6, 5, 6, 7, 8, 1]  # not a second time
+
+
+def test_damaged_images_from_workers(damaged: Any) -> None:
+    """The same when workers decode."""
+    labels = [i % 2 for i in range(100)]
+    whole = damaged(7, 60, labels=labels, number=100)
+    with pytest.warns(SvdistillWarning, match=r"/(7|60) cannot be decoded"):
+        found = firsts(whole)
+    assert whole.files.failures.keys() == {7, 60}
+    assert (found[7], found[60]) == (9, 62 % 25)
+
+
+def test_more_than_a_few(damaged: Any) -> None:
+    """Four damaged images of ten are an error that counts and names them; so is one that nothing can replace."""
+    with pytest.warns(SvdistillWarning), pytest.raises(DataError, match=r"4 images in .* 3 are tolerated: 1, 2, 3, 5"):
+        firsts(damaged(1, 2, 3, 5))
+    with pytest.warns(SvdistillWarning), pytest.raises(DataError, match="/2 cannot be decoded and nothing can stand"):
+        firsts(damaged(2, labels=[0, 0, 1, 0, 0, 0, 0, 0, 0, 0]))
+
+
+def test_a_file_that_vanished(damaged: Any) -> None:
+    """A file that is no longer there counts as damaged."""
+    source = damaged()
+    (source.files.base / "5").unlink()
+    with pytest.warns(SvdistillWarning, match=r"/5 cannot be decoded \(FileNotFoundError"):
+        assert firsts(source)[5] == 6
+
+
+def test_what_is_tolerated() -> None:
+    """A few of few, up to twenty of many."""
+    assert [Files(Path("."), ["a"] * n).tolerated for n in (1, 3000, 9000, 100_000)] == [3, 3, 9, 20]
+
+
+def test_images_that_have_the_size_stay() -> None:
+    """Nothing is resampled where nothing has to be."""
+    pixels = noise(1, 8, 8)
+    assert np.array_equal(decode(encoded(pixels), 8, 3), pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 14), (14, 8)])
+def test_the_middle_is_kept(height: int, width: int) -> None:
+    """Of an oblong image, the square in the middle."""
+    pixels = noise(2, height, width)
+    middle = pixels[(height - 8) // 2 :, (width - 8) // 2 :][:8, :8]
+    assert np.array_equal(decode(encoded(pixels), 8, 3), middle.transpose(2, 0, 1))
+
+
+def test_scaling_is_smoothed() -> None:
+    """A fine checkerboard becomes grey, not black or white; constant images stay, larger and smaller."""
+    board = np.indices((32, 32)).sum(0) % 2 * 255
+    small = decode(encoded(board.astype(np.uint8)), 8, 1)
+    assert small.shape == (1, 8, 8)
+    assert abs(small.astype(int) - 127).max() <= 30
+    for size in (3, 50):
+        assert set(decode(encoded(np.full((9, 12, 3), 77, np.uint8)), size, 3).ravel().tolist()) == {77}
+
+
+def test_kinds_of_images() -> None:
+    """Palettes, transparency, 16 bits, CMYK, bilevel and turned images become what one sees."""
+
+    def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        image.save(buffer, format=kind, **options)
+        return buffer.getvalue()
+
+    red = Image.new("RGB", (8, 8), (200, 10, 20))
+    for image in (red.convert("RGBA"), red.quantize(4)):
+        assert decode(saved(image, "PNG"), 8, 3)[:, 0, 0].tolist() == pytest.approx([200, 10, 20], abs=4)
+    assert decode(saved(red.convert("CMYK"), "TIFF"), 8, 3)[:, 0, 0].tolist() == pytest.approx([200, 10, 20], abs=4)
+    deep = Image.fromarray(np.full((8, 8), 0x8012, dtype=np.uint16))
+    assert set(decode(saved(deep, "PNG"), 8, 1).ravel().tolist()) == {0x80}
+    assert set(decode(saved(Image.new("1", (8, 8), 1), "PNG"), 8, 3).ravel().tolist()) == {255}
+    assert set(decode(saved(red, "PNG"), 8, 1).ravel().tolist()) == {round(0.299 * 200 + 0.587 * 10 + 0.114 * 20)}
+    turned = Image.new("L", (8, 8))
+    turned.paste(255, (0, 0, 8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise brings the bright upper half to the right
+    assert decode(saved(turned, "PNG", exif=exif), 8, 1)[0, 4].tolist() == [0] * 4 + [255] * 4
+
+
+def test_large_jpeg_is_close() -> None:
+    """Decoding a large JPEG at a fraction of its size gives nearly what the whole gives."""
+    ramp = np.linspace(0, 255, 640).astype(np.uint8)
+    pixels = np.stack([np.tile(ramp, (480, 1))] * 3, -1)
+    exact = decode(encoded(pixels), 32, 3).astype(int)
+    assert abs(decode(encoded(pixels, "JPEG"), 32, 3) - exact).max() <= 3
+
+
+def test_in_a_daemon_nothing_is_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon process must not have children, so it decodes by itself."""
+    monkeypatch.setattr(multiprocessing.process.current_process(), "_config", {"daemon": True})
+    assert len(all_of(file_set(folder, workers=2))) == NUMBER
+
+
+def test_a_worker_that_dies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed, for instance for want of memory, is one line."""
+    import os
+    import signal
+
+    monkeypatch.setattr("svdistill.data.files.decode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(DataError, match=r"a process that reads images from .* died \(DataLoader worker"):
+        all_of(file_set(folder, workers=2))
+
+
+def test_load_knows_no_such_set_by_itself() -> None:
+    """A folder of images needs a folder, and a size."""
+    with pytest.raises(DataError, match="image-folder needs a folder"):
+        load("image-folder", image_size=8)
+    with pytest.raises(DataError, match="image-folder needs a size"):
+        load("image-folder", root="somewhere")

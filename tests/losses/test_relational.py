@@ -72,6 +72,7 @@ def test_moved_turned_and_scaled_is_the_same():
     turn = torch.linalg.qr(torch.randn(4, 4, generator=generator))[0]
     assert float(relational_loss([1e-3 * teacher @ turn + 0.1], [teacher])) < 1e-6
     assert float(relational_loss([1e12 * teacher], [teacher])) < 1e-10
+    assert float(relational_loss([teacher.double() + 1e6], [teacher])) < 1e-10
 
 
 @pytest.mark.parametrize("who", ["student", "teacher", "both"])

@@ -161,7 +161,7 @@ def test_teacher_basis_layouts_and_precision():
     torch.testing.assert_close(half, expected, rtol=0.1, atol=0)
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1e15])
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
 def test_teacher_basis_does_not_depend_on_scale(scale):
     """Directions have no scale."""
     student, teacher = both_maps()

@@ -9,6 +9,7 @@ import typer
 
 from svdistill import __version__
 from svdistill.cli import console
+from svdistill.cli.data import data_app
 from svdistill.cli.demo import demo
 from svdistill.cli.evaluate import evaluate
 from svdistill.cli.networks import networks
@@ -31,6 +32,8 @@ EPILOG = """
 
   svdistill train digits/svd loss.rank=2        any setting: key=value
 
+  svdistill data show fashion-mnist             its images, also augmented
+
   svdistill evaluate runs/digits/svd/1-…        accuracy of each class
 """
 
@@ -49,6 +52,7 @@ app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")
 app.command()(evaluate)
 app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(data_app, name="data")
 
 # What typer raises for a wrong option or argument: the base of the one such error that it makes public.
 _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]

@@ -2,7 +2,7 @@
 
 from svdistill.data.augment import Augmentation, augment
 from svdistill.data.batches import Batches, Mixed
-from svdistill.data.catalogue import Description, describe, fetch, load, names, read_classes
+from svdistill.data.catalogue import Classes, Description, Root, describe, fetch, load, names, read_classes
 from svdistill.data.download import Remote, cache_folder, download
 from svdistill.data.files import Files, FileSet
 from svdistill.data.sets import UNLABELLED, Dataset, ImageSet, ImageSource
@@ -12,6 +12,7 @@ __all__ = [
     "UNLABELLED",
     "Augmentation",
     "Batches",
+    "Classes",
     "Dataset",
     "Description",
     "FileSet",
@@ -20,6 +21,7 @@ __all__ = [
     "ImageSource",
     "Mixed",
     "Remote",
+    "Root",
     "augment",
     "cache_folder",
     "channel_statistics",

@@ -11,7 +11,7 @@ from svdistill.data.cifar import CIFAR10, CIFAR100, Cifar, fetch_cifar, find_cif
 from svdistill.data.digits import load_digits
 from svdistill.data.download import Remote, cache_folder, check_file
 from svdistill.data.fashion_mnist import fetch_fashion_mnist, find_fashion_mnist, load_fashion_mnist
-from svdistill.data.folder import load_image_folder
+from svdistill.data.folder import IN_MEMORY, load_image_folder
 from svdistill.data.sets import Dataset, ImageSet, check_channels, check_image_size
 from svdistill.data.tiny_imagenet import ARCHIVE, REMOTE, fetch_tiny_imagenet, find_tiny_imagenet, load_tiny_imagenet
 from svdistill.errors import DataError, RecipeError, nearest
@@ -124,6 +124,7 @@ def load(
     image_size: int | None = None,
     classes: Classes | None = None,
     channels: int | None = None,
+    in_memory: int = IN_MEMORY,
 ) -> Dataset:
     """Load a data set into memory; a tree of images that is too large for it is read as it is used.
 
@@ -134,6 +135,8 @@ def load(
         classes: the classes to take, numbered in this order: their names, or a file with one name a line, in which
             empty lines and those that begin with ``#`` do not count; None = all.
         channels: 1 = grey, 3 = colour; None = as they are.
+        in_memory: how many bytes the pixels of each part may take in memory, where they come from image files; what is
+            larger is decoded by worker processes as it is used. 0 = decode nothing yet.
 
     Returns:
         The data set, uint8, on the CPU.
@@ -149,7 +152,7 @@ def load(
         check_channels(channels)
     chosen = None if classes is None else read_classes(classes)
     if entry.load_files is not None:
-        return entry.load_files(root, image_size=image_size, classes=chosen, channels=channels)
+        return entry.load_files(root, image_size=image_size, classes=chosen, channels=channels, in_memory=in_memory)
     assert entry.load is not None
     dataset = entry.load(root)
     train, test = (_cut(part, image_size, chosen, channels) for part in (dataset.train, dataset.test))

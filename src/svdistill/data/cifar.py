@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -229,7 +229,7 @@ def _read_archive(kind: Cifar, path: Path) -> tuple[Version, Mapping[str, bytes]
 def _unzipped(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if zipped else path.open("rb")
+    return cast(IO[bytes], gzip.open(path)) if zipped else path.open("rb")
 
 
 def _names(kind: Cifar, place: Path, content: bytes, *, binary: bool) -> tuple[str, ...]:

@@ -1,0 +1,97 @@
+"""``svdistill data``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svdistill.cli.console import note, results
+
+data_app = typer.Typer(
+    help="List the data sets, fetch one, or look at its images.",
+    epilog="Example: svdistill data show fashion-mnist --output sheet.png",
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a data set; 'svdistill data' lists them.")]
+
+
+@data_app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    """List the data sets, fetch one, or look at its images."""
+    if context.invoked_subcommand is None:
+        list_data()
+
+
+@data_app.command("list")
+def list_data() -> None:
+    """List the data sets that can be named in a recipe, and whether they are here."""
+    from svdistill import data
+    from svdistill.report import sheet
+
+    console = results()
+    console.print(sheet.datasets_table(data.describe(name) for name in data.names()))
+    console.print("look at one:  svdistill data show NAME", markup=False, soft_wrap=True)
+
+
+@data_app.command("fetch")
+def fetch(
+    name: Name,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the files; else the user's cache.")] = None,
+) -> None:
+    """Download a data set, or go on with a download, and check every file by size and hash."""
+    from svdistill import data
+
+    known = data.describe(name)
+    if known.size and known.found is None:
+        note(f"{name}: up to {known.size / 1e6:,.0f} MB from {known.source}")
+    results().print(str(data.fetch(name, folder=to)), markup=False, soft_wrap=True)
+
+
+@data_app.command("show", epilog="Example: svdistill data show image-folder --root photos --image-size 64")
+def show(
+    name: Name,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG file; else NAME.png here.")] = None,
+    root: Annotated[Path | None, typer.Option(metavar="PATH", help="Its folder or archive.")] = None,
+    image_size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Height and width.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take the classes in this file, one a line.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="1 = grey, 3 = colour.")] = None,
+    rows: Annotated[int, typer.Option(help="At most so many classes.")] = 10,
+    each: Annotated[int, typer.Option(help="Images of each class.")] = 6,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror some; by default where the data allow it.")
+    ] = None,
+    rotation: Annotated[float, typer.Option(metavar="DEGREES", help="Largest angle.")] = 15.0,
+    shift: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Largest shift; by default an eighth of the image.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the augmentation.")] = 0,
+) -> None:
+    """Draw a sheet of sample images, before and after augmentation."""
+    from svdistill.jobs.data import samples
+    from svdistill.report import sheet
+
+    drawn = samples(
+        name,
+        root=root,
+        image_size=image_size,
+        classes=classes,
+        channels=channels,
+        rows=rows,
+        each=each,
+        flip=flip,
+        rotation=rotation,
+        shift=shift,
+        seed=seed,
+    )
+    path = output or Path(f"{name}.png")
+    size = "×".join(map(str, drawn.images.shape[2:]))
+    title = f"{name}: {drawn.train:,} training and {drawn.test:,} test images, {size}, {drawn.num_classes} classes"
+    done = drawn.augmentation
+    words = ["flip"] if done.flip else []
+    words += [f"±{done.rotation:g}°"] if done.rotation else []
+    words += [f"±{done.shift} px"] if done.shift else []
+    heads = ("as they are", "augmented: " + ", ".join(words) if words else "not augmented")
+    sheet.draw_sheet(drawn.images, drawn.varied, drawn.classes, path, title=title, heads=heads)
+    results().print(str(path), markup=False, soft_wrap=True)

@@ -1,0 +1,106 @@
+"""Look at a data set: a few images of each class, before and after augmentation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from svdistill import data
+from svdistill.data.augment import augment
+from svdistill.data.statistics import unit_range
+from svdistill.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A few training images of each class.
+
+    Attributes:
+        name: the data set's.
+        classes: the names of the classes that are shown.
+        images: (classes, each, C, H, W), uint8, as they are loaded.
+        varied: the same, augmented as in training.
+        counts: how many training images each class has.
+        train: how many images there are to train with.
+        test: how many to test with.
+        num_classes: how many classes there are.
+        augmentation: how the images were varied.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    images: np.ndarray
+    varied: np.ndarray
+    counts: tuple[int, ...]
+    train: int
+    test: int
+    num_classes: int
+    augmentation: data.Augmentation
+
+
+def samples(
+    name: str,
+    *,
+    root: data.Root = None,
+    image_size: int | None = None,
+    classes: data.Classes | None = None,
+    channels: int | None = None,
+    rows: int = 10,
+    each: int = 6,
+    flip: bool | None = None,
+    rotation: float = 15.0,
+    shift: int | None = None,
+    seed: int = 0,
+) -> Samples:
+    """Take the first images of each class of a data set, and vary them as training would.
+
+    Args:
+        name: the data set; see `svdistill.data.load`, also for the next four.
+        root: its folder or archive.
+        image_size: height and width in pixels.
+        classes: the classes to take.
+        channels: 1 or 3.
+        rows: at most so many classes, spread evenly over all.
+        each: at most so many images of each.
+        flip: whether to mirror; None = where the data set allows it.
+        rotation: largest angle in degrees.
+        shift: largest shift in pixels; None = an eighth of the image.
+        seed: of the augmentation.
+
+    Returns:
+        The images.
+
+    Raises:
+        RecipeError: an unknown name or class, or a rotation or shift out of range.
+        DataError: missing or damaged files, or a number below 1.
+    """
+    for key, value in (("rows", rows), ("each", each)):
+        if value < 1:
+            raise DataError(f"{key} is {value}, expected at least 1")
+    loaded = data.load(name, root=root, image_size=image_size, classes=classes, channels=channels, in_memory=0)
+    train = loaded.train
+    augmentation = data.Augmentation(
+        flip=loaded.flip_allowed if flip is None else flip,
+        rotation=rotation,
+        shift=max(1, min(train.shape[1:]) // 8) if shift is None else shift,
+    )
+    counts = train.labels.bincount(minlength=train.num_classes)
+    filled = torch.nonzero(counts).flatten()
+    number = min(rows, len(filled))
+    shown = filled[torch.arange(number) * len(filled) // number].tolist()
+    each = min(each, int(counts[shown].min()))
+    index = [torch.nonzero(train.labels == label).flatten()[:each] for label in shown]
+    images = torch.stack(list(train.batches(index)))
+    generator = torch.Generator().manual_seed(seed)
+    varied = augment(unit_range(images.flatten(0, 1)), augmentation, generator)
+    return Samples(
+        name=name,
+        classes=tuple(train.classes[label] for label in shown),
+        images=images.numpy(),
+        varied=varied.mul(255).round().to(torch.uint8).reshape(images.shape).numpy(),
+        counts=tuple(counts[shown].tolist()),
+        train=len(train),
+        test=len(loaded.test),
+        num_classes=train.num_classes,
+        augmentation=augmentation,
+    )

@@ -1,0 +1,121 @@
+"""Data sets to be looked at: a table of what there is, and a sheet of sample images."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from svdistill.atomic import replacing
+from svdistill.errors import DataError, ShapeError
+
+if TYPE_CHECKING:
+    from svdistill.data import Description
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+# What a picture is wide on the sheet, at least, so that 8×8 pixels can be seen too.
+_CELL = 56
+_DPI = 100
+
+
+def datasets_table(descriptions: Iterable["Description"]) -> Table:
+    """Return a table of the data sets: what they are, how large, and whether they are here.
+
+    Args:
+        descriptions: what `svdistill.data.describe` says of each.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("data set", "images", "classes", "train", "test", "download", "here"):
+        right = title in ("classes", "train", "test", "download")
+        table.add_column(title, justify="right" if right else "left", no_wrap=title != "here", overflow="fold")
+    for known in descriptions:
+        table.add_row(
+            known.name,
+            "any" if known.shape is None else "×".join(map(str, known.shape)),
+            *("any" if number is None else f"{number:,}" for number in (known.classes, known.train, known.test)),
+            f"{known.size / 1e6:.0f} MB" if known.size else "–",
+            _here(known),
+        )
+    return table
+
+
+def _here(known: "Description") -> str:
+    if known.found is not None:
+        return str(known.found)
+    if known.available:
+        return "yes"
+    return f"svdistill data fetch {known.name}" if known.size else "name it: --root DIR"
+
+
+def draw_sheet(
+    images: Pixels,
+    varied: Pixels,
+    names: Sequence[str],
+    path: Path,
+    *,
+    title: str = "",
+    heads: tuple[str, str] = ("as they are", "augmented"),
+) -> None:
+    """Draw images of some classes, a class a row; on the left as they are, on the right the same ones augmented.
+
+    Args:
+        images: (classes, each, C, H, W), uint8, C = 1 or 3.
+        varied: of the same shape.
+        names: the name of each class.
+        path: the PNG file to be written, atomically.
+        title: what stands above the sheet.
+        heads: what stands above its left and its right half.
+
+    Raises:
+        ShapeError: the arrays, or the number of names, do not fit.
+        DataError: the file cannot be written.
+    """
+    if images.ndim != 5 or images.shape != varied.shape or len(names) != len(images) or images.shape[2] not in (1, 3):
+        raise ShapeError(
+            f"{len(names)} names came with images {images.shape} and {varied.shape}, expected (classes, each, C, H, W) "
+            "twice, C = 1 or 3; give a name a class"
+        )
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    zoom = max(1, -(-_CELL // images.shape[4]))
+    halves = [_mosaic(part, zoom) for part in (images, varied)]
+    height, width = halves[0].shape[:2]
+    cell = height / len(images)
+    shown = [name if len(name) <= 22 else name[:21] + "…" for name in names]
+    # In pixels: a margin for the names, two mosaics with a gap, room for the heads.
+    left, gap, top, edge = 12 + 7.2 * max(map(len, shown)), 24, 62 if title else 34, 8
+    total = (left + 2 * width + gap + edge, top + height + edge)
+    figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    for place, (half, head) in enumerate(zip(halves, heads, strict=True)):
+        start = left + place * (width + gap)
+        box_ = (start / total[0], edge / total[1], width / total[0], height / total[1])
+        axes = figure.add_axes(box_)
+        axes.imshow(half, interpolation="nearest", aspect="auto", vmin=0, vmax=255)
+        axes.set_axis_off()
+        figure.text(start / total[0], 1 - (top - 8) / total[1], head, fontsize=9, color="#444444", va="bottom")
+    for row, name in enumerate(shown):
+        middle = 1 - (top + (row + 0.5) * cell) / total[1]
+        figure.text((left - 8) / total[0], middle, name, fontsize=9, ha="right", va="center")
+    if title:
+        figure.text(8 / total[0], 1 - 8 / total[1], title, fontsize=11, fontweight="bold", va="top")
+    try:
+        with replacing(path) as file:
+            figure.savefig(file, format="png")
+    except OSError as error:
+        raise DataError(f"cannot write the sheet {path}: {error.strerror or error}; choose another file") from error
+
+
+def _mosaic(images: Pixels, zoom: int) -> Pixels:
+    """Put images (R, N, C, H, W) side by side: R rows of N, with white lines between, each pixel `zoom` wide."""
+    rows, each, channels, height, width = images.shape
+    line = 3
+    large = images.repeat(zoom, axis=3).repeat(zoom, axis=4)
+    framed = np.full((rows, each, channels, height * zoom + line, width * zoom + line), 255, dtype=np.uint8)
+    framed[..., :-line, :-line] = large
+    placed = framed.transpose(0, 3, 1, 4, 2).reshape(rows * framed.shape[3], each * framed.shape[4], channels)
+    return placed if channels == 3 else placed.repeat(3, axis=2)

@@ -11,6 +11,7 @@ from svdistill import nets, recipes
 from svdistill import train as training
 from svdistill.distiller import Distiller
 from svdistill.errors import RecipeError, SvdistillError
+from svdistill.jobs.insight import write_insight
 from svdistill.jobs.run import Run
 from svdistill.jobs.watch import Nobody, Watcher
 from svdistill.recipes import Recipe, build
@@ -120,6 +121,7 @@ def _train_one(recipe: Recipe, images: build.Images, run: Run, *, teacher_file: 
             progress=progress,
         )
     build.save(distiller.student, run.student_file, recipe=recipe, images=images)
+    _look_inside(recipe, run, distiller, on_device, fabric)
     run.record.finish(_summary(recipe, run, distiller, images))
 
 
@@ -158,6 +160,30 @@ def _distiller(recipe: Recipe, images: build.Images, teacher_file: Path | None) 
     distiller = build.distiller(recipe, student, teacher, teacher_recipe=recipes.teacher_of(recipe))
     distiller.prepare(build.noise(images))
     return distiller
+
+
+def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: build.Images, fabric: training.Fabric) -> None:
+    """Write what a report shows of the networks' insides, at the taps of the recipe where their networks have any."""
+    try:
+        taps = build.taps(recipe)
+        others = build.teacher_taps(recipe, recipes.teacher_of(recipe)) if distiller.teacher is not None else ()
+    except RecipeError:  # a network of another library, of which no taps are named
+        taps, others = (), ()
+    student_drop, teacher_drop = build.drop_tokens(recipe, recipes.teacher_of(recipe))
+    write_insight(
+        run.record,
+        distiller.student,
+        distiller.teacher if len(taps) == len(others) else None,
+        test=images.test,
+        mean=images.mean,
+        std=images.std,
+        student_taps=taps,
+        teacher_taps=others if len(taps) == len(others) else (),
+        lift=distiller.adapters,
+        student_drop_tokens=student_drop,
+        teacher_drop_tokens=teacher_drop,
+        fabric=fabric,
+    )
 
 
 def _summary(recipe: Recipe, run: Run, distiller: Distiller, images: build.Images) -> dict[str, Any]:

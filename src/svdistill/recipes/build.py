@@ -172,7 +172,7 @@ def teacher_taps(recipe: Recipe, teacher: Recipe | None) -> tuple[str, ...]:
         teacher: the teacher's recipe; None where it is a checkpoint.
 
     Returns:
-        Those of ``teacher.taps``, else of the teacher's recipe, else of its model.
+        Those of ``teacher.taps``, else of the teacher's recipe or what its file says, else of its model.
 
     Raises:
         CheckpointError: the teacher's file is missing or damaged.
@@ -183,7 +183,21 @@ def teacher_taps(recipe: Recipe, teacher: Recipe | None) -> tuple[str, ...]:
     if teacher is not None:
         return taps(teacher)
     with _named("teacher.checkpoint"):
-        return nets.default_taps(nets.spec(str(recipe.teacher.checkpoint))["name"])
+        spec = nets.spec(str(recipe.teacher.checkpoint))
+        return tuple(json.loads(spec["taps"])) if "taps" in spec else nets.default_taps(spec["name"])
+
+
+def drop_tokens(recipe: Recipe, teacher: Recipe | None) -> tuple[int, int]:
+    """Return how many tokens at the front of (B, N, D) taps are left out, of the student's and of the teacher's.
+
+    Args:
+        recipe: the student's recipe.
+        teacher: the teacher's recipe; None where there is none or it is a checkpoint.
+    """
+    own = 0 if teacher is None else teacher.model.drop_tokens
+    if recipe.teacher is not None and recipe.teacher.drop_tokens is not None:
+        own = recipe.teacher.drop_tokens
+    return recipe.model.drop_tokens, own
 
 
 # What is no setting of the loss itself but of its place in training; FitNets' and the others' modules know none of it.
@@ -226,18 +240,15 @@ def distiller(
         return Distiller(student)
     if not _reads_maps(criteria):
         return Distiller(student, teacher, loss=criteria)
-    assert recipe.teacher is not None
-    dropped = recipe.teacher.drop_tokens
-    if dropped is None:
-        dropped = 0 if teacher_recipe is None else teacher_recipe.model.drop_tokens
+    student_drop, teacher_drop = drop_tokens(recipe, teacher_recipe)
     return Distiller(
         student,
         teacher,
         loss=criteria,
         student_taps=taps(recipe),
         teacher_taps=teacher_taps(recipe, teacher_recipe),
-        student_drop_tokens=recipe.model.drop_tokens,
-        teacher_drop_tokens=dropped,
+        student_drop_tokens=student_drop,
+        teacher_drop_tokens=teacher_drop,
     )
 
 
@@ -282,13 +293,16 @@ def metadata(recipe: Recipe, images: Images) -> dict[str, str]:
     """Return what a student's file says beside its weights: how to prepare images for it, and what its outputs mean.
 
     Args:
-        recipe: its name and data set are read.
+        recipe: its name, data set and taps are read.
         images: give the classes, the statistics and the size.
 
     Returns:
-        ``recipe``, ``data``, ``image_size``, ``classes``, ``mean`` and ``std``; the last four as JSON.
+        ``recipe``, ``data``, and as JSON ``image_size``, ``classes``, ``mean``, ``std`` and, where the recipe names its
+        own, ``taps``.
     """
+    named = {} if recipe.model.taps is None else {"taps": json.dumps(recipe.model.taps)}
     return {
+        **named,
         "recipe": recipe.name,
         "data": recipe.data.name,
         "image_size": json.dumps(images.shape[1]),

@@ -233,7 +233,7 @@ class AttentionLossSettings(LossSettings):
     """
 
     name: Literal["attention"]
-    power: float = Field(default=2.0, gt=0)
+    power: float = Field(default=2.0, ge=1)
 
 
 class RelationalLossSettings(LossSettings):

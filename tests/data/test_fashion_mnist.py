@@ -174,3 +174,10 @@ def test_fetch(remote: Any, tmp_path: Path) -> None:
     (tmp_path / "mine" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"something else")
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte.gz has 14 bytes, expected .*; remove it"):
         fetch("fashion-mnist", folder=tmp_path / "mine")
+
+
+def test_nothing_is_fetched_twice(root: Path, remote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has the files, fetching leads there, unless another folder is named."""
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", root)
+    assert fetch("fashion-mnist") == root
+    assert not remote.asked

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svdistill.data import channel_statistics, standardize
+from svdistill.data import Files, FileSet, channel_statistics, standardize
 from svdistill.errors import DataError, ShapeError
 from svdistill.train import evaluate, launch
 
@@ -86,3 +86,19 @@ def test_images_without_labels_are_refused(parts):
     model, test, statistics = parts
     with pytest.raises(DataError, match="no labels"):
         evaluate(None, model, test.unlabelled(), **statistics)
+
+
+def test_images_on_disk_are_measured_like_those_in_memory(parts, tmp_path):
+    """Also where worker processes read them."""
+    from PIL import Image
+
+    model, test, statistics = parts
+    count = 3 * len(test)
+    for i in range(count):
+        Image.fromarray(test.images[i % len(test), 0].numpy()).save(tmp_path / f"{i}.png")
+    labels = test.labels.repeat(3)
+    files = Files(tmp_path, [f"{i}.png" for i in range(count)])
+    streamed = FileSet(files, torch.arange(count), labels, test.classes, 8, 1, workers=2)
+    expected = evaluate(None, model, streamed.loaded("reading"), batch_size=31, confusion=True, **statistics)
+    assert evaluate(None, model, streamed, batch_size=31, confusion=True, **statistics) == expected
+    assert expected["accuracy"] == pytest.approx(evaluate(None, model, test, **statistics)["accuracy"], rel=1e-6)

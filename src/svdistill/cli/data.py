@@ -29,8 +29,13 @@ def list_data() -> None:
     from svdistill.report import sheet
 
     console = results()
-    console.print(sheet.datasets_table(data.describe(name) for name in data.names()))
-    console.print("look at one:  svdistill data show NAME", markup=False, soft_wrap=True)
+    known = [data.describe(name) for name in data.names()]
+    console.print(sheet.datasets_table(known))
+    for one in known:
+        if one.found is not None:
+            console.print(f"{one.name} is in {one.found}", markup=False, soft_wrap=True)
+    console.print("download one:  svdistill data fetch NAME", markup=False, soft_wrap=True)
+    console.print("look at one:   svdistill data show NAME", markup=False, soft_wrap=True)
 
 
 @data_app.command("fetch")

@@ -99,7 +99,7 @@ def fetch(name: str, *, folder: Root = None) -> Path:
         folder: where to put it; None = the user's cache, where `load` finds it.
 
     Returns:
-        The folder with the files.
+        The folder with the files, or, without `folder`, another place where the data set was found.
 
     Raises:
         RecipeError: the name is unknown.
@@ -111,6 +111,9 @@ def fetch(name: str, *, folder: Root = None) -> Path:
         raise DataError(f"{name} {what}; there is nothing to fetch")
     place = cache_folder(name) if folder is None else Path(folder)
     there = [file for file in entry.files if (place / file).is_file()]
+    found = describe(name).found
+    if folder is None and found is not None and not there:
+        return found  # unpacked, or where the system keeps it
     entry.fetch(place)
     for file in there:  # what has just come was checked on its way
         check_file(place / file, size=entry.files[file].size, digest=entry.files[file].digest)

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from rich import box
 from rich.table import Table
 
@@ -19,6 +22,8 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # What a picture is wide on the sheet, at least, so that 8×8 pixels can be seen too.
 _CELL = 56
 _DPI = 100
+_NAME = FontProperties(size=9)
+_TITLE = FontProperties(size=11, weight="bold")
 
 
 def datasets_table(descriptions: Iterable["Description"]) -> Table:
@@ -30,24 +35,16 @@ def datasets_table(descriptions: Iterable["Description"]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for title in ("data set", "images", "classes", "train", "test", "download", "here"):
         right = title in ("classes", "train", "test", "download")
-        table.add_column(title, justify="right" if right else "left", no_wrap=title != "here", overflow="fold")
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
     for known in descriptions:
         table.add_row(
             known.name,
             "any" if known.shape is None else "×".join(map(str, known.shape)),
             *("any" if number is None else f"{number:,}" for number in (known.classes, known.train, known.test)),
             f"{known.size / 1e6:.0f} MB" if known.size else "–",
-            _here(known),
+            "yes" if known.available else "no" if known.size else "–",
         )
     return table
-
-
-def _here(known: "Description") -> str:
-    if known.found is not None:
-        return str(known.found)
-    if known.available:
-        return "yes"
-    return f"svdistill data fetch {known.name}" if known.size else "name it: --root DIR"
 
 
 def draw_sheet(
@@ -78,36 +75,39 @@ def draw_sheet(
             f"{len(names)} names came with images {images.shape} and {varied.shape}, expected (classes, each, C, H, W) "
             "twice, C = 1 or 3; give a name a class"
         )
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     zoom = max(1, -(-_CELL // images.shape[4]))
     halves = [_mosaic(part, zoom) for part in (images, varied)]
     height, width = halves[0].shape[:2]
     cell = height / len(images)
     shown = [name if len(name) <= 22 else name[:21] + "…" for name in names]
     # In pixels: a margin for the names, two mosaics with a gap, room for the heads.
-    left, gap, top, edge = 12 + 7.2 * max(map(len, shown)), 24, 62 if title else 34, 8
-    total = (left + 2 * width + gap + edge, top + height + edge)
+    left, gap, top, edge = 16 + max(_width(name, _NAME) for name in shown), 24, 62 if title else 34, 8
+    total = (max(left + 2 * width + gap + edge, 16 + _width(title, _TITLE)), top + height + edge)
     figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     for place, (half, head) in enumerate(zip(halves, heads, strict=True)):
         start = left + place * (width + gap)
-        box_ = (start / total[0], edge / total[1], width / total[0], height / total[1])
-        axes = figure.add_axes(box_)
+        frame = (start / total[0], edge / total[1], width / total[0], height / total[1])
+        axes = figure.add_axes(frame)
         axes.imshow(half, interpolation="nearest", aspect="auto", vmin=0, vmax=255)
         axes.set_axis_off()
         figure.text(start / total[0], 1 - (top - 8) / total[1], head, fontsize=9, color="#444444", va="bottom")
     for row, name in enumerate(shown):
         middle = 1 - (top + (row + 0.5) * cell) / total[1]
-        figure.text((left - 8) / total[0], middle, name, fontsize=9, ha="right", va="center")
+        figure.text((left - 8) / total[0], middle, name, fontproperties=_NAME, ha="right", va="center")
     if title:
-        figure.text(8 / total[0], 1 - 8 / total[1], title, fontsize=11, fontweight="bold", va="top")
+        figure.text(8 / total[0], 1 - 8 / total[1], title, fontproperties=_TITLE, va="top")
     try:
-        with replacing(path) as file:
+        with replacing(path.absolute()) as file:
             figure.savefig(file, format="png")
     except OSError as error:
         raise DataError(f"cannot write the sheet {path}: {error.strerror or error}; choose another file") from error
+
+
+def _width(text: str, font: FontProperties) -> float:
+    """Return how many pixels a text takes."""
+    renderer = FigureCanvasAgg(Figure(dpi=_DPI)).get_renderer()
+    return float(renderer.get_text_width_height_descent(text, font, False)[0]) if text else 0.0
 
 
 def _mosaic(images: Pixels, zoom: int) -> Pixels:

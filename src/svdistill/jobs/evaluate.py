@@ -44,10 +44,17 @@ def evaluate(
         raise CheckpointError(f"{file} does not say what it was trained on; give the data set's name")
     if root is None and name == spec.get("data"):
         root = _recorded_root(file)
-    test = data.load(name, root=root, image_size=json.loads(spec.get("image_size", "null"))).test
-    if test.images.shape[1] != spec["in_channels"] or test.num_classes != spec["num_classes"]:
+    own = name == spec.get("data")
+    test = data.load(
+        name,
+        root=root,
+        image_size=json.loads(spec.get("image_size", "null")),
+        classes=json.loads(spec["classes"]) if own and "classes" in spec else None,
+        channels=spec["in_channels"] if own and spec["in_channels"] in (1, 3) else None,
+    ).test
+    if test.shape[0] != spec["in_channels"] or test.num_classes != spec["num_classes"]:
         raise DataError(
-            f"{name} has {test.images.shape[1]} channels and {test.num_classes} classes, but {file} takes "
+            f"{name} has {test.shape[0]} channels and {test.num_classes} classes, but {file} takes "
             f"{spec['in_channels']} and tells {spec['num_classes']} apart; name a data set that fits"
         )
     fabric = training.launch(device=device, seed=0)

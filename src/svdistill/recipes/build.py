@@ -79,12 +79,18 @@ def images(recipe: Recipe) -> Images:
     settings = recipe.data
     check_names(recipe)
     with _named("data" if settings.root is None else "data.root"):
-        dataset = data.load(settings.name, root=settings.root, image_size=settings.image_size)
+        dataset = data.load(
+            settings.name,
+            root=settings.root,
+            image_size=settings.image_size,
+            classes=settings.classes,
+            channels=settings.channels,
+        )
     if settings.augment.flip and not dataset.flip_allowed:
         raise RecipeError(
             f"data.augment.flip: a mirror image of {settings.name!r} is not of its class; take data.augment.flip=false"
         )
-    mean, std = data.channel_statistics(dataset.train.images)
+    mean, std = data.channel_statistics(dataset.train)
     labelled = dataset.train
     if settings.train_size is not None:
         with _named("data.train_size"):

@@ -94,7 +94,8 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
         overrides: ``key=value`` texts, or nested settings as in a recipe.
         method: train the recipe's student by another method, e.g. ``fsp-two-stage``; the settings of a loss that the
             recipe has itself stay. The last part of the recipe's name becomes the method's where it is a method's name
-            already, else the method's name is added: ``digits/svd`` → ``digits/fsp``, ``mine`` → ``mine/fsp``.
+            already, else the method's name is added: ``digits/svd`` → ``digits/fsp``, ``mine`` → ``mine/fsp``. With
+            ``alone``, overrides of ``teacher`` and ``loss`` change nothing.
 
     Returns:
         The validated settings.
@@ -109,6 +110,8 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
     if method is not None:
         fragment = files.read(f"{files.METHODS}/{method}")
         plain = files.merge(plain, {**fragment, "name": _renamed(str(plain["name"]), method)})
+        if plain["loss"] is None:  # overrides of a teacher and a loss are for the other methods
+            above = {key: value for key, value in above.items() if key not in ("teacher", "loss")}
     return validate(files.merge(plain, above))
 
 

@@ -62,6 +62,7 @@ class DataSettings(Settings):
         classes: use only these classes, by name: a list, or the path of a text file with one a line; null = all.
         train_size: use only so many labelled training images, equally many of each class; null = all.
         image_size: resize once to this many pixels a side; null = as they are.
+        channels: 1 = grey, 3 = colour; null = as they are.
         augment: random warps of the training images.
         unlabelled: images without labels for the transfer task, or null.
     """
@@ -71,6 +72,7 @@ class DataSettings(Settings):
     classes: str | Classes | None = None
     train_size: int | None = Field(default=None, ge=1)
     image_size: int | None = Field(default=None, ge=1, le=4096)
+    channels: Literal[1, 3] | None = None
     augment: AugmentSettings = AugmentSettings()
     unlabelled: UnlabelledSettings | None = None
 

@@ -132,8 +132,8 @@ def _share(
     others = [_sum(m, t) for m, t, mine in zip(g_main, g_transfer, own, strict=True) if not mine]
     if clip != "none":
         others = _bounded(others, by=combined)
-    students, helpers = iter(combined), iter(others)
-    return tuple(next(students) if mine else next(helpers) for mine in own)
+    theirs, ours = iter(combined), iter(others)
+    return tuple(next(theirs) if mine else next(ours) for mine in own)
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -9,6 +9,7 @@ import typer
 
 from svdistill import __version__
 from svdistill.cli import console
+from svdistill.cli.compare import compare
 from svdistill.cli.data import data_app
 from svdistill.cli.demo import demo
 from svdistill.cli.evaluate import evaluate
@@ -34,6 +35,8 @@ EPILOG = """
 
   svdistill data show fashion-mnist             its images, also augmented
 
+  svdistill compare digits/svd --seeds 5        seven methods, one table
+
   svdistill evaluate runs/digits/svd/1-…        accuracy of each class
 """
 
@@ -49,6 +52,9 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")(train)
+app.command(epilog="Example: svdistill compare digits/svd loss.rank=[1,2] --methods alone,svd --seeds 3 --jobs 2")(
+    compare
+)
 app.command()(evaluate)
 app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.add_typer(recipes_app, name="recipes")

@@ -36,7 +36,8 @@ class Member:
         seed: its seed.
         recipe: what is trained.
         run: its folder.
-        state: ``new``, ``begun`` (an earlier call was interrupted), ``running``, ``finished`` or ``failed``.
+        state: ``new``, ``begun`` (an earlier call was interrupted), ``running``, ``finished``, ``failed``, or
+            ``unneeded`` for a teacher that is gone and whose students are all there.
         error: one line on what went wrong.
         trace: where, for an error that nobody expected.
         summary: what it came to, once it has finished.
@@ -192,7 +193,7 @@ def plan(
     comparison = Comparison(str(recipe), tuple(overrides), methods, seeds, axes, Path(runs))
     students = list(_students(settings, methods, seeds, Path(runs)))
     comparison.members = [*_teachers(students, axes, Path(runs)), *students]
-    _check(comparison.members)
+    _check(comparison.members, Path(runs))
     return comparison
 
 
@@ -207,22 +208,12 @@ def carry_out(comparison: Comparison, *, jobs: int = 1, observer: Observer | Non
     Raises:
         RecipeError: fewer than one process.
     """
-    tasks: dict[str, Task] = {}
-    missing = {member.key: member for member in comparison.members if member.state != "finished"}
+    missing = {member.key: member for member in comparison.members if member.state not in ("finished", "unneeded")}
+    tasks = []
     for member in missing.values():
-        needs = [str(_run(recipe, comparison.runs).path) for recipe in recipes.lineage(member.recipe)[1:]]
-        tasks[member.key] = Task(member.key, member.recipe, tuple(need for need in needs if need in missing))
-    # A teacher that is gone is not made again for the sake of students that are all there.
-    needed = {need for task in tasks.values() for need in task.needs}
-    for key, member in missing.items():
-        if member.method == TEACHER and key not in needed:
-            del tasks[key]
-    train_all(
-        list(tasks.values()),
-        runs=comparison.runs,
-        jobs=jobs,
-        observer=_Bookkeeper(comparison, observer or Unobserved()),
-    )
+        needs = (str(_run(recipe, comparison.runs).path) for recipe in recipes.lineage(member.recipe)[1:])
+        tasks.append(Task(member.key, member.recipe, tuple(need for need in needs if need in missing)))
+    train_all(tasks, runs=comparison.runs, jobs=jobs, observer=_Bookkeeper(comparison, observer or Unobserved()))
 
 
 class _Bookkeeper:
@@ -418,7 +409,7 @@ def _run(recipe: Recipe, runs: Path) -> Run:
     return Run(runs / recipe.name / recipes.identity(recipe))
 
 
-def _check(members: Sequence[Member]) -> None:
+def _check(members: Sequence[Member], runs: Path) -> None:
     """Check networks, losses and images once for each configuration, and the images of every run that is there."""
     images = _remembering(build.images)
     checked = set()
@@ -429,6 +420,15 @@ def _check(members: Sequence[Member]) -> None:
                 checked.add(name)
                 _check_one(member.recipe, images)
         _look_up(member, images)
+    needed = {
+        str(_run(recipe, runs).path)
+        for member in members
+        if member.state != "finished"
+        for recipe in recipes.lineage(member.recipe)[1:]
+    }
+    for member in members:
+        if member.method == TEACHER and member.state != "finished" and member.key not in needed:
+            member.state = "unneeded"
 
 
 def _check_one(recipe: Recipe, images: Callable[[Recipe], build.Images]) -> None:

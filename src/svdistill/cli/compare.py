@@ -1,0 +1,87 @@
+"""``svdistill compare``."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svdistill.cli.console import note, results
+
+MOST_SEEDS = 1000
+
+
+def compare(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name or path of a recipe with a teacher; its student is trained.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings of all runs; KEY=[A,B,C] lets one vary."),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(metavar="A,B,C", help="Methods, see docs/compare.md; 'alone' is the plain student.")
+    ] = "alone,soft-target,fitnet,attention,relational,fsp,svd",
+    seeds: Annotated[str, typer.Option(metavar="N", help="3 for the seeds 0, 1, 2; or a list, 3,5,8-9.")] = "3",
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Runs side by side; they share the cores.")] = 1,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("runs"),
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="For comparison.md, .csv and .json; by default comparisons/RECIPE."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, list what would be trained and what is found, and end.")
+    ] = False,
+) -> None:
+    """Train by several methods over several seeds, into one table.
+
+    Everything is checked before the first run. Runs that have finished are
+    found again, interrupted ones go on: after a crash or a kill, call the
+    same command again. A run that fails is reported and stops no other; then
+    the status is 1.
+    """
+    from svdistill import jobs as work
+    from svdistill.cli.crowd import watch
+    from svdistill.report import comparison as report
+
+    wanted = [name.strip() for name in methods.split(",") if name.strip()]
+    planned = work.plan(recipe, overrides=overrides or (), methods=wanted, seeds=parse_seeds(seeds), runs=runs)
+    if dry_run:
+        results().print(report.plan_table(planned.record()))
+        return
+    folder = output or Path("comparisons") / re.sub(r"[^\w.-]+", "-", re.sub(r"\.ya?ml$", "", recipe)).strip("-.")
+    with watch(planned, folder) as observer:
+        work.carry_out(planned, jobs=jobs, observer=observer)
+    results().print(report.table(planned.record()))
+    note(f"written to {folder / report.STEM}.md, .csv and .json")
+    if planned.failed:
+        raise typer.Exit(1)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds that are meant: ``3`` → 0, 1, 2; ``4,`` → 4; ``1,5,8-9`` → 1, 5, 8, 9.
+
+    Args:
+        text: as it was typed.
+
+    Returns:
+        The seeds.
+
+    Raises:
+        BadParameter: it is neither a number nor a list of numbers and ranges, or means more than a thousand seeds.
+    """
+    if re.fullmatch(r"\d{1,4}", text) and 1 <= int(text) <= MOST_SEEDS:
+        return list(range(int(text)))
+    parts = [part.strip() for part in text.split(",")]
+    parts = parts[:-1] if parts[-1] == "" else parts
+    found: list[int] = []
+    for part in parts:
+        match = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not 0 <= last - first < MOST_SEEDS or (match and "," not in text and match[2] is None):
+            raise typer.BadParameter(
+                f"{text!r}: expected how many (3), a list (0,1,2) or a range (0-9), at most {MOST_SEEDS}",
+                param_hint="'--seeds'",
+            )
+        found += range(first, last + 1)
+    return found

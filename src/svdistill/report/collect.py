@@ -1,0 +1,420 @@
+"""Find finished runs, read their records, and put together what belongs together: method, regime, seed."""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdistill.errors import DataError, SvdistillError
+from svdistill.recipes.schema import MACHINE_KEYS
+from svdistill.records import RunRecord
+from svdistill.report.statistics import Interval, paired_differences, paired_interval
+
+BASELINE = "alone"
+# A run that was renamed to make room for a fresh one: its seed and digest, then when that was.
+_SET_ASIDE = re.compile(r"\.\d{8}-\d{6}(\.\d+)?$")
+_NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.unlabelled.root"})
+# What changes how a method helps, not what it is compared under: the student alone has none of it.
+_OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage")
+# Runs that differ in these are never compared with each other, even where each method has but one value.
+_OF_REGIME = ("data", "model", "train.epochs")
+_NEEDED = ("accuracy", "best_accuracy", "best_epoch", "train_images", "epochs", "parameters", "flops", "seconds")
+
+
+@dataclass(frozen=True, eq=False)
+class RunView:
+    """One finished run, read.
+
+    Attributes:
+        path: its folder.
+        recipe: the full recipe.
+        summary: what it came to.
+        metrics: one mapping an epoch.
+        insight: arrays of its ``insight.npz``; {} where there is none.
+        settings: the recipe's settings by dotted key, without what does not change the result.
+    """
+
+    path: Path
+    recipe: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    insight: Mapping[str, NDArray[Any]] = field(repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return int(self.summary.get("seed", self.recipe.get("seed", 0)))
+
+    @property
+    def name(self) -> str:
+        """Name of the recipe."""
+        return str(self.recipe.get("name", self.path.parent.name))
+
+    @property
+    def method(self) -> str:
+        """What helped the student; derived from the recipe where an older version has not written it down."""
+        return str(self.summary.get("method") or method_of(self.recipe))
+
+    @property
+    def teacher(self) -> str | None:
+        """Name of the teacher's recipe, or the path of its file; None without a teacher."""
+        teacher = self.recipe.get("teacher") or {}
+        return teacher.get("recipe") or teacher.get("checkpoint")
+
+
+class Key(NamedTuple):
+    """What tells one row of the table from the others."""
+
+    method: str
+    variant: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The runs of one method under the same conditions, one a seed.
+
+    Attributes:
+        key: method, and settings of it that runs of this method differ in.
+        runs: in order of the seeds.
+        gain: accuracy over the student alone on the same seeds, with its interval; None without such runs.
+        gains: the differences themselves, one a common seed.
+    """
+
+    key: Key
+    runs: Sequence[RunView]
+    gain: Interval | None = None
+    gains: Sequence[float] = ()
+
+    def values(self, name: str) -> list[float]:
+        """Return a figure of the summaries, one a run."""
+        return [float(run.summary[name]) for run in self.runs]
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a figure of the summaries."""
+        return statistics.fmean(self.values(name))
+
+
+@dataclass(frozen=True, eq=False)
+class Regime:
+    """Conditions that methods are compared under.
+
+    Attributes:
+        conditions: the settings in which it differs from other regimes; () where there is one only.
+        train_images: how many labelled images there were.
+        groups: one a method, the student alone first.
+    """
+
+    conditions: tuple[tuple[str, Any], ...]
+    train_images: int
+    groups: Sequence[Group]
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """All that a report is made from.
+
+    Attributes:
+        regimes: with the student runs.
+        teachers: runs that students learned from.
+        left_out: runs that are not in the report, with the reason.
+    """
+
+    regimes: Sequence[Regime]
+    teachers: Sequence[RunView]
+    left_out: Sequence[tuple[str, str]]
+
+    @property
+    def runs(self) -> list[RunView]:
+        """The students' runs, then the teachers'."""
+        return [r for regime in self.regimes for group in regime.groups for r in group.runs] + list(self.teachers)
+
+
+def collect(paths: Sequence[str | os.PathLike[str]]) -> Collection:
+    """Find and read runs, and put them in order.
+
+    Args:
+        paths: folders of runs, folders in which runs lie at any depth, or ``comparison.json`` files that name runs. The
+            teacher of a run that is found is looked for beside it.
+
+    Returns:
+        The runs by regime and method. Inside a folder, runs that have not finished or cannot be read are left out.
+
+    Raises:
+        DataError: nothing is there, no run has finished, or a run that was named itself is damaged or unfinished.
+    """
+    if not paths:
+        raise DataError("no run is named; give run folders, folders of runs or a comparison.json")
+    runs: dict[Path, RunView] = {}
+    left_out: dict[str, str] = {}
+    for path in map(Path, paths):
+        found, lacking = _find(path)
+        runs |= {run.path.resolve(): run for run in found}
+        left_out |= lacking
+    return _arrange(list(runs.values()), left_out)
+
+
+def read(path: str | os.PathLike[str]) -> RunView:
+    """Read one finished run.
+
+    Raises:
+        DataError: it is no run, has not finished, or a file is damaged.
+    """
+    record = RunRecord(path)
+    recipe = record.recipe()
+    if not record.finished:
+        raise DataError(f"the run {record.path} has not finished; call the same training again, it goes on there")
+    summary, metrics = record.summary(), record.metrics()
+    missing = [key for key in _NEEDED if not _is_number(summary.get(key))]
+    if missing:
+        raise DataError(f"the summary of {record.path} lacks {', '.join(missing)}; train the run again")
+    if not any(_is_number(line.get("accuracy")) and _is_number(line.get("epoch")) for line in metrics):
+        raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics.jsonl; train it again")
+    metrics = [line for line in metrics if _is_number(line.get("epoch"))]
+    return RunView(record.path, recipe, summary, metrics, _insight(record.insight), _settings(recipe))
+
+
+def method_of(recipe: Mapping[str, Any]) -> str:
+    """Return in a word what a recipe helps its student with: ``alone``, ``svd-k2``, ``svd+soft-target``."""
+    parts = []
+    for loss in _losses(recipe):
+        preset, rank = loss.get("preset"), loss.get("rank")
+        variant = f"-{preset}" if preset else f"-k{rank}" if isinstance(rank, int) and rank > 1 else ""
+        parts.append(f"{loss.get('name', '?')}{variant}")
+    stages = "-two-stage" if (recipe.get("train") or {}).get("first_stage") else ""
+    return ("+".join(parts) or BASELINE) + stages
+
+
+def rank_of(run: RunView) -> int | None:
+    """Return how many singular vectors KD-SVD kept; None where a run has not exactly one such loss or a preset."""
+    losses = _losses(run.recipe)
+    if len(losses) != 1 or losses[0].get("name") != "svd" or losses[0].get("preset"):
+        return None
+    rank = losses[0].get("rank")
+    return rank if isinstance(rank, int) else None
+
+
+def _losses(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    loss = recipe.get("loss")
+    losses = loss if isinstance(loss, list) else [loss]
+    return [one for one in losses if isinstance(one, Mapping)]
+
+
+def _find(path: Path) -> tuple[list[RunView], dict[str, str]]:
+    if path.is_file():
+        return _compared(path)
+    if not path.is_dir():
+        raise DataError(f"there is no {path}; give a run's folder, a folder of runs or a comparison.json")
+    if (path / "recipe.yaml").exists():
+        return [read(path)], {}
+    folders = [file.parent for file in sorted(path.rglob("recipe.yaml")) if not _SET_ASIDE.search(file.parent.name)]
+    if not folders:
+        raise DataError(
+            f"{path} holds no run (no recipe.yaml in it or below); give one that 'svdistill train' has made"
+        )
+    found, left_out = _read_all(folders)
+    if not found:
+        name, reason = next(iter(left_out.items()))
+        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        raise DataError(f"{path} holds no finished run: {name} {reason}{more}; let a training come to its end first")
+    return found, left_out
+
+
+def _read_all(folders: Iterable[Path]) -> tuple[list[RunView], dict[str, str]]:
+    found, left_out = [], {}
+    for folder in folders:
+        try:
+            found.append(read(folder))
+        except SvdistillError as error:
+            finished = RunRecord(folder).finished
+            left_out[str(folder)] = f"cannot be read ({error})" if finished else "has not finished"
+    return found, left_out
+
+
+def _compared(file: Path) -> tuple[list[RunView], dict[str, str]]:
+    """Read the runs that a comparison names, in folders relative to its own; those that failed are left out."""
+    try:
+        runs = json.loads(file.read_bytes())["runs"]
+        named = [(file.parent / run["folder"], run.get("state"), run.get("error")) for run in runs]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} is no comparison; give the comparison.json that 'svdistill compare' writes") from error
+    named = [(Path(os.path.relpath(folder)), state, error) for folder, state, error in named]
+    there = [folder for folder, _, _ in named if (folder / "recipe.yaml").exists()]
+    found, left_out = _read_all(there)
+    left_out |= {str(folder): "has not begun" for folder, _, _ in named if folder not in there}
+    left_out |= {str(folder): f"failed ({error})" for folder, state, error in named if state == "failed"}
+    if not found:
+        raise DataError(f"{file} names no run that has finished; call the same comparison again, it goes on there")
+    return found, left_out
+
+
+def _insight(file: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a run; without them, or where they are damaged, the report has fewer figures."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError):
+        return {}
+    except Exception as error:  # zipfile and zlib have errors of their own for a damaged archive
+        if type(error).__module__ in ("zipfile", "zlib"):
+            return {}
+        raise
+
+
+def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping) and value:
+            for key, item in value.items():
+                add(f"{prefix}.{key}" if prefix else str(key), item)
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for item in value:  # several losses, each by its name
+                add(f"{prefix}.{item.get('name', '?')}" if len(value) > 1 else prefix, item)
+        else:
+            flat[prefix] = tuple(value) if isinstance(value, list) else None if value == {} else value
+
+    add("", recipe)
+    return {key: value for key, value in flat.items() if key not in _NOT_COMPARED}
+
+
+def _arrange(runs: Sequence[RunView], left_out: dict[str, str]) -> Collection:
+    runs, teachers, unused = _split(runs)
+    left_out |= {str(run.path): "is a teacher's, but of no run here" for run in unused}
+    axes = [key for key in _differing(runs) if not _is_of(key, _OF_METHOD) and _is_axis(key, runs)]
+    keys = _telling(runs, axes)
+    regimes: dict[tuple[Any, ...], list[RunView]] = {}
+    for run in runs:
+        regimes.setdefault(tuple(run.settings.get(key) for key in keys), []).append(run)
+    made = []
+    for values, members in sorted(regimes.items(), key=lambda item: _order(item[0], item[1])):
+        made.append(
+            Regime(
+                conditions=tuple(zip(keys, values, strict=True)),
+                train_images=int(members[0].summary["train_images"]),
+                groups=_groups(members, runs, left_out),
+            )
+        )
+    return Collection(made, teachers, sorted(left_out.items()))
+
+
+def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[RunView]]:
+    """Tell students, teachers that they learned from, and runs of a teacher's recipe that none learned from apart."""
+    names = {run.teacher for run in runs if run.teacher is not None}
+    students = [run for run in runs if run.name not in names]
+    candidates = {run.path.resolve(): run for run in runs if run.name in names}
+    for run in students:
+        candidates |= {other.path.resolve(): other for other in _beside(run)}
+    wanted = {_noted_teacher(run) for run in runs} - {None}
+    used = [run for run in candidates.values() if _digest(run) in wanted] if wanted else list(candidates.values())
+    given = {run.path.resolve() for run in runs}
+    unused = [run for path, run in candidates.items() if run not in used and path in given]
+    return students, used, unused
+
+
+def _beside(run: RunView) -> list[RunView]:
+    """Return finished runs of the teacher's recipe in the folder of all runs that this run lies in."""
+    depth = len(Path(run.name).parts)
+    if run.teacher is None or run.path.resolve().parts[-1 - depth : -1] != Path(run.name).parts:
+        return []
+    folder = run.path.resolve().parents[depth] / run.teacher
+    folders = [file.parent for file in sorted(folder.glob("*/recipe.yaml")) if not _SET_ASIDE.search(file.parent.name)]
+    return _read_all(folders)[0] if not Path(run.teacher).is_absolute() else []
+
+
+def _noted_teacher(run: RunView) -> str | None:
+    try:
+        noted = json.loads((run.path / "data.json").read_bytes()).get("teacher")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return noted if isinstance(noted, str) else None
+
+
+def _digest(run: RunView) -> str | None:
+    try:
+        with RunRecord(run.path).student.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _differing(runs: Sequence[RunView]) -> list[str]:
+    """Return the settings in which runs differ; one that a run of another version does not have is no difference."""
+    keys = dict.fromkeys(itertools.chain.from_iterable(run.settings for run in runs))
+    return [key for key in keys if len({run.settings[key] for run in runs if key in run.settings}) > 1]
+
+
+def _is_of(key: str, prefixes: Sequence[str]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _is_axis(key: str, runs: Sequence[RunView]) -> bool:
+    """Tell whether runs with different values are to be kept apart: where they are not only a method's own choice."""
+    if _is_of(key, _OF_REGIME):
+        return True
+    methods = {run.method for run in runs}
+    return any(key in _differing([run for run in runs if run.method == method]) for method in methods)
+
+
+def _telling(runs: Sequence[RunView], keys: Sequence[str]) -> list[str]:
+    """Return the fewest keys, in order, that tell apart what all keys together tell apart."""
+    chosen: list[str] = []
+    parts = 1 if runs else 0
+    for key in sorted(keys, key=lambda key: (key != "data.name", key != "data.train_size")):
+        more = len({tuple(run.settings.get(k) for k in (*chosen, key)) for run in runs})
+        if more > parts:
+            chosen, parts = [*chosen, key], more
+    return chosen
+
+
+def _groups(members: Sequence[RunView], runs: Sequence[RunView], left_out: dict[str, str]) -> list[Group]:
+    by_key: dict[Key, dict[int, RunView]] = {}
+    telling: dict[str, list[str]] = {}
+    for method in {run.method for run in members}:
+        same = [run for run in runs if run.method == method]
+        telling[method] = _telling(same, [key for key in _differing(same) if _is_of(key, _OF_METHOD)])
+    for run in members:
+        key = Key(run.method, tuple((name, run.settings.get(name)) for name in telling[run.method]))
+        known = by_key.setdefault(key, {}).setdefault(run.seed, run)
+        if known is not run:
+            left_out[str(run.path)] = f"has the same settings and seed as {known.path}"
+    alone = next((found for key, found in by_key.items() if key.method == BASELINE), {})
+    base = {seed: 100 * float(run.summary["accuracy"]) for seed, run in alone.items()}
+    groups = []
+    for key, found in sorted(by_key.items(), key=lambda item: method_order(item[0])):
+        values = {seed: 100 * float(run.summary["accuracy"]) for seed, run in found.items()}
+        gains = paired_differences(values, base) if key.method != BASELINE else []
+        ordered = [found[seed] for seed in sorted(found)]
+        groups.append(Group(key, ordered, paired_interval(gains) if gains else None, gains))
+    return groups
+
+
+_ORDER = (BASELINE, "soft-target", "fitnet", "attention", "relational", "fsp", "svd")
+
+
+def method_order(key: Key) -> tuple[Any, ...]:
+    """Return what rows are sorted by: the student alone first, KD-SVD after the other methods, sums of several last."""
+    place = next((i for i, name in enumerate(_ORDER) if key.method.startswith(name)), len(_ORDER))
+    return ("+" in key.method, place, len(key.method), key.method, [_sortable(value) for _, value in key.variant])
+
+
+def _order(values: tuple[Any, ...], members: Sequence[RunView]) -> tuple[Any, ...]:
+    return (members[0].summary["train_images"], [_sortable(value) for value in values])
+
+
+def _sortable(value: Any) -> tuple[int, float, str]:
+    return (0, float(value), "") if _is_number(value) else (1, 0.0, str(value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

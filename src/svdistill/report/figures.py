@@ -1,0 +1,538 @@
+"""The figures of a report page: inline SVG whose colours are the page's, so that they follow light and dark mode."""
+
+import base64
+import io
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from svdistill.report.methods import Look
+from svdistill.report.statistics import Interval
+from svdistill.report.tables import mean_deviation
+
+WIDE, NARROW, PANEL = 1040, 350, 345  # pixels; a figure across the page, the same on a phone, one of several abreast
+MAX_BANDS = 5  # with more methods, bands hide each other
+TEACHER_DASHES = (4, 3)
+
+# Stand-ins while matplotlib draws; in the SVG each becomes a CSS variable of the page.
+INK, MUTED, GRID, PAPER = "#010001", "#010002", "#010003", "#010004"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched and copied
+    "font.family": "DejaVu Sans",  # what the room for texts is measured with; wider than most
+    "font.size": 12,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.xmargin": 0.02,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "xtick.major.width": 0.8,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+}
+
+
+class Line(NamedTuple):
+    """One line of a figure.
+
+    Attributes:
+        look: of its method; None = the teacher.
+        x: where.
+        runs: for each run its values at ``x``.
+    """
+
+    look: Look | None
+    x: Sequence[float]
+    runs: Sequence[Sequence[float]]
+
+
+Gain = tuple[Look, Interval, Sequence[float]]
+
+
+class Bar(NamedTuple):
+    """A mean with an interval at a place.
+
+    Attributes:
+        look: of its method; None = the teacher.
+        x: where.
+        mean: the mean.
+        low: lower end of the interval; None = no interval is known.
+        high: upper end.
+    """
+
+    look: Look | None
+    x: float
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def curves(
+    lines: Sequence[Line],
+    *,
+    name: str,
+    title: str,
+    width: int = WIDE,
+    height: int = 400,
+    teacher: float | None = None,
+    scale: float = 1.0,
+    log: bool = False,
+    x_label: str = "epoch",
+    from_zero: bool = False,
+    late: bool = False,
+) -> str:
+    """Draw the mean over the runs of each method, with a band of one deviation to either side.
+
+    Args:
+        lines: the methods.
+        name: unlike any other figure's of the page.
+        title: for those who do not see the figure.
+        width: in pixels.
+        height: likewise.
+        teacher: the teacher's value, for a line across; None = no line.
+        scale: what values are multiplied by, 100 for percent.
+        log: whether the vertical axis is logarithmic; values of 0 and below are then left out.
+        x_label: under the horizontal axis.
+        from_zero: whether the vertical axis begins at 0.
+        late: whether the first fifth of the lines may leave the picture below, which gives room to where they differ.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    with _drawing(name, width, height) as (figure, finish):
+        axes = figure.subplots()
+        shown: list[float] = [] if teacher is None else [teacher * scale]
+        for line in lines:
+            means, low, high = _band(line, scale)
+            if log:
+                low = np.maximum(low, means / 10)
+            _plot(axes, line.look, line.x, means, marker=len(line.x) == 1)
+            if len(lines) <= MAX_BANDS and len(line.runs) > 1:
+                axes.fill_between(line.x, low, high, color=_colour(line.look), alpha=0.13, linewidth=0)
+            first = len(means) // 5 if late else 0
+            shown += [*low[first:], *high[first:]]
+        if teacher is not None:
+            axes.axhline(teacher * scale, color=INK, linewidth=1.3, dashes=TEACHER_DASHES, zorder=1)
+        _limit(axes, [value for value in shown if math.isfinite(value)], log=log, from_zero=from_zero)
+        axes.set_xlabel(x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(6 if width > 600 else 5, integer=True))
+        return finish(title)
+
+
+def gains(rows: Sequence[Gain], *, name: str, title: str, width: int = WIDE) -> str:
+    """Draw the gain of each method over the student alone: each seed a dot, their mean, and its interval.
+
+    Args:
+        rows: look, interval and the gains themselves, in points, of each method.
+        name: unlike any other figure's of the page.
+        title: for those who do not see the figure.
+        width: in pixels.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    with _drawing(name, width, 46 * len(rows) + 46) as (figure, finish):
+        axes = figure.subplots()
+        low, high = _gain_limits(rows)
+        for place, (look, interval, values) in enumerate(rows):
+            colour = _colour(look)
+            axes.scatter(values, [place + 0.2] * len(values), s=15, color=colour, alpha=0.75, linewidth=0)
+            if interval.low is not None and interval.high is not None:
+                axes.plot([interval.low, interval.high], [place] * 2, color=colour, linewidth=2.6)
+                ends = [(low, "<")] * (interval.low < low) + [(high, ">")] * (interval.high > high)
+                for end, marker in ends:
+                    axes.plot([end], [place], marker, color=colour, markersize=7, clip_on=False)
+            axes.plot([interval.mean], [place], look.marker, color=colour, markersize=9, markeredgecolor=PAPER)
+            behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}  # lines do not cross texts
+            for x, text, side in ((0, look.label, "left"), (1, points(interval), "right")):
+                axes.text(
+                    x, place - 0.32, text, transform=axes.get_yaxis_transform(), va="center", ha=side, bbox=behind
+                )
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set_xlim(low, high)
+        axes.set_ylim(len(rows) - 0.45, -0.65)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(True, axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(7 if width > 600 else 5))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", "−") if value else "0")
+        )
+        axes.set_xlabel("points of accuracy over the student alone")
+        return finish(title)
+
+
+def points(interval: Interval, *, digits: int = 2) -> str:
+    """Write a gain and its interval: ``+1.23 (0.98 to 1.48)``."""
+    text = signed(interval.mean, digits=digits)
+    if interval.low is None or interval.high is None:
+        return text
+    return f"{text} ({signed(interval.low, digits=digits)} to {signed(interval.high, digits=digits)})"
+
+
+def signed(value: float, *, digits: int = 2) -> str:
+    """Write a number with its sign, a true minus, and none on what rounds to zero."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if not text.strip("+-0.") else text.replace("-", "−")
+
+
+def bars(
+    items: Sequence[Bar],
+    *,
+    name: str,
+    title: str,
+    x_label: str,
+    width: int = WIDE,
+    height: int = 360,
+    joined: bool = False,
+    log: bool = False,
+    ticks: Sequence[tuple[float, str]] | None = None,
+    zero: bool = False,
+    digits: str = "g",
+) -> str:
+    """Draw means with their intervals over a quantity; those that share a place stand side by side.
+
+    Args:
+        items: what to draw.
+        name: unlike any other figure's of the page.
+        title: for those who do not see the figure.
+        x_label: under the horizontal axis.
+        width: in pixels.
+        height: likewise.
+        joined: whether a line joins those of one method.
+        log: whether the horizontal axis is logarithmic.
+        ticks: places and texts on the horizontal axis; None = round numbers.
+        zero: whether a line marks zero on the vertical axis.
+        digits: how numbers on the horizontal axis are written.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    with _drawing(name, width, height) as (figure, finish):
+        axes = figure.subplots()
+        if log:
+            axes.set_xscale("log")
+        places = sorted({item.x for item in items})
+        looks = list(dict.fromkeys(item.look for item in items))
+        inside = _dodge(places, log=log)
+        for look in looks:
+            own = sorted((item for item in items if item.look == look), key=lambda item: item.x)
+            at = [inside(item.x, looks, items, look) for item in own]
+            if joined and len(own) > 1:
+                axes.plot(at, [item.mean for item in own], color=_colour(look), linewidth=1.8, dashes=_dashes(look))
+            for x, item in zip(at, own, strict=True):
+                if item.low is not None and item.high is not None:
+                    axes.plot([x, x], [item.low, item.high], color=_colour(look), linewidth=2, alpha=0.55)
+                marker = "*" if look is None else look.marker
+                size = 15 if look is None else 9
+                axes.plot([x], [item.mean], marker, color=_colour(look), markersize=size, markeredgecolor=PAPER)
+        if zero:
+            axes.axhline(0, color=INK, linewidth=1)
+        _place_ticks(axes, places, log=log, ticks=ticks, digits=digits)
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.set_xlabel(x_label)
+        return finish(title)
+
+
+def spectrum(
+    lines: Sequence[tuple[Look | None, Sequence[float]]],
+    *,
+    name: str,
+    title: str,
+    width: int = PANEL,
+    height: int = 230,
+) -> str:
+    """Draw the share of a map's energy in each of its singular values, both axes logarithmic.
+
+    Args:
+        lines: for each method, and None for the teacher, the shares in descending order; NaN where there is none.
+        name: unlike any other figure's of the page.
+        title: for those who do not see the figure.
+        width: in pixels.
+        height: likewise.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    with _drawing(name, width, height) as (figure, finish):
+        axes = figure.subplots()
+        longest = 1
+        for look, shares in lines:
+            values = np.asarray(shares, dtype=float)
+            kept = np.flatnonzero(np.isfinite(values) & (values > 1e-7))
+            if len(kept):
+                longest = max(longest, int(kept[-1]) + 1)
+                _plot(axes, look, kept + 1, values[kept], marker=len(kept) == 1)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(0.93, max(longest, 2) * 1.08)
+        axes.set_ylim(top=1.3)
+        low = axes.get_ylim()[0]
+        axes.set_ylim(bottom=max(min(low, 0.05), 1e-6))
+        ticks = [2**i for i in range(12) if 2**i <= longest]
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(numticks=6))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        axes.set_xlabel("singular value, number")
+        return finish(title)
+
+
+def confusion(counts: NDArray[Any], classes: Sequence[str], *, title: str) -> str:
+    """Draw a confusion matrix: rows are true classes, the right ones in grey, mistakes in orange.
+
+    Args:
+        counts: (C, C), rows are true classes.
+        classes: their names.
+        title: for those who do not see the figure.
+
+    Returns:
+        An ``<svg>`` element; with numbers in percent up to 12 classes and class names up to 30.
+    """
+    share = shares(counts)
+    number = len(share)
+    named = number <= 30
+    left = min(92.0, 8 + 5.9 * max(map(len, classes))) if named else 4.0
+    below = left if named and max(map(len, classes)) > 2 else 18.0 * named
+    side = PANEL - left - 2
+    cell = side / number
+    parts = [_image(_confusion_pixels(share), left, 2, side)]
+    for i, label in enumerate(classes if named else ()):
+        middle = (i + 0.5) * cell
+        text = escape(label if len(label) <= 15 else label[:14] + "…")
+        size = min(11.0, 0.85 * cell)
+        parts.append(_text(text, left - 5, 2 + middle, size=size, anchor="end", variable="--muted"))
+        turn = below == left
+        under = _text(
+            text,
+            left + middle,
+            side + (7 if turn else 12),
+            size=size,
+            anchor="end" if turn else "middle",
+            variable="--muted",
+            turn=turn,
+        )
+        parts.append(under)
+    if number <= 12:
+        for (i, j), value in np.ndenumerate(share):
+            if value >= 0.005:
+                x, y = left + (j + 0.5) * cell, 2 + (i + 0.5) * cell
+                parts.append(_text(whole(value), x, y, size=min(10.5, 0.42 * cell), anchor="middle"))
+    height = side + 4 + below
+    return (
+        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {PANEL} {height:.1f}" '
+        f'style="max-width:{PANEL}px">{"".join(parts)}</svg>'
+    )
+
+
+def shares(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Divide each row of a confusion matrix by its sum; a class without images has zeros."""
+    rows = np.asarray(counts, dtype=np.float64)
+    total = rows.sum(axis=1, keepdims=True)
+    found: NDArray[np.float64] = np.divide(rows, total, out=np.zeros_like(rows), where=total > 0)
+    return found
+
+
+def whole(value: float) -> str:
+    """Write a share as a whole number of percent, halves up, without the sign."""
+    return str(math.floor(100 * value + 0.5))
+
+
+def heat(values: NDArray[Any], *, low: float) -> str:
+    """Colour a matrix.
+
+    Args:
+        values: (rows, columns).
+        low: the value of the darkest colour; the brightest is 1.
+
+    Returns:
+        A PNG as a ``data:`` address, one pixel a value.
+    """
+    scaled = np.clip((values - low) / max(1 - low, 1e-12), 0, 1)
+    return _png((255 * matplotlib.colormaps["viridis"](scaled)[..., :3]).round().astype(np.uint8))
+
+
+def picture(pixels: NDArray[Any]) -> str:
+    """Return an image (C, H, W), uint8, as a PNG in a ``data:`` address; without 3 channels, the first is shown."""
+    return _png(np.ascontiguousarray(pixels.transpose(1, 2, 0)) if len(pixels) == 3 else pixels[0])
+
+
+@contextmanager
+def _drawing(name: str, width: int, height: int) -> Iterator[tuple[Figure, Callable[[str], str]]]:
+    """Hand out an empty figure and what turns it into an ``<svg>``, under the style of the page and no other."""
+    larger = {"font.size": 13.5, "xtick.labelsize": 12.5, "ytick.labelsize": 12.5} if width == WIDE else {}
+    with matplotlib.style.context(["default", {**_STYLE, **larger, "svg.hashsalt": name}]):
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+        figure.patch.set_visible(False)
+        FigureCanvasSVG(figure)
+
+        def finish(title: str) -> str:
+            for axes in figure.axes:
+                axes.patch.set_visible(False)
+            stream = io.StringIO()
+            figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+            return _inline(stream.getvalue(), name=name, title=title, width=width, height=height)
+
+        yield figure, finish
+
+
+def _inline(svg: str, *, name: str, title: str, width: int, height: int) -> str:
+    """Make an element of a page from an SVG file: ids of its own, colours and font of the page."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"^<svg[^>]*>", "", body)
+    body = re.sub(r"<g id=\"[^\"]*\">", "<g>", body)
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
+    body = re.sub(
+        r"font-family: [^;\"]*;?|font: ([\d.]+px) [^;\"]*", lambda m: f"font-size: {m[1]}" if m[1] else "", body
+    )
+    body = re.sub(r"#0[12][0-9a-f]{4}", lambda m: f"var({_variable(m[0])})", body)
+    body = re.sub(r"\n\s*", "\n", body)
+    head = f'<svg role="img" aria-label="{escape(title, {chr(34): "&quot;"})}" viewBox="0 0 {width} {height}"'
+    return f'{head} style="max-width:{width}px">{body}'
+
+
+def _variable(colour: str) -> str:
+    return _VARIABLES.get(colour) or f"--method-{int(colour[3:5], 16)}"
+
+
+def _colour(look: Look | None) -> str:
+    return INK if look is None else f"#02{int(look.variable.rpartition('-')[2]):02x}00"
+
+
+def _dashes(look: Look | None) -> tuple[float, ...]:
+    # matplotlib takes no empty pattern: a gap of nothing is a whole line.
+    return TEACHER_DASHES if look is None else look.dashes or (1, 0)
+
+
+def _plot(axes: Axes, look: Look | None, x: Any, y: Any, *, marker: bool = False) -> None:
+    axes.plot(
+        x,
+        y,
+        color=_colour(look),
+        linewidth=1.4 if look is None else 1.9,
+        dashes=_dashes(look),
+        marker=(look.marker if look else "*") if marker else None,
+        markersize=7,
+        zorder=2 if look is None else 3,
+    )
+
+
+def _band(line: Line, scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    spread = [mean_deviation([scale * value for value in values]) for values in zip(*line.runs, strict=True)]
+    means = np.array([mean for mean, _ in spread])
+    deviation = np.array([deviation or 0.0 for _, deviation in spread])
+    return means, means - deviation, means + deviation
+
+
+def _limit(axes: Axes, shown: Sequence[float], *, log: bool, from_zero: bool) -> None:
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=6))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        return
+    if shown:
+        low, high = min(shown), max(shown)
+        margin = 0.07 * (high - low) or 0.05 * max(abs(high), 1e-3)
+        axes.set_ylim(0 if from_zero else low - margin, high + margin)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _gain_limits(rows: Sequence[Gain]) -> tuple[float, float]:
+    """Give room to the seeds and to intervals of ordinary width; those of two seeds can be a hundred times wider."""
+    values = [0.0, *itertools.chain.from_iterable(gains for _, _, gains in rows)]
+    reach = max(values) - min(values) or 1.0
+    ends = [end for _, interval, _ in rows for end in interval[1:] if end is not None]
+    low = max(min([*values, *ends]), min(values) - 0.75 * reach)
+    high = min(max([*values, *ends]), max(values) + 0.75 * reach)
+    margin = 0.04 * (high - low)
+    return low - margin, high + margin
+
+
+def _dodge(places: Sequence[float], *, log: bool) -> Callable[..., float]:
+    """Return what moves those that share a place apart, by a small part of the axis."""
+    ends = [math.log(place) if log else place for place in (places[0], places[-1])]
+    step = 0.018 * ((ends[1] - ends[0]) or (0.5 if log else abs(ends[0]) or 1.0))
+
+    def inside(x: float, looks: Sequence[Look | None], items: Sequence[Bar], look: Look | None) -> float:
+        there = [one for one in looks if any(item.x == x and item.look == one for item in items)]
+        shift = (there.index(look) - (len(there) - 1) / 2) * step
+        return x * math.exp(shift) if log else x + shift
+
+    return inside
+
+
+def _place_ticks(
+    axes: Axes, places: Sequence[float], *, log: bool, ticks: Sequence[tuple[float, str]] | None, digits: str
+) -> None:
+    axes.margins(x=0.08)
+    if ticks is not None:
+        axes.xaxis.set_major_locator(FixedLocator([place for place, _ in ticks]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda _, place: ticks[place][1] if place < len(ticks) else ""))
+        axes.xaxis.set_minor_locator(NullLocator())
+    elif log:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:{digits}}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def _confusion_pixels(share: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Half transparent, so that it fits light and dark: the diagonal grey, the rest orange, stronger where rare."""
+    pixels = np.empty((*share.shape, 4), dtype=np.uint8)
+    pixels[...] = (224, 96, 16, 0)
+    pixels[..., 3] = (255 * 0.9 * np.sqrt(np.clip(share / 0.4, 0, 1))).round()
+    diagonal = np.arange(len(share))
+    pixels[diagonal, diagonal, :3] = (122, 134, 150)
+    pixels[diagonal, diagonal, 3] = (255 * 0.55 * share.diagonal()).round()
+    return pixels
+
+
+def _image(pixels: NDArray[np.uint8], x: float, y: float, side: float) -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}"'
+    frame = f'<rect {place} fill="none" stroke="var(--grid)"/>'
+    return f'<image {place} preserveAspectRatio="none" class="pixels" href="{_png(pixels)}"/>{frame}'
+
+
+def _text(
+    text: str, x: float, y: float, *, size: float, anchor: str, variable: str = "--ink", turn: bool = False
+) -> str:
+    turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turn else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" dominant-baseline="central" text-anchor="{anchor}" fill="var({variable})" '
+        f'font-size="{size:.1f}"{turned}>{text}</text>'
+    )
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

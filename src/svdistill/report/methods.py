@@ -1,0 +1,147 @@
+"""What methods are called and which colour each has, the same in every figure of a report."""
+
+import colorsys
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from svdistill.report.collect import Key
+
+NAMES = {
+    "alone": "student alone",
+    "attention": "AT",
+    "fitnet": "FitNets",
+    "fsp": "FSP",
+    "relational": "RKD",
+    "soft-target": "soft targets",
+    "svd": "KD-SVD",
+}
+_SETTINGS = {
+    "data.train_size": "{} labelled images",
+    "data.image_size": "{} pixels",
+    "model.width": "width {}",
+    "train.epochs": "{} epochs",
+    "loss.rank": "rank {}",
+    "loss.weight": "weight {}",
+}
+# After Okabe and Ito, darkened where white paper asks for it; of each pair the second is for dark backgrounds.
+_COLOURS = {
+    "alone": ("#767b82", "#a3a9b1"),
+    "soft-target": ("#cf5a00", "#f08a3c"),
+    "fitnet": ("#008a66", "#35c79b"),
+    "attention": ("#a87b00", "#e3b341"),
+    "relational": ("#c0559a", "#e58cc4"),
+    "fsp": ("#8a4fc7", "#b98cf0"),
+    "svd": ("#0068ad", "#4aa8ea"),
+    "+": ("#8f1d3c", "#ef6f8c"),
+    "?": ("#5d6b3a", "#a9bd78"),
+}
+# Variants of a method: turn of the hue and factor on the lightness.
+_VARIANTS = ((0.0, 1.0), (-0.04, 1.25), (0.05, 0.9), (-0.06, 0.8), (0.08, 1.2), (0.0, 0.65), (0.03, 1.4))
+CONTRAST = 3.5  # of a line with the page, after WCAG 2, which asks for 3
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (3, 1.5), (9, 2), (1, 2.5))
+MARKERS = "osD^vPX"
+
+
+class Look(NamedTuple):
+    """How a method is written and drawn.
+
+    Attributes:
+        label: its name for people.
+        variable: the CSS variable of its colour.
+        light: its colour on a light background.
+        dark: its colour on a dark background.
+        dashes: lengths of dashes and gaps, in units of the line's width; () = a whole line.
+        marker: as matplotlib names it.
+    """
+
+    label: str
+    variable: str
+    light: str
+    dark: str
+    dashes: tuple[float, ...]
+    marker: str
+
+
+def label(key: Key) -> str:
+    """Return the name of a method for people, with the settings that tell it from others of its kind."""
+    method, stages = key.method.removesuffix("-two-stage"), key.method.endswith("-two-stage")
+    parts = " + ".join(_part(part) for part in method.split("+"))
+    settings = [setting(name, value) for name, value in key.variant]
+    return ", ".join([parts, *(["two stages"] if stages else []), *settings])
+
+
+def setting(name: str, value: Any) -> str:
+    """Write a setting for people: ``1,000 labelled images``, ``loss.beta = 4``."""
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _plain(value)
+    if name == "data.train_size" and value is None:
+        return "all labelled images"
+    return _SETTINGS[name].format(text) if name in _SETTINGS and value is not None else f"{name} = {text}"
+
+
+def looks(keys: Sequence[Key]) -> dict[Key, Look]:
+    """Give each method its look; variants of one method have related colours and unlike dashes and markers."""
+    seen: dict[str, int] = {}
+    chosen = {}
+    for number, key in enumerate(dict.fromkeys(keys)):
+        family = _family(key.method)
+        variant = seen[family] = seen.get(family, -1) + 1
+        index = variant % len(_VARIANTS)
+        light, dark = (_varied(colour, *_VARIANTS[index]) for colour in _COLOURS[family])
+        light, dark = _readable(light, step=-0.02), _readable(dark, step=0.02)
+        chosen[key] = Look(label(key), f"--method-{number}", light, dark, DASHES[index], MARKERS[index])
+    return chosen
+
+
+def _family(method: str) -> str:
+    if "+" in method and not method.startswith("fitnet"):
+        return "+"
+    return next((name for name in NAMES if re.match(rf"{name}\b", method)), "?")
+
+
+def _part(part: str) -> str:
+    name = next((name for name in NAMES if re.match(rf"{name}(-|$)", part)), None)
+    if name is None:
+        return part
+    rest = part.removeprefix(name).removeprefix("-")
+    rank = re.fullmatch(r"k(\d+)", rest)
+    return NAMES[name] + (f", rank {rank[1]}" if rank else f", {rest}" if rest else "")
+
+
+def _varied(colour: str, turn: float, factor: float) -> str:
+    """Return a colour of a neighbouring hue, lighter or darker."""
+    hue, lightness, strength = colorsys.rgb_to_hls(*_parts(colour))
+    return _colour(colorsys.hls_to_rgb((hue + turn) % 1, min(0.9, lightness * factor), strength))
+
+
+def _readable(colour: str, *, step: float) -> str:
+    """Darken a colour until it stands out from white (step < 0), or lighten it until it does from near black."""
+    paper = 1.0 if step < 0 else 0.009
+    for _ in range(40):
+        low, high = sorted((_luminance(colour), paper))
+        if (high + 0.05) / (low + 0.05) >= CONTRAST:
+            break
+        hue, lightness, strength = colorsys.rgb_to_hls(*_parts(colour))
+        colour = _colour(colorsys.hls_to_rgb(hue, min(1.0, max(0.0, lightness + step)), strength))
+    return colour
+
+
+def _luminance(colour: str) -> float:
+    """Return the relative luminance of a colour, as WCAG 2 defines it."""
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in _parts(colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _parts(colour: str) -> tuple[float, float, float]:
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue
+
+
+def _colour(parts: tuple[float, float, float]) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)

@@ -1,0 +1,287 @@
+"""One HTML page about many runs, self-contained: no network and no script; for screens, phones, the dark and paper."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from svdistill import __version__
+from svdistill.atomic import write_atomically
+from svdistill.errors import DataError, SvdistillError
+from svdistill.records import RunRecord
+from svdistill.report import figures, inside, sections, tables
+from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView, collect, method_order
+from svdistill.report.methods import Look, looks
+from svdistill.report.statistics import Interval
+from svdistill.report.story import Section, Story, accuracy, capital, conditions, plural, share
+
+TEMPLATE = "page.html.j2"
+MAX_SENTENCES = 4  # regimes that the headline speaks of
+
+_SECTIONS: tuple[Callable[[Story], Section | None], ...] = (
+    sections.gains,
+    sections.curves,
+    sections.cost,
+    sections.settings,
+    sections.health,
+    inside.spectra,
+    inside.distilled,
+    inside.confusion,
+)
+
+
+class Written(NamedTuple):
+    """What came of a report.
+
+    Attributes:
+        path: the page.
+        runs: how many runs it tells about.
+        left_out: runs that it does not, with the reason.
+    """
+
+    path: Path
+    runs: int
+    left_out: Sequence[tuple[str, str]]
+
+
+def write(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> Written:
+    """Make the page about some runs.
+
+    Args:
+        paths: run folders, folders of runs, or ``comparison.json`` files; see :func:`svdistill.report.collect.collect`.
+        output: the HTML file, replaced in one piece.
+
+    Returns:
+        Where it is and what it tells about.
+
+    Raises:
+        DataError: there is no finished run, one that was named is damaged, or the file cannot be written.
+    """
+    output = Path(output)
+    if output.is_dir():
+        raise DataError(f"cannot write the report {output}: it is a folder; give a file, e.g. {output / 'report.html'}")
+    found = collect(paths)
+    page = render(found).encode()
+    try:
+        write_atomically(output, page)
+    except OSError as error:
+        raise DataError(f"cannot write the report {output}: {error.strerror or error}; choose another file") from error
+    return Written(output, len(found.runs), found.left_out)
+
+
+def render(found: Collection, *, made: str | None = None) -> str:
+    """Return the page.
+
+    Args:
+        found: the runs.
+        made: when, as it is to be written; None = now.
+
+    Returns:
+        HTML.
+    """
+    keys = [group.key for regime in found.regimes for group in regime.groups]
+    main = max(found.regimes, key=lambda regime: (_has_baseline(regime), sum(len(g.runs) for g in regime.groups)))
+    teacher = found.teachers[0] if found.teachers else None
+    story = Story(found, main, looks(sorted(set(keys), key=method_order)), teacher)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = dict.fromkeys(str((run.recipe.get("data") or {}).get("name", run.name)) for run in found.runs)
+    page = environment.get_template(TEMPLATE).render(
+        title=f"Distillation on {', '.join(names)}",
+        subtitle=_subtitle(story),
+        headline=_headline(story),
+        looks=list(story.looks.values()),
+        swatch=_swatch,
+        tables=_tables(story),
+        sections=[section for make in _SECTIONS if (section := make(story)) is not None],
+        runs=_runs(story),
+        recipes=_recipes(story),
+        machines=_machines(found),
+        left_out=found.left_out,
+        version=__version__,
+        made=made or time.strftime("%Y-%m-%d %H:%M"),
+    )
+    # A line never ends between a number and its unit.
+    return page.replace(" %", "\N{NO-BREAK SPACE}%").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
+class _Row(NamedTuple):
+    """A row of the table of results."""
+
+    look: Look | None
+    label: str
+    seeds: int
+    last: str
+    best: str
+    gain: str
+    sure: bool  # the interval lies above or below zero as a whole
+    parameters: str
+    flops: str
+    seconds: str
+    top: bool
+
+
+class _RunRow(NamedTuple):
+    """A row of the table of runs."""
+
+    look: Look | None
+    label: str
+    conditions: str
+    seed: int
+    last: str
+    best: str
+    seconds: str
+    path: str
+
+
+def _has_baseline(regime: Regime) -> bool:
+    return any(group.key.method == BASELINE for group in regime.groups)
+
+
+def _subtitle(story: Story) -> str:
+    runs = [run for group in story.groups for run in group.runs]
+    parts = [f"{plural(len(runs), 'run')} of {plural(len(story.looks), 'method')}"]
+    parts.append(plural(len({run.seed for run in runs}), "seed"))
+    if len(story.found.regimes) == 1:
+        parts.append(f"{story.main.train_images:,} labelled images")
+    parts.append(f"student {_models(runs)}")
+    return " · ".join([*parts, *([f"teacher {_models(story.found.teachers)}"] if story.found.teachers else [])])
+
+
+def _models(runs: Sequence[RunView]) -> str:
+    return ", ".join(sorted({str((run.recipe.get("model") or {}).get("name")) for run in runs}))
+
+
+def _headline(story: Story) -> list[str]:
+    """Say in a sentence for each regime what came of it, and what the seeds do not tell."""
+    regimes = story.found.regimes if len(story.found.regimes) <= MAX_SENTENCES else [story.main]
+    said = [_finding(story, regime) for regime in regimes]
+    if story.teacher is not None:
+        part = story.main.groups[0].mean("flops") / float(story.teacher.summary["flops"])
+        text = f"The teacher reaches {tables.percent(story.teacher_accuracy)}"
+        said.append(f"{text}; the student has {share(part)} of its FLOPs.")
+    return said
+
+
+def _finding(story: Story, regime: Regime) -> str:
+    best = max(regime.groups, key=lambda group: group.mean("accuracy"))
+    under = conditions(regime)
+    opening = f"{capital(under)}: " if under else ""
+    label = story.look(best).label
+    if len(regime.groups) == 1:
+        return f"{opening}{label if opening else capital(label)} reaches {accuracy(best)}."
+    text = f"{opening}{label if opening else capital(label)} is best, at {accuracy(best)}"
+    if best.key.method == BASELINE:
+        text += "; no method helped on average"
+    elif best.gain is not None:
+        text += f", {_gain(best.gain)}"
+    proven = [g for g in regime.groups if g is not best and g.gain and g.gain.low is not None and g.gain.low > 0]
+    rest = "; ".join(f"{story.look(g).label}, {figures.points(g.gain)}" for g in proven if g.gain)
+    return f"{text}. Also above the student alone: {rest}." if rest else f"{text}."
+
+
+def _gain(gain: Interval) -> str:
+    text = f"{figures.signed(gain.mean)} points against the student alone"
+    if gain.low is None or gain.high is None:
+        return f"{text} on one seed, which proves nothing"
+    doubt = ", so it may be none" if gain.low <= 0 <= gain.high else ""
+    return f"{text} (95 % interval {figures.signed(gain.low)} to {figures.signed(gain.high)}{doubt})"
+
+
+def _tables(story: Story) -> list[tuple[str, list[_Row]]]:
+    made = []
+    for regime in story.found.regimes:
+        top = max(group.mean("accuracy") for group in regime.groups)
+        rows = [_row(group, story.look(group), top=group.mean("accuracy") == top) for group in regime.groups]
+        rows += [_row(Group(Key("teacher"), [teacher]), None) for teacher in story.found.teachers]
+        made.append((capital(conditions(regime)), rows))
+    return made
+
+
+def _row(group: Group, look: Look | None, *, top: bool = False) -> _Row:
+    gain = group.gain
+    sure = gain is not None and gain.low is not None and gain.high is not None and (gain.low > 0 or gain.high < 0)
+    return _Row(
+        look=look,
+        label="teacher" if look is None else look.label,
+        seeds=len(group.runs),
+        last=accuracy(group),
+        best=accuracy(group, "best_accuracy"),
+        gain="" if gain is None else figures.points(gain),
+        sure=sure,
+        parameters=tables.count(group.mean("parameters")),
+        flops=tables.flops(group.mean("flops")),
+        seconds=tables.seconds(group.mean("seconds")),
+        top=top,
+    )
+
+
+def _runs(story: Story) -> list[_RunRow]:
+    rows = []
+    for regime in story.found.regimes:
+        for group in regime.groups:
+            look = story.look(group)
+            rows += [_run_row(run, look.label, look, conditions(regime)) for run in group.runs]
+    return rows + [_run_row(run, "teacher", None, "") for run in story.found.teachers]
+
+
+def _run_row(run: RunView, label: str, look: Look | None, under: str) -> _RunRow:
+    summary = run.summary
+    best = f"{tables.percent(summary['best_accuracy'])} (epoch {summary['best_epoch']} of {summary['epochs']})"
+    took = tables.seconds(float(summary["seconds"]))
+    return _RunRow(look, label, under, run.seed, tables.percent(summary["accuracy"]), best, took, str(run.path))
+
+
+def _recipes(story: Story) -> list[tuple[str, str]]:
+    """Return the recipe of one run of each method, and of the teacher."""
+    shown = [(story.look(group).label, group.runs[0]) for group in story.main.groups]
+    shown += [("teacher", run) for run in story.found.teachers]
+    return [(label, yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True)) for label, run in shown]
+
+
+def _machines(found: Collection) -> list[str]:
+    lines = []
+    for run in found.runs:
+        try:
+            known: Mapping[str, Any] = RunRecord(run.path).environment()
+        except SvdistillError:
+            continue
+        device = known.get("gpu") or f"{known.get('cpu')}, threads: {known.get('threads')}"
+        lines.append(f"{device}; torch {known.get('torch')}, svdistill {known.get('svdistill')}")
+    return list(dict.fromkeys(lines))
+
+
+_MARKS = {
+    "o": '<circle cx="15" cy="6" r="4"/>',
+    "s": '<rect x="11.2" y="2.2" width="7.6" height="7.6"/>',
+    "D": '<path d="M15 1 20 6 15 11 10 6Z"/>',
+    "^": '<path d="M15 1.5 19.5 10h-9Z"/>',
+    "v": '<path d="M15 10.5 19.5 2h-9Z"/>',
+    "P": '<path d="M13.4 1.5h3.2v3h3v3h-3v3h-3.2v-3h-3v-3h3Z"/>',
+    "X": '<path d="M12.5 1.5 15 4l2.5-2.5 2 2L17 6l2.5 2.5-2 2L15 8l-2.5 2.5-2-2L13 6l-2.5-2.5Z"/>',
+    "*": '<path d="M15 0l1.5 4.3 4.5.1-3.6 2.8 1.3 4.3L15 8.9l-3.7 2.6 1.3-4.3L9 4.4l4.5-.1Z"/>',
+}
+
+
+def _swatch(look: Look | None, marks: bool = False) -> Markup:
+    """Draw what stands before a method's name in a legend or table; None = the teacher."""
+    variable = "--ink" if look is None else look.variable
+    if marks:
+        mark = _MARKS["*" if look is None else look.marker]
+        inner = f'<g fill="var({variable})">{mark}</g>'
+    else:
+        width = 1.6 if look is None else 2.4
+        dashes = figures.TEACHER_DASHES if look is None else look.dashes
+        pattern = f' stroke-dasharray="{" ".join(f"{width * d:g}" for d in dashes)}"' if dashes else ""
+        inner = f'<line x2="30" y1="6" y2="6" stroke="var({variable})" stroke-width="{width}"{pattern}/>'
+    return Markup(f'<svg viewBox="0 0 30 12" aria-hidden="true">{inner}</svg>')

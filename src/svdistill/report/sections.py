@@ -1,0 +1,285 @@
+"""The sections of a report page that summaries and metrics give: gains, curves, cost, settings, health."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from svdistill.report import figures, tables
+from svdistill.report.collect import BASELINE, Group, Key, Regime, rank_of
+from svdistill.report.figures import NARROW, PANEL, WIDE, Bar, Line
+from svdistill.report.methods import Look
+from svdistill.report.story import Picture, Section, Story, capital, conditions, finite
+
+MAX_REGIMES = 6  # training curves are drawn for at most so many regimes
+HALF = 508  # pixels of one of two figures side by side
+Draw = Callable[[str, int], str]
+
+
+def gains(story: Story) -> Section | None:
+    """Make the section on the gain over the student alone; None without a student alone."""
+    pictures = []
+    for number, regime in enumerate(story.found.regimes):
+        rows = [(story.look(group), group.gain, group.gains) for group in regime.groups if group.gain is not None]
+        title = conditions(regime)
+
+        def draw(name: str, width: int, rows: list[figures.Gain] = rows, title: str = title) -> str:
+            return figures.gains(rows, name=name, title=f"Gain over the student alone {title}".strip(), width=width)
+
+        if rows:
+            pictures.append(_responsive(draw, f"gain{number}", capital(title)))
+    lead = (
+        "Accuracy after the last epoch less that of the student alone on the same seed. Small dots are seeds, the "
+        "large mark is their mean, the bar its 95 % interval (Student's t on the paired differences); an arrowhead "
+        "says that it goes on. A bar that crosses zero is no proof of a gain."
+    )
+    return Section("gain", "Gain over the student alone", lead, large=pictures) if pictures else None
+
+
+def curves(story: Story) -> Section | None:
+    """Make the section with the training curves."""
+    regimes = story.found.regimes if len(story.found.regimes) <= MAX_REGIMES else [story.main]
+    pictures = []
+    for number, regime in enumerate(regimes):
+        lines = [line for group in regime.groups if (line := _line(group, "accuracy", story.look(group)))]
+        title = conditions(regime)
+
+        def draw(name: str, width: int, lines: list[Line] = lines, title: str = title) -> str:
+            return figures.curves(
+                lines,
+                name=name,
+                title=f"Test accuracy while training {title}".strip(),
+                width=width,
+                height=400 if width == WIDE else 290,
+                teacher=story.teacher_accuracy,
+                scale=100,
+                late=True,
+            )
+
+        if lines:
+            pictures.append(_responsive(draw, f"curve{number}", capital(title)))
+    many = max(len(regime.groups) for regime in regimes) > figures.MAX_BANDS
+    bands = "" if many else "; band: one deviation to either side"
+    lead = f"Test accuracy in percent. Line: mean over the seeds{bands}. The first epochs may leave the picture below."
+    shown = [group for regime in regimes for group in regime.groups]
+    legend = story.legend(shown, teacher=story.teacher is not None)
+    return Section("training", "Training", lead, legend, large=pictures) if pictures else None
+
+
+def cost(story: Story) -> Section | None:
+    """Make the section on accuracy against FLOPs; None where all networks cost the same."""
+    groups = [group for regime in _same_but(story, "model.") for group in regime.groups]
+    items = [_bar(group, story.look(group), x=group.mean("flops") / 1e6) for group in groups]
+    if story.teacher is not None:
+        items.append(_bar(Group(Key("teacher"), [story.teacher]), None, x=float(story.teacher.summary["flops"]) / 1e6))
+    places = sorted({item.x for item in items})
+    if len(places) < 2 or places[0] <= 0:
+        return None
+
+    def draw(name: str, width: int) -> str:
+        return figures.bars(
+            items,
+            name=name,
+            title="Test accuracy against FLOPs",
+            x_label="MFLOPs an image",
+            width=width,
+            height=340 if width == WIDE else 290,
+            joined=True,
+            log=places[-1] / places[0] > 2,
+            ticks=[(place, f"{place:.3g}") for place in places] if len(places) < 5 else None,
+        )
+
+    lead = (
+        "Test accuracy after the last epoch, in percent, against the cost of one image in millions of floating-point "
+        "operations. Mark: mean over the seeds; bar: one deviation to either side. Methods that train the same network "
+        "cost the same and stand side by side."
+    )
+    legend = story.legend(groups, teacher=story.teacher is not None)
+    return Section("cost", "Accuracy against cost", lead, legend, marks=True, large=[_responsive(draw, "cost", "")])
+
+
+def settings(story: Story) -> Section | None:
+    """Make the section on what the gain, or without a student alone the accuracy, does along each setting."""
+    along = [_along(story, name, _same_but(story, name)) for name, _ in story.main.conditions]
+    pictures = [picture for picture in [*along, _rank(story)] if picture is not None]
+    lead = (
+        "Gain over the student alone, in points, with its 95 % interval where there are several seeds; where there is "
+        "no student alone, test accuracy in percent, with one deviation to either side."
+    )
+    legend = story.legend(group for group in story.groups if group.key.method != BASELINE)
+    return Section("settings", "Along the settings", lead, legend, marks=True, small=pictures) if pictures else None
+
+
+class _Measure(NamedTuple):
+    """A figure of the metrics that tells how the transfer task goes."""
+
+    key: str
+    title: str
+    note: str
+    scale: float = 1.0
+    log: bool = False
+    if_any: bool = False  # drawn only where it is not 0 throughout
+
+
+_MEASURES = (
+    _Measure("loss", "Main loss", "Cross-entropy on the labelled images.", log=True),
+    _Measure("transfer", "Transfer loss", "Each method's own, so only its course can be compared.", log=True),
+    _Measure(
+        "ratio",
+        "Transfer / main gradient",
+        "Norms. Far above 1: clipped nearly everywhere; far below 0.1: it hardly counts.",
+        log=True,
+    ),
+    _Measure("clipped", "Clipped weight tensors, %", "Those whose transfer gradient was scaled down.", scale=100),
+    _Measure("alignment", "Alignment", "Mean |cosine| between the teacher's vectors and the student's; should rise."),
+    _Measure("energy_student", "Energy in the vectors, %", "Of a map, in those that are compared.", scale=100),
+    _Measure("set_aside", "Images set aside", "In an epoch, without singular vectors; should be few.", if_any=True),
+    _Measure("dropped", "Gradients dropped", "In an epoch, not finite; should be none.", if_any=True),
+)
+
+
+def health(story: Story) -> Section | None:
+    """Make the section on the health of the transfer task; None where no run has one."""
+    pictures: list[Picture] = []
+    drawn: set[Look | None] = set()
+    for measure in _MEASURES:
+        lines = [line for g in story.main.groups if (line := _line(g, measure.key, story.look(g)))]
+        if measure.log:
+            lines = [line for line in lines if min(_values(line)) > 0]
+        if not lines or (measure.if_any and not any(any(_values(line)) for line in lines)):
+            continue
+        if measure.key == "energy_student":
+            lines += _teacher_energy(story)
+        drawn |= {line.look for line in lines}
+        pictures.append(_health_picture(measure, lines))
+    if not any(group.key.method != BASELINE for group in story.main.groups) or len(pictures) < 2:
+        return None
+    lead = (
+        f"How both tasks went over the epochs{story.under}: mean over the seeds, with bands as above.{_adapters(story)}"
+    )
+    legend = [look for look in story.legend(story.main.groups, teacher=True) if look in drawn]
+    return Section("health", "Health of the transfer task", lead, legend, small=pictures)
+
+
+def _adapters(story: Story) -> str:
+    """Tell which of the student's taps a learned adapter lifted to the teacher's width."""
+    lifted: dict[str, None] = {}
+    for group in story.main.groups:
+        for adapter in group.runs[0].summary.get("adapters") or ():
+            tap, *widths = adapter.values() if isinstance(adapter, dict) else adapter
+            lifted[f"{tap} {' → '.join(map(str, widths))}"] = None
+    return f" Learned adapters lift the student's taps: {', '.join(lifted)} channels." if lifted else ""
+
+
+def _health_picture(measure: _Measure, lines: Sequence[Line]) -> Picture:
+    values = [value for line in lines for value in _values(line)]
+    svg = figures.curves(
+        lines,
+        name=f"health-{measure.key.replace('_', '-')}",
+        title=measure.title,
+        width=PANEL,
+        height=220,
+        scale=measure.scale,
+        log=measure.log and max(values) / min(values) > 8,
+    )
+    return Picture(measure.title, Markup(svg), note=measure.note)
+
+
+def _teacher_energy(story: Story) -> list[Line]:
+    """Return the teacher's line, unless methods keep unequal numbers of its vectors."""
+    lines = [line for group in story.main.groups if (line := _line(group, "energy_teacher", None))]
+    lasts = [line.runs[0][-1] for line in lines]
+    return lines[:1] if lasts and max(lasts) - min(lasts) < 0.01 else []
+
+
+def _values(line: Line) -> list[float]:
+    return [value for run in line.runs for value in run]
+
+
+def _responsive(draw: Draw, name: str, title: str, *, wide: int = WIDE, note: str = "") -> Picture:
+    return Picture(title, Markup(draw(f"{name}w", wide)), Markup(draw(f"{name}n", NARROW)), note)
+
+
+def _line(group: Group, key: str, look: Look | None) -> Line | None:
+    """Return a figure of the metrics over the epochs in which all runs of a method have it."""
+    runs = [
+        {int(line["epoch"]): float(line[key]) for line in run.metrics if finite(line.get(key))} for run in group.runs
+    ]
+    epochs = sorted(set.intersection(*map(set, runs)))
+    return Line(look, epochs, [[run[epoch] for epoch in epochs] for run in runs]) if epochs else None
+
+
+def _same_but(story: Story, names: str) -> list[Regime]:
+    """Return the regimes that differ from the main one at most in settings whose names begin so."""
+    rest = [item for item in story.main.conditions if not item[0].startswith(names)]
+    return [
+        regime
+        for regime in story.found.regimes
+        if [item for item in regime.conditions if not item[0].startswith(names)] == rest
+    ]
+
+
+def _bar(group: Group, look: Look | None, *, x: float) -> Bar:
+    mean, spread = tables.mean_deviation([100 * value for value in group.values("accuracy")])
+    return Bar(look, x, mean, None if spread is None else mean - spread, None if spread is None else mean + spread)
+
+
+def _along(story: Story, name: str, regimes: Sequence[Regime]) -> Picture | None:
+    """Draw the gain over one setting; None where fewer than two of its values can be compared."""
+    gained = any(group.gain is not None for regime in regimes for group in regime.groups)
+    if gained:
+        regimes = [regime for regime in regimes if any(group.gain is not None for group in regime.groups)]
+    values = [r.train_images if name == "data.train_size" else dict(r.conditions)[name] for r in regimes]
+    if len(set(values)) < 2:
+        return None
+    numeric = all(finite(value) and value > 0 for value in values)
+    places = [float(value) if numeric else float(place) for place, value in enumerate(values)]
+    items = []
+    for x, regime in zip(places, regimes, strict=True):
+        for group in regime.groups:
+            if not gained:
+                items.append(_bar(group, story.look(group), x=x))
+            elif group.gain is not None:
+                items.append(Bar(story.look(group), x, *group.gain))
+    what = {"data.train_size": "labelled images", "model.width": "width of the student"}.get(name, name)
+    title = f"{'Gain' if gained else 'Accuracy'} against {what}"
+    texts = [f"{value:,}" if finite(value) else str(value) for value in values]
+
+    def draw(figure: str, width: int) -> str:
+        return figures.bars(
+            items,
+            name=figure,
+            title=title,
+            x_label=what,
+            width=width,
+            height=300,
+            joined=True,
+            log=numeric and max(places) / min(places) >= 2,
+            ticks=list(zip(places, texts, strict=True)),
+            zero=gained,
+        )
+
+    return _responsive(draw, f"along-{name.replace('.', '-')}", title, wide=HALF)
+
+
+def _rank(story: Story) -> Picture | None:
+    """Draw the gain of KD-SVD over the number of singular vectors; None where there is one number only."""
+    ranked = [(rank, group) for group in story.main.groups if (rank := rank_of(group.runs[0])) is not None]
+    ranks = sorted({rank for rank, _ in ranked})
+    if len(ranks) < 2:
+        return None
+    gained = all(group.gain is not None for _, group in ranked)
+    items = [
+        Bar(story.look(group), rank, *group.gain) if gained and group.gain else _bar(group, story.look(group), x=rank)
+        for rank, group in ranked
+    ]
+    title = f"{'Gain' if gained else 'Accuracy'} against rank"
+
+    def draw(name: str, width: int) -> str:
+        ticks = [(float(rank), str(rank)) for rank in ranks]
+        what = "kept singular vectors"
+        return figures.bars(
+            items, name=name, title=title, x_label=what, width=width, height=300, log=True, ticks=ticks, zero=gained
+        )
+
+    return _responsive(draw, "rank", title, wide=HALF, note=capital(story.under.removeprefix(", ")))

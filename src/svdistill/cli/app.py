@@ -15,6 +15,7 @@ from svdistill.cli.demo import demo
 from svdistill.cli.evaluate import evaluate
 from svdistill.cli.networks import networks
 from svdistill.cli.recipes import recipes_app
+from svdistill.cli.report import report
 from svdistill.cli.train import train
 from svdistill.errors import SvdistillError, SvdistillWarning
 
@@ -37,6 +38,8 @@ EPILOG = """
 
   svdistill compare digits/svd --seeds 5        seven methods, one table
 
+  svdistill report runs/digits                  all that was found, on one page
+
   svdistill evaluate runs/digits/svd/1-…        accuracy of each class
 """
 
@@ -55,6 +58,7 @@ app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")
 app.command(epilog="Example: svdistill compare digits/svd loss.rank=[1,2] --methods alone,svd --seeds 3 --jobs 2")(
     compare
 )
+app.command(epilog="Example: svdistill report runs/digits --output digits.html")(report)
 app.command()(evaluate)
 app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.add_typer(recipes_app, name="recipes")

@@ -32,7 +32,7 @@ from svdistill.errors import RecipeError
         ("loss.rank=0", r"^loss\.rank: expected at least 1"),
         ("loss.beta=0", r"^loss\.beta: expected more than 0"),
         ("loss.clip=globl", r"^loss\.clip: no 'globl'; expected 'per_variable' or 'global'"),
-        ("loss.name=sdv", r"^loss\.name: no 'sdv'; expected 'svd' or 'soft-target'$"),
+        ("loss.name=sdv", r"^loss\.name: no 'sdv'; expected 'svd' or 'soft-target' or 'fitnet' or 'fsp'"),
         ("seed=-1", r"^seed: expected at least 0"),
         ("seed=x", r"^seed: expected a whole number, got 'x'$"),
         ("loss=null", r"^teacher: a teacher without 'loss'"),

@@ -31,7 +31,8 @@ def methods() -> dict[str, Path]:
 
 def _all() -> dict[str, Path]:
     home = Path(str(files("svdistill.recipes")))
-    return {path.relative_to(home).with_suffix("").as_posix(): path for path in sorted(home.rglob("*.yaml"))}
+    found = {path.relative_to(home).with_suffix("").as_posix(): path for path in home.rglob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def find(name: str, *, beside: Path | None = None) -> tuple[str, Path]:

@@ -452,9 +452,9 @@ class Recipe(Settings):
     def digest(self, *, teacher: str | None = None) -> str:
         """Return ten letters that name the experiment: two recipes that give the same result share them.
 
-        Left out are the seed (a run's folder shows it), name and description, and what only says where and how fast:
-        ``data.root``, ``train.device``, ``train.compile``, ``train.checkpoint_minutes``. A teacher counts by what it
-        is, not by what it is called.
+        Left out are the seed (a run's folder shows it), name and description, what only says where and how fast
+        (``data.root``, ``train.device``, ``train.compile``, ``train.checkpoint_minutes``), and whatever is at its
+        default. A teacher counts by what it is, not by what it is called, and so does a preset.
 
         Args:
             teacher: identity of the teacher: the digest and seed of its own recipe, or a hash of its file.
@@ -462,18 +462,17 @@ class Recipe(Settings):
         Returns:
             The first ten hexadecimal digits of the SHA-256 of the settings that matter.
         """
-        settings = self.to_dict()
-        for key in ("seed", "name", "description", *MACHINE_KEYS):
-            *parents, last = key.split(".")
-            part = settings
-            for parent in parents:
-                part = part[parent]
-            del part[last]
-        if settings["teacher"] is not None:
-            settings["teacher"] = {
-                "identity": teacher,
-                "taps": settings["teacher"]["taps"],
-                "drop_tokens": settings["teacher"]["drop_tokens"],
-            }
+        # Defaults are left out, so that a setting that a later version adds renames no run.
+        settings = self.model_dump(
+            mode="json", exclude_defaults=True, exclude={"seed", "name", "description", "teacher"}
+        )
+        for key in MACHINE_KEYS:
+            section, last = key.split(".")
+            settings[section].pop(last, None)
+        for loss in settings.get("loss", ()):
+            loss.pop("preset", None)  # what it stands for counts
+        if self.teacher is not None:
+            place = self.teacher.model_dump(mode="json", exclude_defaults=True, include={"taps", "drop_tokens"})
+            settings["teacher"] = {"identity": teacher, **place}
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:10]

@@ -96,7 +96,7 @@ class Crowd:
         self._epochs[task.key] = epochs
         again = f", goes on after epoch {done_epochs}" if done_epochs else ""
         if self._bars is None:
-            self._say(f"{title}: begins{again}, {epochs} epochs of {steps} steps")
+            self._say(f"{title}: begins{again}, {epochs} × {steps} steps")
         else:
             place.bar = self._bars.add_task(title, total=epochs, completed=done_epochs, state="")
         self._show(place)

@@ -16,7 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from svdistill.errors import RecipeError, SvdistillError, SvdistillWarning
+from svdistill import recipes
+from svdistill.errors import RecipeError, SvdistillError, SvdistillWarning, TrainingError
 from svdistill.jobs.run import BusyError, Run
 from svdistill.jobs.train import train
 from svdistill.jobs.watch import Nobody
@@ -36,7 +37,7 @@ class Task:
     """One run to be trained.
 
     Attributes:
-        key: names the run.
+        key: names the run: its folder, as text.
         recipe: what is trained.
         needs: keys of the tasks that must be done before, for instance the teacher's.
     """
@@ -166,7 +167,7 @@ class _Agenda:
         self._waiting = {task.key: task for task in tasks}
         self._running: dict[str, Task] = {}
         self._not_before: dict[str, float] = {}
-        self._failed: dict[str, str] = {}
+        self._failed: set[str] = set()
         self._observer = observer
         self._patience = patience
 
@@ -177,10 +178,9 @@ class _Agenda:
     def take(self) -> Task | None:
         """Take the first task that can start now; those that a failed one makes impossible end here."""
         for task in list(self._waiting.values()):
-            lost = next((need for need in task.needs if need in self._failed), None)
-            if lost is not None:
+            if not self._failed.isdisjoint(task.needs):
                 del self._waiting[task.key]
-                self._end(task, Outcome(f"not begun, because its teacher failed: {self._failed[lost]}"))
+                self._end(task, Outcome("not begun, because its teacher failed"))
             elif self._can_start(task):
                 self._running[task.key] = self._waiting.pop(task.key)
                 return task
@@ -213,7 +213,7 @@ class _Agenda:
 
     def _end(self, task: Task, outcome: Outcome) -> None:
         if outcome.error is not None:
-            self._failed[task.key] = outcome.error
+            self._failed.add(task.key)
         self._observer.ended(task, outcome)
 
 
@@ -242,7 +242,7 @@ class _Worker:
     def give(self, task: Task) -> None:
         self._task = task
         with suppress(OSError):  # it has died; `messages` finds that out
-            self.connection.send(task.recipe)
+            self.connection.send(task)
 
     def messages(self) -> Iterator[tuple[Any, ...]]:
         """Yield what it has said, then find out whether it is still alive."""
@@ -264,8 +264,8 @@ class _Worker:
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-            return f"its process was killed ({name}{why}); call the same command again, the run goes on"
-        return f"its process ended with status {code}; call the same command again, the run goes on"
+            return f"its process was killed ({name}{why}); the same command goes on with it"
+        return f"its process ended with status {code}; the same command goes on with it"
 
     def end(self) -> None:
         """Close the line, on which the process ends by itself, and make sure that it does."""
@@ -324,7 +324,7 @@ def _serve(connection: Connection, runs: Path, threads: int, parent: int) -> Non
     """Train what comes, one after the other; a process's main function."""
     # Ctrl-C reaches every process of a terminal; the parent decides what to do, and this one ends with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    inbox: queue.SimpleQueue[Recipe] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[Task] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, inbox, parent), daemon=True).start()
     lock = threading.Lock()
 
@@ -340,7 +340,7 @@ def _serve(connection: Connection, runs: Path, threads: int, parent: int) -> Non
         pass
 
 
-def _listen(connection: Connection, inbox: "queue.SimpleQueue[Recipe]", parent: int) -> None:
+def _listen(connection: Connection, inbox: "queue.SimpleQueue[Task]", parent: int) -> None:
     """Take in tasks; end the whole process, in whatever it is doing, once the parent is no more."""
     try:
         while os.getppid() == parent:
@@ -352,10 +352,13 @@ def _listen(connection: Connection, inbox: "queue.SimpleQueue[Recipe]", parent: 
         os._exit(1)
 
 
-def _train_one(recipe: Recipe, runs: Path, say: Callable[..., None]) -> bool:
+def _train_one(task: Task, runs: Path, say: Callable[..., None]) -> bool:
     """Train one run and say what came of it; return whether this process may be trusted with another."""
     try:
-        train(recipe, runs=runs, watcher=_Teller(say))
+        # A process that is made later reads the program again, and may find another one.
+        if str(runs / task.recipe.name / recipes.identity(task.recipe)) != task.key:
+            raise TrainingError("the program has changed meanwhile; call the same command again")
+        train(task.recipe, runs=runs, watcher=_Teller(say))
     except BusyError:
         say("busy")
     except SvdistillError as error:

@@ -22,6 +22,7 @@ from svdistill.report.tables import count, flops, mean_deviation, percent, secon
 BASELINE = "alone"
 TEACHER = "teacher"
 STEM = "comparison"
+COSTS = ("param.", "MFLOPs")
 DASH = "–"
 NOTES = (
     "Accuracy on the test images: mean ± sample deviation over the seeds, after the last epoch and at each run's best "
@@ -124,29 +125,36 @@ def table(record: Mapping[str, Any]) -> Group:
     Returns:
         A heading, a table of one row a method and choice of settings, and a line for each failure.
     """
-    axes = list(record["axes"])
+    axes, done = list(record["axes"]), rows(record)
+    students = {(row.parameters, row.flops) for row in done if row.method != TEACHER and row.parameters is not None}
+    headings = ["seeds", "last, %", "best, %", "gain [95 %]", "time", *(COSTS if len(students) > 1 else ())]
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     drawn.add_column("method", no_wrap=True)
-    for axis in axes:
-        drawn.add_column(axis.rpartition(".")[2], justify="right")
-    for heading in ("seeds", "last, %", "best, %", "gain [95 %]", "param.", "MFLOPs", "time"):
+    for heading in (*(axis.rpartition(".")[2] for axis in axes), *headings):
         drawn.add_column(heading, justify="right")
-    done = rows(record)
     for row in done:
-        drawn.add_row(
-            row.method,
-            *(_value(row, axis) for axis in axes),
-            _seeds(row),
-            _spread(row.accuracy),
-            _spread(row.best),
-            _interval(row.gain),
-            DASH if row.parameters is None else _short(row.parameters),
-            DASH if row.flops is None else f"{row.flops / 1e6:.3g}",
-            seconds(row.seconds),
-            style="dim" if row.method == TEACHER else None,
-        )
+        figures = [_seeds(row), _spread(row.accuracy), _spread(row.best), _interval(row.gain), seconds(row.seconds)]
+        costs = _costs(row) if len(students) > 1 else ()
+        style = "dim" if row.method == TEACHER else None
+        drawn.add_row(row.method, *(_value(row, axis) for axis in axes), *figures, *costs, style=style)
+    lines = [] if len(students) > 1 else [Text(line) for line in _cost_lines(done)]
     failures = [Text(f"failed  {line}", style="red") for line in _failures(done)]
-    return Group(Text(_title(record), style="bold"), drawn, *failures)
+    return Group(Text(_title(record), style="bold"), *lines, drawn, *failures)
+
+
+def _costs(row: Row) -> tuple[str, str]:
+    return _or_dash(row.parameters, _short), _or_dash(row.flops, lambda value: f"{value / 1e6:.3g}")
+
+
+def _cost_lines(done: Sequence[Row]) -> Iterator[str]:
+    """Say once what all students have in common, and what the teachers have."""
+    seen = set()
+    for row in sorted(done, key=lambda row: row.method != TEACHER):
+        name = TEACHER if row.method == TEACHER else "student"
+        line = f"{name}: {' parameters, '.join(_costs(row))} MFLOPs"
+        if row.parameters is not None and line not in seen:
+            seen.add(line)
+            yield line
 
 
 def markdown(record: Mapping[str, Any]) -> str:
@@ -170,7 +178,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         figures = (_seeds(row), _spread(row.accuracy), _spread(row.best), _interval(row.gain))
         lines.append(_line([row.method, *(_value(row, axis) for axis in axes), *figures, *costs]))
     lines += [""] + [part for note in NOTES for part in (note, "")]
-    if failures := _failures(done):
+    if failures := list(_failures(done)):
         lines += ["## Failed", "", *(f"- {_escaped(failure)}" for failure in failures), ""]
     return "\n".join(lines)
 
@@ -299,9 +307,10 @@ def _many(number: int, what: str) -> str:
 
 def _failures(done: Sequence[Row]) -> Iterator[str]:
     for row in done:
-        values = [f"{axis}={row.axes[axis]}" for axis in row.axes]
-        for seed, error in row.failed.items():
-            yield f"{' '.join([row.method, *values])} seed {seed}: {error}"
+        title = " ".join([row.method, *(f"{axis}={row.axes[axis]}" for axis in row.axes)])
+        for error in dict.fromkeys(row.failed.values()):
+            seeds = [str(seed) for seed, reason in row.failed.items() if reason == error]
+            yield f"{title} seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: {error}"
 
 
 def _value(row: Row, axis: str) -> str:

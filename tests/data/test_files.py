@@ -180,6 +180,7 @@ def test_the_next_of_its_class_stands_in(damaged: Any) -> None:
         assert firsts(source) == [0, 1, 2, 5, 6, 5, 6, 7, 8, 1]
     texts = [str(warning.message) for warning in caught]
     assert [text.split(" cannot")[0][-2:] for text in texts] == ["/3", "/4", "/9"]
+    assert [text.split("; ")[-1][:8] for text in texts] == ["1 so far", "2 so far", "3 so far"]
     assert all("(OSError" in text or "(Unidentified" in text for text in texts)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

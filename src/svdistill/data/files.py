@@ -90,7 +90,8 @@ class Files:
                 f"{', …' if len(self.failures) > 5 else ''} ({reason}); mend or remove them"
             )
         warnings.warn(
-            f"{self.base}/{self.names[place]} cannot be decoded ({reason}); another image of its class stands in",
+            f"{self.base}/{self.names[place]} cannot be decoded ({reason}); another image of its class stands in; "
+            f"{len(self.failures)} so far, {self.tolerated} are tolerated",
             SvdistillWarning,
             stacklevel=2,
         )

@@ -7,14 +7,14 @@ import typer
 from svdistill.cli.console import results
 
 recipes_app = typer.Typer(
-    help="List the recipes, or show every setting of one.",
+    help="List the recipes and methods, or show every setting of one.",
     epilog="Example: svdistill recipes show digits/svd loss.rank=2 > mine.yaml",
 )
 
 
 @recipes_app.callback(invoke_without_command=True)
 def default(context: typer.Context) -> None:
-    """List the recipes, or show every setting of one."""
+    """List the recipes and methods, or show every setting of one."""
     if context.invoked_subcommand is None:
         list_recipes()
 
@@ -30,12 +30,28 @@ def list_recipes() -> None:
     console.print("every setting of one:  svdistill recipes show NAME [KEY=VALUE]...", markup=False, soft_wrap=True)
 
 
+@recipes_app.command("methods")
+def list_methods() -> None:
+    """List the methods that any recipe with a teacher can be trained by."""
+    from svdistill import recipes
+    from svdistill.report import tables
+
+    console = results()
+    console.print(tables.recipes_table(recipes.methods().items(), heading="method"))
+    console.print(
+        "train by one:  svdistill train RECIPE --method NAME;  compare several:  svdistill compare RECIPE --methods A,B",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 @recipes_app.command("show")
 def show(
     recipe: Annotated[str, typer.Argument(metavar="NAME", help="Name or path of a recipe.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the recipe's.")
     ] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="Lay this method over the recipe.")] = None,
 ) -> None:
     """Print every setting of a recipe as YAML, checked, with key=value settings laid over it.
 
@@ -46,7 +62,7 @@ def show(
     from svdistill import recipes
     from svdistill.recipes import build
 
-    settings = recipes.load(recipe, overrides or ())
+    settings = recipes.load(recipe, overrides or (), method=method)
     build.check_names(*recipes.lineage(settings))
     text = yaml.safe_dump(settings.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=False)
     results().file.write(text)

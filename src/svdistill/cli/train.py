@@ -19,6 +19,10 @@ def train(
             metavar="[KEY=VALUE]...", help="Settings that replace the recipe's, e.g. seed=1 data.train_size=500."
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Train the student by this method instead; see 'svdistill recipes methods'."),
+    ] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("runs"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train again; the earlier run is renamed, not deleted.")
@@ -36,7 +40,7 @@ def train(
     from svdistill.report import tables
 
     watcher = jobs.Nobody() if quiet else Reporter()
-    run = jobs.train(recipe, overrides=overrides or (), runs=runs, fresh=fresh, watcher=watcher)
+    run = jobs.train(recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, watcher=watcher)
     console = results()
     if quiet:
         console.print(str(run.student_file), markup=False, soft_wrap=True)

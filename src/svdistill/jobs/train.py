@@ -21,6 +21,7 @@ def train(
     recipe: str | Path | Recipe,
     *,
     overrides: Sequence[str] | Mapping[str, Any] = (),
+    method: str | None = None,
     runs: str | os.PathLike[str] = "runs",
     fresh: bool = False,
     watcher: Watcher | None = None,
@@ -35,6 +36,7 @@ def train(
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or a validated recipe.
         overrides: ``key=value`` texts or nested settings that replace those of the recipe; none for a validated recipe.
+        method: train the student by this method instead of the recipe's, see ``recipes.load``.
         runs: folder of all runs.
         fresh: rename a run that is there, and train again; the teacher is kept.
         watcher: is told what happens.
@@ -48,9 +50,9 @@ def train(
         CheckpointError: a teacher's file or a checkpoint is damaged or belongs to another model.
         TrainingError: the loss is no longer finite.
     """
-    if isinstance(recipe, Recipe) and overrides:
+    if isinstance(recipe, Recipe) and (overrides or method is not None):
         raise RecipeError("overrides: a validated recipe takes none; give them to recipes.load, or name the recipe")
-    settings = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides)
+    settings = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides, method=method)
     watcher = watcher or Nobody()
     line = recipes.lineage(settings)
     images = [build.images(member) for member in line]

@@ -81,9 +81,9 @@ def names() -> tuple[str, ...]:
     return tuple(files.shipped())
 
 
-def methods() -> tuple[str, ...]:
-    """Return the names of the methods that a recipe can be loaded with, in alphabetical order."""
-    return tuple(files.methods())
+def methods() -> dict[str, str]:
+    """Return the methods that a recipe can be loaded with: name → what it is, in alphabetical order."""
+    return {name: str(files.read(f"{files.METHODS}/{name}")["description"]) for name in files.methods()}
 
 
 def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *, method: str | None = None) -> Recipe:
@@ -117,7 +117,7 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
 
 def _renamed(name: str, method: str) -> str:
     front, _, last = name.rpartition("/")
-    return f"{front}/{method}" if front and last in (*methods(), "student") else f"{name}/{method}"
+    return f"{front}/{method}" if front and last in (*files.methods(), "student") else f"{name}/{method}"
 
 
 def validate(settings: Mapping[str, Any]) -> Recipe:

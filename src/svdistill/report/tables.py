@@ -98,6 +98,9 @@ def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
     table.add_row("parameters", count(summary["parameters"]))
     table.add_row("MFLOPs an image", flops(summary["flops"]))
     table.add_row("training time", seconds(summary["seconds"]))
+    for adapted in summary.get("adapters", ()):
+        lifted = f"{adapted['width']} → {adapted['teacher_width']} channels, in training only"
+        table.add_row(f"adapter at {adapted['tap']}", lifted)
     for label, value in _health_rows(health(metrics)):
         table.add_row(label, value)
     return _titled(f"{summary['recipe']}, seed {summary['seed']}", table)
@@ -165,17 +168,18 @@ def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
     return _titled(f"Test accuracy after the last epoch{spread}; seconds of a run", table)
 
 
-def recipes_table(recipes: Iterable[tuple[str, str]]) -> Table:
-    """List recipes.
+def recipes_table(recipes: Iterable[tuple[str, str]], *, heading: str = "recipe") -> Table:
+    """List recipes, or methods.
 
     Args:
         recipes: name and description of each.
+        heading: what they are.
 
     Returns:
         One row a recipe.
     """
     table = _plain()
-    table.add_column("recipe", no_wrap=True, style="bold")
+    table.add_column(heading, no_wrap=True, style="bold")
     table.add_column("what it trains")
     for name, description in recipes:
         table.add_row(name, description)

@@ -55,7 +55,8 @@ def train(
     settings = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides, method=method)
     watcher = watcher or Nobody()
     line = recipes.lineage(settings)
-    images = [build.images(member) for member in line]
+    loaded: build.Loaded = {}
+    images = [build.images(member, loaded=loaded) for member in line]
     for member, own, parent, theirs in zip(line, images, (*line[1:], None), (*images[1:], None), strict=True):
         build.check(member, own, teacher_recipe=parent, teacher_images=theirs)
     _launch(settings)

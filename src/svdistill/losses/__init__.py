@@ -6,14 +6,13 @@ from svdistill.losses.fitnet import FitNetLoss, fitnet_loss
 from svdistill.losses.fsp import FSPLoss, fsp_loss
 from svdistill.losses.relational import RelationalLoss, relational_loss
 from svdistill.losses.soft_target import SoftTargetLoss, soft_target_loss
-from svdistill.losses.svd import PRESETS, SVDLoss, svd_loss
+from svdistill.losses.svd import SVDLoss, svd_loss
 
 __all__ = [
     "Adapters",
     "AttentionLoss",
     "FSPLoss",
     "FitNetLoss",
-    "PRESETS",
     "RelationalLoss",
     "SVDLoss",
     "SoftTargetLoss",

@@ -31,26 +31,6 @@ REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
 Basis = Literal["own", "teacher"]
 BASES: tuple[Basis, ...] = ("own", "teacher")
 
-# The options of `svd_loss` that reproduce each published form of the loss; the sources disagree.
-PRESETS: dict[str, dict[str, Any]] = {
-    # The paper and the code published with it.
-    "eccv2018": {"rank": 1, "extra": 1, "assignment": "argmax", "gradient": "paper", "reduction": "sum"},
-    # The poster, whose sweep over the rank peaks at 2; its alignment is the paper's.
-    "poster": {"rank": 2, "extra": 1, "assignment": "argmax", "gradient": "paper", "reduction": "sum"},
-    # The author's later collection of methods: more candidates, no factor.
-    "kd-methods": {
-        "rank": 1,
-        "extra": 3,
-        "scaled": False,
-        "assignment": "argmax",
-        "gradient": "paper",
-        "reduction": "sum",
-    },
-    # Without a decomposition of the student.
-    "teacher-basis": {"rank": 1, "basis": "teacher", "reduction": "sum"},
-}
-
-
 def svd_loss(
     student_maps: Sequence[Tensor],
     teacher_maps: Sequence[Tensor],

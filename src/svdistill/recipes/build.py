@@ -16,7 +16,7 @@ from svdistill import data, nets, train
 from svdistill.distiller import Adapted, Distiller, TransferLoss
 from svdistill.errors import CheckpointError, RecipeError, SvdistillError, nearest
 from svdistill.losses import AttentionLoss, FitNetLoss, FSPLoss, RelationalLoss, SoftTargetLoss, SVDLoss
-from svdistill.recipes.schema import AnyLoss, LossSettings, Recipe
+from svdistill.recipes.schema import AnyLoss, DataSettings, LossSettings, Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +63,15 @@ def _named(key: str) -> Iterator[None]:
         raise type(error)(f"{key}: {error}") from error
 
 
-def images(recipe: Recipe) -> Images:
+Loaded = dict[str, tuple[data.Dataset, Tensor, Tensor]]
+
+
+def images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
     """Load the images of a recipe onto the CPU.
 
     Args:
         recipe: its part ``data`` and its seed, which chooses the labelled images, are read.
+        loaded: keeps whole data sets with their statistics for further calls, so that student and teacher share one.
 
     Returns:
         The images and their statistics.
@@ -78,19 +82,11 @@ def images(recipe: Recipe) -> Images:
     """
     settings = recipe.data
     check_names(recipe)
-    with _named("data" if settings.root is None else "data.root"):
-        dataset = data.load(
-            settings.name,
-            root=settings.root,
-            image_size=settings.image_size,
-            classes=settings.classes,
-            channels=settings.channels,
-        )
+    dataset, mean, std = _load(settings, {} if loaded is None else loaded)
     if settings.augment.flip and not dataset.flip_allowed:
         raise RecipeError(
             f"data.augment.flip: a mirror image of {settings.name!r} is not of its class; take data.augment.flip=false"
         )
-    mean, std = data.channel_statistics(dataset.train)
     labelled = dataset.train
     if settings.train_size is not None:
         with _named("data.train_size"):
@@ -100,6 +96,16 @@ def images(recipe: Recipe) -> Images:
             f"train.batch_size: {recipe.train.batch_size} is more than the {len(labelled)} training images"
         )
     return Images(labelled, dataset.test, mean, std, _unlabelled(recipe, dataset))
+
+
+def _load(settings: DataSettings, loaded: Loaded) -> tuple[data.Dataset, Tensor, Tensor]:
+    which = settings.model_dump(include={"name", "root", "image_size", "classes", "channels"})
+    key = json.dumps(which)
+    if key not in loaded:
+        with _named("data" if settings.root is None else "data.root"):
+            dataset = data.load(**which)
+            loaded[key] = dataset, *data.channel_statistics(dataset.train)
+    return loaded[key]
 
 
 def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | None:
@@ -453,7 +459,10 @@ def check(
         teacher_maps, teacher_logits = _trace(helper, other, images, key="teacher.taps")
         _check_taps(recipe, names, maps, other, teacher_maps)
     else:
-        logits, teacher_logits = _trace(student, (), images)[1], _trace(helper, (), images)[1]
+        # Taps that are named but not compared must be there all the same: the report looks at them.
+        logits = _trace(student, recipe.model.taps or (), images, key="model.taps")[1]
+        assert recipe.teacher is not None
+        teacher_logits = _trace(helper, recipe.teacher.taps or (), images, key="teacher.taps")[1]
     if any(criterion.reads == "logits" for criterion in criteria.values()) and logits.shape != teacher_logits.shape:
         raise RecipeError(
             f"teacher: it tells {teacher_logits.shape[-1]} classes apart and the student {logits.shape[-1]}, but soft "

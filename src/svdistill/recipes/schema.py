@@ -153,6 +153,26 @@ class LossSettings(Settings):
     stage: Literal["first", "second", "both"] | None = None
 
 
+# KD-SVD as each of its sources has it; they disagree (METHOD, sections 2 to 4). What a recipe says itself goes first.
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper and the code published with it.
+    "eccv2018": {"rank": 1, "extra": 1, "assignment": "argmax", "gradient": "paper", "clip": "per_variable"},
+    # The poster, whose sweep over the rank peaks at 2; its alignment is the paper's.
+    "poster": {"rank": 2, "extra": 1, "assignment": "argmax", "gradient": "paper", "clip": "poster"},
+    # The author's later collection of methods: more candidates, no factor.
+    "kd-methods": {
+        "rank": 1,
+        "extra": 3,
+        "scaled": False,
+        "assignment": "argmax",
+        "gradient": "paper",
+        "clip": "per_variable",
+    },
+    # Without a decomposition of the student.
+    "teacher-basis": {"rank": 1, "basis": "teacher", "clip": "per_variable"},
+}
+
+
 class SVDLossSettings(LossSettings):
     """KD-SVD: the transfer loss of METHOD section 2 and how its gradient is joined to the main one (section 3).
 
@@ -189,10 +209,7 @@ class SVDLossSettings(LossSettings):
         preset = given.get("preset") if isinstance(given, dict) else None
         if not isinstance(preset, str):
             return given
-        from svdistill.losses import PRESETS  # late: it brings torch along, which a plain recipe does without
-
-        clip = {"clip": "poster"} if preset == "poster" else {}
-        return {**PRESETS.get(preset, {}), **clip, **given}
+        return {**PRESETS.get(preset, {}), **given}
 
 
 class SoftTargetLossSettings(LossSettings):

@@ -39,7 +39,7 @@ def list_methods() -> None:
     console = results()
     console.print(tables.recipes_table(recipes.methods().items(), heading="method"))
     console.print(
-        "train by one:  svdistill train RECIPE --method NAME;  compare several:  svdistill compare RECIPE --methods A,B",
+        "train by one:  svdistill train RECIPE --method NAME;  several:  svdistill compare RECIPE --methods A,B",
         markup=False,
         soft_wrap=True,
     )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from svdistill import train
-from svdistill.data import Augmentation, Batches, ImageSet, channel_statistics
+from svdistill.data import Augmentation, Batches, ImageSet, Mixed, channel_statistics
 from svdistill.distiller import Distiller
 from svdistill.records import RunRecord
 
@@ -74,23 +74,30 @@ def make_run(tmp_path) -> Callable[..., SimpleNamespace]:
         lr: float = 0.05,
         classes: int = 3,
         optimizer: str = "sgd",
+        teacher_width: int = 4,
+        unlabelled: int = 0,
     ) -> SimpleNamespace:
         fabric = train.launch(device="cpu", seed=1)
         images, test = image_set(48, classes=classes), image_set(30, seed=1, classes=classes)
         mean, std = channel_statistics(images.images)
         taps = ("0", "1")
-        student, master = network(classes=classes), network(classes=classes)
+        student, master = network(classes=classes), network(teacher_width, classes=classes)
         distiller = (
             Distiller(student, master, loss=loss or MapDistance(), student_taps=taps, teacher_taps=taps)
             if teacher
             else Distiller(student)
         )
+        distiller.prepare(torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(3)))
         augmentation = Augmentation(rotation=5.0, shift=1)
+        batches = Batches(images, 8, seed=2, augmentation=augmentation, mean=mean, std=std)
+        if unlabelled:
+            others = image_set(unlabelled, seed=5).unlabelled()
+            batches = Mixed(batches, Batches(others, 4, seed=6, augmentation=augmentation, mean=mean, std=std))
         run = SimpleNamespace(
             fabric=fabric,
             distiller=distiller,
-            optimizer=train.make_optimizer(optimizer, student, lr=lr, momentum=0.9, weight_decay=1e-3),
-            batches=Batches(images, 8, seed=2, augmentation=augmentation, mean=mean, std=std),
+            optimizer=train.make_optimizer(optimizer, distiller, lr=lr, momentum=0.9, weight_decay=1e-3),
+            batches=batches,
             test=test,
             mean=mean,
             std=std,

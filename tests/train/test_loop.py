@@ -444,20 +444,6 @@ def test_settings_out_of_range(make_run, options, message):
     assert not run.record.tensorboard.exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"main": -1.0}, r"\(-1.0,\), expected none below 0"),
-        ({"weights": {"svd": -2.0}}, r"\(1.0, -2.0\), expected none below 0"),
-        ({"clip": "globl"}, "unknown clipping rule 'globl'; did you mean 'global'"),
-    ],
-)
-def test_objectives_out_of_range(options, message):
-    """When it is made."""
-    with pytest.raises(RecipeError, match=message):
-        train.Objective(**options)
-
-
 def test_an_optimizer_of_another_network(make_run):
     """It would train something else, in silence."""
     run = make_run()

@@ -119,7 +119,7 @@ def _share(
     g_main = tuple(g if reached != (None, None) else None for g, reached in zip(decayed, both, strict=True))
     students = {id(parameter) for parameter in distiller.student.parameters()}
     own = [id(parameter) in students for parameter in trained(optimizer)]
-    clip = objective.clip if objective.main > 0 else "none"
+    clip = objective.clip if objective.has_main else "none"
     combined = combine(
         [g for g, mine in zip(g_main, own, strict=True) if mine],
         [g for g, mine in zip(g_transfer, own, strict=True) if mine],
@@ -129,7 +129,7 @@ def _share(
     )
     if all(own):
         return combined
-    others = [_sum(m, t) for m, t, mine in zip(g_main, g_transfer, own, strict=True) if not mine]
+    others = [_sound(_sum(m, t)) for m, t, mine in zip(g_main, g_transfer, own, strict=True) if not mine]
     if clip != "none":
         others = _bounded(others, by=combined)
     theirs, ours = iter(combined), iter(others)
@@ -140,11 +140,16 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return second if first is None else first if second is None else first + second
 
 
+def _sound(gradient: Tensor | None) -> Tensor | None:
+    """Drop a gradient that is not finite, as `combine` does with the student's."""
+    return None if gradient is None else torch.where(gradient.isfinite().all(), gradient, 0.0)
+
+
 def _bounded(gradients: Sequence[Tensor | None], *, by: Gradients) -> list[Tensor | None]:
-    """Scale gradients down together to the norm of others, where theirs is larger; not finite ones are dropped."""
+    """Scale gradients down together to the norm of others, where theirs is larger."""
     ours, theirs = (nn.utils.get_total_norm([g for g in some if g is not None]) for some in (gradients, by))
     factor = torch.where(ours > theirs, theirs / ours, torch.ones_like(ours))
-    return [g if g is None else torch.where(ours.isfinite(), g * factor, 0.0) for g in gradients]
+    return [g if g is None else g * factor for g in gradients]
 
 
 def fit(
@@ -217,6 +222,8 @@ def fit(
                 state.tally.add(labels=labels, **result._asdict())
                 watch.step(images=len(labels))
             figures = watch.end()
+            if not stage.objective.has_main:  # nothing that the transfer gradient could be compared with
+                figures = {name: value for name, value in figures.items() if name not in ("ratio", "clipped")}
             done = state.epoch + 1
             if done % evaluate_every == 0 or done == epochs:
                 figures["accuracy"] = evaluate(fabric, distiller.student, test, mean=mean, std=std)["accuracy"]

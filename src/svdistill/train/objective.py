@@ -13,8 +13,8 @@ class Objective:
     """The losses of a step and their weights.
 
     Attributes:
-        main: what the main loss is multiplied by; 0 leaves the main task out, and with it every bound on the transfer
-            gradient, since there is no main gradient to bound it by.
+        main: what the main loss is multiplied by; 0 leaves it out, and unless there are losses ``beside`` it also every
+            bound on the transfer gradient, since there is no main gradient to bound it by.
         weights: the transfer losses that take part, by the name that the distiller has for them, and what each is
             multiplied by; None: all, as they are.
         clip: how the transfer gradient is combined with the main one; see :func:`svdistill.gradients.combine`.
@@ -41,6 +41,11 @@ class Objective:
             raise RecipeError(f"max_norm is {self.max_norm}, expected a number above 0, or None")
         if self.clip not in CLIPS:
             raise RecipeError(f"unknown clipping rule {self.clip!r}{nearest(self.clip, CLIPS)}")
+
+    @property
+    def has_main(self) -> bool:
+        """Whether there is a main gradient, to compare the transfer gradient with and to bound it by."""
+        return self.main > 0 or bool(self.beside)
 
     @property
     def names(self) -> Collection[str] | None:

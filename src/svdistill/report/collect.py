@@ -405,7 +405,8 @@ _ORDER = (BASELINE, "soft-target", "fitnet", "attention", "relational", "fsp", "
 def method_order(key: Key) -> tuple[Any, ...]:
     """Return what rows are sorted by: the student alone first, KD-SVD after the other methods, sums of several last."""
     place = next((i for i, name in enumerate(_ORDER) if key.method.startswith(name)), len(_ORDER))
-    return ("+" in key.method, place, len(key.method), key.method, [_sortable(value) for _, value in key.variant])
+    several = "+" in key.method and not key.method.startswith("fitnet")  # FitNets are a hint and then soft targets
+    return (several, place, len(key.method), key.method, [_sortable(value) for _, value in key.variant])
 
 
 def _order(values: tuple[Any, ...], members: Sequence[RunView]) -> tuple[Any, ...]:

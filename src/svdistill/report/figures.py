@@ -168,7 +168,10 @@ def gains(rows: Sequence[Gain], *, name: str, title: str, width: int = WIDE) -> 
                     axes.plot([end], [place], marker, color=colour, markersize=7, clip_on=False)
             axes.plot([interval.mean], [place], look.marker, color=colour, markersize=9, markeredgecolor=PAPER)
             behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}  # lines do not cross texts
-            for x, text, side in ((0, look.label, "left"), (1, points(interval), "right")):
+            # On a narrow figure a long name leaves room for the mean only.
+            room = width / 7 - len(look.label)
+            number = points(interval) if len(points(interval)) < room else signed(interval.mean)
+            for x, text, side in ((0, look.label, "left"), (1, number, "right")):
                 axes.text(
                     x, place - 0.32, text, transform=axes.get_yaxis_transform(), va="center", ha=side, bbox=behind
                 )
@@ -186,12 +189,13 @@ def gains(rows: Sequence[Gain], *, name: str, title: str, width: int = WIDE) -> 
         return finish(title)
 
 
-def points(interval: Interval, *, digits: int = 2) -> str:
-    """Write a gain and its interval: ``+1.23 (0.98 to 1.48)``."""
-    text = signed(interval.mean, digits=digits)
+def points(interval: Interval) -> str:
+    """Write a gain and its interval: ``+1.23 (+0.98 to +1.48)``; a wide one needs fewer digits."""
     if interval.low is None or interval.high is None:
-        return text
-    return f"{text} ({signed(interval.low, digits=digits)} to {signed(interval.high, digits=digits)})"
+        return signed(interval.mean)
+    digits = 2 if interval.high - interval.low < 20 else 1
+    mean, low, high = (signed(value, digits=digits) for value in (interval.mean, interval.low, interval.high))
+    return f"{mean} ({low} to {high})"
 
 
 def signed(value: float, *, digits: int = 2) -> str:
@@ -454,15 +458,24 @@ def _band(line: Line, scale: float) -> tuple[NDArray[np.float64], NDArray[np.flo
 def _limit(axes: Axes, shown: Sequence[float], *, log: bool, from_zero: bool) -> None:
     if log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(numticks=6))
+        few = max(shown, default=1) / max(min(shown, default=1), 1e-300) < 100
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
         return
     if shown:
         low, high = min(shown), max(shown)
         margin = 0.07 * (high - low) or 0.05 * max(abs(high), 1e-3)
         axes.set_ylim(0 if from_zero else low - margin, high + margin)
     axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _power(value: float) -> str:
+    """Write a number of a logarithmic axis: ``0.01``, ``500``, ``10⁶``."""
+    if 1e-3 <= value < 1e5:
+        return f"{value:g}"
+    digits = str(round(math.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{digits}"
 
 
 def _gain_limits(rows: Sequence[Gain]) -> tuple[float, float]:

@@ -111,7 +111,7 @@ def _part(part: str) -> str:
 def _varied(colour: str, turn: float, factor: float) -> str:
     """Return a colour of a neighbouring hue, lighter or darker."""
     hue, lightness, strength = colorsys.rgb_to_hls(*_parts(colour))
-    return _colour(colorsys.hls_to_rgb((hue + turn) % 1, min(0.9, lightness * factor), strength))
+    return _colour(colorsys.hls_to_rgb((hue + turn) % 1, min(0.72, lightness * factor), strength))
 
 
 def _readable(colour: str, *, step: float) -> str:

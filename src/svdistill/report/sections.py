@@ -60,7 +60,7 @@ def curves(story: Story) -> Section | None:
             pictures.append(_responsive(draw, f"curve{number}", capital(title)))
     many = max(len(regime.groups) for regime in regimes) > figures.MAX_BANDS
     bands = "" if many else "; band: one deviation to either side"
-    lead = f"Test accuracy in percent. Line: mean over the seeds{bands}. The first epochs may leave the picture below."
+    lead = f"Test accuracy in percent. Line: mean over the seeds{bands}. The first epochs may lie below the picture."
     shown = [group for regime in regimes for group in regime.groups]
     legend = story.legend(shown, teacher=story.teacher is not None)
     return Section("training", "Training", lead, legend, large=pictures) if pictures else None
@@ -101,12 +101,14 @@ def cost(story: Story) -> Section | None:
 def settings(story: Story) -> Section | None:
     """Make the section on what the gain, or without a student alone the accuracy, does along each setting."""
     along = [_along(story, name, _same_but(story, name)) for name, _ in story.main.conditions]
-    pictures = [picture for picture in [*along, _rank(story)] if picture is not None]
+    found = [one for one in [*along, _rank(story)] if one is not None]
     lead = (
         "Gain over the student alone, in points, with its 95 % interval where there are several seeds; where there is "
         "no student alone, test accuracy in percent, with one deviation to either side."
     )
-    legend = story.legend(group for group in story.groups if group.key.method != BASELINE)
+    drawn = {item.look for _, items in found for item in items}
+    legend = [look for look in story.legend(story.groups) if look in drawn]
+    pictures = [picture for picture, _ in found]
     return Section("settings", "Along the settings", lead, legend, marks=True, small=pictures) if pictures else None
 
 
@@ -155,7 +157,8 @@ def health(story: Story) -> Section | None:
     if not any(group.key.method != BASELINE for group in story.main.groups) or len(pictures) < 2:
         return None
     lead = (
-        f"How both tasks went over the epochs{story.under}: mean over the seeds, with bands as above.{_adapters(story)}"
+        f"How both tasks went over the epochs{story.under}: mean over the seeds, and one deviation to either side "
+        f"where there is room.{_adapters(story)}"
     )
     legend = [look for look in story.legend(story.main.groups, teacher=True) if look in drawn]
     return Section("health", "Health of the transfer task", lead, legend, small=pictures)
@@ -224,7 +227,7 @@ def _bar(group: Group, look: Look | None, *, x: float) -> Bar:
     return Bar(look, x, mean, None if spread is None else mean - spread, None if spread is None else mean + spread)
 
 
-def _along(story: Story, name: str, regimes: Sequence[Regime]) -> Picture | None:
+def _along(story: Story, name: str, regimes: Sequence[Regime]) -> tuple[Picture, list[Bar]] | None:
     """Draw the gain over one setting; None where fewer than two of its values can be compared."""
     gained = any(group.gain is not None for regime in regimes for group in regime.groups)
     if gained:
@@ -259,10 +262,10 @@ def _along(story: Story, name: str, regimes: Sequence[Regime]) -> Picture | None
             zero=gained,
         )
 
-    return _responsive(draw, f"along-{name.replace('.', '-')}", title, wide=HALF)
+    return _responsive(draw, f"along-{name.replace('.', '-')}", title, wide=HALF), items
 
 
-def _rank(story: Story) -> Picture | None:
+def _rank(story: Story) -> tuple[Picture, list[Bar]] | None:
     """Draw the gain of KD-SVD over the number of singular vectors; None where there is one number only."""
     ranked = [(rank, group) for group in story.main.groups if (rank := rank_of(group.runs[0])) is not None]
     ranks = sorted({rank for rank, _ in ranked})
@@ -282,4 +285,4 @@ def _rank(story: Story) -> Picture | None:
             items, name=name, title=title, x_label=what, width=width, height=300, log=True, ticks=ticks, zero=gained
         )
 
-    return _responsive(draw, "rank", title, wide=HALF, note=capital(story.under.removeprefix(", ")))
+    return _responsive(draw, "rank", title, wide=HALF, note=capital(story.under.removeprefix(", "))), items

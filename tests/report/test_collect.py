@@ -1,0 +1,228 @@
+"""Finding, reading and grouping runs."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.report.runs import LOSSES, make_comparison, make_run
+
+from svdistill.errors import DataError
+from svdistill.report.collect import Collection, Group, Key, collect, method_of, read
+
+
+def only(found: Collection) -> dict[str, Group]:
+    """Return the methods of the one regime that there is."""
+    assert len(found.regimes) == 1
+    return {group.key.method: group for group in found.regimes[0].groups}
+
+
+def test_groups_methods_and_seeds(tmp_path: Path) -> None:
+    """All runs of a method are one group, the teacher is told apart, and gains are those of common seeds."""
+    make_comparison(tmp_path)
+    found = collect([tmp_path])
+    groups = only(found)
+    assert list(groups) == ["alone", "soft-target", "svd", "svd-k2", "svd+soft-target"]
+    assert [run.seed for run in groups["svd"].runs] == [0, 1, 2]
+    assert [run.name for run in found.teachers] == ["bags/teacher"]
+    assert groups["alone"].gain is None
+    gain = groups["svd-k2"].gain
+    assert gain is not None
+    assert gain.mean == pytest.approx(3)
+    assert gain.low == pytest.approx(3)
+    assert len(found.runs) == 16
+    assert found.left_out == []
+
+
+def test_gain_takes_the_seeds_that_both_have(tmp_path: Path) -> None:
+    """A seed that only one of the two has does not count; a single one has no interval."""
+    make_run(tmp_path, "alone", 1)
+    for seed in (0, 1, 2):
+        make_run(tmp_path, "svd", seed)
+    gain = only(collect([tmp_path]))["svd"].gain
+    assert gain is not None
+    assert (gain.mean, gain.low, gain.high) == (pytest.approx(2), None, None)
+
+
+def test_one_run_brings_its_teacher(tmp_path: Path) -> None:
+    """The teacher that a run learned from is found beside it, by the digest of its weights."""
+    make_run(tmp_path, "teacher")
+    other = make_run(tmp_path, "teacher", 1)
+    (other / "student.safetensors").write_bytes(b"others")
+    run = make_run(tmp_path, "svd")
+    assert [teacher.seed for teacher in collect([run]).teachers] == [0]
+    assert [path for path, _ in collect([tmp_path]).left_out] == [str(other)]
+
+
+def test_a_teacher_alone_is_a_run_like_any_other(tmp_path: Path) -> None:
+    """Without students it is what the report is about."""
+    make_run(tmp_path, "teacher")
+    found = collect([tmp_path])
+    assert list(only(found)) == ["alone"]
+    assert not found.teachers
+
+
+def test_regimes(tmp_path: Path) -> None:
+    """Numbers of labelled images are kept apart, in order, and each has its own baseline."""
+    for size in (4000, 500):
+        make_run(tmp_path, "alone", size=size)
+        make_run(tmp_path, "svd", size=size)
+    make_run(tmp_path, "svd", size=500, epochs=3)
+    found = collect([tmp_path])
+    assert [regime.train_images for regime in found.regimes] == [500, 500, 4000]
+    assert [dict(regime.conditions)["train.epochs"] for regime in found.regimes] == [3, 6, 6]
+    assert [regime.groups[-1].gain is None for regime in found.regimes] == [True, False, False]
+
+
+def test_variants_of_a_method(tmp_path: Path) -> None:
+    """Settings of the loss tell groups of one method apart and are no regime; one of a single value is not named."""
+    make_run(tmp_path, "alone")
+    for beta in (4.0, 8.0):
+        make_run(tmp_path, "svd", loss={"name": "svd", "rank": 1, "beta": beta})
+    make_run(tmp_path, "soft-target", optimizer={"name": "sgd", "lr": 0.2})
+    found = collect([tmp_path])
+    keys = [group.key for group in found.regimes[0].groups]
+    betas = [Key("svd", (("loss.beta", beta),)) for beta in (4.0, 8.0)]
+    assert keys == [Key("alone"), Key("soft-target"), *betas]
+    assert len(found.regimes) == 1
+
+
+def test_runs_of_an_older_version(tmp_path: Path) -> None:
+    """A setting that they do not know is no difference, and their method is told from the loss."""
+    make_run(tmp_path, "svd", 0, train={"epochs": 6, "first_stage": 0, "evaluate_every": 1}, summary={"method": "svd"})
+    make_run(tmp_path, "svd", 1, train={"epochs": 6})
+    assert [run.seed for run in only(collect([tmp_path]))["svd"].runs] == [0, 1]
+
+
+def test_twice_the_same(tmp_path: Path) -> None:
+    """A run that is named twice counts once; another of the same settings and seed is left out and said so."""
+    run = make_run(tmp_path / "one", "svd")
+    copy = make_run(tmp_path / "two", "svd")
+    assert len(collect([run, tmp_path / "one"]).runs) == 1
+    found = collect([run, copy])
+    assert len(found.runs) == 1
+    assert found.left_out == [(str(copy), f"has the same settings and seed as {run}")]
+
+
+def test_runs_that_were_set_aside_are_passed_over(tmp_path: Path) -> None:
+    """--fresh renames a run; only its successor counts."""
+    run = make_run(tmp_path, "svd")
+    shutil.copytree(run, run.with_name(f"{run.name}.20260102-030405"))
+    found = collect([tmp_path])
+    assert len(found.runs) == 1
+    assert found.left_out == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "stage", "method"),
+    [
+        (None, 0, "alone"),
+        ({"name": "svd", "rank": 1}, 0, "svd"),
+        ({"name": "svd", "rank": 4}, 0.25, "svd-k4-two-stage"),
+        ({"name": "svd", "rank": 2, "preset": "poster"}, 0, "svd-poster"),
+        ([{"name": "svd", "rank": 1}, {"name": "soft-target"}], 0, "svd+soft-target"),
+        ([], 0, "alone"),
+    ],
+)
+def test_method_of_a_recipe(loss: Any, stage: float, method: str) -> None:
+    """The word that a summary of today writes down."""
+    assert method_of({"loss": loss, "train": {"first_stage": stage}}) == method
+    assert method_of({"loss": loss}) == method.removesuffix("-two-stage")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    """A missing path, an empty folder, a foreign file and no path at all are one line each."""
+    (tmp_path / "note.txt").write_text("hello")
+    for path, message in (
+        (tmp_path / "missing", "there is no"),
+        (tmp_path, "holds no run"),
+        (tmp_path / "note.txt", "is no comparison"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            collect([path])
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="no run is named"):
+        collect([])
+
+
+def test_half_written(tmp_path: Path) -> None:
+    """An unfinished run is refused where it is named, and left out of a folder that has others."""
+    unfinished = make_run(tmp_path, "svd", 1, finished=False)
+    with pytest.raises(DataError, match="has not finished"):
+        collect([unfinished])
+    with pytest.raises(DataError, match=r"holds no finished run: .* has not finished"):
+        collect([tmp_path])
+    make_run(tmp_path, "svd", 0)
+    found = collect([tmp_path])
+    assert len(found.runs) == 1
+    assert found.left_out == [(str(unfinished), "has not finished")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("recipe.yaml", "a: ["),
+        ("summary.json", "{"),
+        ("summary.json", '{"accuracy": 0.5}'),
+        ("metrics.jsonl", "{}\n"),
+        ("metrics.jsonl", "nonsense\n"),
+        ("metrics.jsonl", ""),
+    ],
+)
+def test_damaged(tmp_path: Path, name: str, content: str) -> None:
+    """A damaged run is refused where it is named, and left out of a folder that has others."""
+    run = make_run(tmp_path, "svd")
+    (run / name).write_text(content)
+    with pytest.raises(DataError, match="svd"):
+        read(run)
+    make_run(tmp_path, "alone")
+    found = collect([tmp_path])
+    assert len(found.runs) == 1
+    assert "cannot be read" in found.left_out[0][1]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half", b"nonsense"])
+def test_damaged_insight(tmp_path: Path, content: bytes) -> None:
+    """Without what the networks look like inside there is still a run to tell about."""
+    run = make_run(tmp_path, "svd")
+    whole = (run / "insight.npz").read_bytes()
+    for damage in (content, whole[: len(whole) // 2], whole[:200] + bytes(200) + whole[400:]):
+        (run / "insight.npz").write_bytes(damage)
+        assert isinstance(dict(read(run).insight), dict)
+    (run / "insight.npz").write_bytes(content)
+    assert read(run).insight == {}
+
+
+def test_comparison(tmp_path: Path) -> None:
+    """A comparison names its runs, relative to its own folder; what failed or has not begun is left out."""
+    make_comparison(tmp_path / "runs", seeds=1, methods=("alone", "svd"))
+    make_run(tmp_path / "runs", "soft-target", 0)
+    failed = make_run(tmp_path / "runs", "svd", 1, finished=False)
+    folders = [file.parent for file in sorted((tmp_path / "runs").rglob("summary.json")) if "soft" not in str(file)]
+    runs = [{"folder": f"../runs/{path.relative_to(tmp_path / 'runs')}", "state": "finished"} for path in folders]
+    runs.append(
+        {"folder": f"../runs/{failed.relative_to(tmp_path / 'runs')}", "state": "failed", "error": "loss is NaN"}
+    )
+    runs.append({"folder": "../runs/bags/svd/9-nothing", "state": "new"})
+    (tmp_path / "out").mkdir()
+    file = tmp_path / "out" / "comparison.json"
+    file.write_text(json.dumps({"runs": runs}))
+    found = collect([file])
+    assert list(only(found)) == ["alone", "svd"]
+    assert [reason for _, reason in found.left_out] == ["failed (loss is NaN)", "has not begun"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"rows": []}', '{"runs": [1]}', '{"runs": []}', '{"runs": [{"folder": "x"}]}']
+)
+def test_foreign_comparison(tmp_path: Path, content: str) -> None:
+    """A file of something else, or a comparison of which nothing is there."""
+    (tmp_path / "comparison.json").write_text(content)
+    with pytest.raises(DataError, match=r"is no comparison|names no run"):
+        collect([tmp_path / "comparison.json"])
+
+
+def test_every_made_up_method_is_what_its_recipe_says() -> None:
+    """The tests' own runs are called as a training would call them."""
+    assert [method_of({"loss": loss}) for loss in LOSSES.values()] == list(LOSSES)

@@ -1,0 +1,68 @@
+"""Names and colours of methods."""
+
+import itertools
+import re
+
+import pytest
+
+from svdistill.report.collect import Key
+from svdistill.report.methods import CONTRAST, label, looks, setting
+
+KEYS = [
+    Key("alone"),
+    *(Key(name) for name in ("attention", "fitnet", "fsp", "fsp-two-stage", "relational", "soft-target", "unheard-of")),
+    *(Key(f"svd{rest}") for rest in ("", "-k2", "-k4", "-poster", "-kd-methods", "-teacher-basis", "-two-stage")),
+    Key("svd+soft-target"),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (Key("alone"), "student alone"),
+        (Key("svd-k2"), "KD-SVD, rank 2"),
+        (Key("svd-poster"), "KD-SVD, poster"),
+        (Key("fsp-two-stage"), "FSP, two stages"),
+        (Key("fitnet+soft-target-two-stage"), "FitNets + soft targets, two stages"),
+        (Key("svd", (("loss.beta", 4.0),)), "KD-SVD, loss.beta = 4.0"),
+        (Key("svd", (("loss.rank", 3),)), "KD-SVD, rank 3"),
+        (Key("unheard-of"), "unheard-of"),
+        (Key("svdx"), "svdx"),
+    ],
+)
+def test_label(key: Key, name: str) -> None:
+    """Methods are called what papers call them, others what they are."""
+    assert label(key) == name
+
+
+def test_settings() -> None:
+    """Common settings are words, others key = value."""
+    assert setting("data.train_size", 1000) == "1,000 labelled images"
+    assert setting("data.train_size", None) == "all labelled images"
+    assert setting("model.taps", ("a", "b")) == "model.taps = a, b"
+    assert setting("data.augment.flip", True) == "data.augment.flip = True"
+
+
+def luminance(colour: str) -> float:
+    """Return relative luminance after WCAG 2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_looks_tell_methods_apart_and_can_be_seen() -> None:
+    """No two methods share variable, colours, dashes and marker; every colour stands out from its paper."""
+    chosen = looks(KEYS)
+    assert len({look.variable for look in chosen.values()}) == len(KEYS)
+    drawn = [(look.light, look.dashes, look.marker) for look in chosen.values()]
+    assert len(set(drawn)) == len(KEYS)
+    for look in chosen.values():
+        assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in (look.light, look.dark))
+        assert 1.05 / (luminance(look.light) + 0.05) >= CONTRAST - 0.1
+        assert (luminance(look.dark) + 0.05) / (luminance("#14171b") + 0.05) >= CONTRAST - 0.1
+
+
+def test_colour_of_a_method_does_not_hang_on_the_others() -> None:
+    """The first variant of a method has its own colour, whatever else there is."""
+    for first, second in itertools.permutations([Key("alone"), Key("svd"), Key("soft-target")], 2):
+        assert looks([first, second])[second][2:] == looks([second])[second][2:]

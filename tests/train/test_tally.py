@@ -88,3 +88,29 @@ def test_a_checkpoint_in_the_middle_changes_no_bit():
         parts = fresh
     assert parts.read() == whole.read()
     assert (parts.steps, parts.images) == (whole.steps, whole.images)
+
+
+def test_images_without_labels_count_for_the_transfer_task_only():
+    """Accuracy is over the labelled images, also for one whose largest logit is the last; health is over all."""
+    tally = Tally("cpu")
+    tally.add(
+        main=torch.tensor(1.0),
+        transfer=torch.tensor(2.0),
+        health={"alignment": torch.tensor(0.5), "set_aside": torch.tensor(1)},
+        logits=LOGITS,
+        labels=torch.tensor([0, 0, -1, -1]),
+    )
+    assert tally.read() == {"loss": 1.0, "train_accuracy": 0.5, "transfer": 2.0, "alignment": 0.5, "set_aside": 1}
+    assert tally.images == 4
+    fresh = Tally("cpu")
+    fresh.load_state_dict(tally.state_dict())
+    add(fresh)
+    assert fresh.read()["train_accuracy"] == pytest.approx((1 + 3) / (2 + 4))
+
+
+def test_an_epoch_without_any_label_has_no_accuracy_to_speak_of():
+    """0 of 0 is 0, not an error."""
+    tally = Tally("cpu")
+    labels = torch.full((4,), -1)
+    tally.add(main=torch.tensor(0.0), transfer=None, health={}, logits=LOGITS, labels=labels)
+    assert tally.read() == {"loss": 0.0, "train_accuracy": 0.0}

@@ -60,6 +60,7 @@ class Crowd:
         self._epochs = {key: self._length(one) for key, one in self._members.items() if one.state in ("new", "begun")}
         self._over: set[str] = set()
         self._began = self._told = time.monotonic()
+        self._begun = False
         self._fresh = 0.0  # epochs that were trained since
         self._bars = self._all = None
         if console.is_terminal:
@@ -71,7 +72,7 @@ class Crowd:
                 refresh_per_second=4,
                 transient=True,
             )
-            self._all = self._bars.add_task("all runs", total=sum(self._epochs.values()) or 1, state="")
+            self._all = self._bars.add_task("all runs", total=sum(self._epochs.values()) or 1, state="begins")
 
     @staticmethod
     def _length(member: "Member") -> int:
@@ -92,6 +93,8 @@ class Crowd:
     def started(self, task: "Task", *, epochs: int, steps: int, done_epochs: int) -> None:
         """Show a bar of its own."""
         title = self._members[task.key].title
+        if not self._begun:
+            self._begun, self._began = True, time.monotonic()
         place = self._places[task.key] = Place(title, epochs, steps, float(done_epochs))
         self._epochs[task.key] = epochs
         again = f", goes on after epoch {done_epochs}" if done_epochs else ""

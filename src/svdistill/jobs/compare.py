@@ -324,8 +324,12 @@ class _Settings:
     def check_meaning(self) -> None:
         """Refuse a setting that means nothing to any of the methods, with the reason that a recipe itself gives."""
         helped = [method for method, losses in self._losses.items() if losses]
+        spare = False
         for key in (*self._plain, *self.axes):
             if any(self._name(key, method) is not None for method in self._losses):
+                continue
+            if not helped and key in self._plain and key.partition(".")[0] != "loss":
+                spare = True
                 continue
             text = self._plain[key] if key in self._plain else self.axes[key][0][1]
             reasons = [reason for method in helped if (reason := self._reason(text, method))]
@@ -333,6 +337,10 @@ class _Settings:
             raise next((reason for reason in reasons if "did you mean" in str(reason)), None) or RecipeError(
                 f"{key}: means nothing to {', '.join(self._losses)}; leave it out or add a method"
             )
+        if spare:
+            # Settings of a teacher that none of the methods needs do no harm if they are right.
+            rest = [text for key, text in self._plain.items() if key.partition(".")[0] != "loss"]
+            recipes.lineage(recipes.load(self.recipe, rest, method="svd"))
 
     def _reason(self, text: str, method: str) -> RecipeError | None:
         try:

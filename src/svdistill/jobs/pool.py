@@ -227,7 +227,8 @@ class _Worker:
         self.process = context.Process(
             target=_serve, args=(theirs, runs, threads, os.getpid()), name="svdistill-worker"
         )
-        self.process.start()
+        with _deaf_to_interrupts():
+            self.process.start()
         # Only the child may hold this end: when it dies, the other end must see that nothing more comes.
         theirs.close()
         self.dead = False
@@ -308,6 +309,22 @@ class _Crew:
 
 
 @contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let a process that is started here ignore Ctrl-C, which reaches every process of a terminal, from its beginning.
+
+    The parent decides what Ctrl-C means, and its workers end with it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other may set this
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _crew(runs: Path, *, threads: int) -> Iterator[_Crew]:
     crew = _Crew(runs, threads)
     try:
@@ -322,8 +339,6 @@ def _crew(runs: Path, *, threads: int) -> Iterator[_Crew]:
 
 def _serve(connection: Connection, runs: Path, threads: int, parent: int) -> None:
     """Train what comes, one after the other; a process's main function."""
-    # Ctrl-C reaches every process of a terminal; the parent decides what to do, and this one ends with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     inbox: queue.SimpleQueue[Task] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, inbox, parent), daemon=True).start()
     lock = threading.Lock()

@@ -200,3 +200,78 @@ def test_tied_module_under_both_names() -> None:
     with Taps(model, ["2"]) as taps:
         output = model(torch.randn(2, 3))
         assert taps.collect()[0] is output
+
+
+class Shapes(nn.Module):
+    """Gives tokens, a map and a vector, each from a submodule of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.map, self.vector = nn.Identity(), nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to (B, D)."""
+        tokens = self.tokens(x)
+        grid = self.map(tokens.mT[..., None])
+        output: Tensor = self.vector(grid.flatten(2).mean(2))
+        return output
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_tokens_are_dropped_from_the_front(count: int) -> None:
+    """Of (B, N, D) outputs only; maps and vectors stay as they are, and so does what the model computes."""
+    model, x = Shapes(), torch.randn(2, 5, 4)
+    with Taps(model, ["tokens", "map", "vector"], drop_tokens=count) as taps:
+        output = model(x)
+        tokens, grid, vector = taps.collect()
+    assert torch.equal(tokens, x[:, count:])
+    assert grid.shape == (2, 4, 5, 1)
+    assert vector is output
+    assert torch.equal(output, model(x))
+
+
+def test_gradient_of_kept_tokens() -> None:
+    """Gradients flow through the tokens that are kept, and none through those that were dropped."""
+    x = torch.randn(2, 5, 4, requires_grad=True)
+    model = Shapes()
+    with Taps(model, ["tokens"], drop_tokens=2) as taps:
+        model(x)
+        taps.collect()[0].sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad[:, 2:], torch.ones(2, 3, 4))
+    assert not x.grad[:, :2].any()
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_at_least_one_token_is_left(count: int) -> None:
+    """Dropping all of them is one line that says how many there were."""
+    model = Shapes()
+    with Taps(model, ["tokens"], drop_tokens=count) as taps:
+        model(torch.randn(2, 5, 4))
+        with pytest.raises(ShapeError, match=f"'tokens' has 5 tokens, {count} of which are to be dropped; lower"):
+            taps.collect()
+
+
+def test_fewer_than_no_tokens() -> None:
+    """A negative number is refused, and no hook is left behind."""
+    model = Shapes()
+    with pytest.raises(RecipeError, match="drop_tokens is -1, expected 0 or more"):
+        Taps(model, ["tokens"], drop_tokens=-1)
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize("name", ["layers.0", "layers.0.norm1", "layers.0.linear2", "layers.1"])
+def test_layers_of_a_transformer_in_eval_mode(name: str) -> None:
+    """PyTorch's fused way through an encoder in eval mode does not go past the taps."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model, x = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(), torch.randn(2, 5, 8)
+    with torch.no_grad():
+        expected = model(x)
+        with Taps(model, [name], drop_tokens=1) as taps:
+            output = model(x)
+            (kept,) = taps.collect()
+    assert kept.shape == (2, 4, 8)
+    torch.testing.assert_close(output, expected)
+    if name == "layers.1":
+        torch.testing.assert_close(kept, expected[:, 1:])

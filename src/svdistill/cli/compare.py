@@ -73,7 +73,7 @@ def parse_seeds(text: str) -> list[int]:
     if re.fullmatch(r"\d{1,4}", text) and 1 <= int(text) <= MOST_SEEDS:
         return list(range(int(text)))
     parts = [part.strip() for part in text.split(",")]
-    parts = parts[:-1] if parts[-1] == "" else parts
+    parts = parts[:-1] if parts[-1] == "" and len(parts) > 1 else parts
     found: list[int] = []
     for part in parts:
         match = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", part)

@@ -1,0 +1,154 @@
+"""``svdistill compare`` as a program: one line for what is wrong, tables, and a restart after everything was killed."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+
+from svdistill import jobs
+from svdistill.cli import app
+from svdistill.cli.compare import parse_seeds
+from svdistill.cli.crowd import Crowd
+from svdistill.jobs import Outcome, Run, Task
+
+OWN = ["model.width=0.1", "data.image_size=16", "data.train_size=20", "train.batch_size=10"]
+TINY = [*OWN, *(f"teacher.overrides.{setting}" for setting in OWN), "teacher.overrides.train.epochs=1"]
+SMALL = ["digits/svd", *TINY, "train.device=cpu", "--methods", "alone,svd"]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in a folder of its own, with tables that do not depend on the terminal that runs the tests."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("3", [0, 1, 2]), ("1", [0]), ("7,", [7]), ("0,1,5", [0, 1, 5]), ("4-6", [4, 5, 6]), ("1, 3-4", [1, 3, 4])],
+)
+def test_seeds(text: str, seeds: list[int]) -> None:
+    """A number, a list, a range, or a list of both."""
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "0", "x", "1,,2", "3-1", "1.5", "-1", "5000", "0-5000"])
+def test_seeds_that_are_none(text: str) -> None:
+    """Everything else is refused in words that show what is right."""
+    with pytest.raises(typer.BadParameter, match="expected how many"):
+        parse_seeds(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["digits/svd", "--methods", "alone,sdv"], "no method 'sdv'; did you mean 'svd'"),
+        (["digits/svd", "loss.rnk=[1,2]"], "loss.rnk: unknown key"),
+        (["digits/svd", "--seeds", "none"], "Invalid value for '--seeds': 'none': expected how many"),
+        (["digits/svd", "--jobs", "0"], "Invalid value for '--jobs'"),
+        (["digits/sdv"], "no recipe 'digits/sdv'; did you mean 'digits/svd'"),
+        (["digits/student"], "loss: a transfer loss without 'teacher'; give teacher.recipe=NAME"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    arguments: list[str], match: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Status 2, one line, nothing written."""
+    assert app.run(["compare", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert match in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It lists every run and writes nothing."""
+    assert app.run(["compare", *SMALL, "loss.rank=[1,2]", "--seeds", "2", "--dry-run"]) == 0
+    out, _ = capsys.readouterr()
+    assert "7 runs, 0 of them found finished" in out
+    assert "svd rank=2" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_goes_on_after_everything_was_killed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The parent dies of SIGKILL, its workers follow, and the same command finishes what they had begun."""
+    arguments = ["compare", *SMALL, "train.epochs=25", "--seeds", "1", "--jobs", "2"]
+    with subprocess.Popen([sys.executable, "-m", "svdistill", *arguments], stderr=subprocess.DEVNULL) as parent:
+        until = time.monotonic() + 100
+        while not (begun := list(tmp_path.glob("runs/digits/svd/0-*/metrics.jsonl"))) or not begun[0].stat().st_size:
+            assert parent.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        parent.send_signal(signal.SIGKILL)
+    folder = begun[0].parent
+    teacher = next(tmp_path.glob("runs/digits/teacher/0-*/summary.json")).stat().st_mtime_ns
+    with Run(folder).locked(waiting=lambda: None):  # free once the worker is gone
+        done = len(Run(folder).metrics)
+    assert 1 <= done < 25
+    assert not Run(folder).finished
+
+    assert app.run(arguments) == 0
+    out, err = capsys.readouterr()
+    assert f"svd seed 0: begins, goes on after epoch {done}" in err or f"after epoch {done - 1}" in err
+    assert len(Run(folder).metrics) == 25
+    assert next(tmp_path.glob("runs/digits/teacher/0-*/summary.json")).stat().st_mtime_ns == teacher
+    assert "digits/svd: 2 methods, 1 seed" in out
+    written = json.loads((tmp_path / "comparisons" / "digits-svd" / "comparison.json").read_text())
+    assert [run["state"] for run in written["runs"]] == ["finished"] * 3
+
+    assert app.run([*arguments[:-1], "1"]) == 0
+    again, err = capsys.readouterr()
+    assert "3 runs, 3 of them found finished" in err
+    assert again == out
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_view_follows_the_runs(terminal: bool, tmp_path: Path) -> None:
+    """Bars in a terminal, lines elsewhere; tables after each run; a failure is red and counted."""
+    planned = jobs.plan(
+        "digits/svd", overrides=[*TINY, "train.epochs=4"], methods=["alone"], seeds=[0, 1], runs=tmp_path
+    )
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=80, color_system=None)
+    crowd = Crowd(planned, tmp_path / "out", console, pause=0)
+    first, second = (Task(member.key, member.recipe) for member in planned.members)
+    with crowd.shown():
+        crowd.started(first, epochs=4, steps=2, done_epochs=1)
+        crowd.moved(first, done_steps=3, loss=1.25)
+        crowd.measured(first, {"epoch": 2})
+        crowd.measured(first, {"epoch": 3, "accuracy": 0.5})
+        crowd.warned(first, "odd [thing]")
+        planned.members[0].settle(Outcome("it broke"))
+        crowd.ended(first, Outcome("it broke"))
+        crowd.waiting(second)
+        assert '"error": "it broke"' in (tmp_path / "out" / "comparison.json").read_text()
+    lines = text.getvalue()
+    assert "2 runs, 0 of them found finished" in lines
+    assert "alone seed 0: warning: odd [thing]" in lines
+    assert "1/2  alone seed 0: failed: it broke" in lines
+    assert "alone seed 1: another process is training it" in lines
+    if not terminal:
+        assert "alone seed 0: begins, goes on after epoch 1, 4 × 2 steps" in lines
+        assert "0/2 runs" in lines
+        assert "alone seed 0: epoch 4/4  loss 1.250  50.0 %" in lines
+
+
+def test_a_failed_run_gives_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The table tells what failed, the files too."""
+    arguments = ["digits/svd", *TINY, "train.device=cpu", "optimizer.lr=1e30", "train.epochs=3", "--methods", "alone"]
+    assert app.run(["compare", *arguments, "--seeds", "1", "--output", "out"]) == 1
+    out, err = capsys.readouterr()
+    assert "failed  alone seed 0: the loss is not finite" in " ".join(out.split()).replace(
+        "failed alone", "failed  alone"
+    )
+    assert "1/1  alone seed 0: failed" in err
+    assert "the loss is not finite" in (tmp_path / "out" / "comparison.md").read_text()

@@ -75,6 +75,15 @@ def test_regimes(tmp_path: Path) -> None:
     assert [regime.groups[-1].gain is None for regime in found.regimes] == [True, False, False]
 
 
+def test_settings_that_go_together(tmp_path: Path) -> None:
+    """What tells nothing more apart is not among the conditions, but is known."""
+    for width, epochs in ((0.5, 3), (1.0, 6)):
+        make_run(tmp_path, "svd", model={"name": "small", "width": width}, epochs=epochs)
+    found = collect([tmp_path])
+    assert [regime.conditions for regime in found.regimes] == [(("model.width", 0.5),), (("model.width", 1.0),)]
+    assert [regime.also for regime in found.regimes] == [(("train.epochs", 3),), (("train.epochs", 6),)]
+
+
 def test_variants_of_a_method(tmp_path: Path) -> None:
     """Settings of the loss tell groups of one method apart and are no regime; one of a single value is not named."""
     make_run(tmp_path, "alone")

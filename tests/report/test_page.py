@@ -198,6 +198,17 @@ def test_adapters_are_told(tmp_path: Path) -> None:
     assert "block1 4 → 6" in words(page.render(collect([tmp_path])))
 
 
+def test_confounded_settings_are_told(tmp_path: Path) -> None:
+    """A figure over one setting says where another changes along with it."""
+    for width, epochs in ((0.5, 3), (1.0, 6)):
+        for method in ("alone", "svd"):
+            make_run(tmp_path, method, model={"name": "small", "width": width}, epochs=epochs)
+    text = words(page.render(collect([tmp_path])))
+    assert "Width 0.5, 3 epochs" in text
+    assert "Gain against width of the student" in text
+    assert "Not the only difference between these runs: train.epochs." in text
+
+
 def test_many_regimes(tmp_path: Path) -> None:
     """With very many regimes the curves are those of one, and the page says which."""
     for size in range(100, 900, 100):

@@ -110,12 +110,14 @@ class Regime:
     """Conditions that methods are compared under.
 
     Attributes:
-        conditions: the settings in which it differs from other regimes; () where there is one only.
+        conditions: the settings that tell it from other regimes; () where there is one only.
+        also: further settings in which regimes differ, but none that differ in nothing else.
         train_images: how many labelled images there were.
         groups: one a method, the student alone first.
     """
 
     conditions: tuple[tuple[str, Any], ...]
+    also: tuple[tuple[str, Any], ...]
     train_images: int
     groups: Sequence[Group]
 
@@ -301,6 +303,7 @@ def _arrange(runs: Sequence[RunView], left_out: dict[str, str]) -> Collection:
         made.append(
             Regime(
                 conditions=tuple(zip(keys, values, strict=True)),
+                also=tuple((key, members[0].settings.get(key)) for key in axes if key not in keys),
                 train_images=int(members[0].summary["train_images"]),
                 groups=_groups(members, runs, left_out),
             )

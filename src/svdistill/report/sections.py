@@ -68,7 +68,8 @@ def curves(story: Story) -> Section | None:
 
 def cost(story: Story) -> Section | None:
     """Make the section on accuracy against FLOPs; None where all networks cost the same."""
-    groups = [group for regime in _same_but(story, "model.") for group in regime.groups]
+    regimes = _same_but(story, "model.")
+    groups = [group for regime in regimes for group in regime.groups]
     items = [_bar(group, story.look(group), x=group.mean("flops") / 1e6) for group in groups]
     if story.teacher is not None:
         items.append(_bar(Group(Key("teacher"), [story.teacher]), None, x=float(story.teacher.summary["flops"]) / 1e6))
@@ -95,7 +96,8 @@ def cost(story: Story) -> Section | None:
         "cost the same and stand side by side."
     )
     legend = story.legend(groups, teacher=story.teacher is not None)
-    return Section("cost", "Accuracy against cost", lead, legend, marks=True, large=[_responsive(draw, "cost", "")])
+    picture = _responsive(draw, "cost", "", note=_confounded(regimes))
+    return Section("cost", "Accuracy against cost", lead, legend, marks=True, large=[picture])
 
 
 def settings(story: Story) -> Section | None:
@@ -262,7 +264,13 @@ def _along(story: Story, name: str, regimes: Sequence[Regime]) -> tuple[Picture,
             zero=gained,
         )
 
-    return _responsive(draw, f"along-{name.replace('.', '-')}", title, wide=HALF), items
+    return _responsive(draw, f"along-{name.replace('.', '-')}", title, wide=HALF, note=_confounded(regimes)), items
+
+
+def _confounded(regimes: Sequence[Regime]) -> str:
+    """Warn where regimes that are drawn over one setting differ in others too."""
+    keys = [key for key, _ in regimes[0].also if len({dict(regime.also)[key] for regime in regimes}) > 1]
+    return f"Not the only difference between these runs: {', '.join(keys)}." if keys else ""
 
 
 def _rank(story: Story) -> tuple[Picture, list[Bar]] | None:

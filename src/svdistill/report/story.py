@@ -11,6 +11,8 @@ from svdistill.report import figures, tables
 from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView
 from svdistill.report.methods import Look, setting
 
+MAX_ALSO = 2  # more settings that go along with others, for instance with the data set, are no help to read
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -128,7 +130,7 @@ class Story(NamedTuple):
 
 def conditions(regime: Regime) -> str:
     """Write what tells a regime from the others, for people; empty where there is one only."""
-    named = dict(regime.conditions)
+    named = dict(regime.conditions) | dict(regime.also if len(regime.also) <= MAX_ALSO else ())
     if "data.train_size" in named:
         named["data.train_size"] = regime.train_images
     return ", ".join(setting(name, value) for name, value in named.items())

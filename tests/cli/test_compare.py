@@ -111,6 +111,21 @@ def test_goes_on_after_everything_was_killed(capsys: pytest.CaptureFixture[str],
     assert again == out
 
 
+def test_tables_that_cannot_be_written_stop_nothing(tmp_path: Path) -> None:
+    """A full disk is told, and training goes on."""
+    planned = jobs.plan("digits/svd", overrides=TINY, methods=["alone"], seeds=[0], runs=tmp_path)
+    text = io.StringIO()
+    crowd = Crowd(planned, tmp_path / "out", Console(file=text, width=200, color_system=None))
+    with crowd.shown():
+        for file in (tmp_path / "out").iterdir():
+            file.unlink()
+        (tmp_path / "out").rmdir()
+        (tmp_path / "out").write_text("in the way")
+        crowd.ended(Task(planned.members[0].key, planned.members[0].recipe), Outcome("it broke"))
+    assert "cannot write the tables to" in text.getvalue()
+    assert "1/1  alone seed 0: failed: it broke" in text.getvalue()
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_view_follows_the_runs(terminal: bool, tmp_path: Path) -> None:
     """Bars in a terminal, lines elsewhere; tables after each run; a failure is red and counted."""

@@ -123,7 +123,10 @@ class Crowd:
     def ended(self, task: "Task", outcome: "Outcome") -> None:
         """Write the tables, and leave a line."""
         self._over.add(task.key)
-        report.write(self._comparison.record(), self._folder)
+        try:
+            report.write(self._comparison.record(), self._folder)
+        except OSError as error:  # a full disk may have room again later; hours of training are worth more
+            self._say(f"cannot write the tables to {self._folder} ({error.strerror or error})", style="yellow")
         place, member = self._places.pop(task.key, None), self._members[task.key]
         if self._bars is not None and place is not None and place.bar is not None:
             self._bars.remove_task(place.bar)

@@ -152,9 +152,11 @@ def test_links_and_details_work(browser: Any, report: Path) -> None:
 
 
 def test_prints_light(browser: Any, report: Path) -> None:
-    """Paper is white also for those who like the dark."""
-    show(browser, report, width=1280, scheme="dark")
+    """Paper is white also for those who like the dark, and wide enough for the wide figures."""
+    show(browser, report, width=720, scheme="dark")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert colour(browser, "body", "backgroundColor") == [255, 255, 255]
     assert colour(browser, "h1", "color") == [0, 0, 0]
     assert browser.execute_script("return getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 720
+    assert browser.execute_script("return document.querySelector('#training figure svg').clientWidth") > 600

@@ -1,6 +1,7 @@
 """One HTML page about many runs, self-contained: no network and no script; for screens, phones, the dark and paper."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,8 @@ def render(found: Collection, *, made: str | None = None) -> str:
         made=made or time.strftime("%Y-%m-%d %H:%M"),
     )
     # A line never ends between a number and its unit.
-    return page.replace(" %", "\N{NO-BREAK SPACE}%").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    page = re.sub(r"(?<=\d) (?=(?:%|s|min|h)(?!\w))", "\N{NO-BREAK SPACE}", page)
+    return page.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 class _Row(NamedTuple):

@@ -189,3 +189,158 @@ def test_several_settings_of_a_loss_all_count(overrides: list[str], expected: tu
     """None of the settings of a loss given beside each other gets lost."""
     (loss,) = recipes.load("digits/svd", overrides).loss
     assert (loss.rank, loss.weight) == expected
+
+
+# Methods
+
+
+def described(recipe: recipes.Recipe) -> dict[str, object]:
+    """What a method may change: everything else of a recipe is the student's."""
+    plain = recipe.to_dict()
+    for key in ("name", "description", "teacher", "loss"):
+        del plain[key]
+    del plain["train"]["first_stage"]
+    return plain
+
+
+@pytest.mark.parametrize("method", recipes.methods())
+def test_every_method_fits_every_pair(method: str) -> None:
+    """It changes what helps the student and nothing else, is named for it, and survives being written down."""
+    for name in ("digits/svd", "fashion-mnist/soft-target", "small/vgg-fsp", "kd-methods/resnet8-fitnet"):
+        plain, recipe = recipes.load(name), recipes.load(name, method=method)
+        assert described(recipe) == described(plain)
+        assert recipe.description
+        assert recipe.name.endswith(f"/{method}")
+        assert recipes.validate(recipe.to_dict()) == recipe
+        assert recipe.teacher == (None if method == "alone" else plain.teacher)
+        assert recipes.identity(recipe)
+
+
+@pytest.mark.parametrize("method", recipes.methods())
+def test_a_method_s_own_name_is_told_by_the_settings(method: str) -> None:
+    """What `Recipe.method` reads off the settings is the method that they came from, sums spelt out."""
+    spelt = {"fitnet": "fitnet+soft-target-two-stage", "svd-soft-target": "svd+soft-target"}
+    assert recipes.load("digits/soft-target", method=method).method == spelt.get(method, method)
+
+
+def test_methods_say_what_they_are() -> None:
+    """One line each, all different."""
+    found = recipes.methods()
+    assert list(found) == sorted(found)
+    assert len(set(found.values())) == len(found)
+    assert all(10 < len(text) < 80 for text in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "expected"),
+    [
+        ("digits/svd", "fsp", "digits/fsp"),
+        ("digits/student", "alone", "digits/alone"),
+        ("digits/soft-target", "svd-k2", "digits/svd-k2"),
+        ("small/vgg-fsp", "svd", "small/vgg-fsp/svd"),
+        ("mine.yaml", "svd", "mine/svd"),
+        ("svd.yaml", "fsp", "svd/fsp"),
+    ],
+)
+def test_names_of_recipes_with_a_method(tmp_path: Path, name: str, method: str, expected: str) -> None:
+    """The method takes the place of a method or of the word student, else it follows."""
+    path = Path(name)
+    if path.suffix:
+        path = tmp_path / name
+        path.write_text("extends: digits/svd\n")
+    assert recipes.load(str(path), method=method).name == expected
+
+
+def test_a_method_keeps_what_the_recipe_says_of_the_same_loss(tmp_path: Path) -> None:
+    """Its weight above all, which was found for these networks and images; another method's loss starts afresh."""
+    (tmp_path / "mine.yaml").write_text("extends: digits/svd\nloss: {name: attention, weight: 5, power: 4}\n")
+    (loss,) = recipes.load(tmp_path / "mine.yaml", method="attention").loss
+    assert (loss.weight, loss.model_dump()["power"]) == (5, 4)
+    (loss,) = recipes.load("digits/svd", method="attention").loss
+    assert (loss.weight, loss.model_dump()["power"]) == (1000, 2)
+    for method in ("svd", "svd-k2", "svd-poster", "svd-two-stage", "svd-soft-target"):
+        assert recipes.load("digits/svd", method=method).loss[0].weight == 5
+    (loss,) = recipes.load("digits/svd", ["loss.weight=3"], method="attention").loss
+    assert loss.weight == 3
+
+
+def test_a_method_goes_before_the_recipe_s_variant() -> None:
+    """Preset, stages and losses are the method's."""
+    recipe = recipes.load("kd-methods/resnet8-svd", method="svd")
+    assert recipe.loss[0].model_dump()["extra"] == 1
+    assert recipe.method == "svd"
+    assert recipes.load("kd-methods/resnet8-fitnet", method="svd").train.first_stage == 0
+    assert recipes.load("kd-methods/resnet8-svd", method="svd-poster").method == "svd-poster"
+
+
+def test_overrides_go_before_a_method() -> None:
+    """Whatever it says."""
+    overrides = ["train.first_stage=3", "loss.svd.rank=4"]
+    recipe = recipes.load("digits/soft-target", overrides, method="svd-k2")
+    assert (recipe.train.first_stage, recipe.method) == (3, "svd-k4-two-stage")
+
+
+def test_alone_leaves_out_what_is_for_the_other_methods(tmp_path: Path) -> None:
+    """A list of methods shares one list of overrides, and images without labels that one cannot use."""
+    overrides = ["loss.weight=3", "teacher.overrides.seed=1", "data.unlabelled={batch_size: 5}", "data.train_size=30"]
+    alone = recipes.load("digits/svd", overrides, method="alone")
+    assert (alone.teacher, alone.loss, alone.data.unlabelled, alone.data.train_size) == (None, (), None, 30)
+    assert alone.digest() == recipes.load("digits/student", ["data.train_size=30"]).digest()
+    (tmp_path / "mine.yaml").write_text("extends: digits/svd\ndata: {unlabelled: {size: 10}}\n")
+    assert recipes.load(tmp_path / "mine.yaml", method="alone").data.unlabelled is None
+    assert recipes.load(tmp_path / "mine.yaml", method="fsp").data.unlabelled is not None
+
+
+def test_wrong_methods() -> None:
+    """An unknown one, and one that a recipe has no teacher for."""
+    with pytest.raises(RecipeError, match="no method 'fps'; did you mean 'fsp'"):
+        recipes.load("digits/svd", method="fps")
+    with pytest.raises(RecipeError, match=r"^loss: a transfer loss without 'teacher'; give teacher\.recipe=NAME"):
+        recipes.load("digits/student", method="svd")
+    assert recipes.load("digits/student", ["teacher.recipe=digits/teacher"], method="svd").method == "svd"
+
+
+def test_same_result_same_name() -> None:
+    """A method that says what the recipe says already, or says it otherwise, names the same run."""
+    own = recipes.load("digits/svd")
+    assert recipes.identity(recipes.load("digits/svd", method="svd")) == recipes.identity(own)
+    assert recipes.identity(recipes.load("digits/svd", ["loss=[svd]"])) == recipes.identity(own)
+    poster = recipes.load("digits/svd", ["loss.preset=poster"])
+    spelt = ["loss.rank=2", "loss.assignment=argmax", "loss.gradient=paper", "loss.clip=poster"]
+    assert recipes.identity(poster) == recipes.identity(recipes.load("digits/svd", spelt))
+    assert recipes.identity(poster) != recipes.identity(own)
+
+
+# Sums of losses
+
+
+def test_a_name_stands_for_a_loss_with_its_defaults() -> None:
+    """Alone or in a list; the order of the list is kept."""
+    recipe = recipes.load("digits/soft-target", ["loss=[fsp,{name: svd, rank: 2},soft-target]"])
+    assert [loss.name for loss in recipe.loss] == ["fsp", "svd", "soft-target"]
+    assert recipe.method == "fsp+svd-k2+soft-target"
+    (loss,) = recipes.load("digits/soft-target", ["loss=fsp"]).loss
+    assert loss.name == "fsp"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (
+            ["loss=[svd,{name: soft-target, temprature: 1}]"],
+            r"^loss\.temprature: unknown key for loss 'soft-target'; did",
+        ),
+        (["loss=[svd,{name: soft-target, temperature: -1}]"], r"^loss\.temperature: expected more than 0, got -1$"),
+        (["loss=[svd,sof-target]"], r"^loss\.name: no 'sof-target'; expected 'svd' or 'soft-target'"),
+        (["loss=[svd,{temperature: 1}]"], r"^loss\.name: missing; expected 'svd' or"),
+        (["loss=[svd,soft-target]", "loss.weight=3"], r"^loss: a sum of svd, soft-target; say which"),
+        (["loss.svd.rnk=3"], r"^loss\.rnk: unknown key for loss 'svd'; did you mean 'rank'\?$"),
+        (["loss.fsp.weight=3"], r"^loss\.fsp: unknown key for loss 'svd'"),
+        (["loss.preset=psoter"], r"^loss\.preset: no 'psoter'; expected 'eccv2018' or 'poster'"),
+    ],
+)
+def test_wrong_losses(overrides: list[str], match: str) -> None:
+    """Each is one line that names the key."""
+    with pytest.raises(RecipeError, match=match) as caught:
+        recipes.load("digits/svd", overrides)
+    assert "\n" not in str(caught.value)

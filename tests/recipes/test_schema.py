@@ -106,3 +106,157 @@ def test_digest_covers_the_teacher() -> None:
     """Another teacher is another experiment, even under the same name."""
     recipe = recipes.load("digits/svd")
     assert recipe.digest(teacher="0-a") != recipe.digest(teacher="0-b")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["loss=[svd,svd]"], "^loss: each may be there once, got svd, svd$"),
+        (
+            ["loss=[svd,{name: fsp, clip: global}]"],
+            "^loss: one rule of clipping serves all, got global and per_variable$",
+        ),
+        (["loss=[]"], "^teacher: a teacher without 'loss'"),
+        (["loss.stage=first"], r"^loss\.stage: 'svd' names a stage, but there is one; give train\.first_stage$"),
+        (["loss.stage=second", "train.first_stage=3"], r"^train\.first_stage: no loss takes part in it"),
+        (
+            ["loss.stage=third", "train.first_stage=3"],
+            r"^loss\.stage: no 'third'; expected 'first' or 'second' or 'both'",
+        ),
+        (["teacher=null", "loss=null", "train.first_stage=3"], r"^train\.first_stage: no loss takes part in it"),
+        (["train.first_stage=1.5"], r"^train\.first_stage: expected epochs .* a share of them .*; got 1\.5$"),
+        (["train.first_stage=-1"], r"^train\.first_stage: .* got -1$"),
+        (["train.first_stage=true"], r"^train\.first_stage: .* got True$"),
+        (["train.first_stage=half"], r"^train\.first_stage: .* got 'half'$"),
+        (["train.first_stage_norm=0"], r"^train\.first_stage_norm: expected more than 0"),
+        (["train.evaluate_every=0"], r"^train\.evaluate_every: expected at least 1"),
+        (
+            ["data.train_size=null", "data.unlabelled={}"],
+            r"^data\.unlabelled: 'rest' are the images .*; give data\.train_size",
+        ),
+        (
+            ["teacher=null", "loss=null", "data.unlabelled={}"],
+            r"^data\.unlabelled: only a transfer loss learns from it",
+        ),
+        (["data.unlabelled.size=0"], r"^data\.unlabelled\.size: expected at least 1"),
+        (["data.unlabelled.batch_size=0"], r"^data\.unlabelled\.batch_size: expected at least 1"),
+        (["data.unlabelled.sise=1"], r"^data\.unlabelled\.sise: unknown key; did you mean 'size'"),
+        (["data.unlabelled=rest"], r"^data\.unlabelled: expected settings of its own"),
+        (["data.classes=[]"], r"^data\.classes: expected a list of class names"),
+        (["data.classes=[1]"], r"^data\.classes: expected a list of class names"),
+        (["model.drop_tokens=-1"], r"^model\.drop_tokens: expected at least 0"),
+        (["teacher.drop_tokens=-1"], r"^teacher\.drop_tokens: expected at least 0"),
+        (["loss.extra=-1"], r"^loss\.extra: expected at least 0"),
+        (["loss={name: fitnet, hint: -1}"], r"^loss\.hint: expected at least 0"),
+        (["loss={name: attention, power: 0.5}"], r"^loss\.power: expected at least 1"),
+        (["loss={name: relational, angle: -1}"], r"^loss\.angle: expected at least 0"),
+    ],
+)
+def test_what_does_not_fit_together(overrides: list[str], match: str) -> None:
+    """Stages, sums of losses and images without labels: one line that begins with its key."""
+    with pytest.raises(RecipeError, match=match) as caught:
+        recipes.load("digits/svd", overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "epochs", "expected"),
+    [
+        ("0", 150, 0),
+        ("0.0", 150, 0),
+        ("40", 150, 40),
+        ("0.25", 150, 38),
+        ("0.25", 8, 2),
+        ("0.001", 2, 1),
+        ("0.1", 30, 3),
+    ],
+)
+def test_first_stage_epochs(first: str, epochs: int, expected: int) -> None:
+    """A share of the epochs of the main task, rounded up; a whole number as it is; 0 is one stage."""
+    recipe = recipes.load("digits/svd", [f"train.first_stage={first}", f"train.epochs={epochs}"])
+    assert recipe.train.first_stage_epochs == expected
+    assert recipe.method == ("svd-two-stage" if expected else "svd")
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("eccv2018", {"rank": 1, "extra": 1, "assignment": "argmax", "gradient": "paper", "clip": "per_variable"}),
+        ("poster", {"rank": 2, "extra": 1, "assignment": "argmax", "gradient": "paper", "clip": "poster"}),
+        ("kd-methods", {"rank": 1, "extra": 3, "scaled": False, "gradient": "paper", "clip": "per_variable"}),
+        ("teacher-basis", {"rank": 1, "basis": "teacher", "scaled": True, "clip": "per_variable"}),
+    ],
+)
+def test_presets(preset: str, expected: dict[str, object]) -> None:
+    """Each source's settings, summed over the batch, lie below what the recipe says itself, and are written out."""
+    recipe = recipes.load("digits/soft-target", [f"loss={{name: svd, preset: {preset}}}"])
+    settings = recipe.to_dict()["loss"]
+    assert {key: settings[key] for key in expected} == expected
+    assert (settings["reduction"], settings["preset"], recipe.method) == ("sum", preset, f"svd-{preset}")
+    own = recipes.load("digits/soft-target", [f"loss={{name: svd, preset: {preset}, rank: 5, clip: global}}"])
+    assert (own.to_dict()["loss"]["rank"], own.to_dict()["loss"]["clip"]) == (5, "global")
+
+
+def test_plain_form_of_no_loss_one_and_several() -> None:
+    """As one would write it: null, settings, a list."""
+    assert recipes.load("digits/student").to_dict()["loss"] is None
+    assert recipes.load("digits/svd").to_dict()["loss"]["name"] == "svd"
+    several = recipes.load("digits/svd", ["loss=[svd,fsp]"])
+    assert [loss["name"] for loss in several.to_dict()["loss"]] == ["svd", "fsp"]
+    assert recipes.validate(several.to_dict()) == several
+
+
+FULL = [
+    "loss=[svd,{name: fitnet, hint: 1, stage: both},{name: soft-target, stage: second}]",
+    "train.first_stage=0.5",
+    "train.evaluate_every=3",
+    "data.unlabelled={name: fashion-mnist, root: /more, size: 50, batch_size: 7}",
+    "data.classes=['1','2','3']",
+    "model.drop_tokens=1",
+    "teacher.drop_tokens=0",
+    "teacher.taps=[block1,block2,block3]",
+]
+
+
+def test_round_trip_of_everything() -> None:
+    """Sums, stages, images without labels, classes and tokens survive being written down."""
+    recipe = recipes.load("digits/svd", FULL)
+    assert recipes.validate(recipe.to_dict()) == recipe
+    assert recipes.validate(recipe.to_dict()).digest(teacher="a") == recipe.digest(teacher="a")
+
+
+@pytest.mark.parametrize("override", ["data.unlabelled.root=/elsewhere", "description=other", "data.root=/elsewhere"])
+def test_digest_of_everything_leaves_out(override: str) -> None:
+    """Where images without labels lie does not matter either."""
+    assert recipes.load("digits/svd", [*FULL, override]).digest() == recipes.load("digits/svd", FULL).digest()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "loss.svd.extra=2",
+        "loss.fitnet.hint=2",
+        "loss.soft-target.stage=both",
+        "loss=[svd]",
+        "train.first_stage=0.25",
+        "train.first_stage_norm=null",
+        "data.unlabelled.name=rest",
+        "data.unlabelled.size=51",
+        "data.unlabelled.batch_size=8",
+        "data.unlabelled=null",
+        "data.classes=['1','3','2']",
+        "model.drop_tokens=0",
+        "teacher.drop_tokens=1",
+        "teacher.taps=[block1,block2,block4]",
+    ],
+)
+def test_digest_of_everything_covers(override: str) -> None:
+    """Each of them changes the result."""
+    more = ["loss.svd.stage=first"] if override == "loss=[svd]" else []
+    assert recipes.load("digits/svd", [*FULL, override, *more]).digest() != recipes.load("digits/svd", FULL).digest()
+
+
+def test_digest_does_not_see_defaults() -> None:
+    """A default that is written out names no other run."""
+    written = ["loss.beta=8", "train.evaluate_every=1", "model.drop_tokens=0", "data.unlabelled=null"]
+    assert recipes.load("digits/svd", written).digest() == recipes.load("digits/svd").digest()

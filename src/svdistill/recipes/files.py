@@ -15,6 +15,7 @@ from svdistill.errors import RecipeError, nearest
 
 SUFFIXES = (".yaml", ".yml")
 METHODS = "methods"
+_WEIGHTS = ("weight", "main_weight")
 
 Plain = dict[str, Any]
 
@@ -176,6 +177,29 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Plain:
             merged[key] = merge(below, value)
         else:
             merged[key] = merge({}, value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
+    """Lay a method over a recipe.
+
+    A method's ``weight`` and ``main_weight`` are where to begin; those that a recipe has for the same loss were found
+    for its images and networks and stay.
+
+    Args:
+        recipe: settings of a recipe.
+        method: settings of a method, of which ``loss`` is one.
+
+    Returns:
+        A new dictionary; neither argument is changed.
+    """
+    merged = merge(recipe, method)
+    own = {loss.get("name"): loss for loss in map(_named_loss, _as_list(recipe.get("loss")))}
+    losses = [
+        {**loss, **{key: own[loss["name"]][key] for key in _WEIGHTS if key in own.get(loss["name"], {})}}
+        for loss in map(_named_loss, _as_list(merged.get("loss")))
+    ]
+    merged["loss"] = losses if isinstance(merged.get("loss"), list) else losses[0] if losses else None
     return merged
 
 

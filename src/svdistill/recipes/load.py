@@ -92,10 +92,11 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
     Args:
         name: name of a shipped recipe, e.g. ``digits/svd``, or the path of a YAML file.
         overrides: ``key=value`` texts, or nested settings as in a recipe.
-        method: train the recipe's student by another method, e.g. ``fsp-two-stage``; the settings of a loss that the
-            recipe has itself stay. The last part of the recipe's name becomes the method's where it is a method's name
-            already, else the method's name is added: ``digits/svd`` → ``digits/fsp``, ``mine`` → ``mine/fsp``. With
-            ``alone``, overrides of ``teacher`` and ``loss`` change nothing.
+        method: train the recipe's student by another method, e.g. ``fsp-two-stage``; what the recipe itself says of the
+            same loss stays, its weights even where the method names some. The last part of the recipe's name becomes
+            the method's where it is a method's name already, else the method's name is added: ``digits/svd`` →
+            ``digits/fsp``, ``mine`` → ``mine/fsp``. With ``alone``, overrides of ``teacher``, ``loss`` and
+            ``data.unlabelled`` change nothing.
 
     Returns:
         The validated settings.
@@ -109,10 +110,18 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
     plain = files.read(str(name))
     if method is not None:
         fragment = files.read(f"{files.METHODS}/{method}")
-        plain = files.merge(plain, {**fragment, "name": _renamed(str(plain["name"]), method)})
-        if plain["loss"] is None:  # overrides of a teacher and a loss are for the other methods
-            above = {key: value for key, value in above.items() if key not in ("teacher", "loss")}
+        plain = files.overlay(plain, {**fragment, "name": _renamed(str(plain["name"]), method)})
+        if plain["loss"] is None:
+            plain, above = _without_help(plain), _without_help(above)
     return validate(files.merge(plain, above))
+
+
+def _without_help(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is for the other methods: teacher, loss, and images from which only a loss learns."""
+    kept = {key: value for key, value in settings.items() if key not in ("teacher", "loss")}
+    if isinstance(kept.get("data"), Mapping):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key != "unlabelled"}
+    return kept
 
 
 def _renamed(name: str, method: str) -> str:

@@ -470,8 +470,8 @@ class Recipe(Settings):
         """Return ten letters that name the experiment: two recipes that give the same result share them.
 
         Left out are the seed (a run's folder shows it), name and description, what only says where and how fast
-        (``data.root``, ``train.device``, ``train.compile``, ``train.checkpoint_minutes``), and whatever is at its
-        default. A teacher counts by what it is, not by what it is called, and so does a preset.
+        (``data.root``, ``data.unlabelled.root``, ``train.device``, ``train.compile``, ``train.checkpoint_minutes``),
+        and whatever is at its default. A teacher counts by what it is, not by what it is called, and so does a preset.
 
         Args:
             teacher: identity of the teacher: the digest and seed of its own recipe, or a hash of its file.
@@ -486,6 +486,7 @@ class Recipe(Settings):
         for key in MACHINE_KEYS:
             section, last = key.split(".")
             settings[section].pop(last, None)
+        settings["data"].get("unlabelled", {}).pop("root", None)
         for loss in settings.get("loss", ()):
             loss.pop("preset", None)  # what it stands for counts
         if self.teacher is not None:

@@ -30,6 +30,27 @@ def check_images(images: Tensor, in_channels: int) -> None:
         )
 
 
+def in_order(network: nn.Module, images: Tensor, *, in_channels: int) -> Tensor:
+    """Classify images by the submodules of a network, one after the other as they were added.
+
+    Args:
+        network: its last submodule gives the logits.
+        images: (B, in_channels, H, W), floating point, standardized.
+        in_channels: of the network.
+
+    Returns:
+        Logits, (B, num_classes).
+
+    Raises:
+        ShapeError: the images have another number of dimensions or channels.
+    """
+    check_images(images, in_channels)
+    x = images
+    for module in network.children():
+        x = module(x)
+    return x
+
+
 def initialize(network: nn.Module, *, mode: Literal["fan_in", "fan_out"] = "fan_in") -> None:
     """Draw the weights of a network He normal, from torch's global generator; biases start at zero.
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from svdistill.nets.layers import check_images, classifier, conv_norm, initialize, scaled
+from svdistill.nets.layers import classifier, conv_norm, in_order, initialize, scaled
 
 STEM = 64
 PATH = 64
@@ -40,23 +40,8 @@ class ResNeXt(nn.Module):
         initialize(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: (B, in_channels, H, W), floating point, standardized.
-
-        Returns:
-            Logits, (B, num_classes).
-
-        Raises:
-            ShapeError: the images have another number of dimensions or channels.
-        """
-        check_images(images, self.in_channels)
-        x = self.stem(images)
-        for number in range(1, len(CHANNELS) + 1):
-            x = self.get_submodule(f"stage{number}")(x)
-        logits: Tensor = self.classifier(x)
-        return logits
+        """Return the logits (B, num_classes) of images; see `layers.in_order`."""
+        return in_order(self, images, in_channels=self.in_channels)
 
 
 class Bottleneck(nn.Module):

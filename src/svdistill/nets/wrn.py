@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from svdistill.errors import ShapeError
-from svdistill.nets.layers import check_images, classifier, initialize, scaled
+from svdistill.nets.layers import classifier, in_order, initialize, scaled
 
 STEM = 16
 CHANNELS = (16, 32, 64)
@@ -49,23 +49,8 @@ class WideResNet(nn.Module):
         initialize(self, mode="fan_out")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: (B, in_channels, H, W), floating point, standardized.
-
-        Returns:
-            Logits, (B, num_classes).
-
-        Raises:
-            ShapeError: the images have another number of dimensions or channels.
-        """
-        check_images(images, self.in_channels)
-        x = self.stem(images)
-        for number in range(1, len(STRIDES) + 1):
-            x = self.get_submodule(f"stage{number}")(x)
-        logits: Tensor = self.classifier(self.relu(self.norm(x)))
-        return logits
+        """Return the logits (B, num_classes) of images; see `layers.in_order`."""
+        return in_order(self, images, in_channels=self.in_channels)
 
 
 class PreactivatedBlock(nn.Module):

@@ -83,7 +83,7 @@ def svd_loss(
 
 
 class SVDLoss(nn.Module):
-    """`svd_loss` with stored settings; see there. `SVDLoss(**PRESETS["eccv2018"])` is the loss as published.
+    """`svd_loss` with stored settings; see there. Those of the published sources are `svdistill.recipes.PRESETS`.
 
     Attributes:
         reads: what it compares: feature "maps".

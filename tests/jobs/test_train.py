@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from svdistill import jobs, nets, recipes
 from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError, TrainingError
@@ -183,6 +185,17 @@ def test_two_processes(tmp_path: Path) -> None:
             r"^data\.image_size: .*teacher\.overrides\.data\.image_size",
         ),
         ("digits/svd", ["teacher.checkpoint=/nowhere.safetensors"], CheckpointError, r"^teacher\.checkpoint: "),
+        (
+            "digits/svd",
+            ["model.taps=[block1,block4]", "teacher.taps=[block1,block4]"],
+            RecipeError,
+            r"^model\.taps: 'block4' of the student and 'block4' of the teacher .* single position, \(B, 51, 1, 1\), ",
+        ),
+        ("digits/svd", ["loss=soft-target", "model.taps=[blok1]"], RecipeError, r"^model\.taps: .*block1"),
+        ("digits/svd", ["loss={name: fitnet, hint: 2}"], ShapeError, r"^loss: hint is tap 2 of 2"),
+        ("digits/svd", ["loss=[svd,soft-target]", "loss.weight=1"], RecipeError, r"^loss: a sum of svd, soft-target"),
+        ("digits/svd", ["data.unlabelled={size: 5}"], RecipeError, r"^data\.unlabelled: 10 images a step are more"),
+        ("digits/svd", ["data.unlabelled={name: digit}"], RecipeError, r"^data\.unlabelled\.name: .*'digits'"),
     ],
 )
 def test_wrong_before_work(tmp_path: Path, name: str, overrides: list[str], kind: type[Exception], match: str) -> None:
@@ -278,3 +291,155 @@ def test_one_image_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="take at least 2"):
         train("digits/student", "train.batch_size=1", runs=tmp_path)
     assert not any(path.is_dir() for path in tmp_path.rglob("0-*"))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs whose teacher is trained once."""
+    runs: Path = tmp_path_factory.mktemp("runs")
+    train("digits/teacher", runs=runs)
+    return runs
+
+
+def method_of(name: str) -> str:
+    """Return what a run's summary calls a method."""
+    return {"fitnet": "fitnet+soft-target-two-stage", "svd-soft-target": "svd+soft-target"}.get(name, name)
+
+
+@pytest.mark.parametrize("method", recipes.methods())
+def test_every_method_trains(shared: Path, method: str) -> None:
+    """From one recipe, with one teacher, to a student of the same architecture; numbers are finite."""
+    overrides = [*TINY, *TEACHER, DEVICE, "train.epochs=1"]
+    run = jobs.train("digits/svd", overrides=overrides, method=method, runs=shared)
+    assert run.path.parent == shared / "digits" / method
+    assert run.summary["method"] == method_of(method)
+    assert run.recipe == recipes.load("digits/svd", overrides, method=method)
+    assert run.student()(torch.zeros(1, 1, 8, 8)).isfinite().all()
+    for line in run.metrics:
+        assert None not in line.values()
+        assert ("transfer" in line) == (method != "alone" and not (line.get("stage") == 2 and method != "fitnet"))
+    assert len(list((shared / "digits" / "teacher").glob("0-*"))) == 1
+
+
+def test_two_stages(shared: Path) -> None:
+    """The transfer task, then the main task with its whole schedule; both are in the metrics and count as epochs."""
+    run = train("digits/svd", "train.first_stage=0.5", "train.epochs=4", "train.milestones=[0.5]", runs=shared)
+    metrics = run.metrics
+    assert [line["stage"] for line in metrics] == [1, 1, 2, 2, 2, 2]
+    assert [line["lr"] for line in metrics] == pytest.approx([0.02] * 4 + [0.002] * 2)
+    assert ["transfer" in line for line in metrics] == [True, True, False, False, False, False]
+    assert (run.summary["epochs"], run.summary["method"]) == (6, "svd-two-stage")
+
+
+HELPED = (
+    "loss=[{name: svd, stage: both},{name: fitnet, stage: first},{name: soft-target, stage: second}]",
+    "model.width=0.2",
+    "train.first_stage=2",
+    "data.unlabelled={batch_size: 7, size: 20}",
+    "train.evaluate_every=3",
+)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_interrupted_run_with_everything_goes_on(shared: Path, tmp_path: Path, epochs: int) -> None:
+    """In and between both stages, with adapters, a regressor and images without labels, bit for bit."""
+    whole = train("digits/svd", *HELPED, runs=shared)
+    teacher = shared / "digits" / "teacher"
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "teacher").symlink_to(teacher)
+    with pytest.raises(KeyboardInterrupt):
+        train("digits/svd", *HELPED, runs=tmp_path, watcher=Diary(stop_after_epochs=epochs))
+    parts = train("digits/svd", *HELPED, runs=tmp_path)
+    states = [torch.load(run.record.last, weights_only=True)["model"] for run in (whole, parts)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    lines = [
+        [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in run.metrics]
+        for run in (whole, parts)
+    ]
+    assert lines[0] == lines[1]
+    assert [line["epoch"] for line in lines[0] if "accuracy" in line] == [3, 4]
+
+
+def test_helpers_stay_behind(shared: Path) -> None:
+    """The student's file is the student alone; the summary says what was adapted; accuracy is of the last epoch."""
+    run = train("digits/svd", *HELPED, runs=shared)
+    plain = nets.create("vgg-bn-student", num_classes=10, in_channels=1, width=0.2)
+    assert run.student().state_dict().keys() == plain.state_dict().keys()
+    assert run.summary["parameters"] == sum(p.numel() for p in plain.parameters())
+    assert run.summary["adapters"] == [
+        {"tap": "block1", "width": 13, "teacher_width": 6},
+        {"tap": "block2", "width": 26, "teacher_width": 13},
+    ]
+    assert run.summary["accuracy"] == run.metrics[-1]["accuracy"]
+    assert run.summary["best_epoch"] in (3, 4)
+    assert run.summary["train_images"] == 20
+    assert run.record.insight.exists()
+
+
+def test_images_without_labels_change_the_student_but_not_its_labels(shared: Path) -> None:
+    """The same labelled images come; an accuracy is one of twenty."""
+    plain, more = (train("digits/svd", *extra, runs=shared) for extra in ([], ["data.unlabelled={batch_size: 13}"]))
+    assert plain.path != more.path
+    for line in more.metrics:
+        assert 20 * line["train_accuracy"] == pytest.approx(round(20 * line["train_accuracy"]))
+        assert line["set_aside"] == 0
+    assert more.metrics[0]["transfer"] > 1.5 * plain.metrics[0]["transfer"]  # a sum over 23 images, not 10
+
+
+def test_other_images_without_labels(shared: Path) -> None:
+    """A run is not reused where they have changed under the same name."""
+    run = train("digits/svd", "data.unlabelled={batch_size: 9}", runs=shared)
+    file = run.path / "data.json"
+    kept = json.loads(file.read_text())
+    assert len(kept["shapes"]) == 3
+    kept["shapes"][2][0] += 1
+    file.write_text(json.dumps(kept))
+    with pytest.raises(DataError, match="other images of the same name"):
+        train("digits/svd", "data.unlabelled={batch_size: 9}", runs=shared)
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """A folder of images that are no digits: three classes of bars, 12 pixels high."""
+    generator = np.random.default_rng(0)
+    for part, number in (("train", 8), ("val", 3)):
+        for place, name in enumerate(("high", "low", "wide")):
+            folder = tmp_path / "shapes" / part / name
+            folder.mkdir(parents=True)
+            for i in range(number):
+                pixels = generator.integers(0, 90, (12, 12), dtype=np.uint8)
+                pixels[4 * place : 4 * place + 3] = 250
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "shapes"
+
+
+def test_teacher_of_another_data_set(shared: Path, shapes: Path, tmp_path: Path) -> None:
+    """A teacher of ten digits of 8 × 8 helps with three other classes of 12 × 12, through what its taps give."""
+    file = train("digits/teacher", runs=shared).student_file
+    own = ["data.name=image-folder", f"data.root={shapes}", "data.image_size=12", "data.channels=1"]
+    own += ["data.train_size=null", f"teacher.checkpoint={file}"]
+    run = jobs.train("digits/svd", overrides=[*TINY, DEVICE, *own], runs=tmp_path / "runs")
+    assert run.metrics[-1]["transfer"] > 0
+    assert run.metrics[-1]["set_aside"] == 0
+    assert run.student()(torch.zeros(1, 1, 12, 12)).shape == (1, 3)
+    spec = nets.spec(run.student_file)
+    assert (json.loads(spec["classes"]), json.loads(spec["taps"])) == (["high", "low", "wide"], ["block1", "block2"])
+    with pytest.raises(RecipeError, match=r"^teacher: it tells 10 classes apart and the student 3"):
+        jobs.train("digits/svd", overrides=[*TINY, DEVICE, *own, "loss=[svd,soft-target]"], runs=tmp_path / "runs")
+
+
+def test_teacher_of_another_data_set_by_its_recipe(shared: Path, shapes: Path) -> None:
+    """It is trained on its own images first, or found; these are not the student's."""
+    own = [
+        "data.name=image-folder",
+        f"data.root={shapes}",
+        "data.image_size=12",
+        "data.channels=1",
+        "data.train_size=null",
+    ]
+    diary = Diary()
+    overrides = [*TINY, *TEACHER, DEVICE, *own, "loss=[attention,{name: relational, weight: 0.1}]"]
+    run = jobs.train("digits/svd", overrides=overrides, runs=shared, watcher=diary)
+    assert diary.entries == [("found", "digits/teacher"), ("training", "digits/svd")]
+    assert run.summary["train_images"] == 24

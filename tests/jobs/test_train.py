@@ -261,7 +261,7 @@ def test_other_images_of_the_same_name(tmp_path: Path) -> None:
 def test_runs_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """A file where the folder of runs should be is one line."""
     (tmp_path / "runs").write_text("")
-    with pytest.raises(DataError, match="cannot write to the runs folder"):
+    with pytest.raises(DataError, match="cannot write to the folder of runs, .* choose another with --runs"):
         train("digits/student", runs=tmp_path / "runs")
 
 

@@ -371,6 +371,31 @@ def test_a_teacher_sees_images_as_it_was_trained(tmp_path: Path) -> None:
     assert torch.equal(same(raw), network(raw))
 
 
+@pytest.mark.parametrize("by_file", [False, True])
+def test_soft_targets_need_the_same_classes_in_the_same_order(tmp_path: Path, by_file: bool) -> None:
+    """As many classes are not enough; losses of maps do not care."""
+    order = ["data.classes=['1','0','2','3']", "data.train_size=40", "train.batch_size=4"]
+    theirs = ["teacher.overrides.data.classes=['0','1','2','3']"]
+    recipe = loaded(*order, *theirs)
+    parent = recipes.teacher_of(recipe)
+    assert parent is not None
+    images, teacher_images = build.images(recipe), build.images(parent)
+    options: dict[str, Any] = {"teacher_recipe": parent, "teacher_images": teacher_images}
+    if by_file:
+        path = tmp_path / "teacher.safetensors"
+        build.save(build.model(parent, teacher_images), path, recipe=parent, images=teacher_images)
+        theirs, options = [f"teacher.checkpoint={path}"], {}
+        order = [*SMALL[:3], *order]
+    make = recipes.load if by_file else lambda _, given: loaded(*given)
+    assert build.check(make("digits/svd", [*order, *theirs]), images, **options) == ()
+    with pytest.raises(
+        RecipeError, match=r"^teacher: its class '0' stands where the student's '1' does, but soft targets"
+    ):
+        build.check(make("digits/svd", [*order, *theirs, "loss=[svd,soft-target]"]), images, **options)
+    same = build.check(make("digits/svd", [*order, *theirs, "loss=soft-target"]), teacher_images, **options)
+    assert same == ()
+
+
 def test_a_step_with_everything() -> None:
     """A sum of all losses on unequal widths, with images without labels: finite, and the teacher stays as it was."""
     text = "loss=[svd,{name: fitnet},{name: attention, weight: 10},relational,{name: fsp, weight: 1e-4},soft-target]"

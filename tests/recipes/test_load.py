@@ -70,7 +70,7 @@ def test_unknown_names() -> None:
     """An unknown recipe is answered by the nearest ones, a missing file by its path."""
     with pytest.raises(RecipeError, match=r"no recipe 'digits/sdv'; did you mean 'digits/svd'"):
         recipes.load("digits/sdv")
-    with pytest.raises(RecipeError, match=r"no recipe file 'nowhere\.yaml'"):
+    with pytest.raises(RecipeError, match=r"no recipe file .*nowhere\.yaml; give a path"):
         recipes.load("nowhere.yaml")
 
 
@@ -130,6 +130,20 @@ def test_teacher_recipe() -> None:
     assert (teacher.name, teacher.seed, teacher.train.device, teacher.model.width) == ("digits/teacher", 0, "cpu", 0.5)
     assert teacher.data.root == "/somewhere"
     assert recipes.teacher_of(recipes.load("digits/student")) is None
+
+
+def test_teacher_with_help_of_its_own() -> None:
+    """A teacher that has a teacher itself: its loss, presets included, can be replaced."""
+    overrides = ["teacher.recipe=digits/svd", "teacher.overrides.loss.preset=poster"]
+    recipe = recipes.load("digits/soft-target", overrides)
+    teacher = recipes.teacher_of(recipe)
+    assert teacher is not None
+    assert (teacher.method, teacher.loss[0].model_dump()["rank"], teacher.loss[0].clip) == ("svd-poster", 2, "poster")
+    assert [member.name for member in recipes.lineage(recipe)] == ["digits/soft-target", "digits/svd", "digits/teacher"]
+    alone = recipes.load("digits/svd", ["teacher.overrides.train.epochs=3", "teacher.overrides.optimizer.momentum=0.5"])
+    teacher = recipes.teacher_of(alone)
+    assert teacher is not None
+    assert (teacher.train.epochs, teacher.train.batch_size, teacher.optimizer.lr) == (3, 50, 0.01)
 
 
 def test_teacher_of_another_data_set_keeps_its_folder() -> None:
@@ -295,7 +309,7 @@ def test_wrong_methods() -> None:
     """An unknown one, and one that a recipe has no teacher for."""
     with pytest.raises(RecipeError, match="no method 'fps'; did you mean 'fsp'"):
         recipes.load("digits/svd", method="fps")
-    with pytest.raises(RecipeError, match=r"^loss: a transfer loss without 'teacher'; give teacher\.recipe=NAME"):
+    with pytest.raises(RecipeError, match="method 'svd' needs a teacher, and digits/student has none; add teacher"):
         recipes.load("digits/student", method="svd")
     assert recipes.load("digits/student", ["teacher.recipe=digits/teacher"], method="svd").method == "svd"
 

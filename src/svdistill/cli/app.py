@@ -38,7 +38,7 @@ EPILOG = """
 
   svdistill compare digits/svd --seeds 5        seven methods, one table
 
-  svdistill report runs/digits                  all that was found, on one page
+  svdistill report runs/digits                  what was found, on one page
 
   svdistill evaluate runs/digits/svd/1-…        accuracy of each class
 """
@@ -53,13 +53,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo)
+app.command(epilog="Example: svdistill demo --seeds 1 --epochs 10")(demo)
 app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")(train)
 app.command(epilog="Example: svdistill compare digits/svd loss.rank=[1,2] --methods alone,svd --seeds 3 --jobs 2")(
     compare
 )
 app.command(epilog="Example: svdistill report runs/digits --output digits.html")(report)
-app.command()(evaluate)
+app.command(epilog="Example: svdistill evaluate runs/digits/svd/1-… --data digits")(evaluate)
 app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")

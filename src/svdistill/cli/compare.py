@@ -17,7 +17,7 @@ def compare(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings of all runs; KEY=[A,B,C] lets one vary."),
+        typer.Argument(metavar="KEY=VALUE", help="Settings of all runs; KEY=[A,B,C] lets one vary."),
     ] = None,
     methods: Annotated[
         str, typer.Option(metavar="A,B,C", help="Methods, see docs/compare.md; 'alone' is the plain student.")

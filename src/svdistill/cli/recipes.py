@@ -39,17 +39,17 @@ def list_methods() -> None:
     console = results()
     console.print(tables.recipes_table(recipes.methods().items(), heading="method"))
     console.print(
-        "train by one:  svdistill train RECIPE --method NAME;  several:  svdistill compare RECIPE --methods A,B",
+        "by one:      svdistill train RECIPE --method NAME\nby several:  svdistill compare RECIPE --methods A,B",
         markup=False,
         soft_wrap=True,
     )
 
 
-@recipes_app.command("show")
+@recipes_app.command("show", epilog="Example: svdistill recipes show digits/svd --method fsp")
 def show(
     recipe: Annotated[str, typer.Argument(metavar="NAME", help="Name or path of a recipe.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the recipe's.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's.")
     ] = None,
     method: Annotated[str | None, typer.Option(metavar="NAME", help="Lay this method over the recipe.")] = None,
 ) -> None:

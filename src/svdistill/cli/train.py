@@ -16,7 +16,7 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Settings that replace the recipe's, e.g. seed=1 data.train_size=500."
+            metavar="KEY=VALUE", help="Settings that replace the recipe's, e.g. seed=1 data.train_size=500."
         ),
     ] = None,
     method: Annotated[

@@ -123,7 +123,9 @@ class Run:
             file = self.path.with_name(f".{self.path.name}.lock").open("a")
         except OSError as error:
             reason = error.strerror or error
-            raise DataError(f"cannot write to the runs folder {self.path.parent} ({reason}); choose another") from error
+            raise DataError(
+                f"cannot write to the folder of runs, {self.path.parent} ({reason}); choose another with --runs"
+            ) from error
         with file:
             if not _lock(file, wait=False):
                 if waiting is None:

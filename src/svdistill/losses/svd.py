@@ -31,6 +31,7 @@ REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
 Basis = Literal["own", "teacher"]
 BASES: tuple[Basis, ...] = ("own", "teacher")
 
+
 def svd_loss(
     student_maps: Sequence[Tensor],
     teacher_maps: Sequence[Tensor],

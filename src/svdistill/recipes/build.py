@@ -463,16 +463,35 @@ def check(
         logits = _trace(student, recipe.model.taps or (), images, key="model.taps")[1]
         assert recipe.teacher is not None
         teacher_logits = _trace(helper, recipe.teacher.taps or (), images, key="teacher.taps")[1]
-    if any(criterion.reads == "logits" for criterion in criteria.values()) and logits.shape != teacher_logits.shape:
-        raise RecipeError(
-            f"teacher: it tells {teacher_logits.shape[-1]} classes apart and the student {logits.shape[-1]}, but soft "
-            "targets compare them one by one; take a teacher of the same classes, or loss.name=svd"
-        )
+    if any(criterion.reads == "logits" for criterion in criteria.values()):
+        _check_classes(recipe, images, teacher_images, logits, teacher_logits)
     with _named("loss"):
         whole = distiller(recipe, student, helper, teacher_recipe=teacher_recipe)
         adapted = whole.prepare(noise(images))
         whole(noise(images))
     return adapted
+
+
+def _check_classes(
+    recipe: Recipe, images: Images, teacher_images: Images | None, logits: Tensor, teacher_logits: Tensor
+) -> None:
+    """Refuse a teacher of other classes, or of the same in another order, where outputs are compared one by one."""
+    assert recipe.teacher is not None
+    told = f"it tells {teacher_logits.shape[-1]} classes apart and the student {logits.shape[-1]}"
+    if teacher_images is None:
+        theirs = json.loads(nets.spec(str(recipe.teacher.checkpoint)).get("classes", "null"))
+    else:
+        theirs = teacher_images.train.classes
+    pairs = () if theirs is None else zip(theirs, images.train.classes, strict=False)
+    other = next((pair for pair in pairs if pair[0] != pair[1]), None)
+    if logits.shape == teacher_logits.shape and other is None:
+        return
+    if logits.shape == teacher_logits.shape and other is not None:
+        told = f"its class {other[0]!r} stands where the student's {other[1]!r} does"
+    raise RecipeError(
+        f"teacher: {told}, but soft targets compare them one by one; take a teacher of the same classes, or "
+        "loss.name=svd"
+    )
 
 
 def _check_single(network: nn.Module, images: Images) -> None:

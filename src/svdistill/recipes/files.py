@@ -58,7 +58,7 @@ def find(name: str, *, beside: Path | None = None) -> tuple[str, Path]:
         raise RecipeError(f"no recipe {name!r}{nearest(name, known)}")
     path = (beside or Path.cwd()) / Path(name).expanduser()
     if not path.is_file():
-        raise RecipeError(f"no recipe file {name!r}; give a path that exists, or one of the names: {', '.join(known)}")
+        raise RecipeError(f"no recipe file {path}; give a path that exists, or a name that 'svdistill recipes' lists")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")
     return stem or "recipe", path
 

@@ -111,6 +111,11 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
     if method is not None:
         fragment = files.read(f"{files.METHODS}/{method}")
         plain = files.overlay(plain, {**fragment, "name": _renamed(str(plain["name"]), method)})
+        if plain["loss"] is not None and not (plain.get("teacher") or above.get("teacher")):
+            raise RecipeError(
+                f"method {method!r} needs a teacher, and {name} has none; add teacher.recipe=NAME, or take a recipe "
+                "that has one, e.g. digits/svd"
+            )
         if plain["loss"] is None:
             plain, above = _without_help(plain), _without_help(above)
     return validate(files.merge(plain, above))
@@ -169,7 +174,10 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
     if teacher is None or teacher.recipe is None:
         return None
     try:
-        plain = load(teacher.recipe).to_dict()
+        load(teacher.recipe)
+        # As it is written, not as it is understood: a preset that an override names goes before a written setting's
+        # default, not before the setting.
+        plain = files.read(teacher.recipe)
     except RecipeError as error:
         raise RecipeError(f"teacher.recipe: {error}") from error
     own, settings = recipe.to_dict(), files.merge(plain, teacher.overrides)
@@ -275,7 +283,7 @@ def _sentence(problem: ErrorDetails) -> str:
     if kind == "string_pattern_mismatch":
         return f"{key}: expected {_PATTERNS[key]}, got {came!r}"
     expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else problem["msg"]
-    return f"{key}: {expected}, got {came!r}"
+    return f"{key}: {expected}, got {'nothing' if came is None else repr(came)}"
 
 
 def _unknown_key(parts: list[str], tag: str | None) -> str:

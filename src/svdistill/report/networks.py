@@ -28,21 +28,21 @@ def networks_table(entries: Iterable[Entry]) -> Group:
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("network", no_wrap=True)
-    for heading in ("million\nparameters", "as\nprinted", "MFLOPs", "as\nprinted"):
+    entries = list(entries)
+    # At sizes and widths that no paper prints, the columns for it would be empty.
+    any_printed = any(entry.published is not None for entry in entries)
+    as_printed = ("as\nprinted",) if any_printed else ()
+    for heading in ("million\nparameters", *as_printed, "MFLOPs", *as_printed):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("taps", no_wrap=True)
     sources: dict[str, list[str]] = {}
     notes: dict[str, list[str]] = {}
     for entry in entries:
         printed = entry.published
-        table.add_row(
-            entry.name,
-            f"{entry.parameters / 1e6:.3f}",
-            "" if printed is None else f"{printed.parameters:g}",
-            flops(entry.flops),
-            "" if printed is None or printed.mflops is None else f"{printed.mflops:g}",
-            short_taps(entry.taps),
-        )
+        parameters = [f"{entry.parameters / 1e6:.3f}", "" if printed is None else f"{printed.parameters:g}"]
+        cost = [flops(entry.flops), "" if printed is None or printed.mflops is None else f"{printed.mflops:g}"]
+        shown = (*parameters, *cost) if any_printed else (parameters[0], cost[0])
+        table.add_row(entry.name, *shown, short_taps(entry.taps))
         if printed is not None:
             sources.setdefault(printed.source, []).append(entry.name)
             if printed.note:

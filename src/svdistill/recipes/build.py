@@ -540,10 +540,20 @@ def _trace(
 ) -> tuple[list[Tensor], Tensor]:
     with _named(key), torch.no_grad():
         if not names:
-            return [], network.eval()(noise(images))
-        with nets.Taps(network.eval(), names) as recorder:
-            logits = network(noise(images))
+            return [], _logits(network, images)
+        with nets.Taps(network, names) as recorder:
+            logits = _logits(network, images)
             return recorder.collect(), logits
+
+
+def _logits(network: nn.Module, images: Images) -> Tensor:
+    try:
+        logits: Tensor = network.eval()(noise(images))
+    except (RuntimeError, AssertionError) as error:  # of a network of another library, which knows one size alone
+        reason = " ".join(str(error).split()) or type(error).__name__
+        size = " × ".join(map(str, images.shape))
+        raise RecipeError(f"the network cannot take images of {size} ({reason}); change data.image_size") from error
+    return logits
 
 
 def _check_taps(

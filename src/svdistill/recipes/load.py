@@ -54,6 +54,7 @@ _TAGS: dict[str, dict[str, type[BaseModel]]] = {
     "loss": _LOSSES,
     "optimizer": {"sgd": SGDSettings, "adamw": AdamWSettings},
 }
+_SAME_IMAGES = ("classes", "image_size", "channels")
 _EXPECTED = {
     "int_type": "expected a whole number",
     "float_type": "expected a number",
@@ -159,7 +160,8 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
     """Return the recipe of a recipe's teacher, validated.
 
     The teacher keeps its own seed. It takes over what only says where and how fast: device, compilation, how often to
-    save, and, for the same data set, the folder of the files.
+    save. For the same data set it takes over the folder of the files and, where its own recipe says nothing of them, the
+    classes, the size and the channels of the images.
 
     Args:
         recipe: the student's recipe.
@@ -187,6 +189,9 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
         section, last = key.split(".")
         if key not in given and isinstance(settings[section], dict) and (section != "data" or same_data):
             settings[section] = {**settings[section], last: own[section][last]}
+    if same_data:
+        inherited = {key: own["data"][key] for key in _SAME_IMAGES if settings["data"].get(key) is None}
+        settings["data"] = {**settings["data"], **inherited}
     try:
         return validate(settings)
     except RecipeError as error:

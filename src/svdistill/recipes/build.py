@@ -449,8 +449,7 @@ def check(
         _check_single(student, images)
     criteria = losses(recipe)
     if not criteria:
-        if recipe.model.taps is not None:
-            _trace(student, recipe.model.taps, images, key="model.taps")
+        _trace(student, recipe.model.taps or (), images, key="model.taps" if recipe.model.taps else "model")
         return ()
     helper = _untrained_teacher(recipe, images, teacher_recipe, teacher_images)
     if _reads_maps(criteria):

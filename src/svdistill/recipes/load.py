@@ -160,7 +160,7 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
     """Return the recipe of a recipe's teacher, validated.
 
     The teacher keeps its own seed. It takes over what only says where and how fast: device, compilation, how often to
-    save. For the same data set it takes over the folder of the files and, where its own recipe says nothing of them, the
+    save. For the same data set it takes over the folder of the files and, where its own recipe does not name them, the
     classes, the size and the channels of the images.
 
     Args:

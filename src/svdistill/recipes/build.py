@@ -549,7 +549,7 @@ def _logits(network: nn.Module, images: Images) -> Tensor:
     try:
         logits: Tensor = network.eval()(noise(images))
     except (RuntimeError, AssertionError) as error:  # of a network of another library, which knows one size alone
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         size = " × ".join(map(str, images.shape))
         raise RecipeError(f"the network cannot take images of {size} ({reason}); change data.image_size") from error
     return logits

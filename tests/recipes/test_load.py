@@ -233,7 +233,11 @@ def test_every_method_fits_every_pair(method: str) -> None:
 @pytest.mark.parametrize("method", recipes.methods())
 def test_a_method_s_own_name_is_told_by_the_settings(method: str) -> None:
     """What `Recipe.method` reads off the settings is the method that they came from, sums spelt out."""
-    spelt = {"fitnet": "fitnet+soft-target-two-stage", "svd-soft-target": "svd+soft-target"}
+    spelt = {
+        "fitnet": "fitnet+soft-target-two-stage",
+        "svd-recommended": "svd",
+        "svd-soft-target": "svd+soft-target",
+    }
     assert recipes.load("digits/soft-target", method=method).method == spelt.get(method, method)
 
 

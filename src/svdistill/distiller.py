@@ -136,6 +136,8 @@ class Distiller(nn.Module):
     def prepare(self, images: Tensor) -> tuple[Adapted, ...]:
         """Make what learns beside the student: adapters where widths differ, and the losses' own parameters.
 
+        A second call keeps the adapters that are there where the widths are the same.
+
         Call it once, before the optimizer is made from ``parameters()``. It runs both networks on a few images, in eval
         mode; where nothing else has to learn it changes nothing. New weights come from torch's global generator.
 
@@ -157,12 +159,17 @@ class Distiller(nn.Module):
             for module, training in modes:
                 module.training = training
         _, teacher_maps = _run(self.teacher.eval(), self._teacher_taps, images, self._drop_tokens[1])
+        lifted: Sequence[Tensor] = student_maps
         if any(getattr(loss, "equal_widths", False) for loss in self._losses.values()):
             adapters = Adapters.between(student_maps, teacher_maps)
-            self.adapters = None if adapters is None else adapters.to(images.device).train(self.training)
+            if adapters is None or self.adapters is None or adapters.widths != self.adapters.widths:
+                self.adapters = adapters
+            if self.adapters is not None:
+                lifted = self.adapters.to(images.device).eval()(student_maps)
+                self.adapters.train(self.training)
         for loss in self._losses.values():
             if hasattr(loss, "prepare"):
-                loss.prepare(student_maps, teacher_maps)
+                loss.prepare(lifted if getattr(loss, "equal_widths", False) else student_maps, teacher_maps)
         self.losses.to(images.device)
         return self.adapted
 
@@ -181,11 +188,13 @@ class Distiller(nn.Module):
             ShapeError: a tap did not run or gave no tensor, or a loss cannot compare what came.
         """
         losses = self._chosen(only)
-        if not self.training or self.teacher is None or not losses:
+        if not self.training:
             return DistillOutput(self.student(images), None, {}, {})
-        maps = any(loss.reads == "maps" for loss in losses.values())
-        student_taps, teacher_taps = (self._student_taps, self._teacher_taps) if maps else ((), ())
-        logits, student_maps = _run(self.student, student_taps, images, self._drop_tokens[0])
+        # Tapped also where no map is read: a compiled student does not notice that hooks have come or gone.
+        logits, student_maps = _run(self.student, self._student_taps, images, self._drop_tokens[0])
+        if self.teacher is None or not losses:
+            return DistillOutput(logits, None, {}, {})
+        teacher_taps = self._teacher_taps if any(loss.reads == "maps" for loss in losses.values()) else ()
         self.teacher.eval()  # whoever else holds it may have put it in train mode
         with torch.no_grad():
             teacher_logits, teacher_maps = _run(self.teacher, teacher_taps, images, self._drop_tokens[1])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from svdistill import recipes
 from svdistill.errors import RecipeError
@@ -362,3 +363,62 @@ def test_wrong_losses(overrides: list[str], match: str) -> None:
     with pytest.raises(RecipeError, match=match) as caught:
         recipes.load("digits/svd", overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", [name for name in recipes.methods() if "svd" in name])
+@pytest.mark.parametrize("written_with", ["svd", "svd-poster"])
+def test_a_recipe_written_out_in_full_takes_methods_as_its_short_form_does(
+    tmp_path: Path, method: str, written_with: str
+) -> None:
+    """Defaults and a preset's values that `recipes show` writes out are no settings of the recipe's own."""
+    written = recipes.load("fashion-mnist/svd", method=written_with)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(written.to_dict()))
+    found = recipes.load(tmp_path / "mine.yaml", method=method)
+    expected = recipes.load("fashion-mnist/svd", method=method)
+    assert (found.digest(), found.method) == (expected.digest(), expected.method)
+
+
+def test_a_preset_laid_over_a_recipe_written_out_in_full(tmp_path: Path) -> None:
+    """It counts, except for what the recipe has changed itself."""
+    written = recipes.load("digits/svd", ["loss.beta=4"])
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(written.to_dict()))
+    (loss,) = recipes.load(tmp_path / "mine.yaml", ["loss.preset=poster"]).loss
+    settings = loss.model_dump()
+    assert (settings["rank"], settings["clip"], settings["gradient"]) == (2, "poster", "paper")
+    assert (settings["beta"], settings["weight"]) == (4, 5)
+
+
+def test_the_stage_of_a_loss_belongs_to_the_method(tmp_path: Path) -> None:
+    """A recipe of two stages can be trained by a method of one."""
+    (tmp_path / "mine.yaml").write_text(
+        "extends: digits/svd\nloss: {name: svd, stage: both}\ntrain: {first_stage: 10}\n"
+    )
+    recipe = recipes.load(tmp_path / "mine.yaml", method="svd")
+    assert (recipe.loss[0].stage, recipe.train.first_stage) == (None, 0)
+
+
+def test_another_teacher_starts_afresh() -> None:
+    """It does not inherit overrides and taps that were for the former one; the same one keeps them."""
+    other = recipes.load("fashion-mnist/one-percent", ["teacher.recipe=digits/teacher"]).teacher
+    assert other is not None
+    assert other.overrides == {}
+    same = recipes.load("fashion-mnist/one-percent", ["teacher.taps=[block1,block2]"]).teacher
+    assert same is not None
+    assert same.overrides["model"] == {"width": 0.125}
+
+
+def test_a_sum_has_no_order() -> None:
+    """The same losses in another order are the same experiment."""
+    one, other = (recipes.load("digits/svd", [f"loss={order}"]) for order in ("[svd,soft-target]", "[soft-target,svd]"))
+    assert recipes.identity(one) == recipes.identity(other)
+
+
+def test_the_teacher_sees_the_same_images() -> None:
+    """Where its own recipe does not name them: classes, size and channels; not those of another data set."""
+    settings = ["data.image_size=32", "data.channels=3", "data.classes=[Bag,Coat]"]
+    teacher = recipes.teacher_of(recipes.load("fashion-mnist/svd", settings))
+    assert teacher is not None
+    assert (teacher.data.image_size, teacher.data.channels, teacher.data.classes) == (32, 3, ("Bag", "Coat"))
+    foreign = recipes.teacher_of(recipes.load("fashion-mnist/svd", [*settings, "teacher.recipe=digits/teacher"]))
+    assert foreign is not None
+    assert (foreign.data.image_size, foreign.data.classes) == (16, None)

@@ -171,9 +171,9 @@ def _maps(network: nn.Module, names: Sequence[str], images: Tensor, drop_tokens:
     was_training = network.training
     network.eval()
     try:
-        with Taps(network, names) as taps:
+        with Taps(network, names, drop_tokens=drop_tokens) as taps:
             network(images)
-            return [m[:, drop_tokens:] if m.ndim == 3 else m for m in taps.collect()]
+            return taps.collect()
     finally:
         network.train(was_training)
 

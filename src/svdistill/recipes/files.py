@@ -1,4 +1,4 @@
-"""YAML files and ``key=value`` settings as plain dictionaries: ``extends``, merging, paths. Knows no schema."""
+"""YAML files and ``key=value`` settings as plain dictionaries: ``extends``, merging, paths."""
 
 import os
 import re
@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from svdistill.errors import RecipeError, nearest
+from svdistill.recipes.schema import own_settings
 
 SUFFIXES = (".yaml", ".yml")
 METHODS = "methods"
@@ -184,7 +185,7 @@ def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
     """Lay a method over a recipe.
 
     A method's ``weight`` and ``main_weight`` are where to begin; those that a recipe has for the same loss were found
-    for its images and networks and stay.
+    for its images and networks and stay. In which of two stages a loss takes part is the method's alone.
 
     Args:
         recipe: settings of a recipe.
@@ -193,8 +194,10 @@ def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
     Returns:
         A new dictionary; neither argument is changed.
     """
-    merged = merge(recipe, method)
-    own = {loss.get("name"): loss for loss in map(_named_loss, _as_list(recipe.get("loss")))}
+    below = [own_settings(_named_loss(loss)) for loss in _as_list(recipe.get("loss"))]
+    below = [{key: value for key, value in loss.items() if key != "stage"} for loss in below]
+    merged = merge({**recipe, "loss": below}, method)
+    own = {loss.get("name"): loss for loss in below}
     losses = [
         {**loss, **{key: own[loss["name"]][key] for key in _WEIGHTS if key in own.get(loss["name"], {})}}
         for loss in map(_named_loss, _as_list(merged.get("loss")))
@@ -207,8 +210,8 @@ def _replaces(key: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> b
     if key == "optimizer":
         return "name" in above and "name" in below and above["name"] != below["name"]
     if key == "teacher":
-        other = {"recipe": "checkpoint", "checkpoint": "recipe"}
-        return any(source in above and other[source] in below for source in other)
+        sources = ("recipe", "checkpoint")
+        return any(source in above and above[source] != below.get(source) for source in sources)
     return False
 
 
@@ -221,17 +224,22 @@ def _merge_losses(below: Any, above: Any) -> Any:
         return merge(below, above)  # two settings of a command line, not yet laid over a recipe
     lower = {loss["name"]: loss for loss in map(_named_loss, _as_list(below)) if "name" in loss}
     if not isinstance(above, Mapping):  # null, a name, or a list: says which losses there are
-        merged = [merge(lower.get(loss.get("name"), {}), loss) for loss in map(_named_loss, _as_list(above))]
+        merged = [_lay(lower.get(loss.get("name"), {}), loss) for loss in map(_named_loss, _as_list(above))]
         return merged if isinstance(above, list) else merged[0] if merged else None
     if "name" in above:
-        return merge(lower.get(above["name"], {}), above)
+        return _lay(lower.get(above["name"], {}), above)
     if above and all(key in lower and isinstance(value, Mapping) for key, value in above.items()):
-        merged = [merge(loss, above.get(name, {})) for name, loss in lower.items()]
+        merged = [_lay(loss, above.get(name, {})) for name, loss in lower.items()]
         return merged if len(merged) > 1 else merged[0]
     if len(lower) > 1:
         example = f"loss.{next(iter(lower))}.weight=1"
         raise RecipeError(f"loss: a sum of {', '.join(lower)}; say which, for instance {example}")
-    return merge(next(iter(lower.values()), {}), above)
+    return _lay(next(iter(lower.values()), {}), above)
+
+
+def _lay(below: Plain, above: Mapping[str, Any]) -> Plain:
+    """Lay settings of a loss over others of the same; another preset replaces what the former one stood for."""
+    return merge(own_settings(below) if "preset" in above else below, above)
 
 
 def _as_list(losses: Any) -> list[Any]:

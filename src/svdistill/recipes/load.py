@@ -12,32 +12,18 @@ from pydantic_core import ErrorDetails
 from svdistill.errors import RecipeError, nearest
 from svdistill.recipes import files
 from svdistill.recipes.schema import (
+    LOSSES,
     MACHINE_KEYS,
     AdamWSettings,
-    AttentionLossSettings,
     AugmentSettings,
     DataSettings,
-    FitNetLossSettings,
-    FSPLossSettings,
     ModelSettings,
     Recipe,
-    RelationalLossSettings,
     SGDSettings,
-    SoftTargetLossSettings,
-    SVDLossSettings,
     TeacherSettings,
     TrainSettings,
     UnlabelledSettings,
 )
-
-_LOSSES: dict[str, type[BaseModel]] = {
-    "svd": SVDLossSettings,
-    "soft-target": SoftTargetLossSettings,
-    "fitnet": FitNetLossSettings,
-    "fsp": FSPLossSettings,
-    "attention": AttentionLossSettings,
-    "relational": RelationalLossSettings,
-}
 
 _SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "": (Recipe,),
@@ -46,12 +32,12 @@ _SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "data.unlabelled": (UnlabelledSettings,),
     "model": (ModelSettings,),
     "teacher": (TeacherSettings,),
-    "loss": tuple(_LOSSES.values()),
+    "loss": tuple(LOSSES.values()),
     "optimizer": (SGDSettings, AdamWSettings),
     "train": (TrainSettings,),
 }
 _TAGS: dict[str, dict[str, type[BaseModel]]] = {
-    "loss": _LOSSES,
+    "loss": dict(LOSSES),
     "optimizer": {"sgd": SGDSettings, "adamw": AdamWSettings},
 }
 _SAME_IMAGES = ("classes", "image_size", "channels")

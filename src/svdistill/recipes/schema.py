@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
@@ -154,11 +155,26 @@ class LossSettings(Settings):
 
 
 # KD-SVD as each of its sources has it; they disagree (METHOD, sections 2 to 4). What a recipe says itself goes first.
+# All of them sum over the batch.
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper and the code published with it.
-    "eccv2018": {"rank": 1, "extra": 1, "assignment": "argmax", "gradient": "paper", "clip": "per_variable"},
+    "eccv2018": {
+        "rank": 1,
+        "extra": 1,
+        "assignment": "argmax",
+        "gradient": "paper",
+        "reduction": "sum",
+        "clip": "per_variable",
+    },
     # The poster, whose sweep over the rank peaks at 2; its alignment is the paper's.
-    "poster": {"rank": 2, "extra": 1, "assignment": "argmax", "gradient": "paper", "clip": "poster"},
+    "poster": {
+        "rank": 2,
+        "extra": 1,
+        "assignment": "argmax",
+        "gradient": "paper",
+        "reduction": "sum",
+        "clip": "poster",
+    },
     # The author's later collection of methods: more candidates, no factor.
     "kd-methods": {
         "rank": 1,
@@ -166,10 +182,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "scaled": False,
         "assignment": "argmax",
         "gradient": "paper",
+        "reduction": "sum",
         "clip": "per_variable",
     },
     # Without a decomposition of the student.
-    "teacher-basis": {"rank": 1, "basis": "teacher", "clip": "per_variable"},
+    "teacher-basis": {"rank": 1, "basis": "teacher", "reduction": "sum", "clip": "per_variable"},
 }
 
 
@@ -266,6 +283,32 @@ class RelationalLossSettings(LossSettings):
     name: Literal["relational"]
     distance: float = Field(default=25.0, ge=0)
     angle: float = Field(default=50.0, ge=0)
+
+
+LOSSES: dict[str, type[LossSettings]] = {
+    "svd": SVDLossSettings,
+    "soft-target": SoftTargetLossSettings,
+    "fitnet": FitNetLossSettings,
+    "fsp": FSPLossSettings,
+    "attention": AttentionLossSettings,
+    "relational": RelationalLossSettings,
+}
+
+
+def own_settings(loss: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a loss says beyond its preset and the defaults, which a recipe written out in full says too.
+
+    Args:
+        loss: settings of one loss, not yet validated.
+
+    Returns:
+        Its name and the settings that differ; no preset.
+    """
+    kind, preset = LOSSES.get(str(loss.get("name"))), loss.get("preset")
+    usual = {} if kind is None else {key: field.default for key, field in kind.model_fields.items() if key != "name"}
+    usual |= PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+    same = {key for key, value in loss.items() if key in usual and value == usual[key]}
+    return {key: value for key, value in loss.items() if key not in same | {"preset"}}
 
 
 AnyLoss = Annotated[
@@ -489,6 +532,7 @@ class Recipe(Settings):
         settings["data"].get("unlabelled", {}).pop("root", None)
         for loss in settings.get("loss", ()):
             loss.pop("preset", None)  # what it stands for counts
+        settings.get("loss", []).sort(key=lambda loss: str(loss["name"]))  # a sum has no order
         if self.teacher is not None:
             place = self.teacher.model_dump(mode="json", exclude_defaults=True, include={"taps", "drop_tokens"})
             settings["teacher"] = {"identity": teacher, **place}

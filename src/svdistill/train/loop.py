@@ -217,7 +217,7 @@ def fit(
             one_step = partial(step, fabric, distiller, optimizer, objective=stage.objective, health=state.health)
             distiller.train()
             for batch in batches.epoch():
-                images, labels = fabric.to_device(batch)
+                images, labels = fabric.to_device(_of_use(batch, stage.objective))
                 result = one_step(images, labels, epoch=epoch)
                 state.tally.add(labels=labels, **result._asdict())
                 watch.step(images=len(labels))
@@ -241,6 +241,14 @@ def fit(
     distiller.eval()
 
 
+def _of_use(batch: tuple[Tensor, Tensor], objective: Objective) -> tuple[Tensor, Tensor]:
+    """Leave out images without labels where no transfer loss takes part: the main task would see them in batch norm."""
+    images, labels = batch
+    if objective.names is None or objective.names or bool((labels != UNLABELLED).all()):
+        return batch
+    return images[labels != UNLABELLED], labels[labels != UNLABELLED]
+
+
 def _check(
     distiller: Distiller, optimizer: torch.optim.Optimizer, stages: Sequence[Stage], *, evaluate_every: int
 ) -> None:
@@ -252,6 +260,13 @@ def _check(
     known = {id(parameter) for parameter in distiller.parameters()}
     if not all(id(p) in known for group in optimizer.param_groups for p in group["params"]):
         raise RecipeError("the optimizer holds parameters that are not the distiller's; make it from distiller")
+    held = {id(parameter) for parameter in trained(optimizer)}
+    students = {id(parameter) for parameter in distiller.student.parameters()}
+    if not all(id(p) in held | students for p in distiller.parameters() if p.requires_grad):
+        raise RecipeError(
+            "the optimizer lacks the adapters or the parameters of a loss; call distiller.prepare first, then make it "
+            "from distiller"
+        )
 
 
 def _resume(state: RunState, record: RunRecord, *, epochs: int) -> None:

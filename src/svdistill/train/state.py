@@ -185,6 +185,8 @@ class Watch:
         figures = tally.read()
         if not math.isfinite(figures["loss"]):
             raise TrainingError(self._not_finite("the loss is"))
+        if not math.isfinite(figures.get("transfer", 0.0)):
+            raise TrainingError(self._not_finite("the transfer loss is", advice="check the teacher and the taps, or "))
         aside = figures.get("set_aside", 0)
         enough = tally.steps >= min(_STEPS_TO_JUDGE, len(self._state.batches))
         if enough and aside > tally.images / 2:
@@ -199,12 +201,12 @@ class Watch:
         if not torch.stack([v.isfinite().all() for v in values]).all():
             raise TrainingError(self._not_finite("a weight is"))
 
-    def _not_finite(self, what: str) -> str:
+    def _not_finite(self, what: str, *, advice: str = "") -> str:
         state = self._state
         kept = (
             f"the last checkpoint stays: {self._path}" if self._path.exists() else "no checkpoint had been written yet"
         )
         return (
             f"{what} not finite in epoch {state.epoch + 1}, at step {state.tally.steps} of {len(state.batches)} at the "
-            f"latest; lower lr, or weight if there is a transfer loss, and train afresh ({kept})"
+            f"latest; {advice}lower lr, or weight if there is a transfer loss, and train afresh ({kept})"
         )

@@ -205,14 +205,15 @@ def test_only_the_chosen_losses_are_measured():
         module(IMAGES, only=["map"])
 
 
-def test_taps_are_recorded_only_where_a_chosen_loss_reads_them():
-    """The student runs without hooks for the logits' sake alone."""
+def test_taps_are_recorded_in_every_step_of_training():
+    """Whichever loss is chosen: a compiled student does not notice that hooks have come or gone."""
     module = distiller(loss={"maps": Recorder("maps"), "logits": Recorder("logits")})
     hooks = []
     module.student[0].register_forward_pre_hook(lambda m, _: hooks.append(len(m._forward_hooks)))
     module(IMAGES, only=["logits"])
     module(IMAGES)
-    assert hooks == [0, 1]
+    module.eval()(IMAGES)
+    assert hooks == [1, 1, 0]
 
 
 def test_a_loss_need_not_be_a_module():

@@ -72,7 +72,10 @@ def test_module_is_the_program() -> None:
         (["train", "digits/sdv"], "error: no recipe 'digits/sdv'; did you mean 'digits/svd'"),
         (["train", "digits/svd", "loss.rnk=2"], "error: loss.rnk: unknown key for loss 'svd'; did you mean 'rank'?"),
         (["train", "digits/svd", "optimizer.lr=fast"], "error: optimizer.lr: expected a number, got 'fast'"),
-        (["recipes", "show", "digits/svd", "model.name=vgg"], "error: model.name: no network is called 'vgg'; did you mean 'vgg8'"),
+        (
+            ["recipes", "show", "digits/svd", "model.name=vgg"],
+            "error: model.name: no network is called 'vgg'; did you mean 'vgg8'",
+        ),
         (["evaluate", "nowhere"], "error: there is no run and no file nowhere"),
         (["demo", "--seeds", "0"], "error: Invalid value for '--seeds'"),
         (["demo", "--output", "no/where.png"], "error: cannot write the figure no/where.png"),

@@ -55,7 +55,7 @@ def test_seeds_that_are_none(text: str) -> None:
         (["digits/svd", "--seeds", "none"], "Invalid value for '--seeds': 'none': expected how many"),
         (["digits/svd", "--jobs", "0"], "Invalid value for '--jobs'"),
         (["digits/sdv"], "no recipe 'digits/sdv'; did you mean 'digits/svd'"),
-        (["digits/student"], "loss: a transfer loss without 'teacher'; give teacher.recipe=NAME"),
+        (["digits/student"], "method 'soft-target' needs a teacher, and digits/student has none"),
     ],
 )
 def test_what_is_wrong_is_one_line(

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from svdistill import losses, train
-from svdistill.errors import CheckpointError
+from svdistill.errors import CheckpointError, RecipeError, TrainingError
+from svdistill.losses import Adapters
 from svdistill.train import Objective, Stage, checkpoint
 from svdistill.train import loop as loop_module
 
@@ -254,3 +255,53 @@ def test_a_checkpoint_without_the_helpers_is_refused(make_run):
     helped(make_run).fit(stages=[Stage(1, HELPED[0].objective)])
     with pytest.raises(CheckpointError, match=r"of another model: it has 'losses\.hint"):
         make_run().fit(epochs=2)
+
+
+def test_images_without_labels_stay_out_of_a_stage_without_transfer(make_run):
+    """Batch norm of the main task alone sees the labelled ones, so the images of a step are fewer there."""
+    run = make_run(unlabelled=10)
+    heard = []
+
+    class Listener(train.Silent):
+        def step(self, *, loss, images):
+            heard.append(images)
+
+    alone = train.Stage(1, train.Objective(weights={}))
+    run.fit(stages=[train.Stage(1), alone], progress=Listener())
+    assert heard == [12] * 6 + [8] * 6
+
+
+class Unsound(torch.nn.Module):
+    """A transfer loss that is NaN, as that of a broken teacher."""
+
+    reads = "maps"
+
+    def measure(self, student, teacher):
+        """Return NaN that depends on the student."""
+        return student[0].sum() * math.nan, {}
+
+
+@pytest.mark.parametrize("main", [0.0, 1.0])
+def test_a_transfer_loss_that_is_not_finite_ends_the_run(make_run, main):
+    """It would otherwise be dropped step by step, and the plain student be taken for the method's."""
+    run = make_run(loss=Unsound())
+    with pytest.raises(TrainingError, match=r"the transfer loss is not finite in epoch 1, .*check the teacher"):
+        run.fit(stages=[train.Stage(1, train.Objective(main=main, clip="none"))])
+
+
+def test_a_compiled_student_whose_taps_come_and_go(make_run, monkeypatch):
+    """Maps, then logits alone, then maps again: the compiled graph keeps giving the maps."""
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled(module, backend="eager"))
+    run = make_run()
+    stages = [train.Stage(1), train.Stage(1, train.Objective(weights={})), train.Stage(1)]
+    run.fit(stages=stages, compile=True)
+    assert [("transfer" in line) for line in run.record.metrics()] == [True, False, True]
+
+
+def test_an_optimizer_without_the_adapters_is_refused(make_run):
+    """They would stay as they were drawn, in silence."""
+    run = make_run()
+    run.distiller.adapters = Adapters([(4, 8), None])
+    with pytest.raises(RecipeError, match=r"lacks the adapters .* call distiller\.prepare first"):
+        run.fit()

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from svdistill.cli.console import notes
+from svdistill.errors import DataError
 from svdistill.report import comparison as report
 from svdistill.report.tables import percent, seconds
 
@@ -80,8 +81,14 @@ class Crowd:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Write the tables as they are, and show the bars until the block ends."""
-        report.write(self._comparison.record(), self._folder)
+        """Write the tables as they are, and show the bars until the block ends; DataError where they cannot be."""
+        try:
+            report.write(self._comparison.record(), self._folder)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(
+                f"cannot write to {self._folder} ({reason}); choose another folder with --output"
+            ) from error
         found = sum(member.found for member in self._members.values())
         self._say(f"{len(self._members)} runs, {found} of them found finished; tables in {self._folder}")
         if self._bars is None:

@@ -335,6 +335,8 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
+    if type(error).__name__ == "UnidentifiedImageError":  # of pillow; its own text names an object in memory
+        return "it holds no image of a known format"
     return " ".join(f"{type(error).__name__}: {error}".split())[:120]
 
 

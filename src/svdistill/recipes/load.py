@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -285,4 +286,13 @@ def _unknown_key(parts: list[str], tag: str | None) -> str:
     elsewhere = [key for key in _known_keys() if key.rpartition(".")[2] == wrong and key.rpartition(".")[0] != section]
     owner = f" for {section} {tag!r}" if tag else ""
     hint = f"; did you mean {' or '.join(repr(key) for key in elsewhere[:3])}?" if elsewhere else nearest(wrong, here)
+    if tag and not get_close_matches(
+        wrong, here, cutoff=0.7
+    ):  # a setting of another loss or optimizer, misspelt or not
+        for other, model in _TAGS[section].items():
+            if close := get_close_matches(
+                wrong, [key for key in model.model_fields if key not in here], n=1, cutoff=0.7
+            ):
+                hint = f"; did you mean {close[0]!r} of {section} {other!r}?"
+                break
     return f"{'.'.join(parts)}: unknown key{owner}{hint}"

@@ -63,10 +63,10 @@ def test_settings_reach_the_losses() -> None:
 
 @pytest.mark.parametrize("preset", recipes.PRESETS)
 def test_presets_are_those_of_the_losses(preset: str) -> None:
-    """A preset in a recipe gives the loss with these options, summed over the batch."""
+    """A preset in a recipe gives the loss with these options; its rule of clipping is the step's."""
     recipe = recipes.load("digits/soft-target", [f"loss={{name: svd, preset: {preset}}}"])
     options = {key: value for key, value in recipes.PRESETS[preset].items() if key != "clip"}
-    assert repr(build.losses(recipe)["svd"]) == repr(losses.SVDLoss(**options, reduction="sum"))
+    assert repr(build.losses(recipe)["svd"]) == repr(losses.SVDLoss(**options))
 
 
 def test_one_stage() -> None:

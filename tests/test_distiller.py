@@ -320,6 +320,31 @@ def test_helpers_do_not_touch_what_the_student_gives():
     assert module.train().adapters.training
 
 
+def test_a_second_prepare_keeps_what_has_learnt():
+    """Adapters and regressor are those of the first call, also where the images are others."""
+    module = helped()
+    module.prepare(IMAGES)
+    kept = {name: id(p) for name, p in module.named_parameters()}
+    assert module.prepare(IMAGES.flip(0)) == module.adapted
+    assert {name: id(p) for name, p in module.named_parameters()} == kept
+
+
+def test_a_loss_of_equal_widths_is_prepared_with_lifted_maps():
+    """As it will be asked; another one with the student's own."""
+
+    class Prepared(Recorder):
+        def prepare(self, student, teacher):
+            self.widths = [m.shape[1] for m in (*student, *teacher)]
+
+    class Equal(Prepared):
+        equal_widths = True
+
+    module = helped(loss={"equal": Equal("maps"), "raw": Prepared("maps")})
+    module.prepare(IMAGES)
+    assert module.losses["equal"].widths == [6, 6, 6, 6]
+    assert module.losses["raw"].widths == [4, 4, 6, 6]
+
+
 def test_prepare_leaves_modes_and_statistics_alone():
     """Single submodules that were in another mode included; also where the pass fails."""
     module = helped()

@@ -335,7 +335,7 @@ class _Settings:
             reasons = [reason for method in helped if (reason := self._reason(text, method))]
             # The method that has something like it knows best what was meant.
             misspelt = [reason for reason in reasons if "did you mean" in str(reason)]
-            # Another loss's setting, spelt rightly, is no misspelling; one that is near a setting of its own goes first.
+            # Another loss's setting, spelt rightly, is no misspelling; what is near a setting of its own goes first.
             last = key.rpartition(".")[2]
             misspelt = [reason for reason in misspelt if f"did you mean {last!r} of" not in str(reason)]
             raise min(misspelt, key=lambda reason: " of loss " in str(reason), default=None) or RecipeError(

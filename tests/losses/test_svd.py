@@ -17,8 +17,8 @@ CHANNELS = (8, 12, 20)
 
 
 def preset_loss(name: str) -> SVDLoss:
-    """Return the loss of a preset; its rule of clipping belongs to the step, and recipes sum over the batch."""
-    return SVDLoss(**{key: value for key, value in PRESETS[name].items() if key != "clip"}, reduction="sum")
+    """Return the loss of a preset; its rule of clipping belongs to the step."""
+    return SVDLoss(**{key: value for key, value in PRESETS[name].items() if key != "clip"})
 
 
 def both_maps(batch: int = 6, size: int = 16) -> tuple[list[Tensor], list[Tensor]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.trees import equal
 
 from svdistill.records import RunRecord
 
@@ -33,17 +34,6 @@ def state(folder):
     content = torch.load(RunRecord(folder).last, weights_only=True)
     del content["seconds"]
     return content
-
-
-def equal(first, second):
-    """Whether two trees of values agree bit for bit."""
-    if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(value, second[key]) for key, value in first.items())
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return first == second
 
 
 def metrics(folder):

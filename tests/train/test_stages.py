@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tests.trees import equal
 
 from svdistill import losses, train
 from svdistill.errors import CheckpointError, RecipeError, TrainingError
@@ -196,17 +197,6 @@ def test_a_run_of_two_stages_goes_on_bit_for_bit(make_run, steps, minutes, optim
     assert equal(left, right)
     assert {name.partition(".")[0] for name in left["model"]} == {"student", "adapters", "losses"}
     assert without_time(whole.record.metrics()) == without_time(parts.record.metrics())
-
-
-def equal(first, second):
-    """Whether two trees of values agree bit for bit."""
-    if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(value, second[key]) for key, value in first.items())
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return first == second
 
 
 def test_images_without_labels_count_as_images_but_not_for_the_accuracy(make_run):

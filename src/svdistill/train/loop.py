@@ -117,7 +117,7 @@ def _share(
     # Decay alone is no reason to change a parameter that no loss reaches, as in a stage without the main task.
     decayed = add_main_decay(optimizer, g_main)
     g_main = tuple(g if reached != (None, None) else None for g, reached in zip(decayed, both, strict=True))
-    students = {id(parameter) for parameter in distiller.student.parameters()}
+    students = _students(distiller)
     own = [id(parameter) in students for parameter in trained(optimizer)]
     clip = objective.clip if objective.has_main else "none"
     combined = combine(
@@ -134,6 +134,11 @@ def _share(
         others = _bounded(others, by=combined)
     theirs, ours = iter(combined), iter(others)
     return tuple(next(theirs) if mine else next(ours) for mine in own)
+
+
+def _students(distiller: Distiller) -> set[int]:
+    """Return what tells the student's own parameters from those that learn beside it."""
+    return {id(parameter) for parameter in distiller.student.parameters()}
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
@@ -215,9 +220,11 @@ def fit(
                 optimizer.state.clear()
             watch = Watch(state, record.last, progress, checkpoint_minutes=checkpoint_minutes)
             one_step = partial(step, fabric, distiller, optimizer, objective=stage.objective, health=state.health)
+            # Where no transfer loss takes part, the main task would see the other images in its batch norm alone.
+            labelled_only = isinstance(batches, Mixed) and not stage.objective.has_transfer
             distiller.train()
             for batch in batches.epoch():
-                images, labels = fabric.to_device(_of_use(batch, stage.objective))
+                images, labels = fabric.to_device(_labelled(batch) if labelled_only else batch)
                 result = one_step(images, labels, epoch=epoch)
                 state.tally.add(labels=labels, **result._asdict())
                 watch.step(images=len(labels))
@@ -241,11 +248,9 @@ def fit(
     distiller.eval()
 
 
-def _of_use(batch: tuple[Tensor, Tensor], objective: Objective) -> tuple[Tensor, Tensor]:
-    """Leave out images without labels where no transfer loss takes part: the main task would see them in batch norm."""
+def _labelled(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Leave out the images without labels."""
     images, labels = batch
-    if objective.names is None or objective.names or bool((labels != UNLABELLED).all()):
-        return batch
     return images[labels != UNLABELLED], labels[labels != UNLABELLED]
 
 
@@ -261,7 +266,7 @@ def _check(
     if not all(id(p) in known for group in optimizer.param_groups for p in group["params"]):
         raise RecipeError("the optimizer holds parameters that are not the distiller's; make it from distiller")
     held = {id(parameter) for parameter in trained(optimizer)}
-    students = {id(parameter) for parameter in distiller.student.parameters()}
+    students = _students(distiller)
     if not all(id(p) in held | students for p in distiller.parameters() if p.requires_grad):
         raise RecipeError(
             "the optimizer lacks the adapters or the parameters of a loss; call distiller.prepare first, then make it "

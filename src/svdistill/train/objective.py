@@ -48,6 +48,11 @@ class Objective:
         return self.main > 0 or bool(self.beside)
 
     @property
+    def has_transfer(self) -> bool:
+        """Whether any transfer loss takes part."""
+        return self.weights is None or bool(self.weights)
+
+    @property
     def names(self) -> Collection[str] | None:
         """The losses that take part; None: all."""
         return None if self.weights is None else tuple(self.weights)

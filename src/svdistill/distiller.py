@@ -173,12 +173,21 @@ class Distiller(nn.Module):
         self.losses.to(images.device)
         return self.adapted
 
-    def forward(self, images: Tensor, *, only: Collection[str] | None = None) -> DistillOutput:
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        only: Collection[str] | None = None,
+        indices: Tensor | None = None,
+        views: Tensor | None = None,
+    ) -> DistillOutput:
         """Run the student, and in train mode the teacher, on the same images.
 
         Args:
             images: (B, C, H, W).
             only: the transfer losses to measure, by name; none leaves the teacher out; None = all.
+            indices: (B,), int64, which images of the training set these are; a live teacher does not ask.
+            views: (B,), int64, which of their fixed warps; likewise.
 
         Returns:
             The student's logits, the transfer losses and their health; see :class:`DistillOutput`.

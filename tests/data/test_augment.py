@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svdistill.data import Augmentation, augment
+from svdistill.data import Augmentation, Views, augment
 from svdistill.data.augment import warp
 from svdistill.errors import RecipeError, ShapeError
 
@@ -243,3 +243,50 @@ def test_empty_batch() -> None:
     """No images give no images."""
     empty = torch.zeros(0, 1, 4, 4)
     assert augment(empty, Augmentation(flip=True, rotation=5.0, shift=1), torch.Generator()).shape == empty.shape
+
+
+def test_views_are_spread_as_random_warps_are() -> None:
+    """Flips, angles and shifts of views have the moments of even distributions, and are unrelated to each other."""
+    settings = Augmentation(flip=True, rotation=20.0, shift=2)
+    index = torch.arange(4000).repeat_interleave(5)
+    view = torch.arange(5).repeat(4000)
+    warps = Views(count=5, seed=1).warps(index, view, settings)
+    assert warps is not None
+    angle, shift = warps.angle.double(), warps.shift.double()
+    assert abs(warps.flip.double().mean() - 0.5) < 0.015
+    assert abs(angle.mean()) < 0.3
+    assert abs(angle.square().mean() - 400 / 3) < 3
+    assert angle.abs().max() <= 20
+    assert warps.shift.unique().tolist() == [-2, -1, 0, 1, 2]
+    assert (shift.square().mean(0) - 2).abs().max() < 0.06
+    columns = torch.stack([warps.flip.double(), angle, *shift.unbind(1), angle.roll(1), angle.roll(5)])
+    assert (torch.corrcoef(columns) - torch.eye(6)).abs().max() < 0.03
+
+
+def test_views_do_not_depend_on_the_batch() -> None:
+    """A view is the same in any batch and order; another seed, image or view gives another."""
+    settings = Augmentation(rotation=90.0)
+    views = Views(count=3, seed=7)
+    index, view = torch.tensor([5, 9, 5, 2**31]), torch.tensor([0, 2, 1, 2])
+    whole = views.warps(index, view, settings)
+    backwards = views.warps(index.flip(0), view.flip(0), settings)
+    other = Views(count=3, seed=8).warps(index, view, settings)
+    assert whole is not None
+    assert backwards is not None
+    assert other is not None
+    assert torch.equal(whole.angle, backwards.angle.flip(0))
+    assert len({*whole.angle.tolist(), *other.angle.tolist()}) == 8
+
+
+def test_views_of_nothing_to_vary() -> None:
+    """Without augmentation there is no warp to apply."""
+    assert Views(count=2).warps(torch.arange(3), torch.zeros(3).long(), Augmentation()) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"count": 0}, "count is 0"), ({"count": 2, "seed": -1}, "seed is -1")]
+)
+def test_views_out_of_range(settings: dict[str, int], message: str) -> None:
+    """Numbers out of range are refused."""
+    with pytest.raises(RecipeError, match=message):
+        Views(**settings)

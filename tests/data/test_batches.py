@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from svdistill.data import Augmentation, Batches, ImageSet, Mixed, channel_statistics, standardize
+from svdistill.data import (
+    Augmentation,
+    Batch,
+    Batches,
+    ImageSet,
+    Mixed,
+    Share,
+    Views,
+    channel_statistics,
+    standardize,
+)
 from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError
 
 SETTINGS = Augmentation(flip=True, rotation=20.0, shift=1)
@@ -34,9 +44,9 @@ def mixed(number: int = 23, size: int = 5, others: int = 11, other_size: int = 3
     return Mixed(batches(number, size, seed=seed), second)
 
 
-def take(source: Batches | Mixed, number: int) -> list[tuple[Tensor, Tensor]]:
+def take(source: Batches | Mixed, number: int) -> list[Batch]:
     """So many batches, across the ends of epochs."""
-    taken: list[tuple[Tensor, Tensor]] = []
+    taken: list[Batch] = []
     while True:
         for batch in source.epoch():
             taken.append(batch)
@@ -44,9 +54,11 @@ def take(source: Batches | Mixed, number: int) -> list[tuple[Tensor, Tensor]]:
                 return taken
 
 
-def equal(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]) -> bool:
+def equal(first: list[Batch], second: list[Batch]) -> bool:
     """Whether two lists of batches agree to the last bit."""
-    return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(first, second, strict=True))
+    return all(
+        torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
+    )
 
 
 def test_an_epoch() -> None:
@@ -60,14 +72,14 @@ def test_an_epoch() -> None:
 
 def test_types_and_shapes() -> None:
     """Images are float32, labels int64."""
-    images, labels = next(batches().epoch())
+    images, labels, *_ = next(batches().epoch())
     assert (images.dtype, images.shape) == (torch.float32, (5, 2, 6, 6))
     assert (labels.dtype, labels.shape) == (torch.int64, (5,))
 
 
 def test_images_belong_to_their_labels() -> None:
     """Without augmentation, a batch holds the standardized images of its labels."""
-    images, labels = next(batches(augmentation=Augmentation()).epoch())
+    images, labels, *_ = next(batches(augmentation=Augmentation()).epoch())
     whole = image_set()
     expected = standardize(whole.images[labels], *channel_statistics(whole.images))
     assert torch.equal(images, expected)
@@ -79,14 +91,14 @@ def test_gap_of_a_shift_is_black() -> None:
     source = Batches(
         white, 64, seed=0, augmentation=Augmentation(shift=2), mean=torch.tensor([0.5]), std=torch.tensor([0.25])
     )
-    images, _ = next(source.epoch())
+    images, *_ = next(source.epoch())
     assert set(images.unique().tolist()) == {-2.0, 2.0}
 
 
 def test_epochs_differ() -> None:
     """Each epoch has its own order."""
     source = batches(23, 23)
-    orders = [torch.cat([labels for _, labels in source.epoch()]).tolist() for _ in range(3)]
+    orders = [torch.cat([labels for _, labels, *_ in source.epoch()]).tolist() for _ in range(3)]
     assert orders[0] != orders[1] != orders[2]
     assert {tuple(sorted(order)) for order in orders} == {tuple(range(23))}
 
@@ -194,9 +206,9 @@ def test_mixed_batches() -> None:
     source, alone = mixed(), take(batches(), 8)
     assert (len(source), source.shape) == (4, (2, 6, 6))
     taken = take(source, 8)
-    assert {tuple(images.shape) for images, _ in taken} == {(8, 2, 6, 6)}
-    assert equal([(images[:5], labels[:5]) for images, labels in taken], alone)
-    assert all(labels[5:].tolist() == [-1] * 3 and labels.dtype == torch.int64 for _, labels in taken)
+    assert {tuple(images.shape) for images, *_ in taken} == {(8, 2, 6, 6)}
+    assert equal([Batch(*(part[:5] for part in batch)) for batch in taken], alone)
+    assert all(labels[5:].tolist() == [-1] * 3 and labels.dtype == torch.int64 for _, labels, *_ in taken)
     assert [source.position for _ in source.epoch()] == [1, 2, 3, 4]
 
 
@@ -208,14 +220,14 @@ def test_unlabelled_images_go_on_by_themselves(lengths: tuple[int, int, int, int
     bare = ImageSet(255 - image_set(others).images, torch.arange(others), tuple(map(str, range(others))))
     mean, std = channel_statistics(image_set(number))
     alone = Batches(bare, other_size, seed=1, augmentation=SETTINGS, mean=mean, std=std)
-    expected = [images for images, _ in take(alone, 13)]
-    assert all(torch.equal(batch[size:], other) for (batch, _), other in zip(take(source, 13), expected, strict=True))
+    expected = [batch.images for batch in take(alone, 13)]
+    assert all(torch.equal(b.images[size:], other) for b, other in zip(take(source, 13), expected, strict=True))
     assert len(take(again, 2 * len(again))) == 2 * len(again)
 
 
 def test_labels_of_the_unlabelled_stay_hidden() -> None:
     """Labels that the second set happens to have are not handed out."""
-    _, labels = next(Mixed(batches(), batches(30, 7)).epoch())
+    _, labels, *_ = next(Mixed(batches(), batches(30, 7)).epoch())
     assert labels[5:].tolist() == [-1] * 7
 
 
@@ -250,3 +262,68 @@ def test_mixed_shapes() -> None:
     other = Batches(grey, 2, seed=0, augmentation=SETTINGS, mean=torch.zeros(1), std=torch.ones(1))
     with pytest.raises(ShapeError, match=r"shape \(2, 6, 6\) and unlabelled ones \(1, 6, 6\)"):
         Mixed(batches(), other)
+
+
+def test_shares_together_are_the_whole() -> None:
+    """Two processes get, between them, bit for bit the batches of one, and their states are the same."""
+    mean, std = channel_statistics(image_set())
+    whole, *parts = (
+        Batches(image_set(), 6, seed=1, augmentation=SETTINGS, mean=mean, std=std, share=share)
+        for share in (Share(), Share(0, 2), Share(1, 2))
+    )
+    for batch, *shared in zip(take(whole, 5), *(take(part, 5) for part in parts), strict=True):
+        for together, *each in zip(batch, *shared, strict=True):
+            assert torch.equal(torch.cat(each), together)
+    states = [source.state_dict() for source in (whole, *parts)]
+    assert all(torch.equal(states[0]["generator"], state["generator"]) for state in states[1:])
+
+
+def test_a_state_fits_another_number_of_processes() -> None:
+    """What one process has begun, two go on with."""
+    mean, std = channel_statistics(image_set())
+    whole, first, second = (
+        Batches(image_set(), 6, seed=1, augmentation=SETTINGS, mean=mean, std=std, share=share)
+        for share in (Share(), Share(0, 2), Share(1, 2))
+    )
+    take(whole, 2)
+    for part in (first, second):
+        part.load_state_dict(whole.state_dict())
+    rest = take(whole, 3)
+    for batch, a, b in zip(rest, take(first, 3), take(second, 3), strict=True):
+        assert torch.equal(torch.cat([a.images, b.images]), batch.images)
+
+
+def test_a_batch_that_cannot_be_shared() -> None:
+    """The message says which size would do."""
+    with pytest.raises(RecipeError, match="a batch of 5 cannot be shared evenly by 2 processes; take 4"):
+        Share(0, 2).part(5)
+
+
+def test_views_are_functions_of_image_and_view() -> None:
+    """With views an image's pixels depend on its number and on the view's alone, not on when it is drawn."""
+    mean, std = channel_statistics(image_set())
+    seen: dict[tuple[int, int], Tensor] = {}
+    for seed in (0, 1):
+        source = Batches(
+            image_set(), 5, seed=seed, augmentation=SETTINGS, mean=mean, std=std, views=Views(count=2, seed=3)
+        )
+        for batch in take(source, 20):
+            for image, number, view in zip(batch.images, batch.indices.tolist(), batch.views.tolist(), strict=True):
+                assert torch.equal(seen.setdefault((number, view), image), image)
+    assert {view for _, view in seen} == {0, 1}
+    assert any(not torch.equal(seen[number, 0], seen[number, 1]) for number, view in seen if view)
+
+
+def test_indices_name_the_images() -> None:
+    """Without augmentation the numbers lead back to the pixels, those without labels after the others."""
+    mean, std = channel_statistics(image_set())
+    bare = image_set(11).unlabelled()
+    plain = Augmentation()
+    source = Mixed(
+        Batches(image_set(), 5, seed=0, augmentation=plain, mean=mean, std=std),
+        Batches(bare, 3, seed=1, augmentation=plain, mean=mean, std=std, first=23),
+    )
+    pixels = torch.cat([image_set().images, bare.images])
+    for batch in take(source, 6):
+        assert torch.equal(batch.images, standardize(pixels[batch.indices], mean, std))
+        assert batch.views.tolist() == [0] * 8

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tests.data.pictures import encoded, noise
 
-from svdistill.data import Augmentation, Batches, Files, FileSet, channel_statistics, load
+from svdistill.data import Augmentation, Batch, Batches, Files, FileSet, channel_statistics, load
 from svdistill.data.files import decode
 from svdistill.errors import DataError, RecipeError, SvdistillWarning
 
@@ -71,7 +71,7 @@ def test_batches_go_on_bit_for_bit(folder: Path) -> None:
         settings = Augmentation(flip=True, rotation=10.0, shift=1)
         return Batches(source, 16, seed=3, augmentation=settings, mean=mean, std=std)
 
-    def epochs(source: Batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def epochs(source: Batches) -> list[Batch]:
         return [batch for _ in range(2) for batch in source.epoch()]
 
     expected = epochs(make(file_set(folder).loaded("reading")))

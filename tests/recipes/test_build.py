@@ -306,7 +306,7 @@ def test_batches_of_both_kinds() -> None:
         images = build.images(recipe)
         stream = build.batches(recipe, images)
         assert isinstance(stream, data.Mixed)
-        pixels, labels = next(stream.epoch())
+        pixels, labels, *_ = next(stream.epoch())
         assert (len(pixels), (labels >= 0).sum(), (labels == -1).sum()) == (25 + expected, 25, expected)
     plain = build.batches(recipes.load("digits/svd"), images)
     assert isinstance(plain, data.Batches)
@@ -411,7 +411,7 @@ def test_a_step_with_everything() -> None:
     fabric = train.launch(device="cpu", seed=0)
     optimizer = build.optimizer(recipe, whole)
     (stage,) = build.stages(recipe)
-    for pixels, labels in build.batches(recipe, images).epoch():
+    for pixels, labels, *_ in build.batches(recipe, images).epoch():
         result = train.step(fabric, whole, optimizer, pixels, labels, epoch=0, objective=stage.objective)
         assert result.main.isfinite()
         assert result.transfer is not None

@@ -69,7 +69,7 @@ def without_time(metrics):
 def test_a_step_is_the_combined_gradient_given_to_the_optimizer(make_run, clip):
     """The same by hand: two backwards, decay on weights, combine, Nesterov's first step θ − lr (1 + μ) g."""
     run = make_run()
-    images, labels = next(run.batches.epoch())
+    images, labels, *_ = next(run.batches.epoch())
     run.distiller.train()
     student = run.distiller.student
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
@@ -105,7 +105,7 @@ def test_a_student_alone_takes_torch_s_own_step(make_run):
     groups = [{"params": decayed, "weight_decay": 1e-3}, {"params": others}]
     optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True)
     run.distiller.train()
-    for seed, (images, labels) in enumerate(run.batches.epoch()):
+    for seed, (images, labels, *_) in enumerate(run.batches.epoch()):
         torch.manual_seed(seed)
         result = train.step(run.fabric, run.distiller, run.optimizer, images, labels, epoch=0)
         assert result.transfer is None
@@ -121,7 +121,7 @@ def test_a_student_alone_takes_torch_s_own_step(make_run):
 def test_a_poisoned_transfer_gradient_never_reaches_a_weight(make_run, stand_in, poison):
     """The main task goes on alone where it must, and the drops are counted."""
     run = make_run(loss=stand_in.MapDistance(poison=poison))
-    images, labels = next(run.batches.epoch())
+    images, labels, *_ = next(run.batches.epoch())
     run.distiller.train()
     health = TransferHealth()
     train.step(run.fabric, run.distiller, run.optimizer, images, labels, epoch=0, health=health)
@@ -141,7 +141,7 @@ def test_a_transfer_loss_that_reaches_nothing_changes_nothing(make_run):
     both, alone = make_run(loss=Constant()), make_run(teacher=False, name="alone")
     alone.distiller.student.load_state_dict(both.distiller.student.state_dict())
     for run in (both, alone):
-        images, labels = next(run.batches.epoch())
+        images, labels, *_ = next(run.batches.epoch())
         run.distiller.train()
         torch.manual_seed(0)
         train.step(run.fabric, run.distiller, run.optimizer, images, labels, epoch=0)

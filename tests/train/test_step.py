@@ -34,7 +34,8 @@ class Middle(nn.Module):
 def batch(run):
     """Return one batch, images and labels, and put the distiller in train mode."""
     run.distiller.train()
-    return next(run.batches.epoch())
+    images, labels, *_ = next(run.batches.epoch())
+    return images, labels
 
 
 def named(distiller):

@@ -1,7 +1,7 @@
 """Image sets, in memory or on disk, and batches of them, augmented and standardized on the device."""
 
-from svdistill.data.augment import Augmentation, augment
-from svdistill.data.batches import Batches, Mixed
+from svdistill.data.augment import Augmentation, Views, Warps, augment, warp
+from svdistill.data.batches import Batch, Batches, Mixed, Share
 from svdistill.data.catalogue import Classes, Description, Root, describe, fetch, load, names, read_classes
 from svdistill.data.download import Remote, cache_folder, download
 from svdistill.data.files import Files, FileSet
@@ -11,6 +11,7 @@ from svdistill.data.statistics import channel_statistics, standardize
 __all__ = [
     "UNLABELLED",
     "Augmentation",
+    "Batch",
     "Batches",
     "Classes",
     "Dataset",
@@ -22,6 +23,9 @@ __all__ = [
     "Mixed",
     "Remote",
     "Root",
+    "Share",
+    "Views",
+    "Warps",
     "augment",
     "cache_folder",
     "channel_statistics",
@@ -32,4 +36,5 @@ __all__ = [
     "names",
     "read_classes",
     "standardize",
+    "warp",
 ]

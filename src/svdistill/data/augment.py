@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,14 +45,110 @@ class Augmentation:
         return not (self.flip or self.rotation or self.shift)
 
 
+class Warps(NamedTuple):
+    """How each image of a batch is varied; see `warp`.
+
+    Attributes:
+        flip: (B,), bool.
+        angle: (B,), float, in degrees.
+        shift: (B, 2), int64, in pixels.
+    """
+
+    flip: Tensor
+    angle: Tensor
+    shift: Tensor
+
+    def take(self, part: slice) -> Self:
+        """Return the warps of some of the images."""
+        return type(self)(self.flip[part], self.angle[part], self.shift[part])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """So many fixed warps of every image in place of ever new ones, for instance to store what a teacher says to each.
+
+    Attributes:
+        count: views an image, at least 1.
+        seed: another seed gives other warps; 0 to 2³² − 1.
+
+    Raises:
+        RecipeError: a value has the wrong type or is out of range.
+    """
+
+    count: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("count", self.count, 1), ("seed", self.seed, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**32:
+                raise RecipeError(f"views: {name} is {value!r}, expected a whole number of at least {least}")
+
+    def warps(self, index: Tensor, view: Tensor, augmentation: Augmentation) -> Warps | None:
+        """Return the warps of some views: a pure function of the seed and of the numbers of image and view.
+
+        Args:
+            index: (B,), int64, the image's number, ≥ 0.
+            view: (B,), int64, the view's number, 0 to count − 1.
+            augmentation: how far.
+
+        Returns:
+            The warps, on the CPU; None where nothing is to be varied.
+
+        Source: the numbers are hashed by the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+        """
+        if augmentation.is_identity:
+            return None
+        key = _mixed(_mixed(np.uint64(self.seed)) + index.cpu().numpy().astype(np.uint64))
+        key = _mixed(key + view.cpu().numpy().astype(np.uint64))
+        # 53 bits, evenly in [0, 1).
+        flip, angle, right, down = ((_mixed(key + np.uint64(n)) >> np.uint64(11)) * 2.0**-53 for n in range(4))
+        spread = 2 * augmentation.shift + 1
+        shift = np.floor(np.stack((right, down), 1) * spread) - augmentation.shift
+        return Warps(
+            torch.from_numpy((flip < 0.5) & augmentation.flip),
+            torch.from_numpy((2 * angle - 1) * augmentation.rotation).float(),
+            torch.from_numpy(shift).long(),
+        )
+
+
+def _mixed(numbers: np.uint64 | np.ndarray[Any, np.dtype[np.uint64]]) -> Any:
+    """Hash 64-bit numbers, so that any two that differ give results that look unrelated."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        z = numbers + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def draw(number: int, augmentation: Augmentation, generator: torch.Generator) -> Warps | None:
+    """Draw warps at random.
+
+    Args:
+        number: of images.
+        augmentation: how far.
+        generator: the only source of random numbers, on the CPU, so that the same numbers serve every device. It is
+            not touched where nothing is to be varied.
+
+    Returns:
+        The warps, on the CPU; None where nothing is to be varied.
+    """
+    if augmentation.is_identity:
+        return None
+    # All are drawn, used or not, so that allowing a shift does not change the flips.
+    limit = augmentation.shift
+    flip = torch.rand(number, generator=generator) < 0.5
+    angle = (2 * torch.rand(number, generator=generator) - 1) * augmentation.rotation
+    shift = torch.randint(-limit, limit + 1, (number, 2), generator=generator)
+    return Warps(flip & augmentation.flip, angle, shift)
+
+
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """Flip, rotate and shift each image at random.
 
     Args:
         images: (B, C, H, W), float32 or float64, raw: 0 is black, which is what comes in from outside the image.
         augmentation: how far.
-        generator: the only source of random numbers, on the CPU, so that the same numbers serve every device. It is
-            not touched where nothing is to be varied.
+        generator: as for `draw`.
 
     Returns:
         (B, C, H, W); `images` itself where nothing is to be varied.
@@ -58,14 +156,8 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
     Raises:
         ShapeError: the images have another dtype or number of dimensions.
     """
-    if augmentation.is_identity:
-        return images
-    # All are drawn, used or not, so that allowing a shift does not change the flips.
-    batch, limit = len(images), augmentation.shift
-    flip = torch.rand(batch, generator=generator) < 0.5
-    angle = (2 * torch.rand(batch, generator=generator) - 1) * augmentation.rotation
-    shift = torch.randint(-limit, limit + 1, (batch, 2), generator=generator)
-    return warp(images, flip=flip & augmentation.flip, angle=angle, shift=shift)
+    warps = draw(len(images), augmentation, generator)
+    return images if warps is None else warp(images, **warps._asdict())
 
 
 def warp(images: Tensor, *, flip: Tensor, angle: Tensor, shift: Tensor) -> Tensor:

@@ -1,15 +1,63 @@
 """Shuffled, augmented, standardized batches, whose whole state can be saved."""
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from svdistill.data.augment import Augmentation, augment
+from svdistill.data.augment import Augmentation, Views, draw, warp
 from svdistill.data.sets import UNLABELLED, ImageSource
 from svdistill.data.statistics import check_statistics, standardize, unit_range
 from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError
+
+
+class Batch(NamedTuple):
+    """What one step learns from.
+
+    Attributes:
+        images: (B, C, H, W), float32, augmented and standardized.
+        labels: (B,), int64, −1 where an image has none.
+        indices: (B,), int64, on the CPU: the image's number in the training set.
+        views: (B,), int64, on the CPU: the number of its warp where there are `Views`, else 0.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    views: Tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of every batch that one of several processes works on.
+
+    Attributes:
+        rank: which process, from 0.
+        of: how many there are.
+    """
+
+    rank: int = 0
+    of: int = 1
+
+    def part(self, batch_size: int) -> slice:
+        """Return where the part lies in a batch.
+
+        Raises:
+            RecipeError: the batch cannot be divided evenly.
+        """
+        if batch_size % self.of:
+            nearest = max(self.of, round(batch_size / self.of) * self.of)
+            raise RecipeError(
+                f"a batch of {batch_size} cannot be shared evenly by {self.of} processes; take {nearest}, or another "
+                "number of processes"
+            )
+        size = batch_size // self.of
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+
+WHOLE = Share()
 
 
 class Batches:
@@ -25,15 +73,29 @@ class Batches:
         augmentation: how far images are varied, before standardization.
         mean: (C,), of the training set, as `channel_statistics` gives it.
         std: (C,), likewise.
+        views: fixed warps, of which one is chosen at random, in place of new ones.
+        share: the part of each batch that this process gets. Order and warps are those of the whole batch, so that
+            all processes together work on what a single one would, and a state fits any number of them.
+        first: number of the first image, where the images of another set come before these.
 
     Raises:
-        RecipeError: the batch size is no whole number of at least 1.
+        RecipeError: the batch size is no whole number of at least 1, or cannot be shared evenly.
         DataError: a batch is larger than the data.
         ShapeError: mean or std do not fit the number of channels.
     """
 
     def __init__(
-        self, images: ImageSource, batch_size: int, *, seed: int, augmentation: Augmentation, mean: Tensor, std: Tensor
+        self,
+        images: ImageSource,
+        batch_size: int,
+        *,
+        seed: int,
+        augmentation: Augmentation,
+        mean: Tensor,
+        std: Tensor,
+        views: Views | None = None,
+        share: Share = WHOLE,
+        first: int = 0,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise RecipeError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
@@ -45,7 +107,10 @@ class Batches:
         check_statistics((batch_size, *images.shape), mean, std)
         self._images = images
         self._batch_size = batch_size
+        self._part = share.part(batch_size)
         self._augmentation = augmentation
+        self._views = views
+        self._first = first
         self._mean, self._std = mean.to(images.device), std.to(images.device)
         self._generator = torch.Generator().manual_seed(seed)
         self._order = torch.empty(0, dtype=torch.int64)
@@ -65,25 +130,36 @@ class Batches:
         """(C, H, W) of an image."""
         return self._images.shape
 
-    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self) -> Iterator[Batch]:
         """Hand out the rest of the current epoch, or a new one if the current one is over.
 
         A batch counts as done from the moment it is handed out.
 
         Yields:
-            images (batch_size, C, H, W) float32, augmented and standardized, and labels (batch_size,) int64, −1 where
-            an image has none.
+            This process's part of each batch.
         """
         if len(self._order) == 0 or self._position >= len(self):
             self._order = torch.randperm(len(self._images), generator=self._generator)
             self._position = 0
         left = self._order[self._position * self._batch_size : len(self) * self._batch_size].split(self._batch_size)
+        own = [index[self._part] for index in left]
         # Pixels may be read ahead by other processes; random numbers are drawn only here, one batch after the other.
-        for index, pixels in zip(left, self._images.batches(left), strict=True):
-            varied = augment(unit_range(pixels), self._augmentation, self._generator)
+        for index, mine, pixels in zip(left, own, self._images.batches(own), strict=True):
+            view, varied = self._varied(index, pixels)
             self._position += 1
-            labels = self._images.labels[index.to(self._images.device)]
-            yield standardize(varied, self._mean, self._std), labels
+            labels = self._images.labels[mine.to(self._images.device)]
+            yield Batch(standardize(varied, self._mean, self._std), labels, mine + self._first, view)
+
+    def _varied(self, index: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw for the whole batch, and return view (B,) and warped pixels (B, C, H, W) of the own part."""
+        images = unit_range(pixels)
+        if self._views is None:
+            drawn = draw(len(index), self._augmentation, self._generator)
+            view, warps = torch.zeros(len(images), dtype=torch.int64), drawn and drawn.take(self._part)
+        else:
+            view = torch.randint(self._views.count, index.shape, generator=self._generator)[self._part]
+            warps = self._views.warps(index[self._part] + self._first, view, self._augmentation)
+        return view, images if warps is None else warp(images, **warps._asdict())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state: generator, order, position, and the sizes that it is for."""
@@ -141,7 +217,7 @@ class Mixed:
             )
         self._labelled = labelled
         self._unlabelled = unlabelled
-        self._stream: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self._stream: Iterator[Batch] = iter(())
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -157,17 +233,21 @@ class Mixed:
         """(C, H, W) of an image."""
         return self._labelled.shape
 
-    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self) -> Iterator[Batch]:
         """Hand out the rest of the current epoch, or a new one if the current one is over.
 
         Yields:
-            images (batch_size + unlabelled batch_size, C, H, W) float32, augmented and standardized, and labels, int64,
-            −1 for those of the second part.
+            This process's part of each batch: first the labelled images, then those without labels, with the label −1.
         """
-        for images, labels in self._labelled.epoch():
+        for batch in self._labelled.epoch():
             others = self._next_unlabelled()
-            without = labels.new_full((len(others),), UNLABELLED)
-            yield torch.cat([images, others]), torch.cat([labels, without])
+            without = batch.labels.new_full((len(others.images),), UNLABELLED)
+            yield Batch(
+                torch.cat([batch.images, others.images]),
+                torch.cat([batch.labels, without]),
+                torch.cat([batch.indices, others.indices]),
+                torch.cat([batch.views, others.views]),
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything on which the further batches depend, as tensors and plain values."""
@@ -192,9 +272,9 @@ class Mixed:
         self._labelled.load_state_dict(state["labelled"])
         self._stream = iter(())  # what was read ahead belongs to the state before
 
-    def _next_unlabelled(self) -> Tensor:
+    def _next_unlabelled(self) -> Batch:
         batch = next(self._stream, None)
         if batch is None:
             self._stream = self._unlabelled.epoch()
             batch = next(self._stream)
-        return batch[0]
+        return batch

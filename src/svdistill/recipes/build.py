@@ -129,25 +129,31 @@ def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | Non
     return found
 
 
-def batches(recipe: Recipe, images: Images) -> data.Batches | data.Mixed:
+def batches(
+    recipe: Recipe, images: Images, *, views: data.Views | None = None, share: data.Share | None = None
+) -> data.Batches | data.Mixed:
     """Make the endless stream of training batches, on the device of the images, those without labels beside the others.
 
     Args:
         recipe: its augmentation, batch size and seed are read.
         images: what ``images`` returned, moved to its device.
+        views: fixed warps of every image in place of ever new ones.
+        share: the part of each batch that this process gets; None = the whole.
 
     Returns:
         The batches, at the start of their first epoch.
     """
     augment = recipe.data.augment
     augmentation = data.Augmentation(flip=augment.flip, rotation=augment.rotation, shift=augment.shift)
-    make = partial(data.Batches, augmentation=augmentation, mean=images.mean, std=images.std)
+    share = share or data.Share()
+    make = partial(data.Batches, augmentation=augmentation, mean=images.mean, std=images.std, views=views, share=share)
     labelled = make(images.train, recipe.train.batch_size, seed=recipe.seed)
     settings = recipe.data.unlabelled
     if images.unlabelled is None or settings is None:
         return labelled
+    size = settings.batch_size or recipe.train.batch_size
     # Another seed: the two streams must not draw the same warps.
-    others = make(images.unlabelled, settings.batch_size or recipe.train.batch_size, seed=(recipe.seed + 1) % 2**32)
+    others = make(images.unlabelled, size, seed=(recipe.seed + 1) % 2**32, first=len(images.train))
     return data.Mixed(labelled, others)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svdistill.data import UNLABELLED, Batches, ImageSource, Mixed
+from svdistill.data import UNLABELLED, Batch, Batches, ImageSource, Mixed
 from svdistill.distiller import Distiller, DistillOutput
 from svdistill.errors import CheckpointError, RecipeError
 from svdistill.gradients import TransferHealth, combine
@@ -55,6 +55,8 @@ def step(
     epoch: int,
     objective: Objective = DEFAULT,
     health: TransferHealth | None = None,
+    indices: Tensor | None = None,
+    views: Tensor | None = None,
 ) -> StepResult:
     """Do one step on one batch: main and transfer task together (METHOD, section 3); nothing waits for the device.
 
@@ -71,13 +73,15 @@ def step(
         epoch: of the stage, from 0; see :func:`svdistill.gradients.combine`.
         objective: the losses that take part, their weights and how they share the step.
         health: where to add what became of the transfer gradient.
+        indices: (B,), which images of the training set these are, for a teacher whose knowledge is stored.
+        views: (B,), which of their fixed warps.
 
     Returns:
         The losses and logits of this step.
     """
     parameters = trained(optimizer)
     with fabric.autocast():
-        output: DistillOutput = distiller(images, only=objective.names)
+        output: DistillOutput = distiller(images, only=objective.names, indices=indices, views=views)
         main = F.cross_entropy(output.logits, labels, ignore_index=UNLABELLED)
     weighted = {name: term * objective.weight(name) for name, term in output.terms.items()}
     beside = [weighted.pop(name) for name in objective.beside if name in weighted]
@@ -224,8 +228,9 @@ def fit(
             labelled_only = isinstance(batches, Mixed) and not stage.objective.has_transfer
             distiller.train()
             for batch in batches.epoch():
-                images, labels = fabric.to_device(_labelled(batch) if labelled_only else batch)
-                result = one_step(images, labels, epoch=epoch)
+                chosen = _labelled(batch) if labelled_only else batch
+                images, labels = fabric.to_device((chosen.images, chosen.labels))
+                result = one_step(images, labels, epoch=epoch, indices=chosen.indices, views=chosen.views)
                 state.tally.add(labels=labels, **result._asdict())
                 watch.step(images=len(labels))
             figures = watch.end()
@@ -248,10 +253,10 @@ def fit(
     distiller.eval()
 
 
-def _labelled(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _labelled(batch: Batch) -> Batch:
     """Leave out the images without labels."""
-    images, labels = batch
-    return images[labels != UNLABELLED], labels[labels != UNLABELLED]
+    there = batch.labels != UNLABELLED
+    return Batch(batch.images[there], batch.labels[there], batch.indices[there.cpu()], batch.views[there.cpu()])
 
 
 def _check(

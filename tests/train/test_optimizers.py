@@ -37,6 +37,57 @@ def test_sgd_without_momentum():
     assert not make_optimizer("sgd", model(), lr=0.1, momentum=0.0).param_groups[0]["nesterov"]
 
 
+def stepped(name, *, weight, gradients, fused=True, reload_as=None):
+    """Return a weight after steps on these gradients, optionally by way of a checkpoint of a weight that lay otherwise."""
+    parameter = nn.Parameter(weight.clone(memory_format=torch.preserve_format))
+    optimizer = make_optimizer(name, [parameter], lr=0.1, weight_decay=0.0)
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+    for number, gradient in enumerate(gradients):
+        if reload_as is not None and number == 2:
+            state = optimizer.state_dict()
+            parameter = nn.Parameter(parameter.detach().clone(memory_format=reload_as))
+            optimizer = make_optimizer(name, [parameter], lr=0.1, weight_decay=0.0)
+            optimizer.load_state_dict(state)
+        parameter.grad = gradient.clone(memory_format=torch.preserve_format)
+        optimizer.step()
+    return parameter.detach()
+
+
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("weight_lies", LAYOUTS)
+@pytest.mark.parametrize("gradients_lie", LAYOUTS)
+def test_the_fused_form_is_the_plain_one_however_tensors_lie(name, weight_lies, gradients_lie):
+    """Torch's own fused kernels on a CPU mix elements up where gradient and weight lie differently."""
+    torch.manual_seed(0)
+    weight, gradients = torch.randn(5, 4, 3, 3), torch.randn(4, 5, 4, 3, 3).unbind()
+    plain = stepped(name, weight=weight, gradients=gradients, fused=False)
+    laid = [g.contiguous(memory_format=gradients_lie) for g in gradients]
+    found = stepped(name, weight=weight.contiguous(memory_format=weight_lies), gradients=laid)
+    torch.testing.assert_close(found, plain, rtol=16 * torch.finfo(torch.float32).eps, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize(("before", "after"), [LAYOUTS, LAYOUTS[::-1]])
+def test_a_checkpoint_goes_on_with_weights_that_lie_otherwise(name, before, after):
+    """Momentum comes back as the weights lie now."""
+    torch.manual_seed(0)
+    weight, gradients = torch.randn(5, 4, 3, 3), torch.randn(4, 5, 4, 3, 3).unbind()
+    plain = stepped(name, weight=weight, gradients=gradients, fused=False)
+    found = stepped(name, weight=weight.contiguous(memory_format=before), gradients=gradients, reload_as=after)
+    torch.testing.assert_close(found, plain, rtol=16 * torch.finfo(torch.float32).eps, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_fused_form_is_taken_on_a_cpu(name):
+    """Of both optimizers; a device that has none gets the plain form."""
+    assert all(group["fused"] for group in make_optimizer(name, model(), lr=0.1).param_groups)
+    assert not any(group["fused"] for group in make_optimizer(name, model().to("meta"), lr=0.1).param_groups)
+
+
 def test_frozen_parameters_are_left_out():
     """Only what needs a gradient is trained."""
     net = model()

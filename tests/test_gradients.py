@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from svdistill import gradients
 from svdistill.errors import RecipeError, ShapeError
 from svdistill.gradients import CLIPS, TransferHealth, combine
 
@@ -123,6 +124,18 @@ def test_a_transfer_gradient_that_is_not_finite_is_dropped_and_counted(clip, bad
     assert torch.equal(first, main[0])
     assert torch.equal(second, without[1])
     assert health.summary()["dropped"] == 1
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_both_ways_of_adding_agree(monkeypatch, clip):
+    """That of a CPU, which sees the factors, and that of a GPU, which does not, also far from 1 and where one drops."""
+    main = [torch.full((3,), 1e-30), tensor(3.0, 4.0), torch.ones(2, 2), tensor(7.0)]
+    transfer = [torch.full((3,), 1e25), tensor(1.0, 0.5), torch.full((2, 2), math.nan), torch.zeros(1)]
+    at_hand = combine(main, transfer, epoch=1, clip=clip)
+    monkeypatch.setattr(gradients, "_add_at_hand", gradients._add_unseen)
+    unseen = combine(main, transfer, epoch=1, clip=clip)
+    for first, second in zip(at_hand, unseen, strict=True):
+        torch.testing.assert_close(first, second, rtol=4 * torch.finfo(torch.float32).eps, atol=0)
 
 
 def test_a_main_gradient_that_is_not_finite_is_not_hidden():

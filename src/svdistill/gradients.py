@@ -129,11 +129,30 @@ def combine(
     factors = _factors(main_norms, transfer_norms, elsewhere, epoch=epoch, clip=clip)
     if health is not None:
         health.update(main_norms, transfer_norms, factors, sound)
-    # The factor may be below float32 (1e-30 / 1e+25) though the product is not: its root, applied twice, stays inside.
-    roots = factors.sqrt()
-    for i, m, t, root, ok in zip(reached, g_m, g_t, roots.unbind(), sound.unbind(), strict=True):
-        combined[i] = torch.addcmul(m, torch.where(ok, t * root, 0.0), root).to(m.dtype)
+    add = _add_at_hand if factors.device.type == "cpu" else _add_unseen
+    for i, gradient in zip(reached, add(g_m, g_t, factors, sound), strict=True):
+        combined[i] = gradient
     return tuple(combined)
+
+
+# The factor may be below float32 (1e-30 / 1e+25) though the product is not: its root, applied twice, stays inside.
+
+
+def _add_at_hand(main: Sequence[Tensor], transfer: Sequence[Tensor], factors: Tensor, sound: Tensor) -> list[Tensor]:
+    """Return g_m + factor · g_t of each variable, g_m alone where g_t is not sound, in one pass each."""
+    roots = factors.sqrt()
+    return [
+        torch.addcmul(m, t, root, value=number).to(m.dtype) if ok else m
+        for m, t, root, number, ok in zip(main, transfer, roots, roots.tolist(), sound.tolist(), strict=True)
+    ]
+
+
+def _add_unseen(main: Sequence[Tensor], transfer: Sequence[Tensor], factors: Tensor, sound: Tensor) -> list[Tensor]:
+    """Do the same without a look at the factors, which would wait for the device."""
+    return [
+        torch.addcmul(m, torch.where(ok, t * root, 0.0), root).to(m.dtype)
+        for m, t, root, ok in zip(main, transfer, factors.sqrt(), sound, strict=True)
+    ]
 
 
 def _check(main: Sequence[Tensor | None], transfer: Sequence[Tensor | None], *, epoch: float, clip: str) -> None:
@@ -154,10 +173,8 @@ def _check(main: Sequence[Tensor | None], transfer: Sequence[Tensor | None], *, 
 
 def _norms(gradients: Sequence[Tensor]) -> Tensor:
     """Return the 2-norm of each gradient in float64, shape (n,)."""
-    if (
-        gradients[0].device.type == "cpu"
-    ):  # five times faster here than the batched call, which has no fast way on a CPU
-        return torch.stack([torch.linalg.vector_norm(g.double()) for g in gradients])
+    if gradients[0].device.type == "cpu":  # five times faster here than the batched call, which has no fast way there
+        return torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients])
     return torch.stack(torch._foreach_norm(list(gradients), 2, torch.float64))
 
 

@@ -89,6 +89,34 @@ def test_batches_go_on_bit_for_bit(folder: Path) -> None:
             assert torch.equal(ours[1], theirs[1])
 
 
+@pytest.mark.parametrize("sizes", [[90], [1, 70, 3, 16], [31, 32, 27], [33, 0, 57]])
+def test_batches_of_any_size(folder: Path, sizes: list[int]) -> None:
+    """Batches that are larger than what a worker decodes at a time, smaller or empty come out whole and in order."""
+    order = torch.randperm(NUMBER, generator=torch.Generator().manual_seed(1))
+    expected = file_set(folder, workers=0).loaded("reading").images[order].split(sizes)
+    for workers in (0, 2):
+        found = list(file_set(folder, workers=workers).batches(order.split(sizes)))
+        assert [len(batch) for batch in found] == sizes
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def test_workers_are_shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two training processes on one machine start half as many workers each, but one at least."""
+    monkeypatch.setattr("svdistill.data.files._processors", lambda: 2)
+
+    def started() -> int:
+        batches = file_set(folder).batches(torch.arange(NUMBER).split(9))
+        next(batches)
+        number = len(multiprocessing.active_children())
+        batches.close()  # type: ignore[attr-defined]
+        return number
+
+    assert started() == 2
+    for processes, each in (("2", 1), ("8", 1), ("", 2)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert started() == each
+
+
 def test_random_numbers_stay(folder: Path) -> None:
     """Starting worker processes does not touch torch's global generator."""
     before = torch.get_rng_state()
@@ -262,7 +290,9 @@ def test_kinds_of_images() -> None:
     turned.paste(255, (0, 0, 8, 4))
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn clockwise brings the bright upper half to the right
-    assert decode(saved(turned, "PNG", exif=exif), 8, 1)[0, 4].tolist() == [0] * 4 + [255] * 4
+    for kind in ("PNG", "JPEG"):
+        found = decode(saved(turned, kind, exif=exif), 8, 1)[0, 4].tolist()
+        assert found == pytest.approx([0] * 4 + [255] * 4, abs=2)
 
 
 def test_large_jpeg_is_close() -> None:

@@ -1,6 +1,7 @@
 """Image sets whose pixels stay on disk: decoded by worker processes when a batch needs them."""
 
 import io
+import math
 import multiprocessing
 import os
 import warnings
@@ -27,10 +28,13 @@ from svdistill.data.sets import (
 )
 from svdistill.errors import DataError, SvdistillWarning
 
-_MOST_WORKERS = 8
+_MOST_WORKERS = 16
 # So few images are decoded sooner than worker processes are started.
 _FEW = 64
-_PIECE = 64
+# What a worker is asked for at a time, twice: all workers share each batch, so that the first one is there soon, and
+# what is read ahead is two batches, or 64 images a worker where that is more.
+_PIECE = 32
+_AHEAD = 2
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -113,7 +117,8 @@ class FileSet:
         image_size: height and width in pixels.
         channels: 1 or 3.
         labelled: whether the images have labels.
-        workers: processes that decode; None = one a CPU, at most 8; 0 = this one.
+        workers: processes that decode; None = one a CPU, at most 16, shared among the training processes that torchrun
+            started on this machine; 0 = this one.
 
     Raises:
         DataError: there is no image, a label is outside the classes, or a size is out of range.
@@ -163,7 +168,7 @@ class FileSet:
         return len(self) * self.channels * self.image_size**2
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decode the images of each index (B,), in order, a few batches ahead.
+        """Decode the images of each index (B,), in order, two batches ahead.
 
         Yields:
             (B, C, H, W), uint8, on `device`.
@@ -172,11 +177,19 @@ class FileSet:
             DataError: more than a few images cannot be decoded, or a worker process died.
         """
         own = [index.cpu() for index in indices]
-        for index, (pixels, failures) in zip(own, self._decoded(own), strict=True):
-            for position, reason in failures:
-                self.files.note(int(self.places[index[position]]), reason)
-                pixels[position] = self._stand_in(int(index[position]))
-            yield pixels.to(self.device, non_blocking=True)
+        pieces = [list(index.split(_PIECE)) for index in own]
+        decoded = self._decoded(pieces)
+        for index, parts in zip(own, pieces, strict=True):
+            batch = torch.empty(len(index), *self.shape, dtype=torch.uint8, device=self.device)
+            done = 0
+            for part in parts:
+                pixels, failures = next(decoded)
+                for position, reason in failures:
+                    self.files.note(int(self.places[part[position]]), reason)
+                    pixels[position] = self._stand_in(int(part[position]))
+                batch[done : done + len(part)].copy_(pixels, non_blocking=True)
+                done += len(part)
+            yield batch
 
     def loaded(self, title: str) -> ImageSet:
         """Decode all images once into memory, under a progress bar where standard error is a terminal.
@@ -228,8 +241,8 @@ class FileSet:
         index, labels = selection(self, names)
         return replace(self, places=self.places[index], labels=labels.to(self.device), classes=tuple(names))
 
-    def _decoded(self, indices: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
-        tasks = [self.places[index].tolist() for index in indices]
+    def _decoded(self, batches: Sequence[Sequence[Tensor]]) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
+        tasks = [self.places[piece].tolist() for batch in batches for piece in batch]
         decoder = _Decoder(self.files, self.image_size, self.channels)
         workers = self._workers(tasks)
         if workers == 0:
@@ -240,15 +253,16 @@ class FileSet:
             batch_size=None,
             sampler=tasks,  # each element is what the decoder is asked for: a list of places
             num_workers=workers,
+            prefetch_factor=max(2, math.ceil(_AHEAD * max(map(len, batches)) / workers)),
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
             # Its own, or else torch's global random numbers would move on with each epoch.
             generator=torch.Generator(),
         )
-        batches = iter(loader)
+        decoded = iter(loader)
         while True:
             try:
-                batch = next(batches)
+                piece = next(decoded)
             except StopIteration:
                 return
             except RuntimeError as error:
@@ -257,13 +271,13 @@ class FileSet:
                     f"a process that reads images from {self.files.base} died ({reason}); is memory, or /dev/shm, too "
                     "small? take a smaller batch"
                 ) from error
-            yield batch
+            yield piece
 
     def _workers(self, tasks: Sequence[Sequence[int]]) -> int:
         # A daemon, as a pool's process may be one, must not start processes itself.
         if sum(map(len, tasks)) <= _FEW or multiprocessing.current_process().daemon:
             return 0
-        wanted = min(_MOST_WORKERS, _processors()) if self.workers is None else self.workers
+        wanted = min(_MOST_WORKERS, max(1, _processors() // _neighbours())) if self.workers is None else self.workers
         return min(wanted, len(tasks))
 
     def _stand_in(self, index: int) -> Tensor:
@@ -322,10 +336,13 @@ def decode(content: bytes, image_size: int, channels: int) -> Pixels:
     with Image.open(io.BytesIO(content)) as opened:
         # A large JPEG is decoded at a fraction of its size at once, still twice as large as what is needed.
         opened.draft(mode, (2 * image_size, 2 * image_size))
-        image: Image.Image = ImageOps.exif_transpose(opened)
+        ImageOps.exif_transpose(opened, in_place=True)
+        image: Image.Image = opened
         if image.mode.startswith("I"):  # 16 bits a pixel, which convert would cut off at 255
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        fitted = ImageOps.fit(image.convert(mode), (image_size, image_size), method=Image.Resampling.BILINEAR)
+        if image.mode != mode:
+            image = image.convert(mode)
+        fitted = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BILINEAR)
     pixels: Pixels = np.asarray(fitted, dtype=np.uint8).reshape(image_size, image_size, channels)
     return pixels.transpose(2, 0, 1)
 
@@ -342,3 +359,9 @@ def _reason(error: Exception) -> str:
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _neighbours() -> int:
+    """How many training processes share this machine's processors, this one included, by what torchrun says."""
+    number = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(number)) if number.isdecimal() else 1

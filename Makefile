@@ -31,7 +31,7 @@ lint: $(STAMP)  ## style, types and import contracts
 test: lint  ## lint, then all tests
 	$(BIN)/pytest -q
 
-bench: $(STAMP)  ## time the transfer loss and the training step; writes bench-results/*.json
+bench: $(STAMP)  ## time loss, decomposition, step, input pipeline and scaling; writes bench-results/*.json
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove .venv and caches; runs stay

@@ -1,21 +1,47 @@
-"""`python -m benchmarks [NAME …]`: run some benchmarks, or the transfer loss and the training step."""
+"""`python -m benchmarks [NAME …]` runs benchmarks; `python -m benchmarks table` makes the page of their tables."""
 
+import argparse
+import os
+import subprocess
 import sys
+from pathlib import Path
 
-from benchmarks import loss, solvers, step
+from benchmarks import table
+from benchmarks.measure import LOAD_BEFORE
 
-BENCHMARKS = {"loss": loss.main, "step": step.main, "solvers": solvers.main}
-DEFAULT = ("loss", "step")
+NAMES = ("loss", "decomposition", "step", "pipeline", "scaling")
+
+
+def run(names: list[str]) -> None:
+    """Run benchmarks one after the other, each in a process of its own: what one leaves in memory costs no other."""
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        sys.exit(f"error: unknown benchmark {unknown[0]!r}; known: {', '.join(NAMES)}, and table")
+    environment = os.environ | {LOAD_BEFORE: str(os.getloadavg()[0])}
+    failed = [
+        name
+        for name in names or NAMES
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], env=environment, check=False).returncode
+    ]
+    if failed:
+        sys.exit(f"error: failed: {', '.join(failed)}")
 
 
 def main() -> None:
-    """Run the benchmarks that are named on the command line."""
-    names = sys.argv[1:] or DEFAULT
-    unknown = [name for name in names if name not in BENCHMARKS]
-    if unknown:
-        sys.exit(f"error: unknown benchmark {unknown[0]!r}; known: {', '.join(BENCHMARKS)}")
-    for name in names:
-        BENCHMARKS[name]()
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (all of them), or table")
+    parser.add_argument("--from", dest="source", type=Path, help="table: copy the figures from this folder first")
+    given = parser.parse_args()
+    if given.names != ["table"]:
+        if given.source is not None:
+            parser.error("--from belongs to table")
+        run(given.names)
+        return
+    if given.source is not None:
+        table.adopt(given.source)
+    table.update()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,10 @@ from torch.profiler import ProfilerActivity, profile
 from svdistill.records import environment
 
 RESULTS = Path("bench-results")
+# Set by `python -m benchmarks` before it starts: afterwards the load is that of the benchmark itself.
+LOAD_BEFORE = "SVDISTILL_LOAD_BEFORE"
+# What matrix products and convolutions can use, in the words of /proc/cpuinfo.
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
 
 
 def side_by_side(
@@ -54,6 +58,19 @@ def spread(seconds: list[float]) -> dict[str, float]:
     return {"median_ms": 1e3 * middle, "q1_ms": 1e3 * low, "q3_ms": 1e3 * high, "runs": len(seconds)}
 
 
+def rate(seconds: list[float], images: int) -> dict[str, float]:
+    """Return median, first and third quartile in images a second, and the number of runs, where a run is so many."""
+    found = spread([images / s for s in seconds])
+    return {**{key.replace("_ms", "_per_s"): value / 1e3 for key, value in found.items()}, "runs": len(seconds)}
+
+
+def target(value: float, *, at_most: float | None = None, at_least: float | None = None) -> dict[str, float]:
+    """Return a figure with what it ought to be, as the page of tables marks it: met, or not met."""
+    if (at_most is None) == (at_least is None):
+        raise ValueError("a target is either at_most or at_least")
+    return {"value": value, **({"at_most": at_most} if at_most is not None else {"at_least": at_least or 0.0})}
+
+
 def ratio(slow: list[float], fast: list[float]) -> float:
     """Return the median over rounds of slow / fast, both taken in the same round."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
@@ -77,12 +94,20 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Return what a figure depends on: processor, threads, versions, allocator settings, date."""
+    """Return what a figure depends on.
+
+    Returns:
+        Versions, processor and those of its instructions that matter, GPU, cores, threads, settings of the allocator,
+        the load average over a minute before the start (None where it was not taken), and the date.
+    """
     allocator = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_") or k == "LD_PRELOAD"}
+    load = os.environ.get(LOAD_BEFORE)
     return {
         **{key: value for key, value in environment().items() if key != "command"},
-        "cores": os.cpu_count(),
+        "instructions": _instructions(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "allocator": allocator or "default of glibc",
+        "load_before": None if load is None else float(load),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 
@@ -93,6 +118,15 @@ def write(name: str, figures: Mapping[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
     return path
+
+
+def _instructions() -> list[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return [name for name in _INSTRUCTIONS if name in flags]
 
 
 def _synchronize() -> None:

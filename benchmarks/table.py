@@ -1,0 +1,286 @@
+"""The tables of `docs/benchmarks.md`, made from the figures in `docs/benchmarks/NAME.json` and from nothing else.
+
+Each benchmark has a function here that makes its section; one without is laid out by the shape of its figures. In the
+page a section stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; the prose around it stays.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+FIGURES = ROOT / "docs" / "benchmarks"
+NOT_MEASURED = "Not measured yet."
+
+Figures = Mapping[str, Any]
+
+
+def adopt(source: Path, *, figures: Path = FIGURES) -> list[Path]:
+    """Copy the JSON files of a folder into that of the published figures, and return the copies.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    found = sorted(source.glob("*.json"))
+    if not found:
+        raise SystemExit(f"error: no JSON files in {source}; run `python -m benchmarks` first")
+    figures.mkdir(exist_ok=True)
+    return [Path(shutil.copy(path, figures / path.name)) for path in found]
+
+
+def update(page: Path = PAGE, *, figures: Path = FIGURES) -> None:
+    """Write every section of the page anew."""
+    page.write_text(filled(page.read_text(), figures))
+
+
+def filled(text: str, figures: Path) -> str:
+    """Return a page whose sections are made from the figures in a folder; where there are none, the section says so.
+
+    Raises:
+        SystemExit: figures have no place in the page, or a section does not end.
+    """
+    known = {path.stem: json.loads(path.read_text()) for path in sorted(figures.glob("*.json"))}
+    names = [line[5:-4] for line in text.splitlines() if line.startswith("<!-- ") and not line.startswith("<!-- /")]
+    for name in known:
+        if name not in names:
+            raise SystemExit(f"error: the page has no place for {name}: add the lines <!-- {name} --> <!-- /{name} -->")
+    for name in names:
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, _, rest = text.partition(start)
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise SystemExit(f"error: the page has no {end}")
+        made = section(name, known[name]) if name in known else NOT_MEASURED
+        text = f"{before}{start}\n{made}\n\n{end}{after}"
+    return text
+
+
+def section(name: str, figures: Figures) -> str:
+    """Return the tables of a benchmark and the line that says where they were measured, as Markdown."""
+    body = {key: value for key, value in figures.items() if key != "machine"}
+    return f"{_SECTIONS.get(name, by_shape)(body)}\n\n{machine_line(figures['machine'])}"
+
+
+def machine_line(machine: Figures) -> str:
+    """Return one sentence about where figures come from; it says so where there was no GPU."""
+    instructions = machine.get("instructions")
+    load = machine.get("load_before")
+    allocator = machine["allocator"]
+    if isinstance(allocator, Mapping):
+        allocator = "allocator " + ", ".join(f"{key}={value}" for key, value in allocator.items())
+    else:
+        allocator = f"allocator: {allocator}"
+    processor = machine.get("cpu") or machine.get("processor")
+    parts = [
+        f"{processor} ({', '.join(instructions)})" if instructions else str(processor),
+        f"{machine['cores']} cores",
+        f"{machine['threads']} threads",
+        machine["gpu"] or "**no GPU was measured**",
+        f"torch {machine['torch']}",
+        f"Python {machine['python']}",
+        allocator,
+        "load before the start " + ("not taken" if load is None else f"{load:.2f}"),
+        str(machine["date"]),
+    ]
+    return f"Measured on: {'; '.join(parts)}."
+
+
+def loss(figures: Figures) -> str:
+    """Return the transfer loss against its straightforward form and its floor: a column for each case."""
+    results = figures["results"]
+    head = [f"{r['taps']}, k = {r['rank']}" if "taps" in r else f"k = {r['rank']}" for r in results]
+    rows = [[label, *(show(r) for r in results)] for label, show in _LOSS_ROWS.items()]
+    sizes = figures["batch"] if isinstance(figures["batch"], Mapping) else {"": figures["batch"]}
+    return f"Batch {', '.join(f'{name} {size}'.strip() for name, size in sizes.items())}.\n\n{grid(['', *head], rows)}"
+
+
+def _straightforward(result: Figures) -> str:
+    """Return its time, and whether it was taken on a part of the batch and scaled."""
+    part, batch = result.get("straightforward_batch"), result.get("batch")
+    return spread(result["straightforward"]) + (
+        f", scaled from {part} of {batch} images" if part and part != batch else ""
+    )
+
+
+def _broken(result: Figures) -> str:
+    key = "samples_with_broken_gradient"
+    return f"{result.get(f'straightforward_{key}', '–')} / {result[f'ours_{key}']}"
+
+
+def _against_target(result: Figures, key: str, form: str, *, least: bool = False) -> str:
+    if result.get(key) is None:
+        return "does not fit into memory"
+    limit = result.get(f"target_{key}")
+    return judged(result[key], form, at_least=limit) if least else judged(result[key], form, at_most=limit)
+
+
+_LOSS_ROWS: dict[str, Callable[[Figures], str]] = {
+    "svdistill, ms": lambda r: spread(r["ours"]),
+    "floor, ms: Gram products of both networks' taps, one copy of the student's": lambda r: spread(r["floor"]),
+    "straightforward, ms: full SVDs, autograd's derivative, dense relations": _straightforward,
+    "times faster than straightforward": lambda r: _against_target(r, "times_faster", ".0f", least=True),
+    "floors": lambda r: _against_target(r, "floors", ".1f"),
+    "peak memory above the inputs, in units of the student's taps": lambda r: _against_target(
+        r, "peak_over_taps", ".2f"
+    ),
+    "the same, straightforward": lambda r: number(r.get("straightforward_peak_over_taps")),
+    "samples of the first tap whose gradient is not finite, straightforward / svdistill": _broken,
+}
+
+
+def decomposition(figures: Figures) -> str:
+    """Return every solver on every shape of tap, and where the block iteration overtakes eigh."""
+    parts = []
+    if results := figures.get("results"):
+        solvers = [key for key, value in results[0].items() if is_spread(value)]
+        head = ["taps", "N × D", "batch", "k", "part", *(f"{s}, ms" for s in solvers), "auto is", "auto / best solver"]
+        rows = [
+            [
+                r["taps"],
+                f"{r['positions']} × {r['channels']}",
+                str(r["batch"]),
+                str(r["rank"]),
+                r["part"],
+                *(number(r[s]["median_ms"]) if s in r else "–" for s in solvers),
+                r["auto_is"],
+                judged(r["auto_over_best"], ".2f", at_most=figures["target_auto_over_best"], brief=True),
+            ]
+            for r in results
+        ]
+        worst = judged(figures["worst_auto_over_best"], ".2f", at_most=figures["target_auto_over_best"])
+        parts += [f"Medians. `auto` / best solver, at its worst: {worst}.", grid(head, rows)]
+    wins = figures["eigh_over_subspace"]
+    sizes = list(next(iter(wins.values())))
+    head = ["rank", *(f"m = {size}" for size in sizes)]
+    rows = [[rank, *(f"{row[size]:.2f}" for size in sizes)] for rank, row in wins.items()]
+    parts += ["eigh / block iteration, forward: above 1 the block iteration wins.", grid(head, rows)]
+    return "\n\n".join(parts)
+
+
+def by_shape(figures: Figures, *, level: int = 3, batch: int | None = None) -> str:
+    """Lay figures out by their shape.
+
+    Times and rates become the rows of a table, single figures a list, a list of mappings a table with a row for each,
+    and a mapping a part with its own heading. ``target_X`` beside ``X`` is what X ought to be: at least so much for
+    what counts how often something is faster, else at most.
+    """
+    own = figures.get("batch")
+    batch = own if isinstance(own, int) else batch
+    parts = [str(figures["note"])] if "note" in figures else []
+    times = {key: value for key, value in figures.items() if is_spread(value)}
+    rates = {key: value for key, value in figures.items() if is_rate(value)}
+    if times:
+        more = ["images/s"] if batch else []
+        rows = [
+            [label(key), *_pair(value), *([number(1e3 * batch / value["median_ms"])] if batch else [])]
+            for key, value in times.items()
+        ]
+        parts.append(grid(["", "median ms", "quartiles", *more], rows))
+    if rates:
+        rows = [[label(key), *_pair(value)] for key, value in rates.items()]
+        parts.append(grid(["", "images/s, median", "quartiles"], rows))
+    singles = [line for key, value in figures.items() if (line := _single(key, value, figures))]
+    if singles:
+        parts.append("\n".join(singles))
+    for key, value in figures.items():
+        heading = f"{'#' * level} {label(key)}"
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            columns = list(dict.fromkeys(column for item in value for column in item))
+            rows = [[cell(item.get(column)) for column in columns] for item in value]
+            parts += [heading, grid([label(column) for column in columns], rows)]
+        elif isinstance(value, Mapping) and not (is_spread(value) or is_rate(value) or is_target(value)):
+            parts += [heading, by_shape(value, level=level + 1, batch=batch)]
+    return "\n\n".join(parts)
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |".replace("|  |", "| |") for line in lines)
+
+
+def judged(
+    value: float, form: str = ".2f", *, at_most: float | None = None, at_least: float | None = None, brief: bool = False
+) -> str:
+    """Return a figure beside its target and whether it meets it; a digit more where rounding would hide a miss."""
+    shown, limit = format(value, form), at_most if at_most is not None else at_least
+    if limit is None:
+        return shown
+    at_least_is = at_most is None
+    met = value >= limit if at_least_is else value <= limit
+    if not met and (float(shown) >= limit if at_least_is else float(shown) <= limit):
+        shown = format(value, ".4g")
+    if brief:
+        return shown if met else f"{shown} **not met**"
+    return f"{shown} (target {'≥' if at_least_is else '≤'} {limit:g}: {'met' if met else '**not met**'})"
+
+
+def spread(figure: Figures | None) -> str:
+    """Return median and quartiles of a time in milliseconds or a rate in images a second; – where there is none."""
+    if figure is None:
+        return "does not fit into memory"
+    middle, quartiles = _pair(figure)
+    return f"{middle} ({quartiles})"
+
+
+def number(value: float | None) -> str:
+    """Return a figure with three digits that count, whole from 100 on; – where there is none."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
+
+
+def cell(value: Any) -> str:
+    """Return any figure as it stands in a table."""
+    if isinstance(value, Mapping):
+        if is_target(value):
+            return judged(value["value"], at_most=value.get("at_most"), at_least=value.get("at_least"))
+        return spread(value)
+    if value is None:
+        return "–"
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def label(key: str) -> str:
+    """Return the name of a figure as one reads it."""
+    return str(key).replace("_", " ")
+
+
+def is_spread(value: Any) -> bool:
+    """Whether a figure is times, from `measure.spread`."""
+    return isinstance(value, Mapping) and "median_ms" in value
+
+
+def is_rate(value: Any) -> bool:
+    """Whether a figure is rates, from `measure.rate`."""
+    return isinstance(value, Mapping) and "median_per_s" in value
+
+
+def is_target(value: Any) -> bool:
+    """Whether a figure comes with a target, from `measure.target`."""
+    return isinstance(value, Mapping) and "value" in value and ("at_most" in value or "at_least" in value)
+
+
+def _pair(figure: Figures) -> tuple[str, str]:
+    unit = "_ms" if "median_ms" in figure else "_per_s"
+    return number(figure[f"median{unit}"]), f"{number(figure[f'q1{unit}'])}–{number(figure[f'q3{unit}'])}"
+
+
+def _single(key: str, value: Any, beside: Figures) -> str:
+    """Return the line of a list for a single figure, nothing for any other."""
+    if is_target(value):
+        return f"- {label(key)}: {cell(value)}"
+    if key.startswith("target_") or key == "note" or not isinstance(value, int | float | str):
+        return ""
+    limit = beside.get(f"target_{key}")
+    if limit is None or isinstance(value, str):
+        return f"- {label(key)}: {cell(value)}"
+    least = any(word in key for word in ("faster", "speedup", "images"))
+    return f"- {label(key)}: {judged(value, at_least=limit) if least else judged(value, at_most=limit)}"
+
+
+_SECTIONS: dict[str, Callable[[Figures], str]] = {"loss": loss, "decomposition": decomposition}

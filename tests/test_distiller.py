@@ -544,3 +544,97 @@ def test_maps_need_be_neither_square_nor_of_one_size(widths, strides):
     module = Distiller(student, teacher, loss=all_losses(), **TAPS)
     assert len(module.prepare(images)) == (0 if widths[0] == widths[1] else 2)
     reaches_the_student(module, images)
+
+
+class Notebook:
+    """What a teacher said to some images, kept in memory: one view of each."""
+
+    def __init__(self, known, tap_shapes=()):
+        self.known, self.tap_shapes, self.losses = known, tap_shapes, known.keys()
+        self.asked = []
+
+    def read(self, names, indices, views, *, device):
+        """Return the rows of these images."""
+        self.asked.append((tuple(names), indices.tolist(), views.tolist(), device.type))
+        return {name: {key: one[indices] for key, one in self.known[name].items()} for name in names}
+
+
+STORABLE = {
+    "svd": lambda: SVDLoss(2),
+    "svd in the teacher's basis": lambda: SVDLoss(2, basis="teacher"),
+    "attention": AttentionLoss,
+    "relational": RelationalLoss,
+    "soft-target": SoftTargetLoss,
+    "a sum": lambda: {"svd": SVDLoss(), "soft-target": SoftTargetLoss()},
+}
+
+
+@pytest.mark.parametrize("width", [4, 6])
+@pytest.mark.parametrize("name", STORABLE)
+def test_stored_knowledge_takes_the_place_of_the_teacher(name, width):
+    """Losses, health and gradients are those of the teacher that ran, adapters included; no teacher is there."""
+    loss = STORABLE[name]()
+    torch.manual_seed(0)
+    live = Distiller(network(), network(width), loss=loss, **TAPS)
+    live.prepare(IMAGES)
+    live.student[3].p = 0.0  # dropout would draw anew
+    notes = Notebook(live.extract(IMAGES), live.teacher_shapes(IMAGES))
+    stored = Distiller(copy.deepcopy(live.student), notes, loss=copy.deepcopy(loss), student_taps=("0", "1"))
+    assert (stored.teacher, stored.knowledge) == (None, notes)
+    assert stored.prepare(IMAGES) == live.adapted
+    stored.load_state_dict(live.state_dict())
+    order = torch.tensor([1, 0])
+    images = IMAGES[order]
+    expected, found = live(images), stored(images, indices=order, views=torch.zeros(2, dtype=torch.int64))
+    assert notes.asked == [(tuple(live._losses), [1, 0], [0, 0], "cpu")]
+    assert found.terms.keys() == expected.terms.keys()
+    assert found.transfer.item() == pytest.approx(expected.transfer.item(), rel=1e-5)
+    assert found.transfer.item() > 0
+    for key, value in expected.health.items():
+        assert float(found.health[key]) == pytest.approx(float(value), rel=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.transfer, stored.student[0][0].weight),
+        torch.autograd.grad(expected.transfer, live.student[0][0].weight),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_only_what_is_measured_is_read():
+    """A loss that takes no part is not read, and without any nothing is."""
+    live = distiller(loss={"svd": SVDLoss(), "soft-target": SoftTargetLoss()})
+    notes = Notebook(live.extract(IMAGES), live.teacher_shapes(IMAGES))
+    stored = Distiller(network(), notes, loss={"svd": SVDLoss(), "soft-target": SoftTargetLoss()}, **TAPS)
+    which = {"indices": torch.arange(2), "views": torch.zeros(2, dtype=torch.int64)}
+    assert stored(IMAGES, only=["soft-target"], **which).terms.keys() == {"soft-target"}
+    assert stored(IMAGES, only=[], **which).transfer is None
+    assert stored.eval()(IMAGES).transfer is None
+    assert [names for names, *_ in notes.asked] == [("soft-target",)]
+
+
+def test_extracting_leaves_the_student_as_it_was():
+    """Neither its mode nor its batch statistics change."""
+    module = distiller(loss=SVDLoss()).train()
+    before = copy.deepcopy(module.student.state_dict())
+    known = module.extract(IMAGES)["transfer"]
+    assert not any(one.requires_grad for one in known.values())
+    assert all(part.training for part in module.student.modules())
+    assert all(torch.equal(value, before[key]) for key, value in module.student.state_dict().items())
+
+
+def test_stored_knowledge_that_does_not_fit_is_refused():
+    """A loss that cannot be stored, one that was not, other taps, or nobody saying which images these are."""
+    notes = Notebook(distiller(loss=SVDLoss()).extract(IMAGES), [(4, 6, 6), (4, 4, 4)])
+    with pytest.raises(RecipeError, match=r"'soft' .* stored, only for transfer"):
+        Distiller(network(), notes, loss={"soft": SoftTargetLoss()})
+    with pytest.raises(RecipeError, match="needs too much of the teacher to be stored"):
+        Distiller(network(), notes, loss=FSPLoss(), **TAPS)
+    with pytest.raises(ShapeError, match="1 student taps came with 2 teacher taps"):
+        Distiller(network(), notes, loss=SVDLoss(), student_taps=("0",))
+    module = Distiller(network(), notes, loss=SVDLoss(), **TAPS)
+    with pytest.raises(ShapeError, match="give indices= and views= of 2 images"):
+        module(IMAGES)
+    with pytest.raises(RecipeError, match="no teacher to run"):
+        module.extract(IMAGES)
+    with pytest.raises(RecipeError, match="too much"):
+        distiller(loss=FSPLoss()).extract(IMAGES)

@@ -1,7 +1,7 @@
 """Attention transfer: the student learns where the teacher's feature maps are strong."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svdistill.errors import ShapeError
-from svdistill.losses.maps import as_grid, pair_up, smaller, wide_dtype
+from svdistill.losses.maps import as_grid, match, numbered, pair_up, smaller, wide_dtype
 
 
 def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, power: float = 2.0) -> Tensor:
@@ -33,25 +33,8 @@ def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor
     Source: Zagoruyko, Komodakis, *Paying More Attention to Attention*, ICLR 2017, equation 2 with F^p_sum, and the
     authors' code, which takes the mean of squares in place of the norm.
     """
-    pairs = pair_up(student_maps, teacher_maps, method="Attention transfer")
     _check_power(power)
-    dtype = wide_dtype(*student_maps)
-    loss = torch.zeros((), dtype=dtype, device=student_maps[0].device)
-    comparable = False
-    with torch.autocast(loss.device.type, enabled=False):
-        for student, teacher in pairs:
-            maps = as_grid(student, teacher), as_grid(teacher, student)
-            size = smaller(*maps)
-            comparable |= math.prod(size) > 1
-            found, goal = (_attention(m.to(dtype), size, power) for m in (maps[0], maps[1].detach()))
-            loss = loss + (found - goal).square().sum() * (0.5 / max(1, found.numel()))
-    if not comparable:
-        shapes = ", ".join(str(tuple(student.shape)) for student, _ in pairs)
-        raise ShapeError(
-            f"no tap has more than one position in both networks (student: {shapes}), so there is no attention to "
-            "compare; choose taps before the pooling"
-        )
-    return loss
+    return _compare(student_maps, _extract(teacher_maps, student_maps, power), power)
 
 
 class AttentionLoss(nn.Module):
@@ -61,9 +44,11 @@ class AttentionLoss(nn.Module):
 
     Attributes:
         reads: what it compares: feature "maps".
+        sums: whether the loss is a sum over the batch: no, a mean.
     """
 
     reads: ClassVar[str] = "maps"
+    sums: ClassVar[bool] = False
 
     def __init__(self, power: float = 2.0) -> None:
         super().__init__()
@@ -78,11 +63,74 @@ class AttentionLoss(nn.Module):
         self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and no figures of its health: every map has an attention."""
-        return self(student_maps, teacher_maps), {}
+        return self.compare(student_maps, self.extract(teacher_maps, student_maps))
+
+    @property
+    def extracts(self) -> dict[str, int | float | str]:
+        """The settings that decide what `extract` gives."""
+        return {"power": self.power}
+
+    def extract(self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return all that the loss needs to know of the teacher.
+
+        Args:
+            teacher_maps: as in `attention_loss`.
+            student_maps: likewise; only their shapes matter.
+
+        Returns:
+            For the taps 0, 1, …: ``attention0`` (B, 1, h, w), normalized, at the size at which it is compared.
+
+        Raises:
+            ShapeError: see `attention_loss`.
+        """
+        return _extract(teacher_maps, student_maps, self.power)
+
+    def compare(self, student_maps: Sequence[Tensor], known: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `measure` does, from what `extract` has found, now or earlier.
+
+        Args:
+            student_maps: as in `attention_loss`.
+            known: what `extract` returned for the same images, of float32 or wider.
+
+        Raises:
+            ShapeError: it is not of these taps or images.
+        """
+        return _compare(student_maps, known, self.power), {}
 
     def extra_repr(self) -> str:
         """Show the power in the module's representation."""
         return f"power={self.power}"
+
+
+@torch.no_grad()
+def _extract(teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor], power: float) -> dict[str, Tensor]:
+    pairs = pair_up(student_maps, teacher_maps, method="Attention transfer")
+    dtype = wide_dtype(*student_maps)
+    known = {}
+    with torch.autocast(teacher_maps[0].device.type, enabled=False):
+        for tap, (student, teacher) in enumerate(pairs):
+            grid = as_grid(teacher, student)
+            size = smaller(as_grid(student, teacher), grid)
+            known[f"attention{tap}"] = _attention(grid.to(dtype), size, power).reshape(-1, 1, *size)
+    return known
+
+
+def _compare(student_maps: Sequence[Tensor], known: Mapping[str, Tensor], power: float) -> Tensor:
+    goals = numbered(known, "attention")
+    match(student_maps, goals, method="Attention transfer")
+    if all(goal.shape[2:].numel() == 1 for goal in goals):
+        shapes = ", ".join(str(tuple(student.shape)) for student in student_maps)
+        raise ShapeError(
+            f"no tap has more than one position in both networks (student: {shapes}), so there is no attention to "
+            "compare; choose taps before the pooling"
+        )
+    dtype = wide_dtype(*student_maps)
+    loss = torch.zeros((), dtype=dtype, device=student_maps[0].device)
+    with torch.autocast(loss.device.type, enabled=False):
+        for student, goal in zip(student_maps, goals, strict=True):
+            found = _attention(as_grid(student, goal).to(dtype), (goal.shape[2], goal.shape[3]), power)
+            loss = loss + (found - goal.flatten(1)).square().sum() * (0.5 / max(1, found.numel()))
+    return loss
 
 
 def _attention(grid: Tensor, size: tuple[int, int], power: float) -> Tensor:

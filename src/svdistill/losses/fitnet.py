@@ -1,5 +1,6 @@
 """FitNets: a layer of the student learns to predict a layer of the teacher, the hint."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -62,11 +63,13 @@ class FitNetLoss(nn.Module):
 
     Attributes:
         reads: what it compares: feature "maps".
+        sums: whether the loss is a sum over the batch: no, a mean.
         hint: which tap, from 0; None: the middle one.
         regressor: 1×1 convolution from the student's width to the teacher's, made by `prepare`; None before.
     """
 
     reads: ClassVar[str] = "maps"
+    sums: ClassVar[bool] = False
 
     def __init__(self, hint: int | None = None) -> None:
         super().__init__()
@@ -105,6 +108,17 @@ class FitNetLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and no figures of its health: any map can be regressed."""
         return self(student_maps, teacher_maps), {}
+
+    def teacher_numbers(self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> int:
+        """Return how many numbers of an image the loss needs to know of the teacher: too many to be stored.
+
+        Args:
+            teacher_maps: as in `fitnet_loss`.
+            student_maps: likewise; only their shapes matter.
+        """
+        tap = _chosen(self.hint, len(teacher_maps))
+        grids = as_grid(student_maps[tap], teacher_maps[tap]), as_grid(teacher_maps[tap], student_maps[tap])
+        return width(teacher_maps[tap]) * math.prod(smaller(*grids))
 
     def extra_repr(self) -> str:
         """Show the hint in the module's representation."""

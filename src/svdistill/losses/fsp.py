@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svdistill.losses.maps import as_grid, pair_up, smaller, wide_dtype
+from svdistill.losses.maps import as_grid, pair_up, smaller, wide_dtype, width
 
 
 def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
@@ -52,10 +52,12 @@ class FSPLoss(nn.Module):
     Attributes:
         reads: what it compares: feature "maps".
         equal_widths: the maps of both networks must be of the same widths.
+        sums: whether the loss is a sum over the batch: no, a mean.
     """
 
     reads: ClassVar[str] = "maps"
     equal_widths: ClassVar[bool] = True
+    sums: ClassVar[bool] = False
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """Return the loss, see `fsp_loss`."""
@@ -66,6 +68,15 @@ class FSPLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and no figures of its health: every map has a Gram matrix."""
         return self(student_maps, teacher_maps), {}
+
+    def teacher_numbers(self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> int:
+        """Return how many numbers of an image the loss needs to know of the teacher: too many to be stored.
+
+        Args:
+            teacher_maps: as in `fsp_loss`.
+            student_maps: likewise; not looked at.
+        """
+        return sum(width(front) * width(back) for front, back in itertools.pairwise(teacher_maps))
 
 
 def _flows(maps: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

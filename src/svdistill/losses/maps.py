@@ -1,7 +1,8 @@
 """Feature maps of two networks, checked, paired tap by tap, and brought to one layout."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -57,6 +58,37 @@ def pair_up(
                 "use a Distiller, which makes an adapter, or choose taps or widths that agree"
             )
     return pairs
+
+
+def numbered(known: Mapping[str, Tensor], name: str) -> list[Tensor]:
+    """Return ``name0``, ``name1`` and so on, as far as there are any: one tensor for each tap."""
+    names = itertools.takewhile(known.__contains__, (f"{name}{tap}" for tap in itertools.count()))
+    return [known[one] for one in names]
+
+
+def match(student_maps: Sequence[Tensor], known: Sequence[Tensor], *, method: str) -> None:
+    """Check that the student's maps are of the taps and the images that something is known about.
+
+    Args:
+        student_maps: feature maps, each (B, C, H, W), (B, N, D) or (B, D), floating.
+        known: (B, …) of each tap of the teacher.
+        method: who asks, for the message.
+
+    Raises:
+        ShapeError: number of taps, shapes or batch do not fit.
+    """
+    if len(student_maps) != len(known) or not known:
+        raise ShapeError(
+            f"{method}: the student has {len(student_maps)} taps and of the teacher {len(known)} are known; extract "
+            "as many"
+        )
+    for tap, (student, one) in enumerate(zip(student_maps, known, strict=True)):
+        _check(student, f"tap {tap} of the student")
+        if len(student) != len(one):
+            raise ShapeError(
+                f"tap {tap} has {len(student)} samples in the student, and {len(one)} are known of the teacher; both "
+                "must be of the same batch"
+            )
 
 
 def width(feature: Tensor) -> int:

@@ -1,7 +1,7 @@
 """Relational knowledge distillation: the student learns distances and angles between the teacher's embeddings."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svdistill.errors import ShapeError
-from svdistill.losses.maps import channels_first, pair_up, wide_dtype
+from svdistill.losses.maps import channels_first, match, pair_up, wide_dtype
 
 # Squared distances below this share of the squared lengths are rounding of float32 maps: the examples coincide.
 COINCIDENT = 1000 * torch.finfo(torch.float64).eps
@@ -42,11 +42,22 @@ def relational_loss(
 
     Source: Park, Kim, Lu, Cho, *Relational Knowledge Distillation*, CVPR 2019, equations 5 to 9.
     """
-    student, teacher = pair_up(student_maps, teacher_maps, method="RKD")[-1]
     _check_weights(distance, angle)
+    return _compare(student_maps, _extract(teacher_maps, student_maps), distance, angle)
+
+
+@torch.no_grad()
+def _extract(teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> dict[str, Tensor]:
+    teacher = pair_up(student_maps, teacher_maps, method="RKD")[-1][1]
+    return {"embedding": _embedding(teacher)}
+
+
+def _compare(student_maps: Sequence[Tensor], known: Mapping[str, Tensor], distance: float, angle: float) -> Tensor:
+    student = student_maps[-1]
+    match([student], [known["embedding"]], method="RKD")
     batch = len(student)
     with torch.autocast(student.device.type, enabled=False):
-        found, goal = _Relations(student), _Relations(teacher.detach())
+        found, goal = _Relations(_embedding(student)), _Relations(known["embedding"].double())
         loss = found.gram.sum() * 0.0  # keeps the graph where a term is off or the batch is empty
         if distance:
             error = functional.smooth_l1_loss(found.distances(), goal.distances(), reduction="sum")
@@ -64,9 +75,15 @@ class RelationalLoss(nn.Module):
 
     Attributes:
         reads: what it compares: feature "maps".
+        sums: whether the loss is a sum over the batch: no, a mean.
+        precise: what of `extract` is not to be stored in half precision: relations are differences of embeddings.
+        extracts: the settings that decide what `extract` gives: none.
     """
 
     reads: ClassVar[str] = "maps"
+    sums: ClassVar[bool] = False
+    precise: ClassVar[frozenset[str]] = frozenset({"embedding"})
+    extracts: ClassVar[Mapping[str, int | float | str]] = {}
 
     def __init__(self, distance: float = 25.0, angle: float = 50.0) -> None:
         super().__init__()
@@ -82,11 +99,43 @@ class RelationalLoss(nn.Module):
         self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and no figures of its health: any embeddings have relations."""
-        return self(student_maps, teacher_maps), {}
+        return self.compare(student_maps, self.extract(teacher_maps, student_maps))
+
+    def extract(self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return all that the loss needs to know of the teacher.
+
+        Args:
+            teacher_maps: as in `relational_loss`.
+            student_maps: likewise; only their number and their batch matter.
+
+        Returns:
+            ``embedding`` (B, D), float64: the last map averaged over its positions.
+
+        Raises:
+            ShapeError: see `relational_loss`.
+        """
+        return _extract(teacher_maps, student_maps)
+
+    def compare(self, student_maps: Sequence[Tensor], known: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `measure` does, from what `extract` has found, now or earlier.
+
+        Args:
+            student_maps: as in `relational_loss`.
+            known: what `extract` returned for the same images, of float32 or wider.
+
+        Raises:
+            ShapeError: it is not of these images.
+        """
+        return _compare(student_maps, known, self.distance, self.angle), {}
 
     def extra_repr(self) -> str:
         """Show the weights in the module's representation."""
         return f"distance={self.distance}, angle={self.angle}"
+
+
+def _embedding(feature: Tensor) -> Tensor:
+    """Average a map over its positions, (B, D), in float64."""
+    return channels_first(feature).double().mean(2)
 
 
 class _Relations:
@@ -96,8 +145,7 @@ class _Relations:
     differences themselves would be B × B × D.
     """
 
-    def __init__(self, feature: Tensor) -> None:
-        embedding = channels_first(feature).double().mean(2)
+    def __init__(self, embedding: Tensor) -> None:
         # Relations do not depend on origin and scale; without them the differences keep most digits.
         if embedding.numel():
             embedding = embedding - embedding.mean(0, keepdim=True).detach()

@@ -1,6 +1,7 @@
 """Soft targets: the student learns the teacher's softened class probabilities."""
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -45,9 +46,13 @@ class SoftTargetLoss(nn.Module):
 
     Attributes:
         reads: what it compares: "logits".
+        sums: whether the loss is a sum over the batch: no, a mean.
+        extracts: the settings that decide what `extract` gives: none.
     """
 
     reads: ClassVar[str] = "logits"
+    sums: ClassVar[bool] = False
+    extracts: ClassVar[Mapping[str, int | float | str]] = {}
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
@@ -60,7 +65,28 @@ class SoftTargetLoss(nn.Module):
 
     def measure(self, student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and no figures of its health: logits are always comparable."""
-        return self(student_logits, teacher_logits), {}
+        return self.compare(student_logits, self.extract(teacher_logits, student_logits))
+
+    def extract(self, teacher_logits: Tensor, student_logits: Tensor) -> dict[str, Tensor]:
+        """Return all that the loss needs to know of the teacher: its ``logits`` (B, classes).
+
+        Args:
+            teacher_logits: as in `soft_target_loss`.
+            student_logits: likewise; not looked at.
+        """
+        return {"logits": teacher_logits.detach()}
+
+    def compare(self, student_logits: Tensor, known: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `measure` does, from what `extract` has found, now or earlier.
+
+        Args:
+            student_logits: as in `soft_target_loss`.
+            known: what `extract` returned for the same images.
+
+        Raises:
+            ShapeError: the classes or the images are not the same.
+        """
+        return self(student_logits, known["logits"]), {}
 
     def extra_repr(self) -> str:
         """Show the temperature in the module's representation."""

@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 from warnings import warn
 
 import torch
@@ -15,7 +15,6 @@ from svdistill.linalg import (
     ASSIGNMENTS,
     GRADIENTS,
     Assignment,
-    Decomposition,
     Gradient,
     assign,
     check_beta,
@@ -24,7 +23,17 @@ from svdistill.linalg import (
     decompose,
     rbf_distance,
 )
-from svdistill.losses.maps import as_grid, average_pool, channels_first, pair_up, smaller, wide_dtype
+from svdistill.losses.maps import (
+    as_grid,
+    average_pool,
+    channels_first,
+    match,
+    numbered,
+    pair_up,
+    smaller,
+    wide_dtype,
+    width,
+)
 
 Reduction = Literal["sum", "mean"]
 REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
@@ -80,7 +89,7 @@ def svd_loss(
     Source: Lee et al., ECCV 2018, equations 3 to 8.
     """
     settings = _settings(rank, beta, assignment, gradient, reduction, extra, scaled, basis)
-    return _measure(student_maps, teacher_maps, settings)[0]
+    return _compare(student_maps, _extract(teacher_maps, student_maps, settings), settings)[0]
 
 
 class SVDLoss(nn.Module):
@@ -89,10 +98,12 @@ class SVDLoss(nn.Module):
     Attributes:
         reads: what it compares: feature "maps".
         equal_widths: the maps of both networks must be of the same widths.
+        precise: what of `extract` is not to be stored in half precision.
     """
 
     reads: ClassVar[str] = "maps"
     equal_widths: ClassVar[bool] = True
+    precise: ClassVar[frozenset[str]] = frozenset({"sigma"})
 
     def __init__(
         self,
@@ -123,7 +134,47 @@ class SVDLoss(nn.Module):
             student's answer, weighted by w²; `energy_student` and `energy_teacher`, the mean share of a map's energy
             ‖M‖² in the vectors that are compared; `set_aside`, the number of samples that contributed nothing.
         """
-        return _measure(student_maps, teacher_maps, self.settings)
+        return self.compare(student_maps, self.extract(teacher_maps, student_maps))
+
+    @property
+    def sums(self) -> bool:
+        """Whether the loss is a sum over the batch, not a mean."""
+        return self.settings.reduction == "sum"
+
+    @property
+    def extracts(self) -> dict[str, int | float | str]:
+        """The settings that decide what `extract` gives."""
+        return {"rank": self.settings.rank, "basis": self.settings.basis}
+
+    @torch.no_grad()
+    def extract(self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return all that the loss needs to know of the teacher; k·ΣD numbers an image and few more.
+
+        Args:
+            teacher_maps: as in `svd_loss`.
+            student_maps: likewise; only their shapes matter.
+
+        Returns:
+            For the taps 0, 1, …: ``v0`` (B, kept, D), right singular vectors, kept = min(k, N, D) of the student's map;
+            ``sigma`` (B, taps, k), σ / ‖M‖, 0 where there is no vector; with ``basis="teacher"`` also ``left0``
+            (B, kept, h, w), the left vectors on the grid on which they meet the student's map.
+
+        Raises:
+            ShapeError: see `svd_loss`.
+        """
+        return _extract(teacher_maps, student_maps, self.settings)
+
+    def compare(self, student_maps: Sequence[Tensor], known: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `measure` does, from what `extract` has found, now or earlier.
+
+        Args:
+            student_maps: as in `svd_loss`.
+            known: what `extract` returned for the same images, of float32 or wider.
+
+        Raises:
+            ShapeError: it is not of these taps, images or widths.
+        """
+        return _compare(student_maps, known, self.settings)
 
     def extra_repr(self) -> str:
         """Show the settings in the module's representation."""
@@ -173,12 +224,66 @@ def _settings(
     return _Settings(rank, beta, chosen, gradient, reduction, extra, bool(scaled), basis)
 
 
-def _measure(
-    student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], settings: _Settings
-) -> tuple[Tensor, dict[str, Tensor]]:
+class _Goal(NamedTuple):
+    """What a tap of the teacher asks for; without gradient."""
+
+    targets: Tensor  # (B, kept, D) v_T, zero where the teacher has fewer
+    sigma: Tensor  # (B, kept) σ_T / ‖M_T‖, likewise
+    left: Tensor | None = None  # (B, kept, h, w) u_T as it meets the student's map; only where that is projected
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights w as (B, kept, 1)."""
+        length: Tensor = self.sigma.norm(dim=1, keepdim=True)
+        return (self.sigma / length.clamp_min(torch.finfo(length.dtype).tiny))[..., None]
+
+    @property
+    def energy(self) -> Tensor:
+        """(B,) share of the map's energy in the vectors."""
+        return self.sigma.square().sum(1)
+
+    @classmethod
+    def of(cls, teacher: Tensor, kept: int) -> Self:
+        # shape: (B, D, N)
+        found = decompose(teacher, kept)
+        # A teacher's map of fewer positions has further vectors of weight 0, as one of lower rank has.
+        missing = kept - found.rows.shape[1]
+        return cls(_pad(found.rows, missing), nn.functional.pad(found.share.sqrt(), (0, missing)))
+
+
+@torch.no_grad()
+def _extract(teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor], settings: _Settings) -> dict[str, Tensor]:
     pairs = pair_up(student_maps, teacher_maps, method="KD-SVD", least=2, equal_widths=True)
-    compare = _project if settings.basis == "teacher" else _compare
-    taps = [compare(student, teacher, settings) for student, teacher in pairs]
+    look = _look_both_sides if settings.basis == "teacher" else _look
+    goals = [look(teacher, student, settings.rank) for student, teacher in pairs]
+    sigma = [nn.functional.pad(goal.sigma, (0, settings.rank - goal.sigma.shape[1])) for goal in goals]
+    known = {f"v{tap}": goal.targets for tap, goal in enumerate(goals)}
+    known |= {f"left{tap}": goal.left for tap, goal in enumerate(goals) if goal.left is not None}
+    return {**known, "sigma": torch.stack(sigma, 1)}
+
+
+def _look(teacher: Tensor, student: Tensor, rank: int) -> _Goal:
+    """Decompose a map, to as many vectors as the student's can answer."""
+    return _Goal.of(channels_first(teacher), min(rank, *channels_first(student).shape[1:]))
+
+
+def _look_both_sides(teacher: Tensor, student: Tensor, rank: int) -> _Goal:
+    """Decompose a map and bring its left vectors to the size at which the student's is projected on them."""
+    grids = as_grid(student, teacher), as_grid(teacher, student)
+    size, dtype = smaller(*grids), wide_dtype(student)
+    with torch.autocast(teacher.device.type, enabled=False):
+        y = _tamed(grids[1].to(dtype).flatten(2))
+        goal = _Goal.of(y, min(rank, y.shape[1]))
+        left = torch.bmm(goal.targets, y)
+        left = average_pool(left.reshape(*left.shape[:2], *grids[1].shape[2:]), size)
+        unit = nn.functional.normalize(left.flatten(2), dim=2, eps=torch.finfo(dtype).tiny)
+        return goal._replace(left=unit.reshape(left.shape))
+
+
+def _compare(
+    student_maps: Sequence[Tensor], known: Mapping[str, Tensor], settings: _Settings
+) -> tuple[Tensor, dict[str, Tensor]]:
+    taps = [_answer(*tap, settings) for tap in zip(student_maps, _goals(student_maps, known, settings), strict=True)]
     usable = torch.stack([tap.usable for tap in taps]).all(0)
     counts = [tap.counts & usable[:, None] for tap in taps]
     weight = torch.stack([front & back for front, back in itertools.pairwise(counts)])
@@ -196,37 +301,34 @@ def _measure(
     return loss, health
 
 
-class _Goal(NamedTuple):
-    """What a tap of the teacher asks for; without gradient."""
-
-    found: Decomposition
-    targets: Tensor  # (B, kept, D) v_T, zero where the teacher has fewer
-    share: Tensor  # (B, kept) w²
-
-    @property
-    def weight(self) -> Tensor:
-        """Weights w as (B, kept, 1)."""
-        return self.share.sqrt()[..., None]
-
-
-def _goal(teacher: Tensor, kept: int) -> _Goal:
-    # shape: (B, D, N)
-    found = decompose(teacher, kept)
-    # A teacher's map of fewer positions has further vectors of weight 0, as one of lower rank has.
-    missing = kept - found.rows.shape[1]
-    share = nn.functional.pad(found.share, (0, missing))
-    share = share / share.sum(1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
-    return _Goal(found, _pad(found.rows, missing), share)
+def _goals(student_maps: Sequence[Tensor], known: Mapping[str, Tensor], settings: _Settings) -> list[_Goal]:
+    """Sort what is known by taps, and check that it is of these."""
+    targets, left = numbered(known, "v"), numbered(known, "left")
+    match(student_maps, targets, method="KD-SVD")
+    if "sigma" not in known or (settings.basis == "teacher" and len(left) != len(targets)):
+        raise ShapeError(
+            f"what is known of the teacher ({', '.join(known)}) was not extracted with basis={settings.basis!r}; "
+            "extract it with the same settings"
+        )
+    for tap, (student, vectors) in enumerate(zip(student_maps, targets, strict=True)):
+        if width(student) != vectors.shape[2]:
+            raise ShapeError(
+                f"tap {tap} has {width(student)} channels in the student and {vectors.shape[2]} in what is known of "
+                "the teacher; use a Distiller, which makes an adapter"
+            )
+    sigma = [known["sigma"][:, tap, : vectors.shape[1]] for tap, vectors in enumerate(targets)]
+    lefts = left if settings.basis == "teacher" else [None] * len(targets)
+    return [_Goal(*one) for one in zip(targets, sigma, lefts, strict=True)]
 
 
-def _compare(student: Tensor, teacher: Tensor, settings: _Settings) -> _Tap:
+def _answer(student: Tensor, goal: _Goal, settings: _Settings) -> _Tap:
+    return _choose(student, goal, settings) if goal.left is None else _project(student, goal, goal.left, settings)
+
+
+def _choose(student: Tensor, goal: _Goal, settings: _Settings) -> _Tap:
     """The student's own vectors answer the teacher's."""
-    x = channels_first(student)
-    kept = min(settings.rank, x.shape[1], x.shape[2])
-    with torch.no_grad():
-        goal = _goal(channels_first(teacher), kept)
     answer = decompose(
-        x,
+        channels_first(student),
         settings.rank + settings.extra,
         targets=goal.targets,
         assign=partial(assign, assignment=settings.assignment),
@@ -236,23 +338,17 @@ def _compare(student: Tensor, teacher: Tensor, settings: _Settings) -> _Tap:
         # A vector that argmax took twice has its energy once.
         again = (torch.bmm(answer.rows, answer.rows.mT).abs() > 0.5).tril(-1).any(2)
         energy = (answer.share * ~again).sum(1)
-        health = torch.stack(((goal.share * answer.cosine).sum(1), energy, goal.found.share.sum(1)))
-    return _tap(answer.rows, answer.defined, goal, health, settings.rank - kept)
+        alignment = (goal.weight[..., 0].square() * answer.cosine).sum(1)
+        health = torch.stack((alignment, energy, goal.energy))
+    return _tap(answer.rows, answer.defined, goal, health, settings.rank - answer.rows.shape[1])
 
 
-def _project(student: Tensor, teacher: Tensor, settings: _Settings) -> _Tap:
+def _project(student: Tensor, goal: _Goal, left: Tensor, settings: _Settings) -> _Tap:
     """The student's map, projected on the teacher's left vectors, answers the teacher's right ones."""
-    grids = as_grid(student, teacher), as_grid(teacher, student)
-    size, dtype = smaller(*grids), wide_dtype(student)
+    grid, dtype = as_grid(student, left), wide_dtype(student)
     with torch.autocast(student.device.type, enabled=False):
-        x = _tamed(average_pool(grids[0].to(dtype), size).flatten(2))
-        with torch.no_grad():
-            y = _tamed(grids[1].to(dtype).flatten(2))
-            goal = _goal(y, min(settings.rank, y.shape[1]))
-            left = torch.bmm(goal.targets, y)
-            left = average_pool(left.reshape(*left.shape[:2], *grids[1].shape[2:]), size).flatten(2)
-            left = nn.functional.normalize(left, dim=2, eps=torch.finfo(dtype).tiny)
-        image = torch.bmm(left, x.mT)  # (B, k, D)
+        x = _tamed(average_pool(grid.to(dtype), (left.shape[2], left.shape[3])).flatten(2))
+        image = torch.bmm(left.flatten(2).to(dtype), x.mT)  # (B, k, D)
         energy, whole = image.square().sum(2), x.detach().square().sum((1, 2))[:, None]
         defined = energy.detach() > (25 * torch.finfo(dtype).eps) ** 2 * whole
         rows = image * torch.where(defined, energy, 1.0).rsqrt()[..., None] * defined[..., None]
@@ -260,7 +356,7 @@ def _project(student: Tensor, teacher: Tensor, settings: _Settings) -> _Tap:
         cosine = (rows * goal.targets).sum(2).abs()
         # Left vectors are orthogonal only before pooling, so their shares may add up to more than the whole.
         share = (energy / torch.where(whole > 0, whole, 1.0)).sum(1).clamp_max(1)
-        health = torch.stack(((goal.share * cosine).sum(1), share, goal.found.share.sum(1)))
+        health = torch.stack(((goal.weight[..., 0].square() * cosine).sum(1), share, goal.energy))
     return _tap(rows, defined, goal, health, settings.rank - rows.shape[1])
 
 
@@ -269,7 +365,7 @@ def _tap(rows: Tensor, defined: Tensor, goal: _Goal, health: Tensor, missing: in
         _pad(rows * goal.weight, missing),
         _pad(goal.targets * goal.weight, missing),
         nn.functional.pad(defined, (0, missing)),
-        goal.found.defined[:, 0] & defined.any(1),
+        (goal.sigma[:, 0] > 0) & defined.any(1),
         health,
     )
 
@@ -281,7 +377,8 @@ def _tamed(x: Tensor) -> Tensor:
     """
     largest = x.detach().abs().amax((1, 2))
     finite = largest.isfinite()
-    if not bool(finite.all()):
+    # On a GPU the question would keep the host waiting; there only the health tells how many were set aside.
+    if x.device.type != "cuda" and not bool(finite.all()):
         warn(
             f"{int((~finite).sum())} of {len(x)} maps hold NaN or infinity and were set aside; "
             "look for a learning rate that is too high or for damaged input",

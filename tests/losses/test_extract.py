@@ -1,0 +1,138 @@
+"""What a loss needs of the teacher, taken first and compared later, is the loss itself."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from svdistill.errors import ShapeError
+from svdistill.losses import AttentionLoss, FitNetLoss, FSPLoss, RelationalLoss, SoftTargetLoss, SVDLoss
+from tests.features import post_relu_maps
+
+HALF = torch.finfo(torch.float16).eps
+LOSSES: dict[str, tuple[Any, int]] = {  # with the size of the student's first map; the teacher's is 16
+    "svd": (SVDLoss(2), 16),
+    "svd, smaller student": (SVDLoss(2), 8),
+    "svd, more vectors than positions": (SVDLoss(20), 8),
+    "svd in the teacher's basis": (SVDLoss(2, basis="teacher"), 16),
+    "svd in the teacher's basis, smaller student": (SVDLoss(2, basis="teacher"), 8),
+    "svd in the teacher's basis, larger student": (SVDLoss(2, basis="teacher"), 32),
+    "attention": (AttentionLoss(), 16),
+    "attention, smaller student": (AttentionLoss(), 8),
+    "attention, larger student": (AttentionLoss(power=1.0), 32),
+    "relational": (RelationalLoss(), 8),
+}
+
+
+def maps(size: int = 16, *, seed: int = 1) -> list[Tensor]:
+    """Three taps of six images."""
+    return post_relu_maps(6, seed=seed, channels=(8, 12, 20), size=size)
+
+
+def stored(known: dict[str, Tensor], precise: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+    """Round as a cache does."""
+    return {name: one.float() if name in precise else one.half().float() for name, one in known.items()}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_later_is_the_same_as_at_once(name):
+    """Loss, health and gradient do not differ by a bit; only shapes of the student are looked at in between."""
+    loss, size = LOSSES[name]
+    student, teacher = [one.requires_grad_() for one in maps(size)], maps(seed=2)
+    at_once, health = loss.measure(student, teacher)
+    expected = torch.autograd.grad(at_once, student, allow_unused=True)
+    shapes = [torch.empty_like(one, device="meta") for one in student]
+    later, found = loss.compare(student, loss.extract(teacher, shapes))
+    assert torch.equal(later, at_once)
+    assert torch.equal(later, loss(student, teacher))
+    assert found.keys() == health.keys()
+    assert all(torch.equal(found[key], value) for key, value in health.items())
+    gradients = torch.autograd.grad(later, student, allow_unused=True)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_half_precision_is_enough(name):
+    """What is rounded as a cache rounds it changes the loss by a few roundings of half precision, not to none."""
+    loss, size = LOSSES[name]
+    student, teacher = maps(size), maps(seed=2)
+    at_once = float(loss.measure(student, teacher)[0])
+    known = stored(loss.extract(teacher, student), getattr(loss, "precise", frozenset()))
+    assert float(loss.compare(student, known)[0]) == pytest.approx(at_once, rel=4 * HALF)
+    assert at_once > 0
+
+
+def test_soft_targets():
+    """The teacher's side are its logits, also where a class is excluded."""
+    loss, student = SoftTargetLoss(), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    teacher = torch.randn(4, 5, generator=torch.Generator().manual_seed(1)) * 8
+    teacher[:, 3] = -torch.inf
+    at_once, _ = loss.measure(student, teacher)
+    later, health = loss.compare(student, stored(loss.extract(teacher, student)))
+    assert float(later) == pytest.approx(float(at_once), rel=4 * HALF)
+    assert health == {}
+
+
+@pytest.mark.parametrize("layout", ["tokens", "one other than square", "vector"])
+def test_layouts(layout):
+    """Tokens and vectors meet the same grid later as at once."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "tokens": ([(3, 16, 8), (3, 9, 8)], [(3, 8, 8, 8), (3, 8, 3, 3)]),
+        "one other than square": ([(3, 12, 8), (3, 6, 8)], [(3, 8, 4, 3), (3, 6, 8)]),
+        "vector": ([(3, 16, 8), (3, 8)], [(3, 8, 4, 4), (3, 8, 2, 2)]),
+    }
+    student, teacher = ([torch.rand(one, generator=generator) for one in side] for side in shapes[layout])
+    for loss in (SVDLoss(1), SVDLoss(1, basis="teacher"), AttentionLoss()):
+        assert torch.equal(loss.compare(student, loss.extract(teacher, student))[0], loss(student, teacher))
+
+
+def test_sizes():
+    """KD-SVD needs k·ΣD numbers and k a tap of an image, fewer where the student has one position; FSP far more."""
+    teacher, student = maps(), maps(8)
+    known = SVDLoss(2).extract(teacher, student)
+    assert {name: tuple(one.shape) for name, one in known.items()} == {
+        "v0": (6, 2, 8),
+        "v1": (6, 2, 12),
+        "v2": (6, 1, 20),
+        "sigma": (6, 3, 2),
+    }
+    assert SVDLoss(2, basis="teacher").extract(teacher, student)["left1"].shape == (6, 2, 2, 2)
+    assert FSPLoss().teacher_numbers(teacher, student) == 8 * 12 + 12 * 20
+    assert FitNetLoss().teacher_numbers(teacher, student) == 12 * 2 * 2
+    assert not any(hasattr(loss, "extract") for loss in (FSPLoss(), FitNetLoss()))
+
+
+def test_sums():
+    """Only KD-SVD may be a sum over the batch, and says so."""
+    assert SVDLoss(reduction="sum").sums
+    means = [SVDLoss(), SoftTargetLoss(), AttentionLoss(), RelationalLoss(), FSPLoss(), FitNetLoss()]
+    assert not any(loss.sums for loss in means)
+
+
+def test_what_decides_what_is_taken():
+    """Settings that change nothing of the teacher's side are not among them."""
+    assert SVDLoss(2, beta=4.0, extra=3, gradient="paper").extracts == {"rank": 2, "basis": "own"}
+    assert AttentionLoss(3.0).extracts == {"power": 3.0}
+    assert RelationalLoss(angle=1.0).extracts == SoftTargetLoss(2.0).extracts == {}
+
+
+@pytest.mark.parametrize(
+    ("loss", "change", "match"),
+    [
+        (SVDLoss(), lambda known: known.pop("v2"), "3 taps and of the teacher 2 are known"),
+        (SVDLoss(), lambda known: known.update(v1=known["v1"][:5]), "6 samples in the student, and 5 are known"),
+        (SVDLoss(), lambda known: known.update(v1=known["v1"][..., :5]), "12 channels in the student and 5"),
+        (SVDLoss(basis="teacher"), lambda known: known.pop("left0"), "basis='teacher'"),
+        (AttentionLoss(), lambda known: known.pop("attention0"), "of the teacher 0 are known"),
+        (RelationalLoss(), lambda known: known.update(embedding=known["embedding"][:2]), "2 are known"),
+    ],
+)
+def test_knowledge_that_does_not_fit_is_refused(loss, change, match):
+    """Other taps, another batch, other widths or settings end in one line."""
+    student = maps()
+    known = loss.extract(maps(seed=2), student)
+    change(known)
+    with pytest.raises(ShapeError, match=match):
+        loss.compare(student, known)

@@ -38,7 +38,7 @@ def test_sgd_without_momentum():
 
 
 def stepped(name, *, weight, gradients, fused=True, reload_as=None):
-    """Return a weight after steps on these gradients, optionally by way of a checkpoint of a weight that lay otherwise."""
+    """Return a weight after steps on these gradients, optionally with a checkpoint and a new layout on the way."""
     parameter = nn.Parameter(weight.clone(memory_format=torch.preserve_format))
     optimizer = make_optimizer(name, [parameter], lr=0.1, weight_decay=0.0)
     for group in optimizer.param_groups:

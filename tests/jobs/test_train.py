@@ -119,6 +119,28 @@ def test_same_seed_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_ways_to_save_time_and_memory_change_rounding_only(tmp_path: Path) -> None:
+    """Channels-last and recomputed activations: the same run, the same weights to rounding, files like any other."""
+    plain = train("digits/svd", runs=tmp_path / "plain")
+    knobs = ["train.channels_last=true", "train.recompute=true"]
+    other = train("digits/svd", *knobs, runs=tmp_path / "other")
+    assert other.path.name == plain.path.name
+    assert other.recipe.train.channels_last
+    weights = plain.student().state_dict()
+    for name, value in other.student().state_dict().items():
+        assert value.is_contiguous()
+        torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_without_blocks_cannot_recompute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything is written, with the key."""
+    line = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    monkeypatch.setattr("svdistill.recipes.build.model", lambda *_: line)
+    with pytest.raises(RecipeError, match=r"^train\.recompute: Sequential has no blocks"):
+        train("digits/student", "train.recompute=true", runs=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_interrupted_run_goes_on(tmp_path: Path) -> None:
     """A run that is interrupted after an epoch ends with the weights of one that was not."""
     with pytest.raises(KeyboardInterrupt):

@@ -19,6 +19,7 @@ from svdistill.errors import RecipeError
         ("train.batch_size=0", r"^train\.batch_size: expected at least 1"),
         ("train.batch_size=101", r"^train\.batch_size: 101 is more than the 50 images of data\.train_size$"),
         ("train.milestones=[0.5,0.2]", r"^train\.milestones: must rise"),
+        ("train={recompute: true, compile: true}", r"^train\.recompute: a compiled network decides by itself"),
         ("train.milestones=[600]", r"^train\.milestones: 600 is not below epochs, "),
         ("train.milestones=[a]", r"^train\.milestones: each is an epoch .* got 'a'$"),
         ("train.milestones=3", r"^train\.milestones: expected a list"),
@@ -86,7 +87,16 @@ def test_round_trip() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "train.device=cpu", "train.compile=true", "train.checkpoint_minutes=1", "data.root=/x", "name=mine"],
+    [
+        "seed=1",
+        "train.device=cpu",
+        "train.compile=true",
+        "train.channels_last=true",
+        "train.recompute=true",
+        "train.checkpoint_minutes=1",
+        "data.root=/x",
+        "name=mine",
+    ],
 )
 def test_digest_leaves_out(override: str) -> None:
     """The seed, names and what only says where and how fast do not change the digest."""

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from svdistill import nets, recipes
 from svdistill import train as training
 from svdistill.distiller import Distiller
@@ -107,7 +109,7 @@ def _train_one(recipe: Recipe, images: build.Images, run: Run, *, teacher_file: 
         run.record.create(run.path, recipe.to_dict())
     on_device = images.to(fabric.device)
     progress = _Begun(watcher.training(recipe, run))
-    with progress.errors_while_running():
+    with progress.errors_while_running(), build.recomputing(recipe, distiller.student):
         training.fit(
             fabric,
             distiller,
@@ -162,6 +164,8 @@ def _distiller(recipe: Recipe, images: build.Images, teacher_file: Path | None) 
     teacher = None if teacher_file is None else build.teacher(teacher_file, images)
     distiller = build.distiller(recipe, student, teacher, teacher_recipe=recipes.teacher_of(recipe))
     distiller.prepare(build.noise(images))
+    if recipe.train.channels_last:  # weights are enough: a convolution's map lies as they do
+        distiller.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return distiller
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -453,6 +453,8 @@ def check(
     student = model(recipe, images)
     if recipe.train.batch_size == 1:
         _check_single(student, images)
+    with recomputing(recipe, student):
+        pass
     criteria = losses(recipe)
     if not criteria:
         _trace(student, recipe.model.taps or (), images, key="model.taps" if recipe.model.taps else "model")
@@ -497,6 +499,26 @@ def _check_classes(
         f"teacher: {told}, but soft targets compare them one by one; take a teacher of the same classes, or "
         "loss.name=svd"
     )
+
+
+@contextmanager
+def recomputing(recipe: Recipe, student: nn.Module) -> Iterator[None]:
+    """Let the student recompute its activations for a while, where the recipe says so.
+
+    Args:
+        recipe: ``train.recompute`` is read.
+        student: its network.
+
+    Raises:
+        RecipeError: the network has no blocks for it.
+    """
+    if not recipe.train.recompute:
+        yield
+        return
+    with ExitStack() as stack:
+        with _named("train.recompute"):
+            stack.enter_context(nets.recompute_activations(student))
+        yield
 
 
 def _check_single(network: nn.Module, images: Images) -> None:

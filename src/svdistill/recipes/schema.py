@@ -15,7 +15,14 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
 
 # Where the files lie, on what the run runs and how often it saves: none of it changes the result beyond rounding.
-MACHINE_KEYS = ("data.root", "train.device", "train.compile", "train.checkpoint_minutes")
+MACHINE_KEYS = (
+    "data.root",
+    "train.device",
+    "train.compile",
+    "train.channels_last",
+    "train.recompute",
+    "train.checkpoint_minutes",
+)
 
 
 class Settings(BaseModel):
@@ -361,6 +368,10 @@ class TrainSettings(Settings):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``32-true``, or ``bf16-mixed`` for autocast.
         compile: use ``torch.compile``.
+        channels_last: lay networks and feature maps in memory channel by channel for each position (NHWC), which most
+            convolutions run faster on in ``bf16-mixed``.
+        recompute: keep only what goes in and out of the student's blocks and compute their inside again in the backward
+            pass: less memory, more time; not together with ``compile``.
         checkpoint_minutes: within long epochs, save at least this often.
         first_stage: two stages where above 0: so many epochs (a whole number), or such a share of ``epochs``, of the
             transfer task alone, at the learning rate of the start, go before the ``epochs`` of the main task, which
@@ -380,6 +391,8 @@ class TrainSettings(Settings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
+    channels_last: bool = False
+    recompute: bool = False
     checkpoint_minutes: float = Field(default=10.0, gt=0)
 
     @field_validator("milestones", mode="before")
@@ -400,6 +413,12 @@ class TrainSettings(Settings):
         places = [m if isinstance(m, int) else m * self.epochs for m in self.milestones]
         if any(later <= earlier for earlier, later in itertools.pairwise(places)):
             raise ValueError(f"milestones: must rise, got {list(self.milestones)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_who_decides(self) -> Self:
+        if self.recompute and self.compile:
+            raise ValueError("recompute: a compiled network decides by itself what it computes again; take one of both")
         return self
 
     @field_validator("first_stage", mode="before")
@@ -513,7 +532,7 @@ class Recipe(Settings):
         """Return ten letters that name the experiment: two recipes that give the same result share them.
 
         Left out are the seed (a run's folder shows it), name and description, what only says where and how fast
-        (``data.root``, ``data.unlabelled.root``, ``train.device``, ``train.compile``, ``train.checkpoint_minutes``),
+        (``MACHINE_KEYS`` and ``data.unlabelled.root``),
         and whatever is at its default. A teacher counts by what it is, not by what it is called, and so does a preset.
 
         Args:

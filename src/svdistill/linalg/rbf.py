@@ -24,7 +24,7 @@ from svdistill.linalg.derivatives import refuse_second_derivative
 from svdistill.linalg.options import check_beta
 
 MAX_ARGUMENT = 2.0  # 2 |a b| / β beyond which the series needs too many terms and the dense form takes over
-CHUNK_NUMBERS = 1 << 20  # numbers in the largest temporary: 4 MB, which stays in the cache
+CHUNK_NUMBERS = 1 << 19  # numbers in the largest temporary: 2 MB, which stays in the cache
 
 
 def rbf_distance(

@@ -11,12 +11,16 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Solver = Literal["auto", "eigh", "subspace", "lapack"]
-SOLVERS: tuple[Solver, ...] = ("auto", "eigh", "subspace", "lapack")
+from svdistill.errors import ShapeError
+from svdistill.linalg.squaring import leading
+
+Solver = Literal["auto", "eigh", "subspace", "squaring", "lapack"]
+SOLVERS: tuple[Solver, ...] = ("auto", "eigh", "subspace", "squaring", "lapack")
 
 # The smallest Gram matrix, by number of vectors, from which the block iteration beats eigh; beyond the table it never
-# does. Measured in float32 at batch 128; `python -m benchmarks solvers` measures it again and prints these lines.
+# does. Measured in float32 at batch 128; `python -m benchmarks decomposition` measures it again and prints these lines.
 SUBSPACE_FROM = {1: 16, 2: 24, 3: 24, 4: 24, 5: 32, 8: 32}
+MAX_SQUARING_RANK = 5  # each vector costs as much as the first: beyond, the other solvers are the better choice
 FIRST_PRODUCTS = 3
 MAX_PRODUCTS = 24
 CHEBYSHEV_DEGREE = 4
@@ -37,14 +41,17 @@ class Eigenpairs(NamedTuple):
     complete: bool
 
 
-def choose_solver(size: int, rank: int, dtype: torch.dtype) -> Solver:
-    """Return the fastest exact solver for Gram matrices of this size.
+def choose_solver(size: int, rank: int, dtype: torch.dtype, device: torch.device) -> Solver:
+    """Return the fastest solver for Gram matrices of this size; on a GPU, if it can be, one that never waits.
 
     Args:
         size: m, the side of the Gram matrix.
         rank: number of leading vectors that are wanted.
-        dtype: float64 always takes `eigh`: the block iteration would need twice the products.
+        dtype: float64 takes `eigh` on a CPU: the block iteration would need twice the products.
+        device: where the matrices are.
     """
+    if device.type != "cpu" and rank <= MAX_SQUARING_RANK:
+        return "squaring"
     if dtype == torch.float64:
         return "eigh"
     known = [least for vectors, least in SUBSPACE_FROM.items() if vectors >= rank]
@@ -55,6 +62,21 @@ def eigh(gram: Tensor) -> Eigenpairs:
     """Decompose Gram matrices (B, m, m) completely with LAPACK's symmetric solver."""
     values, columns = torch.linalg.eigh(gram)
     return Eigenpairs(values.flip(-1).clamp_min(0), columns.mT.flip(1), True)
+
+
+def squaring(gram: Tensor, rank: int) -> Eigenpairs:
+    """Find leading eigenvectors by products alone, see `svdistill.linalg.squaring`: nothing waits for a GPU.
+
+    Args:
+        gram: (B, m, m) Gram matrices of trace 1, or all zero.
+        rank: number of vectors, at most 5.
+
+    Raises:
+        ShapeError: more vectors are wanted.
+    """
+    if rank > MAX_SQUARING_RANK:
+        raise ShapeError(f"solver 'squaring' finds up to {MAX_SQUARING_RANK} vectors, got rank {rank}; use 'auto'")
+    return Eigenpairs(*leading(gram, rank), complete=False)
 
 
 def lapack(matrix: Tensor) -> Eigenpairs:

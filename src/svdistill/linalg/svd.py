@@ -20,6 +20,7 @@ from svdistill.linalg.align import aligning_signs, canonical_signs
 from svdistill.linalg.derivatives import refuse_second_derivative
 from svdistill.linalg.options import check_choice, check_rank
 from svdistill.linalg.solvers import SOLVERS, Eigenpairs, Solver
+from svdistill.linalg.squaring import resolvent, separate
 
 Gradient = Literal["exact", "paper"]
 GRADIENTS: tuple[Gradient, ...] = ("exact", "paper")
@@ -50,8 +51,9 @@ def truncated_svd(
     """Compute the leading singular values and right singular vectors of a batch of matrices.
 
     Vectors are oriented canonically: positive inner product with the mean row of the matrix, and where that is zero to
-    rounding, the entry of largest magnitude positive. A matrix that is zero, or holds NaN or infinity (a
-    `SvdistillWarning` says so), gets s = 0, v = 0 and gradient 0, and so does every vector beyond a matrix's rank.
+    rounding, the entry of largest magnitude positive. A matrix that is zero, or holds NaN or infinity, gets s = 0,
+    v = 0 and gradient 0, and so does every vector beyond a matrix's rank. On a CPU a `SvdistillWarning` tells of NaN
+    and infinity; with "squaring", and so on a GPU, there is none, since it would have to wait for the data.
     Nearly equal singular values have a bounded gradient: 1/d becomes d³ / (d⁴ + δ⁴), d the difference of two λ and
     δ = 84 eps λ₁.
 
@@ -60,8 +62,10 @@ def truncated_svd(
         rank: number of vectors, at least 1.
         gradient: "exact", the derivative of the leading vectors including what lies outside them, or "paper", the
             published rearrangement, which keeps the part inside them.
-        solver: "lapack" (full SVD), "eigh" (Gram matrix, complete), "subspace" (Gram matrix, block iteration) or
-            "auto" (the fastest of the last two for this shape).
+        solver: "lapack" (full SVD), "eigh" (Gram matrix, complete), "subspace" (Gram matrix, block iteration),
+            "squaring" (Gram matrix, rank ≤ 5, by products alone, so that a GPU never waits; a vector counts as found
+            where the next λ is at most 0.998 of its own) or "auto": on a CPU the faster of "eigh" and "subspace" for
+            this shape, elsewhere "squaring" where the rank allows it.
 
     Returns:
         s (*batch, k) and v (*batch, D, k), k = min(rank, N, D), s descending, v with orthonormal columns.
@@ -137,7 +141,7 @@ class _Plan:
 class _Scaled(NamedTuple):
     """Matrices whose Gram matrices fit into the number format, and those Gram matrices with trace 1."""
 
-    x: Tensor  # (B, D, N), a scaled and cleaned copy only where one was necessary
+    x: Tensor  # (B, D, N), a scaled and cleaned copy where one may be necessary
     gram: Tensor  # (B, m, m), trace 1 or all zero
     norm: Tensor  # (B,) ‖x‖, 0 where the sample is set aside
     factor: Tensor | None  # (B,) x = factor * input; None: 1
@@ -169,11 +173,12 @@ class _Decompose(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: _Plan) -> tuple[Tensor, ...]:
-        scaled = _scale(x)
+        solver = _choose(plan, x)
+        scaled = _scale(x, waits=solver != "squaring")
         probe = None if plan.targets is None else _probe(scaled, plan.targets.to(x.dtype))
-        pairs = _solve(scaled, plan, probe)
+        pairs = _solve(scaled, plan, solver, probe)
         if plan.kept > 1 and x.dtype == torch.float32:
-            pairs = _polish(scaled, pairs, plan.rank)
+            pairs = _polish(scaled, pairs, plan.rank, waits=solver != "squaring")
         values, rows = pairs.values[:, : plan.rank], pairs.rows[:, : plan.rank]
         index = None
         if probe is not None:
@@ -193,8 +198,11 @@ class _Decompose(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             small = rows * sign[..., None]
             index = torch.arange(plan.rank, device=x.device).expand(len(x), -1) if index is None else index
-            ctx.save_for_backward(*scaled[:3], scaled.usable, *pairs[:2], small, right, index, defined)
-            ctx.factor, ctx.complete = scaled.factor, pairs.complete
+            # The input, which the network keeps anyway: a scaled copy is made again when its turn comes.
+            ctx.save_for_backward(
+                x, scaled.gram, scaled.norm, scaled.factor, scaled.usable, *pairs[:2], small, right, index, defined
+            )
+            ctx.complete, ctx.solver = pairs.complete, solver
             ctx.gradient, ctx.rank = plan.gradient, plan.rank
         ctx.mark_non_differentiable(defined, share, cosine)
         ctx.set_materialize_grads(False)
@@ -205,12 +213,13 @@ class _Decompose(torch.autograd.Function):
         ctx: Any, g_values: Tensor | None, g_rows: Tensor | None, *_: Tensor | None
     ) -> tuple[Tensor | None, None]:
         refuse_second_derivative()
-        x, gram, norm, usable, values, rows, small, right, index, defined = ctx.saved_tensors
+        x, gram, norm, factor, usable, values, rows, small, right, index, defined = ctx.saved_tensors
         if g_rows is None and g_values is None:
             return None, None
         state = _Saved(
-            _Scaled(x, gram, norm, ctx.factor, usable),
+            _Scaled(x if factor is None else _clean(x, factor, usable), gram, norm, factor, usable),
             Eigenpairs(values, rows, ctx.complete),
+            ctx.solver,
             ctx.rank,
             small,
             right,
@@ -228,6 +237,7 @@ class _Saved(NamedTuple):
 
     scaled: _Scaled
     pairs: Eigenpairs  # everything the solver found, b ≥ p vectors
+    solver: Solver
     rank: int  # p, how many of them are exact
     small: Tensor  # (B, k, m) the picked vectors on the smaller side, signs applied
     right: Tensor  # (B, k, D) the picked right vectors
@@ -235,29 +245,42 @@ class _Saved(NamedTuple):
     defined: Tensor  # (B, k)
 
 
-def _scale(x: Tensor) -> _Scaled:
-    """Form trace-1 Gram matrices, rescaling by powers of two and setting samples aside only where it is necessary."""
-    gram = _gram(x)
-    trace = gram.diagonal(dim1=1, dim2=2).sum(-1)
+def _scale(x: Tensor, *, waits: bool) -> _Scaled:
+    """Form trace-1 Gram matrices, rescaling by powers of two and setting samples aside.
+
+    Args:
+        x: (B, D, N).
+        waits: whether to look at the data, which makes a GPU wait, and to rescale only where it is necessary.
+    """
     info = torch.finfo(x.dtype)
-    usable, factor = (trace > info.tiny * 1e6) & (trace < info.max * 1e-4), None
-    if not bool(usable.all()):
-        largest = x.abs().amax((1, 2))
-        finite = largest.isfinite()
-        if not bool(finite.all()):
-            warn(
-                f"{int((~finite).sum())} of {len(x)} matrices hold NaN or infinity and were set aside; "
-                "look for a learning rate that is too high or for damaged input",
-                SvdistillWarning,
-                stacklevel=2,
-            )
-        usable = finite & (largest >= info.tiny)
-        factor = torch.exp2(-torch.floor(torch.log2(torch.where(usable, largest, torch.ones_like(largest)))))
-        x = torch.where(usable[:, None, None], x * factor[:, None, None], torch.zeros_like(x))
+    if waits:
         gram = _gram(x)
         trace = gram.diagonal(dim1=1, dim2=2).sum(-1)
-    inverse = torch.where(usable, 1 / trace, torch.zeros_like(trace))
-    return _Scaled(x, gram.mul_(inverse[:, None, None]), trace.sqrt(), factor, usable)
+        usable = (trace > info.tiny * 1e6) & (trace < info.max * 1e-4)
+        if bool(usable.all()):
+            return _Scaled(x, gram.div_(trace[:, None, None]), trace.sqrt(), None, usable)
+    largest = torch.linalg.vector_norm(x, math.inf, dim=(1, 2))
+    finite = largest.isfinite()
+    if waits and not bool(finite.all()):
+        warn(
+            f"{int((~finite).sum())} of {len(x)} matrices hold NaN or infinity and were set aside; "
+            "look for a learning rate that is too high or for damaged input",
+            SvdistillWarning,
+            stacklevel=2,
+        )
+    usable = finite & (largest >= info.tiny)
+    factor = torch.exp2(-torch.floor(torch.log2(torch.where(usable, largest, torch.ones_like(largest)))))
+    x = _clean(x, factor, usable)
+    gram = _gram(x)
+    trace = torch.where(usable, gram.diagonal(dim1=1, dim2=2).sum(-1), torch.ones_like(largest))
+    return _Scaled(x, gram.div_(trace[:, None, None]), trace.sqrt() * usable, factor, usable)
+
+
+def _clean(x: Tensor, factor: Tensor, usable: Tensor) -> Tensor:
+    """Scale samples, and replace those that are set aside by zero."""
+    return torch.where(
+        usable[:, None, None], x * factor[:, None, None], torch.zeros((), dtype=x.dtype, device=x.device)
+    )
 
 
 def _rounding(values: Tensor) -> Tensor:
@@ -283,14 +306,19 @@ def _cosine(scaled: _Scaled, values: Tensor, rows: Tensor, probe: Tensor) -> Ten
     return product * weight[..., None]
 
 
-def _solve(scaled: _Scaled, plan: _Plan, probe: Tensor | None) -> Eigenpairs:
-    solver = plan.solver
-    if solver == "auto":
-        solver = solvers.choose_solver(scaled.gram.shape[-1], plan.rank, scaled.gram.dtype)
+def _choose(plan: _Plan, x: Tensor) -> Solver:
+    if plan.solver == "auto":
+        return solvers.choose_solver(min(x.shape[1:]), plan.rank, x.dtype, x.device)
+    return plan.solver
+
+
+def _solve(scaled: _Scaled, plan: _Plan, solver: Solver, probe: Tensor | None) -> Eigenpairs:
     if solver == "lapack":
         return solvers.lapack((scaled.x.mT if scaled.wide else scaled.x) * scaled.inverse_norm)
     if solver == "eigh":
         return solvers.eigh(scaled.gram)
+    if solver == "squaring":
+        return solvers.squaring(scaled.gram, plan.rank)
     if probe is None or plan.assign is None or plan.gradient == "paper":  # which uses all candidates
         return solvers.subspace(scaled.gram, plan.rank)
     assign = plan.assign
@@ -299,7 +327,7 @@ def _solve(scaled: _Scaled, plan: _Plan, probe: Tensor | None) -> Eigenpairs:
     )
 
 
-def _polish(scaled: _Scaled, pairs: Eigenpairs, rank: int) -> Eigenpairs:
+def _polish(scaled: _Scaled, pairs: Eigenpairs, rank: int, *, waits: bool) -> Eigenpairs:
     """Separate the leading vectors once more, from the matrix itself.
 
     K is only known to eps λ₁, which mixes vectors whose λ are close; rows of Y = U X are known to eps σ₁, so that Y Yᵀ,
@@ -308,8 +336,13 @@ def _polish(scaled: _Scaled, pairs: Eigenpairs, rank: int) -> Eigenpairs:
     width = min(pairs.rows.shape[1], rank + 4)
     rows = pairs.rows[:, :width]
     image = _image(scaled, rows)
-    values, mixing = torch.linalg.eigh(torch.bmm(image, image.mT).double())
-    values, mixing = values.flip(-1).clamp_min(0), mixing.flip(-1).mT
+    gram = torch.bmm(image, image.mT).double()
+    if waits:
+        values, columns = torch.linalg.eigh(gram)
+        values, mixing = values.flip(-1), columns.mT.flip(1)
+    else:
+        values, mixing = separate(gram)
+    values = values.clamp_min(0)
     mixed = torch.bmm(mixing.to(rows.dtype), rows)
     if width == pairs.rows.shape[1]:
         return Eigenpairs(values.to(rows.dtype), mixed, pairs.complete)
@@ -375,6 +408,12 @@ def _resolvent(state: _Saved, h: Tensor) -> Tensor:
     z = torch.bmm(inside * gaps, rows)
     if complete:
         return z
+    if state.solver == "squaring":
+        rest = h - torch.bmm(inside, rows)
+        deflated = torch.baddbmm(state.scaled.gram, (rows * values[..., None]).mT, rows, alpha=-1)
+        floor = torch.maximum(values[:, -1:], _rounding(values)).clamp_min(torch.finfo(values.dtype).tiny)
+        outside = resolvent(deflated, value, floor, rest)
+        return z + outside - torch.bmm(torch.bmm(outside, rows.mT), rows)
     # Only vectors down to the last one picked have converged; the others are a good guess and no more.
     gram = state.scaled.gram
     known = (torch.arange(values.shape[1], device=h.device) <= state.picked.amax(1, keepdim=True))[..., None]

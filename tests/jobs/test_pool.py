@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 
 from svdistill import recipes
 from svdistill.errors import RecipeError
-from svdistill.jobs import Outcome, Run, Task, Unobserved, pool
+from svdistill.jobs import Observer, Outcome, Run, Task, Unobserved, pool
+from svdistill.jobs.agenda import PATIENCE, work_off
 from svdistill.recipes import Recipe
 
 TINY = [
@@ -67,6 +68,14 @@ class Diary(Unobserved):
         self.put_off.append(task.key)
 
 
+def train_all(
+    tasks: Sequence[Task], runs: Path, observer: Observer, *, jobs: int = 1, patience: float = PATIENCE
+) -> None:
+    """Train in processes of this machine."""
+    with pool.crew(runs, jobs=jobs) as crew:
+        work_off(tasks, crew, observer=observer, patience=patience)
+
+
 def test_failures_and_deaths_stop_no_other(tmp_path: Path) -> None:
     """An error nobody expected, a killed worker and a loss that is not finite are told; other runs are made."""
     broken, killed, wild, good = (
@@ -77,7 +86,7 @@ def test_failures_and_deaths_stop_no_other(tmp_path: Path) -> None:
     Path(broken.key).mkdir(parents=True)
     (Path(broken.key) / "tensorboard").write_text("in the way")
     diary = Diary(kill=killed)
-    pool.train_all([broken, killed, lost, wild, good], runs=tmp_path, jobs=1, observer=diary)
+    train_all([broken, killed, lost, wild, good], tmp_path, diary)
 
     assert diary.outcomes[good.key] == Outcome()
     assert Run(good.key).finished
@@ -105,44 +114,28 @@ def test_a_run_that_another_process_trains_is_put_off(tmp_path: Path) -> None:
 
     lock.__enter__()
     diary = Patient()
-    pool.train_all([taken, first, second], runs=tmp_path, jobs=2, observer=diary, patience=0.2)
+    train_all([taken, first, second], tmp_path, diary, jobs=2, patience=0.2)
     assert diary.outcomes == {key: Outcome() for key in (first.key, second.key, taken.key)}
     assert list(diary.outcomes)[-1] == taken.key
     assert diary.put_off == [taken.key]
     assert diary.epochs == [1, 1, 1]
 
 
-def test_a_program_that_changed_meanwhile_trains_nothing(tmp_path: Path) -> None:
-    """A worker that would put the run elsewhere than where it is expected says so."""
-    said: list[tuple[object, ...]] = []
-    wrong = Task(str(tmp_path / "elsewhere"), student())
-    assert pool._train_one(wrong, tmp_path, lambda *message: said.append(message))
-    assert said == [("failed", "the program has changed meanwhile; call the same command again", None)]
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_no_process_is_too_few(tmp_path: Path) -> None:
     """A number of processes below 1 is refused."""
     with pytest.raises(RecipeError, match="jobs: expected at least 1 process, got 0"):
-        pool.train_all([], runs=tmp_path, jobs=0, observer=Unobserved())
+        train_all([], tmp_path, Unobserved(), jobs=0)
 
 
 def test_nothing_to_do_starts_no_process(tmp_path: Path) -> None:
     """Without tasks it is over at once."""
-    pool.train_all([], runs=tmp_path, jobs=2, observer=Unobserved())
+    train_all([], tmp_path, Unobserved(), jobs=2)
 
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cores are shared; the environment may ask for fewer, never for none."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    for limit, jobs, expected in (("", 2, 4), ("", 3, 2), ("", 99, 1), ("1", 2, 1), ("16", 2, 4), ("0", 2, 4)):
+    assert pool.cores() == 8
+    for limit, share, expected in (("", 4, 4), ("", 0, 1), ("1", 4, 1), ("16", 4, 4), ("0", 4, 4)):
         monkeypatch.setenv("OMP_NUM_THREADS", limit)
-        assert pool.threads_each(jobs) == expected
-
-
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("out of memory")]
-)
-def test_memory_has_a_message_of_its_own(error: Exception) -> None:
-    """What the system says about memory is turned into what to do."""
-    assert pool._reason(error).startswith("not enough memory; take fewer jobs")
+        assert pool.threads_of(share) == expected

@@ -1,6 +1,8 @@
 """``svdistill compare``."""
 
 import re
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +25,13 @@ def compare(
         str, typer.Option(metavar="A,B,C", help="Methods, see docs/compare.md; 'alone' is the plain student.")
     ] = "alone,soft-target,fitnet,attention,relational,fsp,svd",
     seeds: Annotated[str, typer.Option(metavar="N", help="3 for the seeds 0, 1, 2; or a list, 3,5,8-9.")] = "3",
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Runs side by side; they share the cores.")] = 1,
+    on: Annotated[
+        str, typer.Option(metavar="PLACE", help="'local', or 'ray': runs are spread over a Ray cluster.")
+    ] = "local",
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Runs side by side: here 1, on Ray one for each GPU or CPU."),
+    ] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("runs"),
     output: Annotated[
         Path | None,
@@ -44,14 +52,19 @@ def compare(
     from svdistill.cli.crowd import watch
     from svdistill.report import comparison as report
 
+    work.check_place(on)
     wanted = [name.strip() for name in methods.split(",") if name.strip()]
     planned = work.plan(recipe, overrides=overrides or (), methods=wanted, seeds=parse_seeds(seeds), runs=runs)
     if dry_run:
         results().print(report.plan_table(planned.record()))
         return
     folder = output or Path("comparisons") / re.sub(r"[^\w.-]+", "-", re.sub(r"\.ya?ml$", "", recipe)).strip("-.")
-    with watch(planned, folder) as observer:
-        work.carry_out(planned, jobs=jobs, observer=observer)
+    # Libraries may say what they like, but not in the middle of a table that is piped elsewhere.
+    with redirect_stdout(sys.stderr), work.crew(planned, on=on, jobs=jobs) as workers:
+        if workers.description is not None:
+            note(workers.description)
+        with watch(planned, folder) as observer:
+            work.carry_out(planned, workers, observer=observer)
     results().print(report.table(planned.record()))
     note(f"written to {folder / report.STEM}.md, .csv and .json")
     if planned.failed:

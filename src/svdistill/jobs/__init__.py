@@ -1,15 +1,16 @@
 """What the commands do, callable from Python."""
 
-from svdistill.jobs.compare import METHODS, Comparison, Member, carry_out, compare, plan
+from svdistill.jobs.agenda import Observer, Outcome, Task, Unobserved
+from svdistill.jobs.compare import METHODS, PLACES, Comparison, Member, carry_out, check_place, compare, crew, plan
 from svdistill.jobs.demo import Demo, demo
 from svdistill.jobs.evaluate import evaluate
-from svdistill.jobs.pool import Observer, Outcome, Task, Unobserved
 from svdistill.jobs.run import Run
 from svdistill.jobs.train import train
 from svdistill.jobs.watch import Nobody, Watcher
 
 __all__ = [
     "METHODS",
+    "PLACES",
     "Comparison",
     "Demo",
     "Member",
@@ -21,7 +22,9 @@ __all__ = [
     "Unobserved",
     "Watcher",
     "carry_out",
+    "check_place",
     "compare",
+    "crew",
     "demo",
     "evaluate",
     "plan",

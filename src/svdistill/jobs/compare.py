@@ -1,20 +1,24 @@
 """Methods × seeds × settings from one recipe: planned and checked as a whole, then trained side by side."""
 
+import importlib.util
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from svdistill import recipes
 from svdistill.errors import RecipeError, SvdistillError, nearest
-from svdistill.jobs.pool import Observer, Outcome, Task, Unobserved, train_all
+from svdistill.jobs import pool
+from svdistill.jobs.agenda import Crew, Observer, Outcome, Task, Unobserved, work_off
 from svdistill.jobs.run import Run
 from svdistill.recipes import Recipe, build, files
 
 METHODS = ("alone", "soft-target", "fitnet", "attention", "relational", "fsp", "svd")
+PLACES = ("local", "ray")
 TEACHER = "teacher"  # what stands in a teacher's row in place of a method
 
 # Settings that only mean something where a teacher helps; a student alone is trained without them.
@@ -137,7 +141,8 @@ def compare(
     methods: Sequence[str] = METHODS,
     seeds: Sequence[int] = (0, 1, 2),
     runs: str | os.PathLike[str] = "runs",
-    jobs: int = 1,
+    on: str = "local",
+    jobs: int | None = None,
     observer: Observer | None = None,
 ) -> Comparison:
     """Train a recipe's student by several methods, over several seeds and settings, and gather what came of it.
@@ -148,17 +153,20 @@ def compare(
         methods: as ``recipes.methods`` names them.
         seeds: of the students; the teacher keeps its own.
         runs: folder of all runs; those that have finished are found again, interrupted ones go on.
-        jobs: number of processes that train side by side.
+        on: where they are trained, see ``crew``.
+        jobs: so many side by side, see ``crew``.
         observer: is told what happens.
 
     Returns:
         The comparison; runs that failed say why in it and do not stop the others.
 
     Raises:
-        SvdistillError: as ``plan``.
+        SvdistillError: as ``plan`` and ``crew``.
     """
+    check_place(on)
     comparison = plan(recipe, overrides=overrides, methods=methods, seeds=seeds, runs=runs)
-    carry_out(comparison, jobs=jobs, observer=observer)
+    with crew(comparison, on=on, jobs=jobs) as workers:
+        carry_out(comparison, workers, observer=observer)
     return comparison
 
 
@@ -197,23 +205,78 @@ def plan(
     return comparison
 
 
-def carry_out(comparison: Comparison, *, jobs: int = 1, observer: Observer | None = None) -> None:
+def check_place(on: str) -> None:
+    """Refuse a place where nothing can be trained, before any work.
+
+    Args:
+        on: one of ``PLACES``.
+
+    Raises:
+        RecipeError: there is no such place, or what it needs is not installed.
+    """
+    if on not in PLACES:
+        raise RecipeError(f"no place {on!r} to train on{nearest(on, PLACES, limit=len(PLACES))}")
+    if on == "ray" and not _has_ray():
+        raise RecipeError("training on Ray needs the package ray; install it with: pip install 'svdistill[ray]'")
+
+
+def _has_ray() -> bool:
+    try:
+        return importlib.util.find_spec("ray") is not None
+    except ValueError:  # it is there and is no package
+        return False
+
+
+@contextmanager
+def crew(comparison: Comparison, *, on: str = "local", jobs: int | None = None) -> Iterator[Crew]:
+    """Give those who train what is missing of a comparison; until the block ends.
+
+    Args:
+        comparison: what ``plan`` returned.
+        on: ``local``, processes of this machine, or ``ray``, a Ray cluster: the one of ``RAY_ADDRESS``, or the one that
+            this machine belongs to, or one that is made of this machine and ends with the block. The folder of runs
+            must be the same on all its nodes.
+        jobs: at most so many side by side; None is one on this machine, and on Ray as many as it has GPUs, or CPUs
+            where no recipe wants a GPU or there is none.
+
+    Yields:
+        The crew, for ``carry_out``.
+
+    Raises:
+        RecipeError: no such place, Ray is not installed or cannot be reached or has not what the recipes ask for, its
+            nodes do not see the folder of runs, or fewer than one job.
+    """
+    check_place(on)
+    tasks = _tasks(comparison)
+    # Where nothing is to be trained, nobody waits for a cluster.
+    if on == "local" or not tasks:
+        with pool.crew(comparison.runs, jobs=1 if jobs is None else jobs) as workers:
+            yield workers
+        return
+    from svdistill.jobs import cluster
+
+    with cluster.crew(comparison.runs, [task.recipe for task in tasks], jobs=jobs) as workers:
+        yield workers
+
+
+def carry_out(comparison: Comparison, workers: Crew, *, observer: Observer | None = None) -> None:
     """Train what is missing of a planned comparison; the members' states follow.
 
     Args:
         comparison: what ``plan`` returned.
-        jobs: number of processes that train side by side.
+        workers: train it, see ``crew``.
         observer: is told what happens, after the comparison's members have been brought up to date.
-
-    Raises:
-        RecipeError: fewer than one process.
     """
+    work_off(_tasks(comparison), workers, observer=_Bookkeeper(comparison, observer or Unobserved()))
+
+
+def _tasks(comparison: Comparison) -> list[Task]:
     missing = {member.key: member for member in comparison.members if member.state not in ("finished", "unneeded")}
     tasks = []
     for member in missing.values():
         needs = (str(_run(recipe, comparison.runs).path) for recipe in recipes.lineage(member.recipe)[1:])
         tasks.append(Task(member.key, member.recipe, tuple(need for need in needs if need in missing)))
-    train_all(tasks, runs=comparison.runs, jobs=jobs, observer=_Bookkeeper(comparison, observer or Unobserved()))
+    return tasks
 
 
 class _Bookkeeper:

@@ -127,11 +127,11 @@ class Run:
                 f"cannot write to the folder of runs, {self.path.parent} ({reason}); choose another with --runs"
             ) from error
         with file:
-            if not _lock(file, wait=False):
+            if not lock(file, wait=False):
                 if waiting is None:
                     raise BusyError(f"the run {self.path} is being trained by another process; wait for its end")
                 waiting()
-                _lock(file, wait=True)
+                lock(file, wait=True)
             yield
 
     def check_data(self, images: "Images") -> None:
@@ -181,7 +181,16 @@ class Run:
         write_atomically(self.path / "data.json", json.dumps(noted).encode())
 
 
-def _lock(file: IO[str], *, wait: bool) -> bool:
+def lock(file: IO[str], *, wait: bool) -> bool:
+    """Lock an open file until it is closed.
+
+    Args:
+        file: the file.
+        wait: whether to wait until whoever has the lock gives it free.
+
+    Returns:
+        Whether the lock is ours; True where the system has no locks.
+    """
     if not _HAS_LOCKS:
         return True
     try:

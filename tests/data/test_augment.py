@@ -1,6 +1,7 @@
 """Tests of the warp."""
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svdistill.data import Augmentation, Views, augment
-from svdistill.data.augment import warp
+from svdistill.data.augment import draw, pieces_in_cache, warp
 from svdistill.errors import RecipeError, ShapeError
 
 SIZES = [(1, 1), (2, 2), (3, 3), (8, 8), (9, 9), (28, 28), (31, 31), (32, 32), (8, 5), (5, 8), (7, 12), (225, 224)]
@@ -125,6 +126,43 @@ def test_each_image_has_its_own_warp() -> None:
     assert torch.equal(result[0], images[0].flip(2))
     assert torch.equal(result[1], torch.rot90(images[1], 1, (1, 2)))
     assert torch.equal(result[2], shifted(images, 1, 2)[2])
+
+
+@pytest.mark.parametrize("limit", [1, 100, 700, 10**9])
+def test_parts_give_what_the_whole_gives(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many images are warped at a time changes no bit, and no image is left out."""
+    images = noise(13, 17, batch=7)
+    generator = torch.Generator().manual_seed(2)
+    warps = draw(7, Augmentation(flip=True, rotation=180.0, shift=3), generator)
+    assert warps is not None
+    expected = torch.cat([warp(images[i : i + 1], **warps.take(slice(i, i + 1))._asdict()) for i in range(7)])
+    monkeypatch.setattr(sys.modules[warp.__module__], "_PIXELS_IN_CACHE", limit)
+    assert torch.equal(warp(images, **warps._asdict()), expected)
+    parts = pieces_in_cache(images)
+    assert torch.equal(torch.cat([images[part] for part in parts]), images)
+    assert len(parts) == {1: 7, 100: 7, 700: 3, 10**9: 1}[limit]
+    assert len(pieces_in_cache(images[:0])) == 1
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_look_ups_are_those_of_affine_grid(height: int, width: int) -> None:
+    """Rows and columns added up send every pixel where affine_grid does."""
+    images = noise(height, width)
+    for angle, flip, right in ((11.0, False, 1), (-77.7, True, 0), (45.0, False, -2)):
+        turn, mirror = math.radians(angle), -1.0 if flip else 1.0
+        rows = torch.tensor(
+            [
+                [mirror * math.cos(turn), -mirror * math.sin(turn) * height / width],
+                [math.sin(turn) * width / height, math.cos(turn)],
+            ],
+            dtype=torch.float64,
+        )
+        shift = rows @ torch.tensor([[-2 * right / width], [0.0]], dtype=torch.float64)
+        theta = torch.cat([rows, shift], 1)[None]
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False).float()
+        expected = F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        found = moved(images, flip=flip, angle=angle, shift=(right, 0))
+        assert (found != expected).float().mean() <= 1e-3  # a look-up between two pixels may go either way
 
 
 def test_float64_agrees() -> None:

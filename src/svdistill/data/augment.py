@@ -11,6 +11,9 @@ from torch import Tensor
 
 from svdistill.errors import RecipeError, ShapeError
 
+# A few megabytes of float32 and float64 beside each other.
+_PIXELS_IN_CACHE = 2**18
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -194,8 +197,45 @@ def warp(images: Tensor, *, flip: Tensor, angle: Tensor, shift: Tensor) -> Tenso
     unit = torch.tensor([width / 2, height / 2], dtype=torch.float64)
     matrix = turn * unit / unit[:, None]
     offset = -(turn @ shift.double()[:, :, None]) / unit[:, None]
-    # affine_grid multiplies matrices: in float64 neither TF32 nor autocast can coarsen them. MPS has no float64.
+    # In float64, rounded once at the end, a look-up falls between two pixels only where it should. MPS has no float64.
     exact = torch.float32 if images.device.type == "mps" else torch.float64
     theta = torch.cat([matrix, offset], dim=-1).to(device=images.device, dtype=exact)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False).to(images.dtype)
+    pieces = pieces_in_cache(images)
+    if len(pieces) == 1:
+        return _look_up(images, theta)
+    warped = torch.empty_like(images)
+    for piece in pieces:
+        warped[piece] = _look_up(images[piece], theta[piece])
+    return warped
+
+
+def pieces_in_cache(images: Tensor) -> list[slice]:
+    """Divide a batch into parts whose intermediate results stay in a CPU's cache; elsewhere it stays whole.
+
+    Operations that pass over a batch of large images one after the other wait for memory, and for the system to hand
+    out its pages; on parts they are several times faster and give the same.
+
+    Args:
+        images: (B, C, H, W).
+
+    Returns:
+        The parts, in order; one at least.
+    """
+    batch, (height, width) = len(images), images.shape[2:]
+    size = max(1, _PIXELS_IN_CACHE // max(1, height * width)) if images.device.type == "cpu" else batch
+    return [slice(start, start + size) for start in range(0, batch, max(1, size))] or [slice(0, 0)]
+
+
+def _look_up(images: Tensor, theta: Tensor) -> Tensor:
+    """Sample each image (B, C, H, W) where its map theta (B, 2, 3) sends the centres of the pixels."""
+    height, width = images.shape[2:]
+    x, y = (_centres(size, theta) for size in (width, height))
+    # What affine_grid computes, as a sum of a row and a column for each coordinate instead of a product of matrices.
+    along, down = theta[:, :, 0, None] * x, theta[:, :, 1, None] * y + theta[:, :, 2, None]
+    grid = (along[:, :, None, :] + down[:, :, :, None]).to(images.dtype).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+
+def _centres(size: int, like: Tensor) -> Tensor:
+    """Return where the centres of so many pixels are between −1 and 1."""
+    return (2 * torch.arange(size, device=like.device, dtype=like.dtype) + 1) / size - 1

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svdistill.data.augment import Augmentation, Views, draw, warp
+from svdistill.data.augment import Augmentation, Views, Warps, draw, pieces_in_cache, warp
 from svdistill.data.sets import UNLABELLED, ImageSource
 from svdistill.data.statistics import check_statistics, standardize, unit_range
 from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError
@@ -145,21 +145,30 @@ class Batches:
         own = [index[self._part] for index in left]
         # Pixels may be read ahead by other processes; random numbers are drawn only here, one batch after the other.
         for index, mine, pixels in zip(left, own, self._images.batches(own), strict=True):
-            view, varied = self._varied(index, pixels)
+            view, warps = self._warps(index)
             self._position += 1
             labels = self._images.labels[mine.to(self._images.device)]
-            yield Batch(standardize(varied, self._mean, self._std), labels, mine + self._first, view)
+            yield Batch(self._prepared(pixels, warps), labels, mine + self._first, view)
 
-    def _varied(self, index: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw for the whole batch, and return view (B,) and warped pixels (B, C, H, W) of the own part."""
-        images = unit_range(pixels)
+    def _warps(self, index: Tensor) -> tuple[Tensor, Warps | None]:
+        """Draw for the whole batch, and return view (B,) and warps of the own part."""
         if self._views is None:
             drawn = draw(len(index), self._augmentation, self._generator)
-            view, warps = torch.zeros(len(images), dtype=torch.int64), drawn and drawn.take(self._part)
+            view, warps = torch.zeros_like(index[self._part]), drawn and drawn.take(self._part)
         else:
             view = torch.randint(self._views.count, index.shape, generator=self._generator)[self._part]
             warps = self._views.warps(index[self._part] + self._first, view, self._augmentation)
-        return view, images if warps is None else warp(images, **warps._asdict())
+        return view, warps
+
+    def _prepared(self, pixels: Tensor, warps: Warps | None) -> Tensor:
+        """Return uint8 (B, C, H, W) as float32, warped and standardized."""
+        images = torch.empty(pixels.shape, device=pixels.device)
+        for piece in pieces_in_cache(pixels):
+            varied = unit_range(pixels[piece])
+            if warps is not None:
+                varied = warp(varied, **warps.take(piece)._asdict())
+            images[piece] = standardize(varied, self._mean, self._std)
+        return images
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state: generator, order, position, and the sizes that it is for."""

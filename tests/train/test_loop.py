@@ -421,8 +421,8 @@ def test_the_device_is_asked_seldom(make_run, monkeypatch):
     """While no time passes, at the first step and at the end of an epoch."""
     monkeypatch.setattr(state_module, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     asked = []
-    read = state_module.Tally.read
-    monkeypatch.setattr(state_module.Tally, "read", lambda tally: asked.append(tally.steps) or read(tally))
+    begin = state_module.Tally.begin
+    monkeypatch.setattr(state_module.Tally, "begin", lambda tally: asked.append(tally.steps) or begin(tally))
     monkeypatch.setattr(state_module.Watch, "seconds", lambda _: 1.0)
     make_run().fit(epochs=2)
     assert asked == [1, 6, 1, 6]

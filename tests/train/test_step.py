@@ -6,10 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from svdistill import losses, train
-from svdistill.gradients import TransferHealth
+from svdistill import gradients, losses, train
+from svdistill.distiller import Distiller
+from svdistill.gradients import CLIPS, TransferHealth
 from svdistill.train import Objective
+from svdistill.train.tally import Tally
 
 DECAY = 1e-3  # of make_run's optimizer
 EPOCH = 1
@@ -351,3 +354,33 @@ def test_the_student_alone_passes_over_images_without_labels(make_run):
     logits = run.distiller(images).logits
     expected = decayed(run.distiller, gradient(F.cross_entropy(logits[:8], labels[:8]), run.distiller))
     agree(taken(run, images, labels)[1], expected)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        *(Objective(weights={"maps": 1.0, "soft": 1.0}, clip=clip) for clip in CLIPS),
+        Objective(weights={"maps": 1.0, "soft": 1.0}, beside={"soft"}),
+        Objective(main=0.0, weights={"maps": 1.0}, max_norm=1.0),
+        Objective(weights={}),
+    ],
+)
+def test_nothing_in_a_step_waits_for_the_device(fabric, stand_in, monkeypatch, objective):
+    """Fake tensors have no values, so whoever looks at one fails; so would a look at a GPU within an epoch."""
+    monkeypatch.setattr(gradients, "_add_at_hand", gradients._add_unseen)  # what a GPU takes
+    with FakeTensorMode():
+        networks = stand_in.network(), stand_in.network()
+        criteria = {"maps": Poisoned(0.0), "soft": losses.SoftTargetLoss()}  # the first has a parameter of its own
+        taps = {"student_taps": ("0", "1"), "teacher_taps": ("0", "1")}
+        distiller = Distiller(*networks, loss=criteria, **taps).train()
+        optimizer = train.make_optimizer("sgd", distiller, lr=0.1, weight_decay=1e-3)
+        tally, health = Tally("cpu"), TransferHealth()
+        for _ in range(2):
+            images, labels = torch.randn(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64)
+            result = train.step(
+                fabric, distiller, optimizer, images, labels, epoch=0, objective=objective, health=health
+            )
+            tally.add(labels=labels, **result._asdict())
+        assert tally.steps == 2
+        with pytest.raises(DataDependentOutputException):
+            tally.read()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from svdistill.train import Silent
 from svdistill.train.tally import Tally
 
 LOGITS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0], [0.0, 9.0]])
@@ -114,3 +115,58 @@ def test_an_epoch_without_any_label_has_no_accuracy_to_speak_of():
     labels = torch.full((4,), -1)
     tally.add(main=torch.tensor(0.0), transfer=None, health={}, logits=LOGITS, labels=labels)
     assert tally.read() == {"loss": 0.0, "train_accuracy": 0.0}
+
+
+def test_a_reading_is_of_the_moment_it_began():
+    """Steps that come while the sums are on their way are in none of its figures."""
+    tally = Tally("cpu")
+    add(tally, main=1.0)
+    reading = tally.begin()
+    add(tally, main=3.0)
+    assert (reading.ready, reading.steps, reading.images) == (True, 1, 4)
+    assert reading.figures()["loss"] == 1.0
+    assert tally.read()["loss"] == 2.0
+    assert Tally("cpu").begin().figures() == {}
+
+
+class LateEvent:
+    """Stands in for that of a GPU: the sums arrive when somebody waits, or at the third question."""
+
+    def __init__(self, values):
+        self.host, self.values, self.asked = torch.full_like(values, math.nan), values, 0
+
+    def query(self):
+        """Answer."""
+        self.asked += 1
+        if self.asked == 3:
+            self.synchronize()
+        return self.asked >= 3
+
+    def synchronize(self):
+        """Let them arrive."""
+        self.host.copy_(self.values)
+
+
+def test_nobody_waits_for_a_reading_that_is_on_its_way(make_run, monkeypatch):
+    """The watch looks again in later steps; what it then says is right, and the end of the epoch waits."""
+    events = []
+
+    def late(values):
+        events.append(LateEvent(values))
+        return events[-1].host, events[-1]
+
+    monkeypatch.setattr("svdistill.train.tally._to_host", late)
+    monkeypatch.setattr("svdistill.train.state._LOOK_SECONDS", 0)
+    losses = []
+
+    class Listener(Silent):
+        def step(self, *, loss, images):
+            losses.append(loss)
+
+    run = make_run()
+    run.fit(epochs=1, progress=Listener())
+    # Begun in steps 1 and 4, not ready then nor in the step after, looked at in steps 3 and 6; the last is the end's.
+    assert [event.asked for event in events] == [3, 3, 0]
+    assert [math.isfinite(loss) for loss in losses] == [False, False, True, True, True, True]
+    assert losses[2] == losses[3] == losses[4] != losses[5]
+    assert math.isfinite(run.record.metrics()[0]["loss"])

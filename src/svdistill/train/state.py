@@ -12,7 +12,7 @@ from svdistill.errors import CheckpointError, TrainingError
 from svdistill.gradients import TransferHealth
 from svdistill.train import checkpoint
 from svdistill.train.progress import Progress
-from svdistill.train.tally import Tally
+from svdistill.train.tally import Reading, Tally
 
 # How often the watch looks at what the device has counted: often enough for a progress bar and to stop a run that has
 # gone wrong, seldom enough that the device is never kept waiting.
@@ -112,7 +112,8 @@ class RunState:
 class Watch:
     """Looks after one epoch from the side: the clock, the progress bar, soundness, checkpoints inside the epoch.
 
-    It reads from the device a few times a second and never changes a result.
+    It reads from the device a few times a second and never changes a result. On a GPU no step waits for that: what was
+    read is looked at in the first step after it has arrived. Only a checkpoint and the end of the epoch wait.
 
     Args:
         state: of the run.
@@ -130,6 +131,7 @@ class Watch:
         self._saved = time.monotonic()
         self._looked = -math.inf
         self._loss = math.nan
+        self._reading: Reading | None = None
         for _ in range(state.tally.steps):  # done before the run was interrupted
             progress.step(loss=math.nan, images=0)
 
@@ -148,9 +150,12 @@ class Watch:
         """
         now = time.monotonic()
         save = now - self._saved >= self._every and self._state.batches.position < len(self._state.batches)
-        if save or now - self._looked >= _LOOK_SECONDS:
-            self._loss = self.look()["loss"]
+        if save or (self._reading is None and now - self._looked >= _LOOK_SECONDS):
+            self._reading = self._state.tally.begin()
             self._looked = now
+        if self._reading is not None and (save or self._reading.ready):
+            self._loss = self._sound(self._reading)["loss"]
+            self._reading = None
         self._progress.step(loss=self._loss, images=images)
         if save:
             self._look_at_weights()
@@ -181,18 +186,22 @@ class Watch:
         Raises:
             TrainingError: a loss was not finite, or the transfer loss set more than half of all samples aside.
         """
-        tally = self._state.tally
-        figures = tally.read()
+        return self._sound(self._state.tally.begin())
+
+    def _sound(self, reading: Reading) -> dict[str, float]:
+        """Wait for a reading and return its figures, or raise what :meth:`look` does."""
+        figures = reading.figures()
         if not math.isfinite(figures["loss"]):
             raise TrainingError(self._not_finite("the loss is"))
         if not math.isfinite(figures.get("transfer", 0.0)):
             raise TrainingError(self._not_finite("the transfer loss is", advice="check the teacher and the taps, or "))
         aside = figures.get("set_aside", 0)
-        enough = tally.steps >= min(_STEPS_TO_JUDGE, len(self._state.batches))
-        if enough and aside > tally.images / 2:
+        enough = reading.steps >= min(_STEPS_TO_JUDGE, len(self._state.batches))
+        if enough and aside > reading.images / 2:
             raise TrainingError(
-                f"the transfer loss set aside {aside:.0f} of {tally.images} samples of epoch {self._state.epoch + 1}: "
-                "their feature maps are zero or not finite; check the teacher, the taps and lr"
+                f"the transfer loss set aside {aside:.0f} of {reading.images} samples of epoch "
+                f"{self._state.epoch + 1}: their feature maps are zero or not finite; check the teacher, the taps "
+                "and lr"
             )
         return figures
 

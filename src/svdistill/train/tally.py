@@ -1,7 +1,7 @@
 """Sums over an epoch, kept on the device so that no step waits for them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -53,29 +53,14 @@ class Tally:
                 self._add(name, torch.where(kept > 0, value * kept, 0.0))
                 self._add(f"{name} weight", kept)
 
-    def read(self) -> dict[str, float]:
-        """Wait for the device and return the epoch's figures so far; {} before the first step.
+    def begin(self) -> "Reading":
+        """Begin to read the epoch's figures so far; on a GPU the sums are still on their way when this returns."""
+        values, event = (torch.zeros(0), None) if not self._sums else _to_host(torch.stack(list(self._sums.values())))
+        return Reading(tuple(self._sums), values, event, steps=self.steps, images=self.images)
 
-        Returns:
-            ``loss`` and ``transfer`` (means over the steps), ``train_accuracy`` (0 to 1, of the network as it was in
-            each step), ``set_aside`` (a count) and the other figures of health (means over the samples). A loss that
-            was not finite in any step makes its mean not finite.
-        """
-        if not self._sums:
-            return {}
-        sums = dict(zip(self._sums, torch.stack(list(self._sums.values())).tolist(), strict=True))
-        figures: dict[str, float] = {}
-        for name, value in sums.items():
-            if name in ("loss", "transfer"):
-                figures[name] = value / self.steps
-            elif name == "train_accuracy":
-                figures[name] = value / max(1, sums["labelled"])
-            elif name == "set_aside":
-                figures[name] = int(value)
-            elif name != "labelled" and not name.endswith(" weight"):
-                weight = sums[f"{name} weight"]
-                figures[name] = value / weight if weight else float("nan")
-        return figures
+    def read(self) -> dict[str, float]:
+        """Wait for the device and return the epoch's figures so far; see :meth:`Reading.figures`."""
+        return self.begin().figures()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything, for a checkpoint."""
@@ -94,3 +79,72 @@ class Tally:
     def _add(self, name: str, value: Tensor) -> None:
         addend = value.detach().double()
         self._sums[name] = self._sums[name] + addend if name in self._sums else addend
+
+
+class Event(Protocol):
+    """What tells whether a copy from a device has arrived; `torch.cuda.Event` is one."""
+
+    def query(self) -> bool:
+        """Whether it has."""
+
+    def synchronize(self) -> None:
+        """Wait until it has."""
+
+
+class Reading:
+    """The sums of an epoch as they were at one moment.
+
+    Args:
+        names: of the sums.
+        values: the sums, (n,), on the CPU, where they may be yet to arrive.
+        event: tells when they have; None: they are there.
+        steps: at that moment.
+        images: likewise.
+    """
+
+    def __init__(self, names: tuple[str, ...], values: Tensor, event: Event | None, *, steps: int, images: int) -> None:
+        self.steps = steps
+        self.images = images
+        self._names = names
+        self._values = values
+        self._event = event
+
+    @property
+    def ready(self) -> bool:
+        """Whether :meth:`figures` would return at once."""
+        return self._event is None or self._event.query()
+
+    def figures(self) -> dict[str, float]:
+        """Wait for the sums and return the figures; {} before the first step of an epoch.
+
+        Returns:
+            ``loss`` and ``transfer`` (means over the steps), ``train_accuracy`` (0 to 1, of the network as it was in
+            each step), ``set_aside`` (a count) and the other figures of health (means over the samples). A loss that
+            was not finite in any step makes its mean not finite.
+        """
+        if self._event is not None:
+            self._event.synchronize()
+        sums = dict(zip(self._names, self._values.tolist(), strict=True))
+        figures: dict[str, float] = {}
+        for name, value in sums.items():
+            if name in ("loss", "transfer"):
+                figures[name] = value / self.steps
+            elif name == "train_accuracy":
+                figures[name] = value / max(1, sums["labelled"])
+            elif name == "set_aside":
+                figures[name] = int(value)
+            elif name != "labelled" and not name.endswith(" weight"):
+                weight = sums[f"{name} weight"]
+                figures[name] = value / weight if weight else float("nan")
+        return figures
+
+
+def _to_host(values: Tensor) -> tuple[Tensor, Event | None]:
+    """Return values on the CPU; from a GPU they are copied behind what it still has to do, and nobody waits for it."""
+    if values.device.type != "cuda":
+        return values.cpu(), None
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return host, event

@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from svdistill.distiller import Distiller, DistillOutput
+    from svdistill.knowledge import KnowledgeCache
     from svdistill.nets import load
 
 __version__ = "0.1.0"
-__all__ = ["DistillOutput", "Distiller", "__version__", "load"]
+__all__ = ["DistillOutput", "Distiller", "KnowledgeCache", "__version__", "load"]
 
-_HOMES = {"Distiller": "svdistill.distiller", "DistillOutput": "svdistill.distiller", "load": "svdistill.nets"}
+_HOMES = {
+    "Distiller": "svdistill.distiller",
+    "DistillOutput": "svdistill.distiller",
+    "KnowledgeCache": "svdistill.knowledge",
+    "load": "svdistill.nets",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,17 @@
-"""Files that are either there as a whole or not at all."""
+"""Files that are either there as a whole or not at all, and locks that keep two processes from making the same."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, two processes are not kept apart.
+    _HAS_LOCKS = False
+else:
+    _HAS_LOCKS = True
 
 
 @contextmanager
@@ -36,3 +43,27 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a whole file so that no reader ever sees a part of it; see :func:`replacing`."""
     with replacing(path) as file:
         file.write(content)
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str], *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Keep other processes from the same block for the same path; where one is in it, its end is awaited.
+
+    The lock is a hidden file beside the path, so that the path itself can be replaced; the system gives it free when
+    the process ends, however it ends.
+
+    Args:
+        path: a file or folder, there or yet to be made; the folder it lies in is made if need be.
+        waiting: called once where another process has to be awaited.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        if _HAS_LOCKS:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is not None:
+                    waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield

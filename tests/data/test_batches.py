@@ -16,6 +16,7 @@ from svdistill.data import (
     Share,
     Views,
     channel_statistics,
+    every_view,
     standardize,
 )
 from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError
@@ -327,3 +328,30 @@ def test_indices_name_the_images() -> None:
     for batch in take(source, 6):
         assert torch.equal(batch.images, standardize(pixels[batch.indices], mean, std))
         assert batch.views.tolist() == [0] * 8
+
+
+@pytest.mark.parametrize("start", [0, 4, 9])
+def test_every_view_is_what_training_sees(start: int) -> None:
+    """All views of all images of both sets, chunk by chunk; each is, to the bit, the one of `Mixed`."""
+    first, second = image_set(9), ImageSet(255 - image_set(6).images, torch.full((6,), -1), ("none",), labelled=False)
+    mean, std = channel_statistics(first)
+    views = Views(count=3, seed=5)
+    settings: dict[str, Any] = {"augmentation": SETTINGS, "mean": mean, "std": std, "views": views}
+    found = list(every_view([first, second], 4, start=start, **settings))
+    sizes = {0: [4, 4, 1, 4, 2], 4: [4, 1, 4, 2], 9: [4, 2]}[start]
+    assert [len(batch.images) for batch in found] == [size for size in sizes for _ in range(3)]
+    assert [int(batch.views[0]) for batch in found] == [0, 1, 2] * len(sizes)
+    seen = {
+        (image, view): pixels
+        for batch in found
+        for image, view, pixels in zip(batch.indices.tolist(), batch.views.tolist(), batch.images, strict=True)
+    }
+    assert seen.keys() == {(image, view) for image in range(start, 15) for view in range(3)}
+    training = Mixed(Batches(first, 3, seed=0, **settings), Batches(second, 2, seed=1, first=9, **settings))
+    met = 0
+    for batch in take(training, 12):
+        for image, view, pixels in zip(batch.indices.tolist(), batch.views.tolist(), batch.images, strict=True):
+            if image >= start:
+                assert torch.equal(pixels, seen[image, view])
+                met += 1
+    assert met > 10

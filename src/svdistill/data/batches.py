@@ -1,6 +1,6 @@
 """Shuffled, augmented, standardized batches, whose whole state can be saved."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -202,6 +202,47 @@ class Batches:
         self._generator.set_state(state["generator"].cpu())
         self._order = state["order"].cpu().clone()
         self._position = int(state["position"])
+
+
+def every_view(
+    sets: Sequence[ImageSource],
+    batch_size: int,
+    *,
+    views: Views,
+    augmentation: Augmentation,
+    mean: Tensor,
+    std: Tensor,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """Hand out all views of all images, in order: those of the first batch of images, view by view, and so on.
+
+    Each image is read once. What comes is, pixel by pixel, what `Batches` makes of the same image and view.
+
+    Args:
+        sets: their images are numbered in this order, one set after the other.
+        batch_size: images a batch; the last batch of a set may be smaller.
+        views: the fixed warps.
+        augmentation: how far images are varied.
+        mean: (C,), see `Batches`.
+        std: (C,), likewise.
+        start: number of the image to begin with, the first of a batch.
+
+    Yields:
+        Batches of consecutive images in one view, on the device of the images.
+    """
+    first = 0
+    for images in sets:
+        numbers = [part for part in torch.arange(len(images))[max(0, start - first) :].split(batch_size) if len(part)]
+        for index, pixels in zip(numbers, images.batches(numbers), strict=True):
+            raw, labels = unit_range(pixels), images.labels[index.to(images.device)]
+            for number in range(views.count):
+                view = torch.full_like(index, number)
+                warps = views.warps(index + first, view, augmentation)
+                varied = raw if warps is None else warp(raw, **warps._asdict())
+                yield Batch(
+                    standardize(varied, mean.to(images.device), std.to(images.device)), labels, index + first, view
+                )
+        first += len(images)
 
 
 class Mixed:

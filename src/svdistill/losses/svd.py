@@ -287,7 +287,8 @@ def _compare(
     usable = torch.stack([tap.usable for tap in taps]).all(0)
     counts = [tap.counts & usable[:, None] for tap in taps]
     weight = torch.stack([front & back for front, back in itertools.pairwise(counts)])
-    total = rbf_distance([t.student for t in taps], [t.teacher for t in taps], beta=settings.beta, weight=weight)
+    student, teacher = [t.student for t in taps], [t.teacher for t in taps]
+    total = rbf_distance(student, teacher, beta=settings.beta, weight=weight, limit=1.0)
     loss = total * (0.5 * math.sqrt(settings.rank) if settings.scaled else 1.0)
     batch = len(usable)
     if settings.reduction == "mean":
@@ -378,7 +379,7 @@ def _tamed(x: Tensor) -> Tensor:
     largest = x.detach().abs().amax((1, 2))
     finite = largest.isfinite()
     # On a GPU the question would keep the host waiting; there only the health tells how many were set aside.
-    if x.device.type != "cuda" and not bool(finite.all()):
+    if x.device.type == "cpu" and not bool(finite.all()):
         warn(
             f"{int((~finite).sum())} of {len(x)} maps hold NaN or infinity and were set aside; "
             "look for a learning rate that is too high or for damaged input",

@@ -160,6 +160,54 @@ def decomposition(figures: Figures) -> str:
     return "\n\n".join(parts)
 
 
+def pipeline(figures: Figures) -> str:
+    """Return what is decoded, augmented, handed out and taken in, in images a second: a table for each."""
+    headings = {
+        "decoded": "### Decoded: photographs to 224 × 224",
+        "augmented": "### Augmented and standardized: from uint8 in memory to float",
+        "from_memory": "### A whole epoch from memory: shuffled, augmented, standardized",
+        "consumed": "### Taken in by a training step",
+    }
+    parts = [f"Batch {figures['batch']}, but where another is named; medians with quartiles."]
+    for key, heading in headings.items():
+        columns = list(figures[key][0])
+        rows = [[_versus(column, row[column]) for column in columns] for row in figures[key]]
+        parts += [heading, grid(columns, rows)]
+    return "\n\n".join(parts)
+
+
+def _versus(column: str, value: Any) -> str:
+    """Return a cell; where it says how many times faster something is, a loss is marked."""
+    if not column.startswith("times faster"):
+        return cell(value)
+    return number(value) if value >= 1 else f"{number(value)} **slower**"
+
+
+def scaling(figures: Figures) -> str:
+    """Return one process against two: a column for each width of the networks."""
+    results = figures["results"]
+    names = [key for key, value in results[0].items() if is_rate(value)]
+    rows = [[f"{name}, images/s", *(spread(r[name]) for r in results)] for name in names]
+    rows += [[label, *(show(r) for r in results)] for label, show in _SCALING_ROWS.items()]
+    head = ["", *(f"VGG pair, width {r['width']:g}" for r in results)]
+    return f"Global batch {figures['batch']}; float32; gloo on one machine.\n\n{grid(head, rows)}"
+
+
+_SCALING_ROWS: dict[str, Callable[[Figures], str]] = {
+    "two processes / one process with two threads": lambda r: _versus(
+        "times faster", r["two_processes_over_two_threads"]
+    ),
+    "two processes / one process with one thread": lambda r: _versus(
+        "times faster", r["two_processes_over_one_thread"]
+    ),
+    "efficiency: the last, by the number of processes": lambda r: f"{r['efficiency']:.0%}",
+    "all-reduce of both gradients in one piece, ms": lambda r: f"{spread(r['all_reduce'])}",
+    "its size": lambda r: f"{number(r['reduced_mb'])} MB",
+    "its share of the step": lambda r: f"{r['all_reduce_share_of_step']:.1%}",
+    "what two processes learned differs from what one did by": lambda r: f"{r['updates_differ_by']:.0e}",
+}
+
+
 def by_shape(figures: Figures, *, level: int = 3, batch: int | None = None) -> str:
     """Lay figures out by their shape.
 
@@ -278,9 +326,15 @@ def _single(key: str, value: Any, beside: Figures) -> str:
         return ""
     limit = beside.get(f"target_{key}")
     if limit is None or isinstance(value, str):
-        return f"- {label(key)}: {cell(value)}"
+        slower = " **slower**" if "times faster" in label(key) and not isinstance(value, str) and value < 1 else ""
+        return f"- {label(key)}: {cell(value)}{slower}"
     least = any(word in key for word in ("faster", "speedup", "images"))
     return f"- {label(key)}: {judged(value, at_least=limit) if least else judged(value, at_most=limit)}"
 
 
-_SECTIONS: dict[str, Callable[[Figures], str]] = {"loss": loss, "decomposition": decomposition}
+_SECTIONS: dict[str, Callable[[Figures], str]] = {
+    "loss": loss,
+    "decomposition": decomposition,
+    "pipeline": pipeline,
+    "scaling": scaling,
+}

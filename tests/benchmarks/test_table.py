@@ -107,6 +107,7 @@ def test_figures_by_their_shape() -> None:
         "times_faster": 2.5,
         "target_times_faster": 2,
         "bound": {"value": 7.0, "at_least": 8.0},
+        "layout, times faster": 0.9,
         "cases": [{"size": 8, "time": TIMES, "ok": True}, {"size": 9, "more": None}],
         "part": {"inner": TIMES},
     }
@@ -119,6 +120,7 @@ def test_figures_by_their_shape() -> None:
         "- share: 1.25 (target ≤ 1.2: **not met**)",
         "- times faster: 2.50 (target ≥ 2: met)",
         "- bound: 7.00 (target ≥ 8: **not met**)",
+        "- layout, times faster: 0.90 **slower**",
         "### cases",
         "| size | time | ok | more |",
         "| 8 | 12.3 (9.87–1,234) | True | – |",
@@ -168,3 +170,36 @@ def test_the_loss() -> None:
     assert made.count("does not fit into memory") == 2
     assert "| 30 (target ≥ 25: met) | does not fit into memory |" in made
     assert "| 7.0 (target ≤ 6: **not met**) | 7.0 (target ≤ 6: **not met**) |" in made
+
+
+def test_the_pipeline() -> None:
+    """A table for each part, in which what is slower is marked."""
+    row = {"pixels": "32 × 32", "svdistill, images/s": RATES, "times faster": 0.5, "times faster than Pillow": 2.0}
+    figures = {key: [row] for key in ("decoded", "augmented", "from_memory", "consumed")}
+    made = table.pipeline({"batch": 128, **figures})
+    assert made.count("| 32 × 32 | 512 (3.14–99.9) | 0.50 **slower** | 2.00 |") == 4
+    assert made.count("### ") == 4
+
+
+def test_scaling() -> None:
+    """A column for each width."""
+    result = {
+        "one process": RATES,
+        "two_processes_over_one_thread": 1.5,
+        "two_processes_over_two_threads": 0.9,
+        "efficiency": 0.75,
+        "reduced_mb": 12.5,
+        "all_reduce": TIMES,
+        "all_reduce_share_of_step": 0.0123,
+        "updates_differ_by": 1.2e-6,
+    }
+    made = table.scaling({"batch": 64, "results": [{"width": 0.5, **result}, {"width": 1.0, **result}]})
+    for line in (
+        "| | VGG pair, width 0.5 | VGG pair, width 1 |",
+        "| one process, images/s | 512 (3.14–99.9) | 512 (3.14–99.9) |",
+        "| two processes / one process with two threads | 0.90 **slower** | 0.90 **slower** |",
+        "| efficiency: the last, by the number of processes | 75% | 75% |",
+        "| its share of the step | 1.2% | 1.2% |",
+        "| what two processes learned differs from what one did by | 1e-06 | 1e-06 |",
+    ):
+        assert line in made.splitlines()

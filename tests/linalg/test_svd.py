@@ -452,3 +452,17 @@ def test_no_positions():
     s, v = truncated_svd(torch.rand(3, 0, 5), 1)
     assert s.shape == (3, 0)
     assert v.shape == (3, 5, 0)
+
+
+@pytest.mark.parametrize("gradient", ["exact", "paper"])
+@pytest.mark.parametrize("shape", [(3, 8, 30), (3, 30, 8), (3, 6, 6)])
+def test_the_gradient_lies_in_memory_as_the_matrices_do(shape, gradient):
+    """Positions together, as in contiguous maps, or channels together, as in channels-last ones; the values agree."""
+    plain = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for x in (plain.clone(), plain.mT.contiguous().mT):
+        x.requires_grad_()
+        rows = decompose(x, 2, gradient=gradient).rows
+        found += torch.autograd.grad((rows * rows.detach().cos()).sum(), x)
+        assert found[-1].stride() == x.stride()
+    torch.testing.assert_close(found[1], found[0])

@@ -390,13 +390,21 @@ def _exact_gradient(state: _Saved, g_rows: Tensor, g_values: Tensor | None) -> T
     if not scaled.wide:
         w = _resolvent(state, across) * scaled.chain + right * stretch / (2 * value.sqrt()[..., None])
         w = w * inverse
-        return torch.bmm(torch.cat((right, w), 1).mT, torch.bmm(torch.cat((w, right), 1), x))
+        return _outer(torch.cat((right, w), 1), torch.bmm(torch.cat((w, right), 1), x), x)
     z = _resolvent(state, torch.bmm(across, x) * inverse)
     w = (across + torch.bmm(z, x.mT) * inverse) / value[..., None]
     w = torch.where(defined, w, torch.zeros_like(w))
     z = z * scaled.chain + state.small * stretch
     along = state.small * (value.sqrt()[..., None] * scaled.chain)
-    return torch.bmm(torch.cat((right, w), 1).mT, torch.cat((z, along), 1))
+    return _outer(torch.cat((right, w), 1), torch.cat((z, along), 1), x)
+
+
+def _outer(left: Tensor, right: Tensor, x: Tensor) -> Tensor:
+    """Σ left_i right_iᵀ of rows (B, k, D) and (B, k, N) as (B, D, N), lying in memory as x does.
+
+    The gradient of a channels-last map that lay otherwise would be copied by every layer in front of the map.
+    """
+    return torch.bmm(right.mT, left).mT if x.stride(1) < x.stride(2) else torch.bmm(left.mT, right)
 
 
 def _resolvent(state: _Saved, h: Tensor) -> Tensor:
@@ -494,7 +502,7 @@ def _paper_gradient(state: _Saved, g_rows: Tensor, g_values: Tensor | None) -> T
     if g_values is not None:
         spread = torch.zeros_like(values).scatter_add(1, state.picked, g_values.to(x) * state.defined)
         coefficient = coefficient + right * spread[..., None]
-    return torch.bmm(coefficient.mT, left * alive[..., None])
+    return _outer(coefficient, left * alive[..., None], x)
 
 
 def _symmetric(a: Tensor) -> Tensor:

@@ -180,6 +180,11 @@ class Distiller(nn.Module):
         return self._knowledge
 
     @property
+    def sums(self) -> frozenset[str]:
+        """The losses that are a sum over the batch, and no mean."""
+        return frozenset(name for name, loss in self._losses.items() if getattr(loss, "sums", False))
+
+    @property
     def adapted(self) -> tuple[Adapted, ...]:
         """The taps that adapters lift to the teacher's width; empty before `prepare`."""
         widths = () if self.adapters is None else self.adapters.widths

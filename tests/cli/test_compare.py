@@ -54,6 +54,7 @@ def test_seeds_that_are_none(text: str) -> None:
         (["digits/svd", "loss.rnk=[1,2]"], "loss.rnk: unknown key"),
         (["digits/svd", "--seeds", "none"], "Invalid value for '--seeds': 'none': expected how many"),
         (["digits/svd", "--jobs", "0"], "Invalid value for '--jobs'"),
+        (["digits/svd", "--on", "rays"], "no place 'rays' to train on; did you mean 'ray'"),
         (["digits/sdv"], "no recipe 'digits/sdv'; did you mean 'digits/svd'"),
         (["digits/student"], "method 'soft-target' needs a teacher, and digits/student has none"),
     ],
@@ -67,6 +68,20 @@ def test_what_is_wrong_is_one_line(
     assert out == ""
     assert match in err
     assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_ray_that_is_not_installed(
+    dry: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One line says how to install it, and nothing is written."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert app.run(["compare", *SMALL, "--on", "ray", *dry]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "pip install 'svdistill[ray]'" in err
     assert list(tmp_path.iterdir()) == []
 
 

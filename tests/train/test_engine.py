@@ -55,3 +55,21 @@ def test_errors_say_what_to_use(options, message):
     """Before any work starts."""
     with pytest.raises(RecipeError, match=message):
         launch(**{"device": "cpu", "seed": 0, **options})
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda", "message"),
+    [
+        ("cuda:1", 8, "device 'cuda:1' names one GPU, but 4 processes take one each; use device=cuda"),
+        ("cuda", 2, "4 processes on this machine see 2 CUDA devices"),
+        ("auto", 1, "4 processes on this machine see 1 CUDA devices"),
+    ],
+)
+def test_processes_need_a_gpu_each(monkeypatch, device, cuda, message):
+    """Before they look for each other."""
+    here = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in here.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    with pytest.raises(RecipeError, match=message):
+        launch(device=device, seed=0)

@@ -380,7 +380,7 @@ def test_nothing_in_a_step_waits_for_the_device(fabric, stand_in, monkeypatch, o
             result = train.step(
                 fabric, distiller, optimizer, images, labels, epoch=0, objective=objective, health=health
             )
-            tally.add(labels=labels, **result._asdict())
+            tally.add(result.figures, images=result.images)
         assert tally.steps == 2
         with pytest.raises(DataDependentOutputException):
             tally.read()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svdistill.train import Silent
-from svdistill.train.tally import Tally
+from svdistill.train.tally import Tally, sums
 
 LOGITS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0], [0.0, 9.0]])
 LABELS = torch.tensor([0, 1, 1, 1])
@@ -14,13 +14,14 @@ LABELS = torch.tensor([0, 1, 1, 1])
 
 def add(tally, *, main=1.0, transfer=None, **health):
     """Add a step of four images, three of them right."""
-    tally.add(
+    figures = sums(
         main=torch.tensor(main),
         transfer=None if transfer is None else torch.tensor(transfer),
         health={name: torch.tensor(value) for name, value in health.items()},
         logits=LOGITS,
         labels=LABELS,
     )
+    tally.add(figures, images=len(LABELS))
 
 
 def test_means_over_steps_and_images():
@@ -94,13 +95,14 @@ def test_a_checkpoint_in_the_middle_changes_no_bit():
 def test_images_without_labels_count_for_the_transfer_task_only():
     """Accuracy is over the labelled images, also for one whose largest logit is the last; health is over all."""
     tally = Tally("cpu")
-    tally.add(
+    figures = sums(
         main=torch.tensor(1.0),
         transfer=torch.tensor(2.0),
         health={"alignment": torch.tensor(0.5), "set_aside": torch.tensor(1)},
         logits=LOGITS,
         labels=torch.tensor([0, 0, -1, -1]),
     )
+    tally.add(figures, images=4)
     assert tally.read() == {"loss": 1.0, "train_accuracy": 0.5, "transfer": 2.0, "alignment": 0.5, "set_aside": 1}
     assert tally.images == 4
     fresh = Tally("cpu")
@@ -113,7 +115,7 @@ def test_an_epoch_without_any_label_has_no_accuracy_to_speak_of():
     """0 of 0 is 0, not an error."""
     tally = Tally("cpu")
     labels = torch.full((4,), -1)
-    tally.add(main=torch.tensor(0.0), transfer=None, health={}, logits=LOGITS, labels=labels)
+    tally.add(sums(main=torch.tensor(0.0), transfer=None, health={}, logits=LOGITS, labels=labels), images=4)
     assert tally.read() == {"loss": 0.0, "train_accuracy": 0.0}
 
 

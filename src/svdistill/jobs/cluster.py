@@ -165,7 +165,9 @@ def _connected() -> Iterator[None]:
             ray.init(address or "local", **options)
     except (OSError, RuntimeError, ValueError) as error:
         what = "start Ray here" if address is None else f"join the Ray cluster at {address}"
-        raise RecipeError(f"cannot {what} ({_one_line(error)})") from error
+        # Newer ones ask for one by themselves, and those who join must say that they have it.
+        token = "" if address is None else "; if it asks for a token, set RAY_AUTH_MODE=token"
+        raise RecipeError(f"cannot {what} ({_one_line(error)}){token}") from error
     try:
         yield
     finally:
@@ -399,11 +401,7 @@ def _next(stream: Any) -> Message:
     except OutOfMemoryError:
         return "failed", "its node of the Ray cluster had no memory left; take fewer jobs (--jobs)", None
     except RayError as error:
-        return (
-            "failed",
-            f"its worker on the Ray cluster died ({_reason(error)}); the same command goes on with it",
-            None,
-        )
+        return "failed", f"its worker or node died ({_reason(error)}); the same command goes on with it", None
     return message
 
 

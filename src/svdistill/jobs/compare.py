@@ -216,15 +216,8 @@ def check_place(on: str) -> None:
     """
     if on not in PLACES:
         raise RecipeError(f"no place {on!r} to train on{nearest(on, PLACES, limit=len(PLACES))}")
-    if on == "ray" and not _has_ray():
+    if on == "ray" and importlib.util.find_spec("ray") is None:
         raise RecipeError("training on Ray needs the package ray; install it with: pip install 'svdistill[ray]'")
-
-
-def _has_ray() -> bool:
-    try:
-        return importlib.util.find_spec("ray") is not None
-    except ValueError:  # it is there and is no package
-        return False
 
 
 @contextmanager

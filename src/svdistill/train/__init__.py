@@ -5,18 +5,22 @@ from svdistill.train.evaluate import evaluate
 from svdistill.train.loop import StepResult, fit, step
 from svdistill.train.objective import Objective, Stage
 from svdistill.train.optimizers import make_optimizer
+from svdistill.train.processes import Processes, Sum, speaks_first
 from svdistill.train.progress import Progress, Silent
 
 __all__ = [
     "Fabric",
     "Objective",
+    "Processes",
     "Progress",
     "Silent",
     "Stage",
     "StepResult",
+    "Sum",
     "evaluate",
     "fit",
     "launch",
     "make_optimizer",
+    "speaks_first",
     "step",
 ]

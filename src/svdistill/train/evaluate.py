@@ -5,11 +5,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 
-from svdistill.data import ImageSource, standardize
+from svdistill.data import ImageSource, Share, standardize
 from svdistill.errors import DataError, ShapeError
 from svdistill.train.engine import Fabric
+from svdistill.train.processes import total
+
+ALONE = Share()
 
 
 @torch.inference_mode()
@@ -22,6 +25,7 @@ def evaluate(
     std: Tensor,
     batch_size: int = 250,
     confusion: bool = False,
+    share: Share = ALONE,
 ) -> dict[str, Any]:
     """Measure a network on every image of a set, in eval mode; the mode it was in comes back afterwards.
 
@@ -33,6 +37,9 @@ def evaluate(
         std: (C,), likewise.
         batch_size: images at a time; changes the speed and nothing else.
         confusion: whether to count also what was taken for what.
+        share: where several processes measure together, which of them this is. Each takes every so-manieth image, none
+            takes one twice, and all get the result of the whole set. Otherwise this process measures alone and waits
+            for no other, also where there are several.
 
     Returns:
         ``accuracy`` in 0 to 1, ``loss`` (mean cross-entropy) and, if asked for, ``confusion``: rows are true classes.
@@ -40,32 +47,40 @@ def evaluate(
     Raises:
         ShapeError: the network has another number of classes than the set.
         DataError: the images have no labels, or cannot be read.
+        TrainingError: another process that should measure has ended.
     """
     if not test.labelled:
         raise DataError("the images to measure on have no labels; give a set that has them")
     device = test.device if fabric is None else fabric.device
-    # validate_args would look at the values, which waits for the device in each batch.
-    accuracy = MulticlassAccuracy(test.num_classes, average="micro", validate_args=False).to(device)
-    matrix = MulticlassConfusionMatrix(test.num_classes, validate_args=False).to(device) if confusion else None
-    loss = torch.zeros((), dtype=torch.float64, device=device)
+    # validate_args would look at the values, which waits for the device in each batch. Left to itself the matrix would
+    # ask the other processes, of which there may be some that do something else.
+    matrix = MulticlassConfusionMatrix(test.num_classes, validate_args=False, sync_on_compute=False).to(device)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # right ones, loss
     was_training = model.training
     model.eval()
     try:
-        indices = torch.arange(len(test)).split(batch_size)
-        for raw, given in zip(test.batches(indices), test.labels.split(batch_size), strict=True):
-            labels = given.to(device)
+        own = torch.arange(share.rank, len(test), share.of)
+        indices = own.split(batch_size) if len(own) else ()
+        for index, raw in zip(indices, test.batches(indices), strict=True):
+            labels = test.labels[index.to(test.labels.device)].to(device)
             logits = _logits(fabric, model, standardize(raw.to(device), mean, std))
             if logits.ndim != 2 or logits.shape[1] != test.num_classes:
                 expected = f"expected (B, {test.num_classes}); take the network that was made for this data set"
                 raise ShapeError(f"the network's logits have shape {tuple(logits.shape)}, {expected}")
-            accuracy.update(logits, labels)
-            loss += F.cross_entropy(logits, labels, reduction="sum")
-            if matrix is not None:
+            sums[0] += (logits.argmax(dim=1) == labels).sum()
+            sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+            if confusion:
                 matrix.update(logits, labels)
     finally:
         model.train(was_training)
-    result: dict[str, Any] = {"accuracy": float(accuracy.compute()), "loss": float(loss) / len(test)}
-    return result if matrix is None else {**result, "confusion": matrix.compute().tolist()}
+    counts = matrix.confmat
+    if share.of > 1:
+        total(sums)
+        if confusion:
+            total(counts)
+    accuracy, mean_loss = (sums / len(test)).tolist()
+    result: dict[str, Any] = {"accuracy": accuracy, "loss": mean_loss}
+    return {**result, "confusion": counts.tolist()} if confusion else result
 
 
 def _logits(fabric: Fabric | None, model: nn.Module, images: Tensor) -> Tensor:

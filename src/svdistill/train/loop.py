@@ -11,38 +11,60 @@ from torch import Tensor, nn
 
 from svdistill.data import UNLABELLED, Batch, Batches, ImageSource, Mixed
 from svdistill.distiller import Distiller, DistillOutput
-from svdistill.errors import CheckpointError, RecipeError
+from svdistill.errors import CheckpointError, RecipeError, ShapeError
 from svdistill.gradients import TransferHealth, combine
 from svdistill.records import RunRecord
 from svdistill.train.engine import Fabric
 from svdistill.train.evaluate import evaluate
 from svdistill.train.objective import Objective, Stage, locate
 from svdistill.train.optimizers import add_main_decay, set_learning_rate, step_decay, trained
+from svdistill.train.processes import Gradients, Processes, Sum
 from svdistill.train.progress import Progress, Silent
 from svdistill.train.state import RunState, Watch
+from svdistill.train.tally import sums
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
 DEFAULT = Objective()
-Gradients = tuple[Tensor | None, ...]
 
 
 class StepResult(NamedTuple):
-    """What one step gives, all on the device, without gradient.
+    """What one step gives, all on the device, without gradient; of all its images, wherever they were worked on.
 
     Attributes:
-        main: the main loss, 0-dim, without its weight.
-        transfer: the sum of the transfer losses with their weights, 0-dim; None where none takes part.
-        health: figures of the transfer loss.
-        logits: of the student before the step, (B, classes).
+        figures: see :func:`svdistill.train.tally.sums`.
+        images: how many images it had.
     """
 
-    main: Tensor
-    transfer: Tensor | None
-    health: dict[str, Tensor]
-    logits: Tensor
+    figures: dict[str, Tensor]
+    images: int
+
+    @property
+    def main(self) -> Tensor:
+        """The main loss, 0-dim, without its weight."""
+        return self.figures["loss"]
+
+    @property
+    def transfer(self) -> Tensor | None:
+        """The sum of the transfer losses with their weights, 0-dim; None where none takes part."""
+        return self.figures.get("transfer")
+
+    @property
+    def health(self) -> dict[str, Tensor]:
+        """The figures of the transfer losses: ``set_aside`` is a number of samples, the others are means."""
+        means = {n: v / self.figures[f"{n} weight"] for n, v in self.figures.items() if f"{n} weight" in self.figures}
+        aside = {name: value for name, value in self.figures.items() if name == "set_aside"}
+        return means | aside
+
+
+class _Part(NamedTuple):
+    """What one part of a step's images contributes: gradients of main and transfer losses, figures."""
+
+    main: Gradients
+    transfer: Gradients
+    figures: dict[str, Tensor]
 
 
 def step(
@@ -57,6 +79,8 @@ def step(
     health: TransferHealth | None = None,
     indices: Tensor | None = None,
     views: Tensor | None = None,
+    accumulate: int = 1,
+    across: Sum | None = None,
 ) -> StepResult:
     """Do one step on one batch: main and transfer task together (METHOD, section 3); nothing waits for the device.
 
@@ -64,26 +88,80 @@ def step(
     regressor) is reached by transfer losses alone, so no main gradient can bound its own; where the student's transfer
     gradient is bounded, its norm is instead kept at or below that of the student's combined gradient.
 
+    How the two are combined is no linear function of them, so it is defined on the whole batch: both gradients are
+    first summed over the parts that the batch is worked on in, which are several processes, or several passes in one,
+    and then combined, once. Batch norm, and a loss that compares images with each other, see the images of their part
+    alone; but for them the parts change nothing beyond rounding.
+
     Args:
-        fabric: gives the precision.
+        fabric: gives the precision, and the number of processes.
         distiller: student and teacher, in train mode, on the device.
         optimizer: of the distiller's parameters; those that it holds learn, and its ``main_decay`` joins the main loss.
-        images: (B, C, H, W), standardized, on the device.
-        labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.
+        images: (B, C, H, W), standardized, on the device; this process's share of the batch.
+        labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns. The parts must
+            have equally many labelled ones.
         epoch: of the stage, from 0; see :func:`svdistill.gradients.combine`.
         objective: the losses that take part, their weights and how they share the step.
         health: where to add what became of the transfer gradient.
         indices: (B,), which images of the training set these are, for a teacher whose knowledge is stored.
         views: (B,), which of their fixed warps.
+        accumulate: work on every so-manieth image at a time, which needs less memory.
+        across: sums over the processes, and remembers what is to be summed; None makes one for this step alone.
 
     Returns:
-        The losses and logits of this step.
+        The losses and figures of this step, those of all processes.
+
+    Raises:
+        ShapeError: the images cannot be divided evenly.
+        TrainingError: another process has ended.
     """
+    if len(labels) % accumulate:
+        raise ShapeError(f"{len(labels)} images cannot be worked on in {accumulate} equal parts")
+    across = across or Sum(Processes(fabric))
+    parts = accumulate * fabric.world_size
+    total: _Part | None = None
+    for i in range(accumulate):
+        own = slice(i, None, accumulate)  # so that labelled and unlabelled ones are spread over the parts
+        numbers = {"indices": None if indices is None else indices[own], "views": None if views is None else views[own]}
+        part = _part(fabric, distiller, optimizer, images[own], labels[own], objective, parts=parts, **numbers)
+        total = part if total is None else _plus(total, part)
+    assert total is not None
+    (g_main, g_transfer), figures = across([total.main, total.transfer], total.figures)
+    gradients = _share(distiller, optimizer, g_main, g_transfer, epoch=epoch, objective=objective, health=health)
+
+    parameters = trained(optimizer)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    if objective.max_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, objective.max_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return StepResult(figures, len(labels) * fabric.world_size)
+
+
+def _part(
+    fabric: Fabric,
+    distiller: Distiller,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    objective: Objective,
+    *,
+    parts: int,
+    indices: Tensor | None,
+    views: Tensor | None,
+) -> _Part:
+    """Work on one of so many parts of a batch, forward and backward."""
     parameters = trained(optimizer)
     with fabric.autocast():
         output: DistillOutput = distiller(images, only=objective.names, indices=indices, views=views)
         main = F.cross_entropy(output.logits, labels, ignore_index=UNLABELLED)
-    weighted = {name: term * objective.weight(name) for name, term in output.terms.items()}
+    if parts > 1:  # a mean of the batch is the mean of the parts' means, a sum their sum
+        main = main / parts
+    weighted = {
+        name: term * (objective.weight(name) / (1 if name in distiller.sums else parts))
+        for name, term in output.terms.items()
+    }
     beside = [weighted.pop(name) for name in objective.beside if name in weighted]
     transfer = torch.stack(list(weighted.values())).sum() if weighted else None
 
@@ -94,16 +172,20 @@ def step(
     g_transfer: Gradients = (None,) * len(parameters)
     if transfer is not None:
         g_transfer = _gradients(transfer, parameters)
-    gradients = _share(distiller, optimizer, g_main, g_transfer, epoch=epoch, objective=objective, health=health)
+    total = None if not output.terms else sum([*beside, *weighted.values()], start=main.new_zeros(()))
+    figures = sums(main=main, transfer=total, health=output.health, logits=output.logits, labels=labels)
+    return _Part(g_main, g_transfer, figures)
 
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    if objective.max_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, objective.max_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    total = None if not output.terms else sum([*beside, *weighted.values()], start=main.new_zeros(())).detach()
-    return StepResult(main.detach(), total, output.health, output.logits.detach())
+
+@torch.no_grad()
+def _plus(first: _Part, second: _Part) -> _Part:
+    """Add what two parts contribute."""
+    main, transfer = (
+        tuple(_sum(a, b) for a, b in zip(ours, theirs, strict=True))
+        for ours, theirs in ((first.main, second.main), (first.transfer, second.transfer))
+    )
+    figures = {name: value + second.figures[name] for name, value in first.figures.items()}
+    return _Part(main, transfer, figures)
 
 
 def _share(
@@ -176,6 +258,7 @@ def fit(
     checkpoint_minutes: float = 10.0,
     progress: Progress | None = None,
     compile: bool = False,
+    accumulate: int = 1,
 ) -> None:
     """Train the student to the last epoch, or go on where an interrupted run stopped.
 
@@ -184,12 +267,16 @@ def fit(
     run goes on from it; on a CPU bit for bit as if it had never stopped. At the end the student has the weights of the
     last epoch and the distiller is in eval mode.
 
+    Where several processes do it together, each has its share of every batch and of the evaluation, and all have the
+    same weights after every step. Batch norm's running statistics are averaged over them after each epoch. The first
+    process alone writes and is watched; all read the checkpoint, which does not depend on their number.
+
     Args:
         fabric: device and precision, from :func:`svdistill.train.launch`.
         distiller: student, and teacher if there is one; moved to the device.
         optimizer: of the distiller's parameters, from :func:`svdistill.train.make_optimizer`; its momentum starts anew
             in each stage.
-        batches: the training batches.
+        batches: the training batches, of which this process's share is handed out.
         test: the images to evaluate on after each epoch.
         mean: (C,), of the training set, with which ``batches`` are standardized.
         std: (C,), likewise.
@@ -199,21 +286,26 @@ def fit(
         checkpoint_minutes: how often ``last.pt`` is also written inside an epoch; 0 after every step.
         progress: who is told how far the run is.
         compile: whether to compile the student; the first step of each mode then takes much longer.
+        accumulate: into how many parts each process divides its share of a batch; see :func:`step`.
 
     Raises:
         RecipeError: a setting is out of range, or the optimizer is not the student's.
         CheckpointError: ``last.pt`` is damaged or of another model, optimizer or data set, or cannot be written.
-        TrainingError: the loss or a weight is no longer finite, or the transfer loss set most samples aside.
+        TrainingError: the loss or a weight is no longer finite, or the transfer loss set most samples aside; or
+            another process has ended.
     """
+    processes = Processes(fabric)
+    base = torch.initial_seed()
     epochs = sum(stage.epochs for stage in stages)
     _check(distiller, optimizer, stages, evaluate_every=evaluate_every)
     distiller.to(fabric.device)
     if compile:
         distiller.student.compile()
-    progress = progress or Silent()
+    progress = (progress if processes.first else None) or Silent()
     state = RunState(distiller, optimizer, batches, device=fabric.device)
-    _resume(state, record, epochs=epochs)
-    writer = _writer(record.tensorboard, first=state.epoch + 1)
+    _resume(state, record, processes, epochs=epochs)
+    processes.spread(distiller)
+    writer = _writer(record.tensorboard, first=state.epoch + 1) if processes.first else None
     progress.start(epochs, len(batches), state.epoch)
     try:
         while state.epoch < epochs:
@@ -222,8 +314,10 @@ def fit(
             lr = set_learning_rate(optimizer, step_decay(epoch, milestones=stage.milestones, gamma=stage.gamma))
             if epoch == 0 and state.tally.steps == 0:
                 optimizer.state.clear()
-            watch = Watch(state, record.last, progress, checkpoint_minutes=checkpoint_minutes)
+            watch = Watch(state, record.last, progress, checkpoint_minutes=checkpoint_minutes, leads=processes.first)
             one_step = partial(step, fabric, distiller, optimizer, objective=stage.objective, health=state.health)
+            one_step = partial(one_step, accumulate=accumulate, across=Sum(processes))
+            processes.vary_random_numbers(base, state.epoch, batches.position)
             # Where no transfer loss takes part, the main task would see the other images in its batch norm alone.
             labelled_only = isinstance(batches, Mixed) and not stage.objective.has_transfer
             distiller.train()
@@ -231,24 +325,29 @@ def fit(
                 chosen = _labelled(batch) if labelled_only else batch
                 images, labels = fabric.to_device((chosen.images, chosen.labels))
                 result = one_step(images, labels, epoch=epoch, indices=chosen.indices, views=chosen.views)
-                state.tally.add(labels=labels, **result._asdict())
-                watch.step(images=len(labels))
+                state.tally.add(result.figures, images=result.images)
+                watch.step(images=result.images)
+            processes.average_buffers(distiller)
             figures = watch.end()
             if not stage.objective.has_main:  # nothing that the transfer gradient could be compared with
                 figures = {name: value for name, value in figures.items() if name not in ("ratio", "clipped")}
             done = state.epoch + 1
             if done % evaluate_every == 0 or done == epochs:
-                figures["accuracy"] = evaluate(fabric, distiller.student, test, mean=mean, std=std)["accuracy"]
+                measured = evaluate(fabric, distiller.student, test, mean=mean, std=std, share=processes.share)
+                figures["accuracy"] = measured["accuracy"]
             part = {"stage": number + 1} if len(stages) > 1 else {}
             metrics = {"epoch": done, **part, "seconds": watch.seconds(), "lr": lr, **figures}
-            _log(metrics, record, writer)
+            if writer is not None:
+                _log(metrics, record, writer)
             best = state.next_epoch(figures.get("accuracy"))
             # last.pt comes last: what a kill before it leaves behind is written again, the same, when the run goes on.
             for path in [record.best, record.last] if best else [record.last]:
-                state.save(path)
+                if processes.first:
+                    state.save(path)
             progress.epoch(metrics)
     finally:
-        writer.close()
+        if writer is not None:
+            writer.close()
         progress.finish()
     distiller.eval()
 
@@ -279,15 +378,15 @@ def _check(
         )
 
 
-def _resume(state: RunState, record: RunRecord, *, epochs: int) -> None:
-    if record.last.exists():
-        state.load(record.last)
+def _resume(state: RunState, record: RunRecord, processes: Processes, *, epochs: int) -> None:
+    if processes.lead(record.last.exists):
+        processes.together(partial(state.load, record.last))
     if state.epoch > epochs:
         raise CheckpointError(
             f"the checkpoint {record.last} has {state.epoch} epochs behind it, but only {epochs} are asked for; "
             "raise epochs or train from the start"
         )
-    record.rewind(state.epoch)
+    processes.lead(partial(record.rewind, state.epoch))
 
 
 def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *, keep_graph: bool = False) -> Gradients:

@@ -120,13 +120,18 @@ class Watch:
         path: of the checkpoint to write now and then.
         progress: who is told about each step.
         checkpoint_minutes: how often to write it; 0 after every step.
+        leads: whether it is this process that writes, and looks before the epoch is over. The figures are the same in
+            all; each looking by its own clock, one would stop where another goes on.
     """
 
-    def __init__(self, state: RunState, path: Path, progress: Progress, *, checkpoint_minutes: float) -> None:
+    def __init__(
+        self, state: RunState, path: Path, progress: Progress, *, checkpoint_minutes: float, leads: bool = True
+    ) -> None:
         self._state = state
         self._path = path
         self._progress = progress
         self._every = 60 * checkpoint_minutes
+        self._leads = leads
         self._begin = time.monotonic() - state.seconds
         self._saved = time.monotonic()
         self._looked = -math.inf
@@ -148,6 +153,8 @@ class Watch:
         Raises:
             TrainingError: see :meth:`look`.
         """
+        if not self._leads:
+            return
         now = time.monotonic()
         save = now - self._saved >= self._every and self._state.batches.position < len(self._state.batches)
         if save or (self._reading is None and now - self._looked >= _LOOK_SECONDS):

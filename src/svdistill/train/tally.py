@@ -7,11 +7,45 @@ import torch
 from torch import Tensor
 
 
+def sums(
+    *, main: Tensor, transfer: Tensor | None, health: Mapping[str, Tensor], logits: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """Bring the figures of a step, or of a part of one, into a form that only has to be summed.
+
+    Args:
+        main: the main loss, 0-dim; of a part, what it contributes to the step's.
+        transfer: the transfer loss, likewise, or None.
+        health: the transfer loss's figures, 0-dim; ``set_aside`` is a number of samples, others are means over the
+            samples that were not set aside.
+        logits: (B, classes).
+        labels: (B,); below 0 for images without a label.
+
+    Returns:
+        0-dim tensors without gradient: ``loss``, ``transfer``, ``train_accuracy`` (how many are right), ``labelled``
+        (of how many) and ``set_aside``; each other figure of health multiplied by its number of samples, which is
+        there as ``<name> weight``.
+    """
+    figures = {"loss": main.detach()}
+    figures["train_accuracy"] = (logits.detach().argmax(dim=1) == labels).sum()
+    figures["labelled"] = (labels >= 0).sum()
+    if transfer is not None:
+        figures["transfer"] = transfer.detach()
+    aside = health.get("set_aside", torch.zeros((), device=logits.device))
+    kept = len(labels) - aside
+    for name, value in health.items():
+        if name == "set_aside":
+            figures[name] = value.detach()
+        else:  # a mean over no samples may be NaN; it has no weight
+            figures[name] = torch.where(kept > 0, value.detach() * kept, 0.0)
+            figures[f"{name} weight"] = kept
+    return figures
+
+
 class Tally:
     """What happened in an epoch so far.
 
     Args:
-        device: where the values of :meth:`add` come from.
+        device: where the figures of :meth:`add` come from.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -24,34 +58,17 @@ class Tally:
         self.images = 0
         self._sums: dict[str, Tensor] = {}
 
-    def add(
-        self, *, main: Tensor, transfer: Tensor | None, health: Mapping[str, Tensor], logits: Tensor, labels: Tensor
-    ) -> None:
+    def add(self, figures: Mapping[str, Tensor], *, images: int) -> None:
         """Add one step.
 
         Args:
-            main: the main loss, 0-dim.
-            transfer: the transfer loss, 0-dim, or None.
-            health: the transfer loss's figures, 0-dim; ``set_aside`` is a number of samples, others are means over the
-                samples that were not set aside.
-            logits: (B, classes).
-            labels: (B,); below 0 for images without a label.
+            figures: from :func:`sums`; summed over the parts of the step, where it has several.
+            images: how many images the step had.
         """
         self.steps += 1
-        self.images += len(labels)
-        self._add("loss", main)
-        self._add("train_accuracy", (logits.detach().argmax(dim=1) == labels).sum())
-        self._add("labelled", (labels >= 0).sum())
-        if transfer is not None:
-            self._add("transfer", transfer)
-        aside = health.get("set_aside", torch.zeros((), device=logits.device))
-        kept = len(labels) - aside
-        for name, value in health.items():
-            if name == "set_aside":
-                self._add(name, value)
-            else:  # a mean over no samples may be NaN; it has no weight
-                self._add(name, torch.where(kept > 0, value * kept, 0.0))
-                self._add(f"{name} weight", kept)
+        self.images += images
+        for name, value in figures.items():
+            self._add(name, value)
 
     def begin(self) -> "Reading":
         """Begin to read the epoch's figures so far; on a GPU the sums are still on their way when this returns."""

@@ -1,0 +1,149 @@
+"""Steps, evaluations and agreements, done by however many processes there are; see test_processes.py.
+
+Usage: shared_steps.py FOLDER; each process writes what it came to into FOLDER/<rank>.pt.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from svdistill import losses, nets, train
+from svdistill.data import Augmentation, Batches, ImageSet, Mixed, Views, channel_statistics
+from svdistill.distiller import Distiller
+from svdistill.errors import RecipeError, SvdistillError
+from svdistill.gradients import TransferHealth
+from svdistill.train import Objective, Processes, Sum
+from svdistill.train.tally import Tally
+
+# name: (what makes the losses, objective, parts, unlabelled images a step, fixed views, width of the teacher)
+STEPS = {
+    "sum": (lambda: {"svd": losses.SVDLoss(reduction="sum")}, Objective(), 1, 0, None, 0.05),
+    "mean": (lambda: {"svd": losses.SVDLoss(reduction="mean")}, Objective(clip="global"), 1, 0, None, 0.05),
+    "in parts": (lambda: {"svd": losses.SVDLoss(reduction="sum")}, Objective(), 2, 4, None, 0.05),
+    "beside": (
+        lambda: {"svd": losses.SVDLoss(reduction="sum"), "soft": losses.SoftTargetLoss()},
+        Objective(main=0.1, weights={"svd": 2.0, "soft": 0.9}, beside={"soft"}, clip="poster"),
+        1,
+        8,
+        Views(count=3, seed=4),
+        0.05,
+    ),
+    "transfer alone": (
+        lambda: {"hint": losses.FitNetLoss()},
+        Objective(main=0.0, weights={"hint": 1.0}, max_norm=1.0),
+        2,
+        0,
+        None,
+        0.07,
+    ),
+}
+
+
+def images(count, seed=0):
+    """Return noise of three classes."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 1, 16, 16), generator=generator, dtype=torch.uint8)
+    return ImageSet(pixels, torch.arange(count) % 3, ("a", "b", "c"))
+
+
+def steps(name, *, world=1, parts=None, count=4):
+    """Do ``count`` steps, and return weights, figures and health; with one process, ``parts`` says in how many."""
+    make_losses, objective, accumulate, unlabelled, views, teacher_width = STEPS[name]
+    fabric = train.launch(device="cpu", seed=3)
+    assert fabric.world_size == world
+    processes = Processes(fabric)
+    labelled, (mean, std) = images(40), channel_statistics(images(40).images)
+    student = nets.create("vgg-student", num_classes=3, in_channels=1, width=0.05)
+    teacher = nets.create("vgg-teacher", num_classes=3, in_channels=1, width=teacher_width)
+    for module in student.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    taps = nets.default_taps("vgg-student")
+    distiller = Distiller(student, teacher, loss=make_losses(), student_taps=taps, teacher_taps=taps)
+    distiller.prepare(torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+    optimizer = train.make_optimizer("sgd", distiller, lr=0.02, weight_decay=1e-3)
+    options = {"augmentation": Augmentation(flip=True, rotation=15.0, shift=2), "mean": mean, "std": std}
+    options |= {"views": views, "share": processes.share}
+    batches = Batches(labelled, 8, seed=5, **options)
+    if unlabelled:
+        batches = Mixed(batches, Batches(images(20, seed=9), unlabelled, seed=6, first=40, **options))
+    tally, health, across = Tally("cpu"), TransferHealth(), Sum(processes)
+    distiller.train()
+    seen = []
+    for epoch, batch in zip(range(count), batches.epoch(), strict=False):
+        result = train.step(
+            fabric, distiller, optimizer, batch.images, batch.labels, epoch=epoch, objective=objective, health=health,
+            accumulate=parts or accumulate, across=across,
+        )  # fmt: skip
+        tally.add(result.figures, images=result.images)
+        seen += batch.indices.tolist()
+    return {
+        "weights": {name: p.detach() for name, p in distiller.named_parameters()},
+        "tally": tally.read() | {"images": tally.images},
+        "health": health.summary(),
+        "seen": seen,
+    }
+
+
+def measured(count, *, processes):
+    """Evaluate on so many images."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
+    mean, std = channel_statistics(images(40).images)
+    options = {"batch_size": 4, "confusion": True, "share": processes.share}
+    return train.evaluate(None, model, images(count), mean=mean, std=std, **options)
+
+
+def agreements(processes):
+    """Use what the processes tell each other, errors included."""
+    rank = processes.rank
+
+    def fail():
+        if rank == 1:
+            raise RecipeError("the second alone")
+        return rank
+
+    def crash():
+        raise ZeroDivisionError("not one of ours")
+
+    model = nn.BatchNorm1d(2)
+    model.running_mean.fill_(float(rank))
+    model.running_var.fill_(1.0 + 2 * rank)
+    processes.average_buffers(model)
+    turns = processes.in_turn(lambda: rank)
+    processes.vary_random_numbers(3, 0)
+    return {
+        "lead": processes.lead(lambda: f"said by {rank}"),
+        "turns": turns,
+        "mean": model.running_mean.tolist(),
+        "variance": model.running_var.tolist(),
+        "counted": int(model.num_batches_tracked),
+        "together": caught(lambda: processes.together(fail)),
+        "crash": caught(lambda: processes.lead(crash)),
+        "random": torch.rand(1).item(),
+    }
+
+
+def caught(work):
+    """Return the kind and the text of the error that something raises."""
+    try:
+        work()
+    except (SvdistillError, ZeroDivisionError) as error:
+        return type(error).__name__, str(error)
+    return None
+
+
+def main(folder):
+    """Do everything and write it down."""
+    torch.set_num_threads(1)
+    processes = Processes(train.launch(device="cpu", seed=3))
+    found = {name: steps(name, world=processes.world) for name in STEPS}
+    found["measured"] = {count: measured(count, processes=processes) for count in (31, 1)}
+    found["agreements"] = agreements(processes)
+    torch.save(found, Path(folder) / f"{processes.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

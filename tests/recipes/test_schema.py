@@ -34,6 +34,8 @@ from svdistill.errors import RecipeError
         ("loss.beta=0", r"^loss\.beta: expected more than 0"),
         ("loss.clip=globl", r"^loss\.clip: no 'globl'; expected 'per_variable' or 'global'"),
         ("loss.name=sdv", r"^loss\.name: no 'sdv'; expected 'svd' or 'soft-target' or 'fitnet' or 'fsp'"),
+        ("teacher.views=0", r"^teacher\.views: expected at least 1"),
+        ("teacher.live=true", r"^teacher\.live: without 'views' the teacher runs in every step anyway"),
         ("seed=-1", r"^seed: expected at least 0"),
         ("seed=x", r"^seed: expected a whole number, got 'x'$"),
         ("loss=null", r"^teacher: a teacher without 'loss'"),
@@ -270,3 +272,18 @@ def test_digest_does_not_see_defaults() -> None:
     """A default that is written out names no other run."""
     written = ["loss.beta=8", "train.evaluate_every=1", "model.drop_tokens=0", "data.unlabelled=null"]
     assert recipes.load("digits/svd", written).digest() == recipes.load("digits/svd").digest()
+
+
+def test_fixed_views() -> None:
+    """They and a teacher that runs all the same are other experiments; views of nothing that varies are refused."""
+    digests = {
+        recipes.identity(recipes.load("digits/svd", overrides))
+        for overrides in ([], ["teacher.views=4"], ["teacher.views=8"], ["teacher.views=4", "teacher.live=true"])
+    }
+    assert len(digests) == 4
+    assert recipes.identity(recipes.load("digits/svd", ["teacher.views=null", "teacher.live=false"])) in digests
+    still = ["data.augment={rotation: 0, shift: 0}"]
+    with pytest.raises(RecipeError, match=r"^teacher\.views: data\.augment varies nothing, so that all 4 views"):
+        recipes.load("digits/svd", [*still, "teacher.views=4"])
+    assert recipes.load("digits/svd", [*still, "teacher.views=1"]).teacher.stored
+    assert not recipes.load("digits/svd", ["teacher.views=1", "teacher.live=true"]).teacher.stored

@@ -9,6 +9,7 @@ import typer
 
 from svdistill import __version__
 from svdistill.cli import console
+from svdistill.cli.cache import cache
 from svdistill.cli.compare import compare
 from svdistill.cli.data import data_app
 from svdistill.cli.demo import demo
@@ -34,6 +35,8 @@ EPILOG = """
 
   svdistill train digits/svd loss.rank=2        any setting: key=value
 
+  svdistill cache digits/svd views=8            then train without the teacher
+
   svdistill data show fashion-mnist             its images, also augmented
 
   svdistill compare digits/svd --seeds 5        seven methods, one table
@@ -55,6 +58,7 @@ app = typer.Typer(
 )
 app.command(epilog="Example: svdistill demo --seeds 1 --epochs 10")(demo)
 app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")(train)
+app.command(epilog="Example: svdistill cache digits/svd views=8")(cache)
 app.command(epilog="Example: svdistill compare digits/svd loss.rank=[1,2] --methods alone,svd --seeds 3 --jobs 2")(
     compare
 )

@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -199,3 +200,25 @@ class Reporter:
     def moved(self, old: Path, new: Path) -> None:
         """Tell where the earlier run is now."""
         note(f"the earlier run is kept in {new}")
+
+    @contextmanager
+    def storing(self, recipe: "Recipe", images: int) -> "Iterator[Callable[[int], None]]":
+        """Show a bar in a terminal; elsewhere a line at the start."""
+        console = notes()
+        title = f"{recipe.name}: running the teacher once"
+        if not console.is_terminal:
+            console.print(f"{title} over {images:,} images, all views counted", markup=False, soft_wrap=True)
+            yield lambda _: None
+            return
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=min(40, max(8, console.width - 60)))
+        with Progress(*columns, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
+            task = progress.add_task(title, total=images)
+            yield lambda done: progress.advance(task, done)
+
+    def stored(self, folder: Path) -> None:
+        """Tell what is used."""
+        note(f"what is stored of the teacher: found in {folder}")
+
+    def awaiting(self, folder: Path) -> None:
+        """Tell what is waited for."""
+        note(f"another process is running the teacher for {folder}; waiting for its end")

@@ -1,6 +1,7 @@
 """What the commands do, callable from Python."""
 
 from svdistill.jobs.agenda import Observer, Outcome, Task, Unobserved
+from svdistill.jobs.cache import Stored, cache
 from svdistill.jobs.compare import METHODS, PLACES, Comparison, Member, carry_out, check_place, compare, crew, plan
 from svdistill.jobs.demo import Demo, demo
 from svdistill.jobs.evaluate import evaluate
@@ -18,9 +19,11 @@ __all__ = [
     "Observer",
     "Outcome",
     "Run",
+    "Stored",
     "Task",
     "Unobserved",
     "Watcher",
+    "cache",
     "carry_out",
     "check_place",
     "compare",

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from svdistill import nets, recipes
 from svdistill import train as training
 from svdistill.distiller import Distiller
 from svdistill.errors import RecipeError, SvdistillError
 from svdistill.jobs.insight import write_insight
+from svdistill.jobs.knowledge import provide
 from svdistill.jobs.run import Run
 from svdistill.jobs.watch import Nobody, Watcher
+from svdistill.knowledge import KnowledgeCache
 from svdistill.recipes import Recipe, build
 
 
@@ -52,17 +55,34 @@ def train(
         CheckpointError: a teacher's file or a checkpoint is damaged or belongs to another model.
         TrainingError: the loss is no longer finite.
     """
+    watcher = watcher or Nobody()
+    line, images = prepared(recipe, overrides, method)
+    return _train_line(line, images, Path(runs), watcher=watcher, fresh=fresh)
+
+
+def prepared(
+    recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[str, Any], method: str | None
+) -> tuple[tuple[Recipe, ...], list[build.Images]]:
+    """Read a recipe and those of its teachers, load their images, and check that all of it fits together.
+
+    Args: as for ``train``.
+
+    Returns:
+        The recipes, the student's first, and the images of each, on the CPU.
+
+    Raises:
+        SvdistillError: as ``train``, before work starts.
+    """
     if isinstance(recipe, Recipe) and (overrides or method is not None):
         raise RecipeError("overrides: a validated recipe takes none; give them to recipes.load, or name the recipe")
     settings = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides, method=method)
-    watcher = watcher or Nobody()
     line = recipes.lineage(settings)
     loaded: build.Loaded = {}
     images = [build.images(member, loaded=loaded) for member in line]
     for member, own, parent, theirs in zip(line, images, (*line[1:], None), (*images[1:], None), strict=True):
         build.check(member, own, teacher_recipe=parent, teacher_images=theirs)
-    _launch(settings)
-    return _train_line(line, images, Path(runs), watcher=watcher, fresh=fresh)
+    launch(settings)
+    return line, images
 
 
 def _train_line(
@@ -85,22 +105,39 @@ def _train_line(
             return run
         if fresh and (moved := run.set_aside()) is not None:
             watcher.moved(run.path, moved)
-        teacher = None
-        if len(line) > 1:
-            parent = Run(runs / line[1].name / recipes.identity(line[1]))
-            waits = partial(watcher.waiting, line[1], parent)
-            teacher = _train_line(line[1:], images[1:], runs, watcher=watcher, waiting=waits).student_file
-        elif recipe.teacher is not None:
-            teacher = Path(str(recipe.teacher.checkpoint))
-        _train_one(recipe, own, run, teacher_file=teacher, watcher=watcher)
+        teacher = teacher_file(line, images, runs, watcher=watcher)
+        _train_one(recipe, own, run, runs=runs, teacher_file=teacher, watcher=watcher)
     return run
 
 
-def _train_one(recipe: Recipe, images: build.Images, run: Run, *, teacher_file: Path | None, watcher: Watcher) -> None:
+def teacher_file(
+    line: Sequence[Recipe], images: Sequence[build.Images], runs: Path, *, watcher: Watcher
+) -> Path | None:
+    """Return the weights of the teacher of the first recipe of a line, trained where need be; None without a teacher.
+
+    Args:
+        line: the recipe, its teacher's, and so on.
+        images: of each.
+        runs: folder of all runs.
+        watcher: is told what happens.
+    """
+    if len(line) > 1:
+        parent = Run(runs / line[1].name / recipes.identity(line[1]))
+        waits = partial(watcher.waiting, line[1], parent)
+        return _train_line(line[1:], images[1:], runs, watcher=watcher, waiting=waits).student_file
+    return None if line[0].teacher is None else Path(str(line[0].teacher.checkpoint))
+
+
+def _train_one(
+    recipe: Recipe, images: build.Images, run: Run, *, runs: Path, teacher_file: Path | None, watcher: Watcher
+) -> None:
     """Train one network whose teacher is ready, and write down what came of it."""
     knobs = recipe.train
-    fabric = _launch(recipe)
-    distiller = _distiller(recipe, images, teacher_file)
+    fabric = launch(recipe)
+    known = None
+    if teacher_file is not None and recipe.teacher is not None and recipe.teacher.stored:
+        known = provide(recipe, images, runs, teacher_file=teacher_file, device=fabric.device, watcher=watcher).cache
+    distiller = _distiller(recipe, images, teacher_file, known)
     optimizer = build.optimizer(recipe, distiller)
     if (run.path / "recipe.yaml").exists():
         run.check_teacher(teacher_file)
@@ -151,17 +188,22 @@ class _Begun:
             raise
 
 
-def _launch(recipe: Recipe) -> training.Fabric:
+def launch(recipe: Recipe) -> training.Fabric:
+    """Return device and precision of a recipe, with all random numbers seeded."""
     try:
         return training.launch(device=recipe.train.device, precision=recipe.train.precision, seed=recipe.seed)
     except RecipeError as error:
         raise RecipeError(f"train.device: {error}") from error
 
 
-def _distiller(recipe: Recipe, images: build.Images, teacher_file: Path | None) -> Distiller:
-    """Make student, teacher, losses, and adapters where their widths differ."""
+def _distiller(
+    recipe: Recipe, images: build.Images, teacher_file: Path | None, known: KnowledgeCache | None
+) -> Distiller:
+    """Make student, teacher (or take what is known of it), losses, and adapters where their widths differ."""
     student = build.model(recipe, images)
-    teacher = None if teacher_file is None else build.teacher(teacher_file, images)
+    teacher: nn.Module | KnowledgeCache | None = known
+    if known is None and teacher_file is not None:
+        teacher = build.teacher(teacher_file, images)
     distiller = build.distiller(recipe, student, teacher, teacher_recipe=recipes.teacher_of(recipe))
     distiller.prepare(build.noise(images))
     if recipe.train.channels_last:  # weights are enough: a convolution's map lies as they do

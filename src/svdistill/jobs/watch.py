@@ -1,5 +1,7 @@
 """How a job tells somebody what it is doing, without knowing who that is."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +33,23 @@ class Watcher(Protocol):
     def moved(self, old: Path, new: Path) -> None:
         """A run was renamed to make room for a fresh one."""
 
+    def storing(self, recipe: Recipe, images: int) -> AbstractContextManager[Callable[[int], None]]:
+        """What the losses need of a recipe's teacher is being stored.
+
+        Args:
+            recipe: the student's.
+            images: how many there are, all views counted.
+
+        Returns:
+            A block around the work, which gives whom to tell how many more are done; below 0 where some are done again.
+        """
+
+    def stored(self, folder: Path) -> None:
+        """What was stored of a teacher is used as it is."""
+
+    def awaiting(self, folder: Path) -> None:
+        """Another process is storing what is needed of a teacher; its end is awaited."""
+
 
 class Nobody:
     """Wants to know nothing."""
@@ -46,4 +65,14 @@ class Nobody:
         """Do nothing."""
 
     def moved(self, old: Path, new: Path) -> None:
+        """Do nothing."""
+
+    def storing(self, recipe: Recipe, images: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Return a block in which nothing is shown."""
+        return nullcontext(lambda _: None)
+
+    def stored(self, folder: Path) -> None:
+        """Do nothing."""
+
+    def awaiting(self, folder: Path) -> None:
         """Do nothing."""

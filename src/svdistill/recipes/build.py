@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from svdistill import data, nets, train
-from svdistill.distiller import Adapted, Distiller, TransferLoss
+from svdistill.distiller import Adapted, Distiller, Knowledge, StorableLoss, TransferLoss
 from svdistill.errors import CheckpointError, RecipeError, SvdistillError, nearest
 from svdistill.losses import AttentionLoss, FitNetLoss, FSPLoss, RelationalLoss, SoftTargetLoss, SVDLoss
 from svdistill.recipes.schema import AnyLoss, DataSettings, LossSettings, Recipe
@@ -129,24 +129,21 @@ def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | Non
     return found
 
 
-def batches(
-    recipe: Recipe, images: Images, *, views: data.Views | None = None, share: data.Share | None = None
-) -> data.Batches | data.Mixed:
+def batches(recipe: Recipe, images: Images, *, share: data.Share | None = None) -> data.Batches | data.Mixed:
     """Make the endless stream of training batches, on the device of the images, those without labels beside the others.
 
     Args:
-        recipe: its augmentation, batch size and seed are read.
+        recipe: its augmentation, views, batch size and seed are read.
         images: what ``images`` returned, moved to its device.
-        views: fixed warps of every image in place of ever new ones.
         share: the part of each batch that this process gets; None = the whole.
 
     Returns:
         The batches, at the start of their first epoch.
     """
-    augment = recipe.data.augment
-    augmentation = data.Augmentation(flip=augment.flip, rotation=augment.rotation, shift=augment.shift)
-    share = share or data.Share()
-    make = partial(data.Batches, augmentation=augmentation, mean=images.mean, std=images.std, views=views, share=share)
+    share, fixed = share or data.Share(), views(recipe)
+    make = partial(
+        data.Batches, augmentation=augmentation(recipe), mean=images.mean, std=images.std, views=fixed, share=share
+    )
     labelled = make(images.train, recipe.train.batch_size, seed=recipe.seed)
     settings = recipe.data.unlabelled
     if images.unlabelled is None or settings is None:
@@ -155,6 +152,20 @@ def batches(
     # Another seed: the two streams must not draw the same warps.
     others = make(images.unlabelled, size, seed=(recipe.seed + 1) % 2**32, first=len(images.train))
     return data.Mixed(labelled, others)
+
+
+def augmentation(recipe: Recipe) -> data.Augmentation:
+    """Return how far the training images of a recipe are varied."""
+    return data.Augmentation(**recipe.data.augment.model_dump())
+
+
+def views(recipe: Recipe) -> data.Views | None:
+    """Return the fixed warps of the training images that a recipe asks for, or None.
+
+    They do not depend on its seed, so that students of several seeds share what is stored of their teacher.
+    """
+    count = None if recipe.teacher is None else recipe.teacher.views
+    return None if count is None else data.Views(count=count)
 
 
 def model(recipe: Recipe, images: Images) -> nn.Module:
@@ -236,14 +247,14 @@ def losses(recipe: Recipe) -> dict[str, TransferLoss]:
 
 
 def distiller(
-    recipe: Recipe, student: nn.Module, teacher: nn.Module | None, *, teacher_recipe: Recipe | None
+    recipe: Recipe, student: nn.Module, teacher: nn.Module | Knowledge | None, *, teacher_recipe: Recipe | None
 ) -> Distiller:
     """Put student, teacher and losses together; `Distiller.prepare` is yet to be called.
 
     Args:
         recipe: the student's.
         student: its network.
-        teacher: the trained teacher; None trains the student alone.
+        teacher: the trained teacher, or what is stored of it; None trains the student alone.
         teacher_recipe: names the teacher's taps; None where it is a checkpoint.
 
     Returns:
@@ -256,7 +267,7 @@ def distiller(
     criteria = losses(recipe)
     if teacher is None or not criteria:
         return Distiller(student)
-    if not _reads_maps(criteria):
+    if not reads_maps(criteria):
         return Distiller(student, teacher, loss=criteria)
     student_drop, teacher_drop = drop_tokens(recipe, teacher_recipe)
     return Distiller(
@@ -264,13 +275,14 @@ def distiller(
         teacher,
         loss=criteria,
         student_taps=taps(recipe),
-        teacher_taps=teacher_taps(recipe, teacher_recipe),
+        teacher_taps=teacher_taps(recipe, teacher_recipe) if isinstance(teacher, nn.Module) else (),
         student_drop_tokens=student_drop,
         teacher_drop_tokens=teacher_drop,
     )
 
 
-def _reads_maps(criteria: Mapping[str, TransferLoss]) -> bool:
+def reads_maps(criteria: Mapping[str, TransferLoss]) -> bool:
+    """Whether one of the losses compares feature maps, so that taps are needed."""
     return any(criterion.reads == "maps" for criterion in criteria.values())
 
 
@@ -460,11 +472,12 @@ def check(
         _trace(student, recipe.model.taps or (), images, key="model.taps" if recipe.model.taps else "model")
         return ()
     helper = _untrained_teacher(recipe, images, teacher_recipe, teacher_images)
-    if _reads_maps(criteria):
+    if reads_maps(criteria):
         names, other = taps(recipe), teacher_taps(recipe, teacher_recipe)
         maps, logits = _trace(student, names, images, key="model.taps")
         teacher_maps, teacher_logits = _trace(helper, other, images, key="teacher.taps")
         _check_taps(recipe, names, maps, other, teacher_maps)
+        _check_storable(recipe, criteria, maps, teacher_maps)
     else:
         # Taps that are named but not compared must be there all the same: the report looks at them.
         logits = _trace(student, recipe.model.taps or (), images, key="model.taps")[1]
@@ -477,6 +490,21 @@ def check(
         adapted = whole.prepare(noise(images))
         whole(noise(images))
     return adapted
+
+
+def _check_storable(
+    recipe: Recipe, criteria: Mapping[str, TransferLoss], maps: list[Tensor], teacher_maps: list[Tensor]
+) -> None:
+    """Refuse to store what a loss needs of the teacher where that is more than can be read in place of running it."""
+    if recipe.teacher is None or not recipe.teacher.stored:
+        return
+    for name, criterion in criteria.items():
+        if isinstance(criterion, FSPLoss | FitNetLoss) and not isinstance(criterion, StorableLoss):
+            size = 2 * criterion.teacher_numbers(teacher_maps, maps)
+            raise RecipeError(
+                f"teacher.views: {name} needs {size:,} bytes of the teacher for each view of an image, too much "
+                "to store; take teacher.live=true, teacher.views=null, or another method, e.g. svd"
+            )
 
 
 def _check_classes(

@@ -126,6 +126,10 @@ class TeacherSettings(Settings):
         checkpoint: path of a ``.safetensors`` file that an earlier run has written.
         taps: as for the model; null = the taps of the teacher's recipe or model.
         drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.
+        views: train on so many fixed warps of each image; the teacher is run over them once, and what the losses need
+            of it is stored and read from disk; null = ever new warps, with the teacher in every step. The warps are the
+            same for every seed.
+        live: with ``views``, run the teacher in every step all the same, for comparison.
     """
 
     recipe: str | None = None
@@ -133,6 +137,19 @@ class TeacherSettings(Settings):
     checkpoint: str | None = None
     taps: Taps | None = None
     drop_tokens: int | None = Field(default=None, ge=0)
+    views: int | None = Field(default=None, ge=1, le=65536)
+    live: bool = False
+
+    @property
+    def stored(self) -> bool:
+        """Whether training reads what is stored of the teacher in place of running it."""
+        return self.views is not None and not self.live
+
+    @model_validator(mode="after")
+    def _live_views(self) -> Self:
+        if self.live and self.views is None:
+            raise ValueError("live: without 'views' the teacher runs in every step anyway; give teacher.views=8 too")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -490,6 +507,7 @@ class Recipe(Settings):
         if len(clips) > 1:
             raise ValueError(f"loss: one rule of clipping serves all, got {' and '.join(sorted(clips))}")
         self._check_stages()
+        self._check_views()
         size = self.data.train_size
         if size is not None and self.train.batch_size > size:
             raise ValueError(
@@ -506,6 +524,14 @@ class Recipe(Settings):
             raise ValueError(f"loss.stage: {staged[0]!r} names a stage, but there is one; give train.first_stage")
         if two and not any(loss.stage in (None, "first", "both") for loss in self.loss):
             raise ValueError("train.first_stage: no loss takes part in it; give one with stage=first, or 0")
+
+    def _check_views(self) -> None:
+        views, augment = self.teacher and self.teacher.views, self.data.augment
+        if views and views > 1 and not (augment.flip or augment.rotation or augment.shift):
+            raise ValueError(
+                f"teacher.views: data.augment varies nothing, so that all {views} views would be the same image; take "
+                "teacher.views=1, or for instance data.augment.shift=2"
+            )
 
     @property
     def method(self) -> str:
@@ -553,7 +579,9 @@ class Recipe(Settings):
             loss.pop("preset", None)  # what it stands for counts
         settings.get("loss", []).sort(key=lambda loss: str(loss["name"]))  # a sum has no order
         if self.teacher is not None:
-            place = self.teacher.model_dump(mode="json", exclude_defaults=True, include={"taps", "drop_tokens"})
+            place = self.teacher.model_dump(
+                mode="json", exclude_defaults=True, include={"taps", "drop_tokens", "views", "live"}
+            )
             settings["teacher"] = {"identity": teacher, **place}
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:10]

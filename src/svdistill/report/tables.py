@@ -184,3 +184,32 @@ def recipes_table(recipes: Iterable[tuple[str, str]], *, heading: str = "recipe"
     for name, description in recipes:
         table.add_row(name, description)
     return table
+
+
+def cache_table(*, images: int, views: int, size: int, taken: int, duration: float) -> Table:
+    """Show what is stored of a teacher.
+
+    Args:
+        images: how many.
+        views: of each.
+        size: bytes of all.
+        taken: images that the teacher was run on, all views counted; 0 where all was there.
+        duration: seconds that this took.
+    """
+    table = Table("", "", box=box.SIMPLE_HEAD, show_header=False)
+    table.columns[1].justify = "right"
+    table.add_row("training images", count(images))
+    table.add_row("views of each", count(views))
+    table.add_row("bytes an image and view", count(size / (images * views)))
+    table.add_row("in all", _size(size))
+    if taken:
+        table.add_row("time", seconds(duration))
+        table.add_row("teacher's images/s", count(taken / max(duration, 1e-9)))
+    else:
+        table.add_row("time", "none: it was there")
+    return table
+
+
+def _size(value: float) -> str:
+    unit, factor = next((one for one in (("GB", 1e9), ("MB", 1e6)) if value >= one[1]), ("kB", 1e3))
+    return f"{value / factor:,.1f} {unit}"

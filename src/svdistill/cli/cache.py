@@ -1,0 +1,50 @@
+"""``svdistill cache``."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svdistill.cli.console import results
+
+
+def cache(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or path of a recipe with a teacher.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's; views=8 is teacher.views=8."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Store what this method needs, in place of the recipe's own.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run the teacher again; what is there is replaced.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the folder.")] = False,
+) -> None:
+    """Store what the losses need of a teacher, for training without it.
+
+    The teacher is run once over so many fixed warps of every training image.
+    Training by the same recipe and settings then reads from disk what it
+    needs of the teacher. A call that was interrupted goes on where it was.
+    """
+    from svdistill import jobs
+    from svdistill.cli.progress import Reporter
+    from svdistill.jobs.cache import long_form
+    from svdistill.report import tables
+
+    watcher = jobs.Nobody() if quiet else Reporter()
+    stored = jobs.cache(recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, watcher=watcher)
+    console = results()
+    if quiet:
+        console.print(str(stored.path), markup=False, soft_wrap=True)
+        return
+    console.print(
+        tables.cache_table(
+            images=stored.images, views=stored.views, size=stored.bytes, taken=stored.taken, duration=stored.seconds
+        )
+    )
+    console.print(f"stored in  {stored.path}", markup=False, soft_wrap=True)
+    options = [*(["--method", method] if method else []), *(["--runs", str(runs)] if runs != Path("runs") else [])]
+    again = shlex.join(["svdistill", "train", recipe, *long_form(overrides or ()), *options])
+    console.print(f"train      {again}", markup=False, soft_wrap=True)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.markdown import Markdown
 from torch import Tensor
 
-from benchmarks import plain_input
+from benchmarks import plain_input, table
 from benchmarks.measure import rate, ratio, side_by_side, write
 from benchmarks.pictures import write_pictures
 from svdistill import Distiller
@@ -179,6 +181,7 @@ def main() -> None:
         "consumed": [consumed(name, device) for device in devices() for name in STEPS],
         "batch": BATCH,
     }
+    Console().print(Markdown(table.pipeline(figures)))
     print(f"written: {write('pipeline', figures)}")
 
 

@@ -23,8 +23,8 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.markdown import Markdown
 
+from benchmarks import table
 from benchmarks.measure import machine, rate, ratio, side_by_side, spread, write
-from benchmarks.table import scaling
 from svdistill import Distiller
 from svdistill.losses import SVDLoss
 from svdistill.nets import create, default_taps
@@ -167,7 +167,7 @@ def measure(width: float, *, rounds: int = 9, reductions: int = 20) -> dict[str,
 def main() -> None:
     """Measure both widths, print the table, write JSON."""
     figures = {"batch": BATCH, "results": [measure(width) for width in WIDTHS]}
-    Console().print(Markdown(scaling(figures)))
+    Console().print(Markdown(table.scaling(figures)))
     print(f"{machine()['cores']} cores; written: {write('scaling', figures)}")
 
 

@@ -180,7 +180,7 @@ def _versus(column: str, value: Any) -> str:
     """Return a cell; where it says how many times faster something is, a loss is marked."""
     if not column.startswith("times faster"):
         return cell(value)
-    return number(value) if value >= 1 else f"{number(value)} **slower**"
+    return number(value) if value >= 0.995 else f"{number(value)} **slower**"
 
 
 def scaling(figures: Figures) -> str:

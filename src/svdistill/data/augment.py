@@ -12,7 +12,7 @@ from torch import Tensor
 from svdistill.errors import RecipeError, ShapeError
 
 # A few megabytes of float32 and float64 beside each other.
-_PIXELS_IN_CACHE = 2**18
+_PIXELS_IN_CACHE = 2**17
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ def standardize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """
     check_statistics(images.shape, mean, std)
     mean, std = (x.to(images.device, torch.float32)[:, None, None] for x in (mean, std))
-    return (unit_range(images) - mean) / std
+    return (unit_range(images) - mean).div_(std)
 
 
 def check_statistics(shape: Sequence[int], mean: Tensor, std: Tensor) -> None:
@@ -86,4 +86,4 @@ def check_statistics(shape: Sequence[int], mean: Tensor, std: Tensor) -> None:
 
 def unit_range(images: Tensor) -> Tensor:
     """Return images as float32 in [0, 1]: uint8 is divided by 255, floating point is taken as it is."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.float()

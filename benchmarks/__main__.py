@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from benchmarks import table
 from benchmarks.measure import LOAD_BEFORE
 
-NAMES = ("loss", "decomposition", "step", "pipeline", "scaling")
+NAMES = ("loss", "decomposition", "step", "pipeline", "scaling", "gpu")
 
 
 def run(names: list[str]) -> None:
@@ -18,9 +20,10 @@ def run(names: list[str]) -> None:
     if unknown:
         sys.exit(f"error: unknown benchmark {unknown[0]!r}; known: {', '.join(NAMES)}, and table")
     environment = os.environ | {LOAD_BEFORE: str(os.getloadavg()[0])}
+    there = torch.cuda.is_available()
     failed = [
         name
-        for name in names or NAMES
+        for name in names or [name for name in NAMES if there or name != "gpu"]
         if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], env=environment, check=False).returncode
     ]
     if failed:
@@ -30,7 +33,9 @@ def run(names: list[str]) -> None:
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (all of them), or table")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (all that the machine can run), or table"
+    )
     parser.add_argument("--from", dest="source", type=Path, help="table: copy the figures from this folder first")
     given = parser.parse_args()
     if given.names != ["table"]:

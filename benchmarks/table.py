@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 FIGURES = ROOT / "docs" / "benchmarks"
 NOT_MEASURED = "Not measured yet."
+NO_GPU = "Not measured: no GPU was at hand."
 
 Figures = Mapping[str, Any]
 
@@ -53,7 +54,7 @@ def filled(text: str, figures: Path) -> str:
         _, mark, after = rest.partition(end)
         if not mark:
             raise SystemExit(f"error: the page has no {end}")
-        made = section(name, known[name]) if name in known else NOT_MEASURED
+        made = section(name, known[name]) if name in known else NO_GPU if name == "gpu" else NOT_MEASURED
         text = f"{before}{start}\n{made}\n\n{end}{after}"
     return text
 

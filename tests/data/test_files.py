@@ -112,8 +112,10 @@ def test_workers_are_shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         return number
 
     assert started() == 2
-    for processes, each in (("2", 1), ("8", 1), ("", 2)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    told = {"TORCHELASTIC_RUN_ID": "run", "RANK": "1", "LOCAL_RANK": "1"}
+    for processes, each in (("2", 1), ("8", 1), ("1", 2)):
+        for key, value in {**told, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}.items():
+            monkeypatch.setenv(key, value)
         assert started() == each
 
 

@@ -27,6 +27,7 @@ from svdistill.data.sets import (
     selection,
 )
 from svdistill.errors import DataError, SvdistillWarning
+from svdistill.launcher import place as place_of_process
 
 _MOST_WORKERS = 16
 # So few images are decoded sooner than worker processes are started.
@@ -362,6 +363,6 @@ def _processors() -> int:
 
 
 def _neighbours() -> int:
-    """How many training processes share this machine's processors, this one included, by what torchrun says."""
-    number = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, int(number)) if number.isdecimal() else 1
+    """How many training processes share these processors, this one included; Slurm gives each task its own."""
+    here = place_of_process()
+    return here.local_world if here.launcher == "torchrun" else 1

@@ -1,8 +1,9 @@
 """``svdistill compare``."""
 
+import os
 import re
-import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -59,8 +60,7 @@ def compare(
         results().print(report.plan_table(planned.record()))
         return
     folder = output or Path("comparisons") / re.sub(r"[^\w.-]+", "-", re.sub(r"\.ya?ml$", "", recipe)).strip("-.")
-    # Libraries may say what they like, but not in the middle of a table that is piped elsewhere.
-    with redirect_stdout(sys.stderr), work.crew(planned, on=on, jobs=jobs) as workers:
+    with _without_ray() if on == "ray" else nullcontext(), work.crew(planned, on=on, jobs=jobs) as workers:
         if workers.description is not None:
             note(workers.description)
         with watch(planned, folder) as observer:
@@ -69,6 +69,13 @@ def compare(
     note(f"written to {folder / report.STEM}.md, .csv and .json")
     if planned.failed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _without_ray() -> Iterator[None]:
+    """Drop what is printed: Ray prints pages about a node that died, and we print only to stderr meanwhile."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def parse_seeds(text: str) -> list[int]:

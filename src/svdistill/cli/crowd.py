@@ -72,6 +72,7 @@ class Crowd:
                 console=console,
                 refresh_per_second=4,
                 transient=True,
+                redirect_stdout=False,  # whoever sends that elsewhere means it
             )
             self._all = self._bars.add_task("all runs", total=sum(self._epochs.values()) or 1, state="begins")
 

@@ -24,7 +24,7 @@ TABLE_SIZES = (8, 12, 16, 24, 32, 48, 64, 128, 256)
 TABLE_RANKS = (1, 2, 3, 4, 5, 8)
 LARGE, LARGE_BATCH, BATCH = 128, 32, 128  # from this side of a Gram matrix on, a smaller batch is enough
 TARGET = 1.2  # auto over the best solver
-REFERENCE = "lapack"  # timed once: it is many times slower
+REFERENCE = "lapack"  # timed once, as products alone are on large matrices: they are many times slower
 
 
 def teacher_part(x: Tensor, rank: int, solver: str) -> object:
@@ -52,23 +52,27 @@ def measure(taps: str, tap: int, rank: int, *, rounds: int = 9) -> list[dict[str
     }
     results = []
     for part, (function, x, more) in parts.items():
-        candidates = min(rank + more, *x.shape[1:])
-        solvers = [s for s in SOLVERS if s != REFERENCE and (s != "squaring" or candidates <= MAX_SQUARING_RANK)]
-        run: dict[str, Callable[[], object]] = {s: partial(function, x, rank, s) for s in solvers}
-        times = side_by_side(run, rounds=rounds, title=f"{taps}, tap {tap}, k = {rank}, {part}")
-        once = side_by_side({REFERENCE: partial(function, x, rank, REFERENCE)}, rounds=1, warmup=0)
+        candidates, size = min(rank + more, *x.shape[1:]), min(x.shape[1:])
+        solvers = [s for s in SOLVERS if s != "squaring" or candidates <= MAX_SQUARING_RANK]
+        seldom = [s for s in solvers if s == REFERENCE or (s == "squaring" and size >= LARGE)]
+        solvers = [s for s in solvers if s not in seldom]
+        title = f"{taps}, tap {tap}, k = {rank}, {part}"
+        often: dict[str, Callable[[], object]] = {s: partial(function, x, rank, s) for s in solvers}
+        times = side_by_side(often, rounds=rounds, title=title)
+        slow: dict[str, Callable[[], object]] = {s: partial(function, x, rank, s) for s in seldom}
+        once = side_by_side(slow, rounds=1, warmup=0, title=title)
         best = min((s for s in solvers if s != "auto"), key=lambda s: spread(times[s])["median_ms"])
         results.append(
             {
                 "taps": taps,
                 "positions": x.shape[2],
                 "channels": x.shape[1],
-                "size": min(x.shape[1:]),
+                "size": size,
                 "batch": len(x),
                 "rank": rank,
                 "part": part,
                 **{s: spread(t) for s, t in {**times, **once}.items()},
-                "auto_is": choose_solver(min(x.shape[1:]), candidates, x.dtype, x.device),
+                "auto_is": choose_solver(size, candidates, x.dtype, x.device),
                 "best": best,
                 "auto_over_best": ratio(times["auto"], times[best]),
             }

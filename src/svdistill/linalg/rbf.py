@@ -134,12 +134,12 @@ def _largest(*vectors: Tensor) -> Tensor:
 def _factored_chunks(
     student: Sequence[Tensor], teacher: Sequence[Tensor], weight: Tensor, beta: float, terms: int, needed: bool
 ) -> Iterator[_Part]:
-    widths = [a.shape[1] for a in student]
-    step = max(1, CHUNK_NUMBERS // (2 * terms * max(1, sum(widths))))
+    step = max(1, CHUNK_NUMBERS // (2 * terms * max(1, sum(a.shape[1] for a in student))))
+    series = _series(terms, beta, weight)
     for begin in range(0, len(student[0]), step):
         where = slice(begin, begin + step)
         # A function of its own, so that the factors of one chunk are gone before those of the next are made.
-        yield _factored_chunk(where, student, teacher, weight, beta, terms, needed)
+        yield _factored_chunk(where, student, teacher, weight, beta, series, needed)
 
 
 def _factored_chunk(
@@ -148,15 +148,15 @@ def _factored_chunk(
     teacher: Sequence[Tensor],
     weight: Tensor,
     beta: float,
-    terms: int,
+    series: Tensor,
     needed: bool,
 ) -> _Part:
-    widths = [a.shape[1] for a in student]
+    terms, widths = len(series) // 2, [a.shape[1] for a in student]
     a = torch.cat([v[where] for v in student], 1)
     phi, q = _factors(a, torch.cat([v[where] for v in teacher], 1), beta, terms)
     parts = q.split(widths, 2)
-    grams = [torch.bmm(part, part.mT) for part in parts]
-    total, pulls = _couple(grams, weight[:, where], beta)
+    grams = torch.stack([torch.bmm(part, part.mT) for part in parts])
+    total, pulls = _couple(grams, weight[:, where], series)
     if not needed:
         return _Part(where, total, ())
     pull = torch.cat([torch.bmm(g[:, :terms], part) for g, part in zip(pulls, parts, strict=True)], 2)
@@ -181,32 +181,34 @@ def _factors(a: Tensor, c: Tensor, beta: float, terms: int) -> tuple[Tensor, Ten
     return phi, q
 
 
-def _couple(grams: Sequence[Tensor], weight: Tensor, beta: float) -> tuple[Tensor, list[Tensor]]:
-    """Return the weighted sum of squared distances and, for each tap, the matrix P with d(sum) = 2 ⟨P Q, dQ⟩."""
-    series = _series(grams[0], beta)
-    total = torch.zeros((), dtype=torch.float64, device=weight.device)
-    pulls = [torch.zeros_like(g) for g in grams]
-    for pair, w in enumerate(weight):
-        front, back = grams[pair], grams[pair + 1]
-        seen = _swap(back) * series
-        total += ((front * seen).sum((1, 2), dtype=torch.float64) * w).sum()
-        pulls[pair].addcmul_(seen, w[:, None, None])
-        pulls[pair + 1].addcmul_(_swap(front) * series, w[:, None, None])
+def _couple(grams: Tensor, weight: Tensor, series: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted sum of squared distances and, for each tap, the matrix P with d(sum) = 2 ⟨P Q, dQ⟩.
+
+    Args:
+        grams: (taps, n, 2R, 2R) Gram matrices of the rows of Q.
+        weight: (taps − 1, n).
+        series: (2R, 2R), see `_series`.
+    """
+    seen, w = _swap(grams).mul_(series), weight[..., None, None]
+    total = ((grams[:-1] * seen[1:]).sum((2, 3), dtype=torch.float64) * weight).sum()
+    pulls = torch.zeros_like(grams)
+    pulls[:-1].addcmul_(seen[1:], w)
+    pulls[1:].addcmul_(seen[:-1], w)
     return total, pulls
 
 
-def _series(gram: Tensor, beta: float) -> Tensor:
-    """Return w wᵀ in each block of a (2R, 2R) matrix, w_r = (2 / β)^r / r!; made where the Gram matrix is."""
-    order = torch.arange(gram.shape[-1] // 2, dtype=torch.float64, device=gram.device)
-    w = torch.exp(order * math.log(2 / beta) - torch.lgamma(order + 1)).to(gram.dtype).repeat(2)
+def _series(terms: int, beta: float, like: Tensor) -> Tensor:
+    """Return w wᵀ in each block of a (2R, 2R) matrix, w_r = (2 / β)^r / r!; made on the device where it is needed."""
+    order = torch.arange(terms, dtype=torch.float64, device=like.device)
+    w = torch.exp(order * math.log(2 / beta) - torch.lgamma(order + 1)).to(like.dtype).repeat(2)
     return w[:, None] * w
 
 
 def _swap(gram: Tensor) -> Tensor:
     """C G C with C = [[1, 1], [1, 0]] in blocks."""
     terms = gram.shape[-1] // 2
-    top = torch.cat((gram[:, :terms] + gram[:, terms:], gram[:, :terms]), 1)
-    return torch.cat((top[:, :, :terms] + top[:, :, terms:], top[:, :, :terms]), 2)
+    top = torch.cat((gram[..., :terms, :] + gram[..., terms:, :], gram[..., :terms, :]), -2)
+    return torch.cat((top[..., :terms] + top[..., terms:], top[..., :terms]), -1)
 
 
 def _chain(pull: Tensor, phi: Tensor, a: Tensor, beta: float) -> Tensor:

@@ -177,18 +177,21 @@ class _Decompose(torch.autograd.Function):
         scaled = _scale(x, waits=solver != "squaring")
         probe = None if plan.targets is None else _probe(scaled, plan.targets.to(x.dtype))
         pairs = _solve(scaled, plan, solver, probe)
+        image = None
         if plan.kept > 1 and x.dtype == torch.float32:
-            pairs = _polish(scaled, pairs, plan.rank, waits=solver != "squaring")
+            pairs, image = _polish(scaled, pairs, max(plan.rank, plan.kept + 1), waits=solver != "squaring")
         values, rows = pairs.values[:, : plan.rank], pairs.rows[:, : plan.rank]
+        image = None if image is None else image[:, : plan.rank]
         index = None
         if probe is not None:
             assert plan.assign is not None, "targets need an assignment"
             index = plan.assign(_cosine(scaled, values, rows, probe))
             values, rows = values.gather(1, index), _take(rows, index)
+            image = None if image is None else _take(image, index)
         defined = (values > _rounding(pairs.values)) & scaled.usable[:, None]
-        right = _right(scaled, rows) * defined[..., None]
+        right = _right(scaled, rows, image) * defined[..., None]
         if plan.targets is None:
-            sign, cosine = _canonical(scaled, values, rows, right), torch.ones_like(values)
+            sign, cosine = _canonical(scaled, values, rows, right, image), torch.ones_like(values)
         else:
             product = (right * plan.targets.to(x.dtype)).sum(2)
             sign, cosine = aligning_signs(product), product.abs()
@@ -327,13 +330,13 @@ def _solve(scaled: _Scaled, plan: _Plan, solver: Solver, probe: Tensor | None) -
     )
 
 
-def _polish(scaled: _Scaled, pairs: Eigenpairs, rank: int, *, waits: bool) -> Eigenpairs:
-    """Separate the leading vectors once more, from the matrix itself.
+def _polish(scaled: _Scaled, pairs: Eigenpairs, most: int, *, waits: bool) -> tuple[Eigenpairs, Tensor]:
+    """Separate up to `most` leading vectors once more, from the matrix itself, and return their image too.
 
     K is only known to eps λ₁, which mixes vectors whose λ are close; rows of Y = U X are known to eps σ₁, so that Y Yᵀ,
     decomposed in float64, tells λ_i and λ_j apart to eps σ₁ σ_i.
     """
-    width = min(pairs.rows.shape[1], rank + 4)
+    width = min(pairs.rows.shape[1], most)
     rows = pairs.rows[:, :width]
     image = _image(scaled, rows)
     gram = torch.bmm(image, image.mT).double()
@@ -342,15 +345,11 @@ def _polish(scaled: _Scaled, pairs: Eigenpairs, rank: int, *, waits: bool) -> Ei
         values, mixing = values.flip(-1), columns.mT.flip(1)
     else:
         values, mixing = separate(gram)
-    values = values.clamp_min(0)
-    mixed = torch.bmm(mixing.to(rows.dtype), rows)
-    if width == pairs.rows.shape[1]:
-        return Eigenpairs(values.to(rows.dtype), mixed, pairs.complete)
-    return Eigenpairs(
-        torch.cat((values.to(rows.dtype), pairs.values[:, width:]), 1),
-        torch.cat((mixed, pairs.rows[:, width:]), 1),
-        pairs.complete,
-    )
+    values, mixing = values.clamp_min(0).to(rows.dtype), mixing.to(rows.dtype)
+    mixed, image = torch.bmm(mixing, rows), torch.bmm(mixing, image)
+    if width < pairs.rows.shape[1]:
+        values, mixed = torch.cat((values, pairs.values[:, width:]), 1), torch.cat((mixed, pairs.rows[:, width:]), 1)
+    return Eigenpairs(values, mixed, pairs.complete), image
 
 
 def _image(scaled: _Scaled, rows: Tensor) -> Tensor:
@@ -358,23 +357,25 @@ def _image(scaled: _Scaled, rows: Tensor) -> Tensor:
     return torch.bmm(rows, scaled.x.mT if scaled.wide else scaled.x) * scaled.inverse_norm
 
 
-def _right(scaled: _Scaled, rows: Tensor) -> Tensor:
-    """Right singular vectors (B, k, D) of vectors on the smaller side (B, k, m)."""
+def _right(scaled: _Scaled, rows: Tensor, image: Tensor | None = None) -> Tensor:
+    """Right singular vectors (B, k, D) of vectors on the smaller side (B, k, m), whose image may be known."""
     if not scaled.wide:
         return rows
-    long = torch.bmm(rows, scaled.x.mT)
+    long = torch.bmm(rows, scaled.x.mT) if image is None else image
     length: Tensor = long.norm(dim=2, keepdim=True)
     return long / length.clamp_min(torch.finfo(long.dtype).tiny)
 
 
-def _canonical(scaled: _Scaled, values: Tensor, rows: Tensor, right: Tensor) -> Tensor:
+def _canonical(scaled: _Scaled, values: Tensor, rows: Tensor, right: Tensor, image: Tensor | None) -> Tensor:
     """Canonical signs; the inner product with the mean feature, in units of ‖x‖ / √N, is σ Σ u or v · mean."""
     positions = scaled.x.shape[2]
     if scaled.wide:
         lean = values.sqrt() * rows.sum(2) / positions**0.5
-        return canonical_signs(right, lean, torch.ones_like(values))
-    mean = scaled.x.mean(2, keepdim=True) * scaled.inverse_norm
-    lean = torch.bmm(right, mean)[..., 0] * positions**0.5
+    elif image is not None:
+        lean = image.sum(2) / positions**0.5
+    else:
+        mean = scaled.x.mean(2, keepdim=True) * scaled.inverse_norm
+        lean = torch.bmm(right, mean)[..., 0] * positions**0.5
     return canonical_signs(right, lean, torch.ones_like(values))
 
 

@@ -60,7 +60,7 @@ def decoded(*, pictures: int = PICTURES, rounds: int = 7) -> list[dict[str, Any]
         names = write_pictures(folder, pictures)
         order = torch.randperm(pictures, generator=torch.Generator().manual_seed(0)).split(BATCH)
         functions: dict[str, Callable[[], None]] = {}
-        workers = sorted({0, 1, 2, len(os.sched_getaffinity(0))})
+        workers = sorted({0, 1, 2, min(16, os.cpu_count() or 1)})
         for number in workers:
             labels = torch.zeros(pictures, dtype=torch.int64)
             ours = FileSet(Files(folder, names), torch.arange(pictures), labels, ("all",), 224, workers=number)

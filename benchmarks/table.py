@@ -78,7 +78,7 @@ def machine_line(machine: Figures) -> str:
     parts = [
         f"{processor} ({', '.join(instructions)})" if instructions else str(processor),
         f"{machine['cores']} cores",
-        f"{machine['threads']} threads",
+        f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}",
         machine["gpu"] or "**no GPU was measured**",
         f"torch {machine['torch']}",
         f"Python {machine['python']}",
@@ -173,8 +173,33 @@ def pipeline(figures: Figures) -> str:
     for key, heading in headings.items():
         columns = list(figures[key][0])
         rows = [[_versus(column, row[column]) for column in columns] for row in figures[key]]
+        if key == "consumed":
+            columns.append("the pipeline brings so many times as much")
+            rows = [[*cells, _brought(figures, row)] for cells, row in zip(rows, figures[key], strict=True)]
         parts += [heading, grid(columns, rows)]
     return "\n\n".join(parts)
+
+
+def _brought(figures: Figures, step: Figures) -> str:
+    """Return how many times as many images the pipeline brings as a step takes in; where it is less, it is marked.
+
+    At 224 pixels files are decoded, by as many workers as were fastest, and then augmented; below they lie in memory.
+    """
+
+    def rates(row: Figures) -> list[float]:
+        return [value["median_per_s"] for key, value in row.items() if key.startswith("svdistill")]
+
+    size, device = step["pixels"], step["device"]
+    augmented = [
+        r for row in figures["augmented"] if (row["pixels"], row["device"]) == (size, device) for r in rates(row)
+    ]
+    if not augmented:
+        return "–"
+    seconds = 1 / augmented[0]
+    if size == "224 × 224":
+        seconds += 1 / max(r for row in figures["decoded"] for r in rates(row))
+    times = 1 / (seconds * step["images/s"]["median_per_s"])
+    return number(times) if times >= 1 else f"{number(times)} **too few**"
 
 
 def _versus(column: str, value: Any) -> str:

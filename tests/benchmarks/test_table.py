@@ -135,7 +135,7 @@ def test_the_machine() -> None:
     """Below each table stands where it was measured, and that there was no GPU."""
     line = table.machine_line(MACHINE)
     assert line.startswith(
-        "Measured on: A chip (avx2, amx_bf16); 2 cores; 1 threads; **no GPU was measured**; torch 2.9;"
+        "Measured on: A chip (avx2, amx_bf16); 2 cores; 1 thread; **no GPU was measured**; torch 2.9;"
     )
     assert "load before the start 0.25; 2026-01-02." in line
     other: dict[str, Any] = {**MACHINE, "gpu": "A GPU", "load_before": None, "allocator": {"MALLOC_X": "1"}}
@@ -174,10 +174,28 @@ def test_the_loss() -> None:
 
 def test_the_pipeline() -> None:
     """A table for each part, in which what is slower is marked."""
-    row = {"pixels": "32 × 32", "svdistill, images/s": RATES, "times faster": 0.5, "times faster than Pillow": 2.0}
-    figures = {key: [row] for key in ("decoded", "augmented", "from_memory", "consumed")}
+    row = {
+        "pixels": "32 × 32",
+        "device": "cpu",
+        "svdistill, images/s": RATES,
+        "times faster": 0.5,
+        "times faster than Pillow": 2.0,
+    }
+    figures: dict[str, Any] = {key: [row] for key in ("decoded", "augmented", "from_memory")}
+    figures["augmented"] = [row, {**row, "pixels": "224 × 224"}]
+    steps = {"32 × 32": 51.234, "224 × 224": 512.34, "64 × 64": 1.0}
+    figures["consumed"] = [
+        {"pixels": size, "device": "cpu", "images/s": {**RATES, "median_per_s": rate}} for size, rate in steps.items()
+    ]
     made = table.pipeline({"batch": 128, **figures})
-    assert made.count("| 32 × 32 | 512 (3.14–99.9) | 0.50 **slower** | 2.00 |") == 4
+    assert made.count("| 32 × 32 | cpu | 512 (3.14–99.9) | 0.50 **slower** | 2.00 |") == 3
+    # Decoding and augmenting each take as long as the step, so that half as many arrive.
+    for line in (
+        "| 32 × 32 | cpu | 51.2 (3.14–99.9) | 10.0 |",
+        "| 224 × 224 | cpu | 512 (3.14–99.9) | 0.50 **too few** |",
+        "| 64 × 64 | cpu | 1.00 (3.14–99.9) | – |",
+    ):
+        assert line in made.splitlines()
     assert made.count("### ") == 4
 
 

@@ -1,7 +1,6 @@
 """The path of products alone: against LAPACK in float64, at every gap, and without ever waiting for a device."""
 
 from functools import partial
-from shutil import which
 
 import pytest
 import torch
@@ -46,7 +45,7 @@ def test_nearly_equal_values():
     assert (vectors[:, :, None] @ gram.float()[:, None] @ vectors[..., None]).min() > 0.29 / 1.4
 
 
-@pytest.mark.parametrize("ratio", [0.1, 0.9, 0.99, 0.997])
+@pytest.mark.parametrize("ratio", [0.1, 0.9, 0.99, 0.998])
 def test_resolvent(ratio):
     """(λ_i − D)⁻¹ h agrees with the solution in float64, at several λ_i at once."""
     values = [ratio, *(0.5 * ratio * 0.8**i for i in range(20))]
@@ -59,9 +58,9 @@ def test_resolvent(ratio):
     )[..., 0]
     found = resolvent(rest.float(), value.float(), value[:, -1:].float(), rhs.float())
     error = (found - expected).norm(dim=2) / expected.norm(dim=2)
-    assert error.median() < 10 * EPS / (1 - ratio) + ratio**2048
+    assert error.median() < 10 * EPS / (1 - ratio) + ratio**8192
     exact = resolvent(rest, value, value[:, -1:], rhs)
-    torch.testing.assert_close(exact, expected, rtol=1e-9 + 3 * ratio**2048, atol=1e-9 + 3 * ratio**2048 * scale)
+    torch.testing.assert_close(exact, expected, rtol=1e-9 + 3 * ratio**8192, atol=1e-9 + 3 * ratio**8192 * scale)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -145,11 +144,7 @@ def test_waiting_is_noticed(waits):
             waits(x)
 
 
-COMPILER = pytest.mark.skipif(not any(map(which, ("g++", "clang++"))), reason="inductor needs a C++ compiler")
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=COMPILER)])
-def test_compiles_into_one_graph(backend):
+def test_compiles_into_one_graph():
     """Forward and backward are captured whole, as a CUDA graph would have to, and give the same."""
     x = torch.rand(4, 12, 20, generator=torch.Generator().manual_seed(0))
     targets = truncated_svd(x.mT, 1)[1].mT
@@ -158,7 +153,7 @@ def test_compiles_into_one_graph(backend):
         return (decompose(x, 2, targets=targets, assign=assign, solver="squaring").rows * x[:, None, :, 0]).sum()
 
     gradients = []
-    for function in (outputs, torch.compile(outputs, fullgraph=True, backend=backend)):
+    for function in (outputs, torch.compile(outputs, fullgraph=True, backend="aot_eager")):
         y = x.clone().requires_grad_()
         gradients.append(torch.autograd.grad(function(y), y)[0])
     assert (gradients[1] - gradients[0]).norm() < 1e-5 * gradients[0].norm()

@@ -20,6 +20,7 @@ def environment() -> dict[str, Any]:
     import torch  # late: reading records back needs no torch
 
     from svdistill import __version__
+    from svdistill.launcher import place
 
     return {
         "svdistill": __version__,
@@ -29,6 +30,7 @@ def environment() -> dict[str, Any]:
         "cpu": _processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "processes": place().world,
         "command": sys.argv,
     }
 

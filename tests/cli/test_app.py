@@ -201,3 +201,14 @@ def test_broken_pipe() -> None:
         f"{sys.executable} -m svdistill recipes | head -n 1", shell=True, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["compare", "demo", "evaluate"])
+def test_only_training_is_for_several_processes(monkeypatch, capsys, command):
+    """Each of them would do the whole work again."""
+    here = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in here.items():
+        monkeypatch.setenv(name, value)
+    assert app.run([command, "digits/svd"] if command != "demo" else [command]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: 'svdistill {command}' runs in one process, and 2 were started")

@@ -418,3 +418,41 @@ def test_a_step_with_everything() -> None:
         assert result.transfer.isfinite()
     assert all(p.isfinite().all() for p in whole.parameters())
     assert all(torch.equal(old, new) for old, new in zip(before, helper.parameters(), strict=True))
+
+
+# Parts of a batch
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "message"),
+    [
+        (["train.batch_size=10"], 4, "train.batch_size: 10 images cannot be divided evenly over 4 processes; .*=8$"),
+        (["train.batch_size=2"], 8, "take train.batch_size=8$"),
+        (
+            ["train.batch_size=10", "train.accumulate=3"],
+            2,
+            "over 2 processes and train.accumulate=3; take train.batch_size=12$",
+        ),
+        (["train.batch_size=10", "train.accumulate=4"], 1, "over train.accumulate=4; take train.batch_size=8$"),
+        (
+            ["train.batch_size=8", "data.train_size=40", "data.unlabelled={batch_size: 6}"],
+            4,
+            "data.unlabelled.batch_size: 6 images .*; take data.unlabelled.batch_size=8$",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_divided_is_refused(overrides: list[str], processes: int, message: str) -> None:
+    """With the nearest that can."""
+    with pytest.raises(RecipeError, match=message):
+        build.check_parts(loaded(*overrides), processes=processes)
+
+
+def test_a_batch_that_can_be_divided_passes() -> None:
+    """Over processes and parts."""
+    build.check_parts(loaded("train.batch_size=24", "train.accumulate=3"), processes=4)
+
+
+def test_parts_of_one_image_are_too_small_for_batch_norm() -> None:
+    """As a batch of one is."""
+    with pytest.raises(RecipeError, match=r"train.batch_size: batch norm cannot learn from 1 image"):
+        checked(loaded("train.accumulate=4"))

@@ -96,6 +96,7 @@ def test_round_trip() -> None:
         "train.channels_last=true",
         "train.recompute=true",
         "train.checkpoint_minutes=1",
+        "teacher.shard=true",
         "data.root=/x",
         "name=mine",
     ],
@@ -107,7 +108,14 @@ def test_digest_leaves_out(override: str) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["optimizer.lr=0.5", "train.precision=bf16-mixed", "loss.rank=2", "data.augment.shift=2", "model.width=1.0"],
+    [
+        "optimizer.lr=0.5",
+        "train.precision=bf16-mixed",
+        "train.accumulate=2",
+        "loss.rank=2",
+        "data.augment.shift=2",
+        "model.width=1.0",
+    ],
 )
 def test_digest_covers(override: str) -> None:
     """What changes the result changes the digest."""

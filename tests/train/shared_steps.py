@@ -105,6 +105,8 @@ def agreements(processes):
             raise RecipeError("the second alone")
         return rank
 
+    sys.modules[Processes.__module__]._SIGN_OF_LIFE_SECONDS = 0.01
+
     def crash():
         raise ZeroDivisionError("not one of ours")
 
@@ -116,6 +118,7 @@ def agreements(processes):
     processes.vary_random_numbers(3, 0)
     return {
         "lead": processes.lead(lambda: f"said by {rank}"),
+        "slow": processes.lead(lambda: sum(range(10**7))),
         "turns": turns,
         "mean": model.running_mean.tolist(),
         "variance": model.running_var.tolist(),

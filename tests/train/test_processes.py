@@ -92,6 +92,7 @@ def test_what_one_decides_all_know(two):
     """Results and errors of the first, errors of any."""
     first, second = (part["agreements"] for part in two)
     assert first["lead"] == second["lead"] == "said by 0"
+    assert first["slow"] == second["slow"] == sum(range(10**7))
     assert (first["turns"], second["turns"]) == (0, 1)
     assert first["together"] == second["together"] == ("RecipeError", "the second alone")
     assert first["crash"] == ("ZeroDivisionError", "not one of ours")

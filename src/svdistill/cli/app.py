@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import warnings
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from svdistill.cli.recipes import recipes_app
 from svdistill.cli.report import report
 from svdistill.cli.train import train
 from svdistill.errors import SvdistillError, SvdistillWarning
+from svdistill.launcher import place, refuse_several
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -71,6 +73,7 @@ app.add_typer(data_app, name="data")
 # What typer raises for a wrong option or argument: the base of the one such error that it makes public.
 _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
 INTERRUPTED = 130
+_LAST_WORDS_SECONDS = 1.0
 
 
 def _version(wanted: bool) -> None:
@@ -81,11 +84,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
     """Train a small image model with the help of a large one, by KD-SVD."""
+    if context.invoked_subcommand != "train":
+        refuse_several(f"'svdistill {context.invoked_subcommand}'")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -103,10 +109,10 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         status = app(arguments, prog_name="svdistill", standalone_mode=False)
     except SvdistillError as error:
-        console.error(str(error))
+        _report(str(error))
         return error.exit_status
     except _WrongUsage as error:
-        console.error(console.usage(error))
+        _report(console.usage(error))
         return 2
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
@@ -117,15 +123,43 @@ def run(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
-        console.error("not enough memory; lower train.batch_size, model.width or data.image_size")
+        _report("not enough memory; lower train.batch_size, model.width or data.image_size")
         return 1
     except OSError as error:
-        console.error(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        _report(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
         return 1
     # Typer turns Ctrl-C into this status by itself, without a word.
     if status == INTERRUPTED:
-        console.error("interrupted; call the same command again and the run goes on after its last checkpoint")
+        _report("interrupted; call the same command again and the run goes on after its last checkpoint")
+    _leave()
     return status if isinstance(status, int) else 0
+
+
+def _report(text: str) -> None:
+    """Write an error; of several processes that fail together, only the first that knows."""
+    if not _several():
+        console.error(text)
+        return
+    from svdistill.train import speaks_first
+
+    if speaks_first():
+        console.error(text)
+    else:
+        time.sleep(_LAST_WORDS_SECONDS)  # when one ends, torchrun ends the others
+
+
+def _leave() -> None:
+    if _several() and "torch" in sys.modules:
+        from svdistill.train import leave
+
+        leave()
+
+
+def _several() -> bool:
+    try:
+        return place().world > 1
+    except SvdistillError:
+        return False
 
 
 def _is_memory(error: Exception) -> bool:

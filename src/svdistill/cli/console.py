@@ -3,15 +3,26 @@
 from rich.console import Console
 from rich.markup import escape
 
+from svdistill.errors import RecipeError
+from svdistill.launcher import place
+
 
 def results() -> Console:
     """Return the console for results, made anew, so that it follows a redirected standard output."""
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, soft_wrap=False, quiet=not first())
 
 
 def notes() -> Console:
     """Return the console for progress and notes."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=not first())
+
+
+def first() -> bool:
+    """Whether this process speaks for all that were started together."""
+    try:
+        return place().rank == 0
+    except RecipeError:  # it is reported where it matters
+        return True
 
 
 def note(text: str) -> None:
@@ -25,8 +36,10 @@ def warning(text: str) -> None:
 
 
 def error(text: str) -> None:
-    """Write an error of one line."""
-    notes().print(f"[bold red]error:[/bold red] {escape(_one_line(text))}", soft_wrap=True)
+    """Write an error of one line, in whichever process it is called."""
+    Console(stderr=True, highlight=False).print(
+        f"[bold red]error:[/bold red] {escape(_one_line(text))}", soft_wrap=True
+    )
 
 
 def usage(wrong: Exception) -> str:

@@ -13,6 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from svdistill.cli.console import note, notes
+from svdistill.launcher import place
 from svdistill.report.tables import percent, seconds
 
 if TYPE_CHECKING:
@@ -181,6 +182,10 @@ class Reporter:
 
     def training(self, recipe: "Recipe", run: "Run") -> "Watched":
         """Show a bar in a terminal, lines elsewhere."""
+        here = place()
+        if here.world > 1 and not self._known:
+            on = f" on {here.machines} machines" if here.machines > 1 else ""
+            note(f"{here.world} processes{on} work on every batch together")
         self._known.add(run.path)
         console = notes()
         title = f"{recipe.name} seed {recipe.seed}"

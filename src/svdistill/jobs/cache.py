@@ -11,6 +11,7 @@ from svdistill.jobs.knowledge import provide
 from svdistill.jobs.train import launch, prepared, teacher_file
 from svdistill.jobs.watch import Nobody, Watcher
 from svdistill.recipes import Recipe
+from svdistill.train import Processes
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ def cache(
         raise RecipeError("teacher.views: missing; say how many views of each image to store, for instance views=8")
     if own.teacher.live:
         raise RecipeError("teacher.live: such a recipe runs its teacher in every step; take teacher.live=false")
-    weights = teacher_file(line, images, Path(runs), watcher=watcher)
-    assert weights is not None
     fabric = launch(own)
+    weights = teacher_file(line, images, Path(runs), Processes(fabric), watcher=watcher)
+    assert weights is not None
     found = provide(
         own, images[0], Path(runs), teacher_file=weights, device=fabric.device, watcher=watcher, fresh=fresh
     )

@@ -150,7 +150,7 @@ class Run:
             return
         except (OSError, ValueError) as error:
             raise DataError(f"{file} is damaged; train afresh (--fresh), which keeps the folder") from error
-        if {key: value for key, value in known.items() if key != TEACHER} != _fingerprint(images):
+        if {key: value for key, value in known.items() if key != TEACHER} != fingerprint(images):
             raise DataError(
                 f"the run {self.path} was made with other images of the same name; train afresh (--fresh) or choose "
                 "another runs folder"
@@ -177,7 +177,7 @@ class Run:
 
     def note_data(self, images: "Images", teacher_file: Path | None) -> None:
         """Write down which images and which teacher the run is made with."""
-        noted = {**_fingerprint(images), TEACHER: _digest(teacher_file)}
+        noted = {**fingerprint(images), TEACHER: _digest(teacher_file)}
         write_atomically(self.path / "data.json", json.dumps(noted).encode())
 
 
@@ -204,7 +204,7 @@ def _digest(file: Path | None) -> str | None:
     return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _fingerprint(images: "Images") -> dict[str, Any]:
+def fingerprint(images: "Images") -> dict[str, Any]:
     """Labels and shapes tell data sets apart, and unlike resized pixels they are the same in every version of torch."""
     sets = (images.train, images.test, *([] if images.unlabelled is None else [images.unlabelled]))
     digest = hashlib.sha256(b"".join(part.labels.cpu().numpy().astype("<i8").tobytes() for part in sets))

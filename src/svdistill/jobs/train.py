@@ -1,8 +1,10 @@
 """Train one network, alone or from a teacher, which is trained first where needed."""
 
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ from torch import nn
 from svdistill import nets, recipes
 from svdistill import train as training
 from svdistill.distiller import Distiller
-from svdistill.errors import RecipeError, SvdistillError
+from svdistill.errors import DataError, RecipeError, SvdistillError
 from svdistill.jobs.insight import write_insight
 from svdistill.jobs.knowledge import provide
-from svdistill.jobs.run import Run
+from svdistill.jobs.run import BusyError, Run, fingerprint
 from svdistill.jobs.watch import Nobody, Watcher
 from svdistill.knowledge import KnowledgeCache
 from svdistill.recipes import Recipe, build
+
+_ASK_AGAIN_SECONDS = 1.0
 
 
 def train(
@@ -34,9 +38,12 @@ def train(
     """Train the network of a recipe, or find the run that has done so.
 
     The run lies in ``<runs>/<recipe name>/<seed>-<digest of the settings that matter>``. A finished run is returned as
-    it is, an interrupted one goes on after its last checkpoint. A teacher named as a recipe is trained first, once, and
-    found again the next time; if another process is training it, its end is awaited. Everything that can be wrong in
-    the settings is found before the first file is written.
+    it is, an interrupted one goes on after its last checkpoint, on any number of processes. A teacher named as a recipe
+    is trained first, once, and found again the next time; if another process is training it, its end is awaited.
+    Everything that can be wrong in the settings is found before the first file is written.
+
+    Where torchrun or Slurm has started several processes, all of them call this, and it returns in all when the run has
+    ended; see ``docs/scale.md``. The first alone writes, so all must see its folder.
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or a validated recipe.
@@ -53,11 +60,12 @@ def train(
         RecipeError: a wrong setting, or taps that do not fit.
         DataError: the images are missing or damaged, or another process trains this run.
         CheckpointError: a teacher's file or a checkpoint is damaged or belongs to another model.
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or another process of the run has ended.
     """
-    watcher = watcher or Nobody()
     line, images = prepared(recipe, overrides, method)
-    return _train_line(line, images, Path(runs), watcher=watcher, fresh=fresh)
+    processes = training.Processes(launch(line[0]))
+    watcher = (watcher if processes.first else None) or Nobody()
+    return _train_line(line, images, Path(runs), processes, watcher=watcher, fresh=fresh)
 
 
 def prepared(
@@ -77,18 +85,26 @@ def prepared(
         raise RecipeError("overrides: a validated recipe takes none; give them to recipes.load, or name the recipe")
     settings = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides, method=method)
     line = recipes.lineage(settings)
+    processes = training.Processes(launch(settings))
+    for member in line:
+        build.check_parts(member, processes=processes.world)
     loaded: build.Loaded = {}
-    images = [build.images(member, loaded=loaded) for member in line]
+    images = processes.in_turn(lambda: [build.images(member, loaded=loaded) for member in line])
+    processes.same([fingerprint(own) for own in images], what="images")
+    processes.together(lambda: _check(line, images))
+    return line, images
+
+
+def _check(line: Sequence[Recipe], images: Sequence[build.Images]) -> None:
     for member, own, parent, theirs in zip(line, images, (*line[1:], None), (*images[1:], None), strict=True):
         build.check(member, own, teacher_recipe=parent, teacher_images=theirs)
-    launch(settings)
-    return line, images
 
 
 def _train_line(
     line: Sequence[Recipe],
     images: Sequence[build.Images],
     runs: Path,
+    processes: training.Processes,
     *,
     watcher: Watcher,
     fresh: bool = False,
@@ -97,21 +113,55 @@ def _train_line(
     """Train the first recipe of a line; the others are its teacher, its teacher's teacher and so on."""
     recipe, own = line[0], images[0]
     run = Run(runs / recipe.name / recipes.identity(recipe))
-    with nullcontext() if run.finished and not fresh else run.locked(waiting=waiting):
-        run.check_data(own)
+    finished = processes.lead(lambda: run.finished)
+    with nullcontext() if finished and not fresh else _locked(run, processes, waiting=waiting):
+        processes.lead(lambda: run.check_data(own))
         # Read again: another process may have finished the run while its end was awaited.
-        if run.finished and not fresh:
+        if processes.lead(lambda: run.finished) and not fresh:
             watcher.found(recipe, run)
             return run
-        if fresh and (moved := run.set_aside()) is not None:
+        if fresh and (moved := processes.lead(run.set_aside)) is not None:
             watcher.moved(run.path, moved)
-        teacher = teacher_file(line, images, runs, watcher=watcher)
+        teacher = teacher_file(line, images, runs, processes, watcher=watcher)
         _train_one(recipe, own, run, runs=runs, teacher_file=teacher, watcher=watcher)
     return run
 
 
+@contextmanager
+def _locked(run: Run, processes: training.Processes, *, waiting: Callable[[], None] | None) -> Iterator[None]:
+    """Let the first of our processes lock the run; where others train it, all of ours wait together."""
+    if processes.world == 1:
+        with run.locked(waiting=waiting):
+            yield
+        return
+    with ExitStack() as stack:
+
+        def ours() -> bool:
+            try:
+                stack.enter_context(run.locked())
+            except BusyError:
+                if waiting is None:
+                    raise
+                return False
+            return True
+
+        told = False
+        # Asked again and again: somebody who waits in silence is taken for dead after a while.
+        while not processes.lead(ours):
+            if waiting is not None and not told:
+                waiting()
+                told = True
+            time.sleep(_ASK_AGAIN_SECONDS)
+        yield
+
+
 def teacher_file(
-    line: Sequence[Recipe], images: Sequence[build.Images], runs: Path, *, watcher: Watcher
+    line: Sequence[Recipe],
+    images: Sequence[build.Images],
+    runs: Path,
+    processes: training.Processes,
+    *,
+    watcher: Watcher,
 ) -> Path | None:
     """Return the weights of the teacher of the first recipe of a line, trained where need be; None without a teacher.
 
@@ -119,12 +169,13 @@ def teacher_file(
         line: the recipe, its teacher's, and so on.
         images: of each.
         runs: folder of all runs.
+        processes: those that train it together.
         watcher: is told what happens.
     """
     if len(line) > 1:
         parent = Run(runs / line[1].name / recipes.identity(line[1]))
         waits = partial(watcher.waiting, line[1], parent)
-        return _train_line(line[1:], images[1:], runs, watcher=watcher, waiting=waits).student_file
+        return _train_line(line[1:], images[1:], runs, processes, watcher=watcher, waiting=waits).student_file
     return None if line[0].teacher is None else Path(str(line[0].teacher.checkpoint))
 
 
@@ -134,16 +185,16 @@ def _train_one(
     """Train one network whose teacher is ready, and write down what came of it."""
     knobs = recipe.train
     fabric = launch(recipe)
+    processes = training.Processes(fabric)
     known = None
     if teacher_file is not None and recipe.teacher is not None and recipe.teacher.stored:
-        known = provide(recipe, images, runs, teacher_file=teacher_file, device=fabric.device, watcher=watcher).cache
-    distiller = _distiller(recipe, images, teacher_file, known)
+        look = partial(provide, recipe, images, runs, teacher_file=teacher_file, device=fabric.device, watcher=watcher)
+        processes.lead(lambda: look() and None)  # the first stores it, then each finds it
+        known = processes.together(look).cache
+    distiller = processes.together(lambda: _distiller(recipe, images, teacher_file, known))
     optimizer = build.optimizer(recipe, distiller)
-    if (run.path / "recipe.yaml").exists():
-        run.check_teacher(teacher_file)
-    else:
-        run.note_data(images, teacher_file)
-        run.record.create(run.path, recipe.to_dict())
+    processes.lead(lambda: _begin(recipe, images, run, teacher_file))
+    processes.together(lambda: _see(run))
     on_device = images.to(fabric.device)
     progress = _Begun(watcher.training(recipe, run))
     with progress.errors_while_running(), build.recomputing(recipe, distiller.student):
@@ -151,7 +202,7 @@ def _train_one(
             fabric,
             distiller,
             optimizer,
-            build.batches(recipe, on_device),
+            build.batches(recipe, on_device, share=processes.share),
             on_device.test,
             mean=on_device.mean,
             std=on_device.std,
@@ -160,11 +211,34 @@ def _train_one(
             evaluate_every=knobs.evaluate_every,
             checkpoint_minutes=knobs.checkpoint_minutes,
             compile=knobs.compile,
+            accumulate=knobs.accumulate,
             progress=progress,
         )
-    build.save(distiller.student, run.student_file, recipe=recipe, images=images)
-    _look_inside(recipe, run, distiller, on_device, fabric)
-    run.record.finish(_summary(recipe, run, distiller, images))
+
+    def finish() -> None:
+        build.save(distiller.student, run.student_file, recipe=recipe, images=images)
+        _look_inside(recipe, run, distiller, on_device, fabric)
+        run.record.finish(_summary(recipe, run, distiller, images))
+
+    processes.lead(finish)
+
+
+def _begin(recipe: Recipe, images: build.Images, run: Run, teacher_file: Path | None) -> None:
+    """Write down what a run is made with, or make sure that one that was begun goes on with the same."""
+    if (run.path / "recipe.yaml").exists():
+        run.check_teacher(teacher_file)
+    else:
+        run.note_data(images, teacher_file)
+        run.record.create(run.path, recipe.to_dict())
+
+
+def _see(run: Run) -> None:
+    """Make sure that this process sees what the first has written."""
+    if not (run.path / "recipe.yaml").exists():
+        raise DataError(
+            f"{socket.gethostname()} does not see {run.path}, which the first process has made; let --runs be a folder "
+            "that all machines share"
+        )
 
 
 class _Begun:

@@ -168,6 +168,31 @@ def views(recipe: Recipe) -> data.Views | None:
     return None if count is None else data.Views(count=count)
 
 
+def check_parts(recipe: Recipe, *, processes: int = 1) -> None:
+    """Make sure that every step can be divided evenly, over the processes and into the parts of each.
+
+    Args:
+        recipe: its batch sizes and ``train.accumulate`` are read.
+        processes: how many there are.
+
+    Raises:
+        RecipeError: it cannot; says which batch size is the nearest that can.
+    """
+    sizes = {"train.batch_size": recipe.train.batch_size}
+    unlabelled = recipe.data.unlabelled
+    if unlabelled is not None:
+        sizes["data.unlabelled.batch_size"] = unlabelled.batch_size or recipe.train.batch_size
+    parts = processes * recipe.train.accumulate
+    for key, size in sizes.items():
+        if size % parts:
+            nearest_size = max(1, round(size / parts)) * parts
+            divided = [f"{processes} processes"] if processes > 1 else []
+            divided += [f"train.accumulate={recipe.train.accumulate}"] if recipe.train.accumulate > 1 else []
+            raise RecipeError(
+                f"{key}: {size} images cannot be divided evenly over {' and '.join(divided)}; take {key}={nearest_size}"
+            )
+
+
 def model(recipe: Recipe, images: Images) -> nn.Module:
     """Make the network of a recipe with fresh weights from torch's global generator.
 
@@ -463,7 +488,7 @@ def check(
         CheckpointError: the teacher's file is missing or damaged.
     """
     student = model(recipe, images)
-    if recipe.train.batch_size == 1:
+    if recipe.train.batch_size == recipe.train.accumulate:
         _check_single(student, images)
     with recomputing(recipe, student):
         pass

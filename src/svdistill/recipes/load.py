@@ -174,7 +174,7 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
     same_data = isinstance(settings["data"], dict) and settings["data"].get("name") == recipe.data.name
     for key in MACHINE_KEYS:
         section, last = key.split(".")
-        if key not in given and isinstance(settings[section], dict) and (section != "data" or same_data):
+        if key not in given and isinstance(settings.get(section), dict) and (section != "data" or same_data):
             settings[section] = {**settings[section], last: own[section][last]}
     if same_data:
         inherited = {key: own["data"][key] for key in _SAME_IMAGES if settings["data"].get(key) is None}

@@ -22,6 +22,7 @@ MACHINE_KEYS = (
     "train.channels_last",
     "train.recompute",
     "train.checkpoint_minutes",
+    "teacher.shard",
 )
 
 
@@ -130,6 +131,8 @@ class TeacherSettings(Settings):
             of it is stored and read from disk; null = ever new warps, with the teacher in every step. The warps are the
             same for every seed.
         live: with ``views``, run the teacher in every step all the same, for comparison.
+        shard: with several processes, each keeps a part of the teacher's parameters, and a block's are put together
+            only while it runs; for a teacher that does not fit into the memory of one GPU. One process keeps them all.
     """
 
     recipe: str | None = None
@@ -139,6 +142,7 @@ class TeacherSettings(Settings):
     drop_tokens: int | None = Field(default=None, ge=0)
     views: int | None = Field(default=None, ge=1, le=65536)
     live: bool = False
+    shard: bool = False
 
     @property
     def stored(self) -> bool:
@@ -381,7 +385,10 @@ class TrainSettings(Settings):
         epochs: passes over the training images.
         milestones: when the learning rate falls: an epoch (a whole number) or a share of all epochs (between 0 and 1).
         gamma: factor on the learning rate at each milestone.
-        batch_size: images a step; a last partial batch is left out.
+        batch_size: images a step, of all processes and all parts together; a last partial batch is left out.
+        accumulate: each process works on so many equal parts of its images one after the other, which needs less
+            memory; their gradients are summed before the two tasks' are combined, so but for batch norm, and losses
+            that compare images with each other, the step is that of the whole batch.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``32-true``, or ``bf16-mixed`` for autocast.
         compile: use ``torch.compile``.
@@ -405,6 +412,7 @@ class TrainSettings(Settings):
     milestones: Annotated[tuple[Epoch | Share, ...], Strict(False)] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
     batch_size: int = Field(default=128, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
@@ -573,7 +581,7 @@ class Recipe(Settings):
         )
         for key in MACHINE_KEYS:
             section, last = key.split(".")
-            settings[section].pop(last, None)
+            settings.get(section, {}).pop(last, None)
         settings["data"].get("unlabelled", {}).pop("root", None)
         for loss in settings.get("loss", ()):
             loss.pop("preset", None)  # what it stands for counts

@@ -5,7 +5,7 @@ from svdistill.train.evaluate import evaluate
 from svdistill.train.loop import StepResult, fit, step
 from svdistill.train.objective import Objective, Stage
 from svdistill.train.optimizers import make_optimizer
-from svdistill.train.processes import Processes, Sum, speaks_first
+from svdistill.train.processes import Processes, Sum, leave, speaks_first
 from svdistill.train.progress import Progress, Silent
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "evaluate",
     "fit",
     "launch",
+    "leave",
     "make_optimizer",
     "speaks_first",
     "step",

@@ -284,7 +284,7 @@ def fit(
         stages: one, or several that follow each other; their epochs add up to the run's.
         evaluate_every: evaluate after every so many epochs, ≥ 1, and after the last.
         checkpoint_minutes: how often ``last.pt`` is also written inside an epoch; 0 after every step.
-        progress: who is told how far the run is.
+        progress: who is told how far the run is; of the steps only in the first process.
         compile: whether to compile the student; the first step of each mode then takes much longer.
         accumulate: into how many parts each process divides its share of a batch; see :func:`step`.
 
@@ -301,7 +301,7 @@ def fit(
     distiller.to(fabric.device)
     if compile:
         distiller.student.compile()
-    progress = (progress if processes.first else None) or Silent()
+    progress = progress or Silent()
     state = RunState(distiller, optimizer, batches, device=fabric.device)
     _resume(state, record, processes, epochs=epochs)
     processes.spread(distiller)

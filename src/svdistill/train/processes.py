@@ -3,8 +3,9 @@
 import os
 import pickle
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is documented, but not exported by name
 
 from svdistill.data import Share
-from svdistill.errors import SvdistillError, TrainingError
+from svdistill.errors import DataError, SvdistillError, TrainingError
 from svdistill.launcher import place
 from svdistill.train.engine import Fabric
 
@@ -70,14 +71,20 @@ class Processes:
         """
         if self.world == 1:
             return work()
-        outcome: list[Any] = [None, None]
         if self.first:
-            outcome, error = _attempt(work)
+            with _sign_of_life():
+                outcome, error = _attempt(work)
+            _tell(_DONE)
+            with _peers():
+                dist.broadcast_object_list(outcome, src=0)
+            if error is not None:
+                raise error
+            return cast(T, outcome[0])
+        while _tell(_BUSY) != _DONE:
+            pass
         with _peers():
-            dist.broadcast_object_list(outcome, src=0)
-        if self.first and error is not None:
-            raise error
-        return cast(T, _opened(outcome))
+            dist.broadcast_object_list(told := [None, None], src=0)
+        return cast(T, _opened(told))
 
     def together(self, work: Callable[[], T]) -> T:
         """Do something in every process; where it fails in one, it fails in all.
@@ -120,11 +127,38 @@ class Processes:
             Exception: see :meth:`together`.
         """
         own = 0 if self.first else 1 if self._local_rank == 0 else 2
-        results = [
-            self.together(work if turn == own else cast(Callable[[], T], _nothing))
-            for turn in range(3 if self.world > 1 else 1)
-        ]
-        return results[own]
+        if self.world == 1:
+            return work()
+        results: list[T] = []
+        if own == 0:
+            self.lead(lambda: results.append(work()))
+        else:
+            self.lead(_nothing)
+        for turn in (1, 2):
+            self.together(lambda mine=turn == own: results.append(work()) if mine else None)  # type: ignore[misc]
+        return results[0]
+
+    def same(self, value: object, *, what: str) -> None:
+        """Make sure that all processes have the same, for instance images, each from a disk of its own.
+
+        Args:
+            value: plain values.
+            what: what it stands for, in the plural.
+
+        Raises:
+            DataError: a process has another than the first.
+        """
+        if self.world == 1:
+            return
+        everybody: list[Any] = [None] * self.world
+        with _peers():
+            dist.all_gather_object(everybody, (socket.gethostname(), value))
+        for rank, (machine, other) in enumerate(everybody):
+            if other != everybody[0][1]:
+                raise DataError(
+                    f"process {rank} on {machine} has other {what} than process 0 on {everybody[0][0]}; give all the "
+                    "same"
+                )
 
     def spread(self, model: nn.Module) -> None:
         """Give every process the parameters and buffers of the first."""
@@ -227,6 +261,12 @@ def total(value: Tensor) -> None:
         dist.all_reduce(value)
 
 
+def leave() -> None:
+    """Close the connection to the other processes, at the end of a program whose work is done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def speaks_first() -> bool:
     """Whether nobody else among the processes of this run has reported its error yet; whoever asks, reports.
 
@@ -277,6 +317,37 @@ def _opened(outcome: list[Any]) -> Any:
 
 def _nothing() -> None:
     pass
+
+
+_BUSY, _DONE = 0, 1
+_SIGN_OF_LIFE_SECONDS = 20.0
+
+
+def _tell(word: int) -> int:
+    """Give all processes the first one's word; the others' own counts for nothing."""
+    value = torch.tensor([word])
+    with _peers():
+        dist.broadcast(value, src=0)
+    return int(value)
+
+
+@contextmanager
+def _sign_of_life() -> Iterator[None]:
+    """Tell the others now and then that this process is at work, so that they wait for as long as it takes."""
+    done = threading.Event()
+
+    def tell() -> None:
+        with suppress(TrainingError):  # whoever has gone is missed when the work is done
+            while not done.wait(_SIGN_OF_LIFE_SECONDS):
+                _tell(_BUSY)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""Runs that several processes make together; see test_processes.py. Usage: shared_runs.py FOLDER."""
+
+import sys
+from pathlib import Path
+
+from svdistill import jobs
+from svdistill.jobs import Nobody
+from svdistill.train.progress import Silent
+
+TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
+TINY += ["model.taps=[block1,block2]"]  # further down 8×8 pixels leave a single position
+HELPED = [*TINY, *(f"teacher.overrides.{setting}" for setting in TINY), "train.device=cpu"]
+ALONE = [*TINY, "train.device=cpu"]
+
+
+class Plug(Silent):
+    """Pulls the plug after the first epoch."""
+
+    def epoch(self, metrics):
+        """End the run as Ctrl-C does."""
+        raise KeyboardInterrupt
+
+
+class Stops(Nobody):
+    """Hands out plugs."""
+
+    def training(self, recipe, run):
+        """Return one."""
+        return Plug()
+
+
+class Speaker(Nobody):
+    """Says what it is told."""
+
+    def waiting(self, recipe, run):
+        """Say what is waited for."""
+        print(f"waiting for {recipe.name}", flush=True)
+
+    def found(self, recipe, run):
+        """Say what is there."""
+        print(f"found {recipe.name}", flush=True)
+
+
+def main(folder):
+    """Make a run whose teacher somebody else holds, go on with one, find one, and leave one in the middle."""
+    runs = Path(folder)
+    jobs.train("digits/svd", overrides=HELPED, runs=runs, watcher=Speaker())
+    jobs.train("digits/student", overrides=ALONE, runs=runs, watcher=Speaker())
+    jobs.train("digits/student", overrides=ALONE, runs=runs, watcher=Speaker())
+    try:
+        jobs.train("digits/student", overrides=[*ALONE, "seed=7"], runs=runs, watcher=Stops())
+    except BaseException as error:
+        print(type(error).__name__, error, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

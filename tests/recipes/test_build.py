@@ -455,4 +455,4 @@ def test_a_batch_that_can_be_divided_passes() -> None:
 def test_parts_of_one_image_are_too_small_for_batch_norm() -> None:
     """As a batch of one is."""
     with pytest.raises(RecipeError, match=r"train.batch_size: batch norm cannot learn from 1 image"):
-        checked(loaded("train.accumulate=4", "model.name=vgg-bn-student"))
+        checked(loaded("train.accumulate=4", "model.name=vgg-bn-student"), size=8)

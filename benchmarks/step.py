@@ -24,6 +24,7 @@ from svdistill.knowledge import KnowledgeCache
 from svdistill.losses import SVDLoss
 from svdistill.nets import Taps, create, default_taps, recompute_activations
 from svdistill.train import launch, make_optimizer, step
+from svdistill.train.memory import keep_freed_memory
 
 BATCH = 128
 CIFAR_IMAGES = 50_000  # an epoch of CIFAR
@@ -251,6 +252,7 @@ def variants(*, rounds: int) -> dict[str, Any]:
 def main() -> None:
     """Measure the published VGG pair at full width, print the times, write JSON."""
     figures: dict[str, Any] = {"batch": BATCH, **variants(rounds=15)}
+    figures["memory that is freed"] = "kept by the process" if keep_freed_memory() else "as the allocator does"
     show(figures, f"Training step, VGG pair, full width, batch {BATCH}, {machine()['threads']} threads")
     figures["its parts one by one"] = parts_one_by_one(Pair(), rounds=9)
     figures["one backward pass or two"] = one_backward_or_two(Pair(), rounds=9)

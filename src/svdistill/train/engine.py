@@ -15,6 +15,7 @@ from lightning_fabric.strategies.strategy import Strategy
 
 from svdistill.errors import RecipeError, TrainingError, nearest
 from svdistill.launcher import Place, place
+from svdistill.train.memory import keep_freed_memory
 
 __all__ = ["DEVICES", "PRECISIONS", "Fabric", "launch"]
 
@@ -33,7 +34,8 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> Fa
     Where torchrun or Slurm's srun has started several processes, they are connected (gloo on CPUs, NCCL between GPUs,
     one GPU each); the seed is the same in all, so they make the same weights. Models are not wrapped: what is averaged
     over the processes, and when, is :func:`svdistill.train.step`'s matter. A second call in a process keeps the
-    connection of the first.
+    connection of the first. On a CPU the process keeps memory that is freed, see
+    :func:`svdistill.train.memory.keep_freed_memory`.
 
     Args:
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or, in one process, ``cuda:N``.
@@ -54,6 +56,8 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> Fa
         raise RecipeError(f"the seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
     here = place()
     accelerator, index = _device(device, here)
+    if accelerator == "cpu":
+        keep_freed_memory()
     # It announces the precision that the recipe asks for, in the middle of what a command prints.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(

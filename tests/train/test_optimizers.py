@@ -148,3 +148,20 @@ def test_errors_name_the_setting(options, message):
     """Unknown names and numbers out of range."""
     with pytest.raises(RecipeError, match=message):
         make_optimizer(**{"name": "sgd", "parameters": model(), "lr": 0.1, **options})
+
+
+def test_a_parameter_that_is_reached_late():
+    """In two stages the classifier gets its first gradient when others have momentum, as in the plain form."""
+    weights = []
+    for fused in (True, False):
+        parameters = [nn.Parameter(torch.linspace(-1, 1, 6).reshape(2, 3)) for _ in range(2)]
+        optimizer = make_optimizer("sgd", parameters, lr=0.1, weight_decay=0.0)
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        for step in range(3):
+            parameters[0].grad = torch.full((2, 3), 0.5)
+            parameters[1].grad = torch.full((2, 3), 0.25) if step else None
+            optimizer.step()
+        weights.append([p.detach() for p in parameters])
+    for fused, plain in zip(*weights, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=4 * torch.finfo(torch.float32).eps, atol=0.0)

@@ -61,8 +61,22 @@ def make_optimizer(
         made = torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=fused)
     else:
         made = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+        if momentum and fused:
+            made.register_step_pre_hook(_begin_late)
     made.register_step_pre_hook(_lay_alike)
     return made
+
+
+def _begin_late(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give a parameter whose first gradient comes after others' a momentum of zero.
+
+    The fused form takes either none of them for new or all. From zero its first step is the same to the bit.
+    """
+    reached = [p for p in trained(optimizer) if p.grad is not None]
+    late = [p for p in reached if optimizer.state.get(p, {}).get("momentum_buffer") is None]
+    if len(late) < len(reached):
+        for p in late:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def _lay_alike(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from svdistill.errors import ShapeError
 from svdistill.linalg.derivatives import refuse_second_derivative
 from svdistill.linalg.options import check_beta
+from svdistill.linalg.precision import full_float32
 
 MAX_ARGUMENT = 2.0  # 2 |a b| / β beyond which the series needs too many terms and the dense form takes over
 CHUNK_NUMBERS = 1 << 19  # numbers in the largest temporary: 2 MB, which stays in the cache
@@ -66,7 +67,7 @@ def rbf_distance(
     if weight is None:
         weight = flat_t[0].new_ones(pairs, *batch)
     flat_w = weight.detach().to(dtype).reshape(pairs, samples)
-    with torch.autocast(flat_s[0].device.type, enabled=False):
+    with full_float32(flat_s[0].device):
         return cast(Tensor, _Distance.apply((float(beta), limit), flat_w, len(flat_s), *flat_s, *flat_t))
 
 

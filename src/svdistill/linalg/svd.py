@@ -19,6 +19,7 @@ from svdistill.linalg import solvers
 from svdistill.linalg.align import aligning_signs, canonical_signs
 from svdistill.linalg.derivatives import refuse_second_derivative
 from svdistill.linalg.options import check_choice, check_rank
+from svdistill.linalg.precision import full_float32
 from svdistill.linalg.solvers import SOLVERS, Eigenpairs, Solver
 from svdistill.linalg.squaring import resolvent, separate
 
@@ -116,7 +117,7 @@ def decompose(
     _check_targets(x, targets, assign)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     plan = _Plan(min(rank, *x.shape[1:]), targets, assign, gradient, solver)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_float32(x.device):
         if 0 in x.shape or plan.rank == 0:
             return _empty(x.to(dtype), plan)
         return Decomposition(*cast(tuple[Tensor, ...], _Decompose.apply(x.to(dtype), plan)))
@@ -230,7 +231,7 @@ class _Decompose(torch.autograd.Function):
             defined,
         )
         g_rows = torch.zeros_like(right) if g_rows is None else g_rows
-        with torch.autocast(x.device.type, enabled=False):
+        with full_float32(x.device):
             change = _paper_gradient if ctx.gradient == "paper" else _exact_gradient
             return change(state, g_rows.to(x.dtype), g_values), None
 

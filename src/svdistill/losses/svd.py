@@ -21,6 +21,7 @@ from svdistill.linalg import (
     check_choice,
     check_rank,
     decompose,
+    full_float32,
     rbf_distance,
 )
 from svdistill.losses.maps import (
@@ -271,7 +272,7 @@ def _look_both_sides(teacher: Tensor, student: Tensor, rank: int) -> _Goal:
     """Decompose a map and bring its left vectors to the size at which the student's is projected on them."""
     grids = as_grid(student, teacher), as_grid(teacher, student)
     size, dtype = smaller(*grids), wide_dtype(student)
-    with torch.autocast(teacher.device.type, enabled=False):
+    with full_float32(teacher.device):
         y = _tamed(grids[1].to(dtype).flatten(2))
         goal = _Goal.of(y, min(rank, y.shape[1]))
         left = torch.bmm(goal.targets, y)
@@ -347,7 +348,7 @@ def _choose(student: Tensor, goal: _Goal, settings: _Settings) -> _Tap:
 def _project(student: Tensor, goal: _Goal, left: Tensor, settings: _Settings) -> _Tap:
     """The student's map, projected on the teacher's left vectors, answers the teacher's right ones."""
     grid, dtype = as_grid(student, left), wide_dtype(student)
-    with torch.autocast(student.device.type, enabled=False):
+    with full_float32(student.device):
         x = _tamed(average_pool(grid.to(dtype), (left.shape[2], left.shape[3])).flatten(2))
         image = torch.bmm(left.flatten(2).to(dtype), x.mT)  # (B, k, D)
         energy, whole = image.square().sum(2), x.detach().square().sum((1, 2))[:, None]

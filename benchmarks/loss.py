@@ -4,7 +4,7 @@ The floor is what no method can avoid: the Gram products of both networks' taps 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,12 @@ def _against_straightforward(
         broken = _broken(torch.autograd.grad(straightforward_loss(*few, rank=rank), few[0]))
 
     # The straightforward form leaves gigabytes for the allocator to give back, which must not be charged to ours.
-    functions = {"straightforward": slow, "settle": ours, "ours": ours, "floor": partial(floor, student, teacher)}
+    functions: dict[str, Callable[[], object]] = {
+        "straightforward": slow,
+        "settle": ours,
+        "ours": ours,
+        "floor": partial(floor, student, teacher),
+    }
     first = side_by_side(functions, rounds=1, warmup=0, title="straightforward")
     both = first
     if first["straightforward"][0] < SLOW:

@@ -44,7 +44,7 @@ class Speaker(Nobody):
 def main(folder):
     """Make a run whose teacher somebody else holds, go on with one, find one, and leave one in the middle."""
     runs = Path(folder)
-    jobs.train("digits/svd", overrides=HELPED, runs=runs, watcher=Speaker())
+    jobs.train("digits/svd", overrides=[*HELPED, "teacher.shard=true"], runs=runs, watcher=Speaker())
     jobs.train("digits/student", overrides=ALONE, runs=runs, watcher=Speaker())
     jobs.train("digits/student", overrides=ALONE, runs=runs, watcher=Speaker())
     try:

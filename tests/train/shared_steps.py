@@ -14,7 +14,7 @@ from svdistill.data import Augmentation, Batches, ImageSet, Mixed, Views, channe
 from svdistill.distiller import Distiller
 from svdistill.errors import RecipeError, SvdistillError
 from svdistill.gradients import TransferHealth
-from svdistill.train import Objective, Processes, Sum
+from svdistill.train import Objective, Processes, Sum, sharding
 from svdistill.train.tally import Tally
 
 # name: (what makes the losses, objective, parts, unlabelled images a step, fixed views, width of the teacher)
@@ -96,6 +96,28 @@ def measured(count, *, processes):
     return train.evaluate(None, model, images(count), mean=mean, std=std, **options)
 
 
+def sharded(fabric):
+    """Run a teacher whole and in shards, tapped and with a hook of its own."""
+    torch.manual_seed(2)
+    teacher = nets.create("vgg-bn-teacher", num_classes=3, in_channels=1, width=0.2).eval()
+    teacher.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 2 - 1,))
+    taps, pixels = nets.default_taps("vgg-bn-teacher"), images(4).images / 255
+
+    def seen():
+        with torch.no_grad(), nets.Taps(teacher, taps) as recorder:
+            return [teacher(pixels), *recorder.collect()]
+
+    whole, held = seen(), [sharding.held(teacher)]
+    train.shard(fabric, teacher, pixels)
+    shards, _ = seen(), held.append(sharding.held(teacher))
+    return {
+        "equal": all(torch.equal(a, b) for a, b in zip(whole, shards, strict=True)),
+        "plain": all(type(tensor) is torch.Tensor for tensor in shards),
+        "training": any(module.training for module in teacher.modules()),
+        "held": held,
+    }
+
+
 def agreements(processes):
     """Use what the processes tell each other, errors included."""
     rank = processes.rank
@@ -144,6 +166,7 @@ def main(folder):
     processes = Processes(train.launch(device="cpu", seed=3))
     found = {name: steps(name, world=processes.world) for name in STEPS}
     found["measured"] = {count: measured(count, processes=processes) for count in (31, 1)}
+    found["sharded"] = sharded(train.launch(device="cpu", seed=3))
     found["agreements"] = agreements(processes)
     torch.save(found, Path(folder) / f"{processes.rank}.pt")
 

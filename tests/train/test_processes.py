@@ -7,8 +7,10 @@ import pytest
 import torch
 from tests import processes
 from tests.trees import equal
+from torch import nn
 
 from svdistill import train
+from svdistill.train import sharding
 
 PROGRAM = Path(__file__).with_name("shared_steps.py")
 EPS = torch.finfo(torch.float32).eps
@@ -134,3 +136,51 @@ def test_one_process_tells_itself(fabric):
     alone.vary_random_numbers(3, 0)
     assert torch.equal(torch.get_rng_state(), state)
     assert train.speaks_first()
+
+
+def test_a_sharded_teacher_gives_what_the_whole_one_does(two):
+    """Logits and taps bit for bit, as plain tensors; each process holds half of it, and a little for what is uneven."""
+    for part in two:
+        found = part["sharded"]
+        assert (found["equal"], found["plain"], found["training"]) == (True, True, False)
+        whole, shards = found["held"]
+        assert 0.49 < shards / whole < 0.52
+
+
+def test_one_process_keeps_its_teacher(fabric):
+    """There is nobody to share it with."""
+    teacher = nn.Linear(3, 2)
+    assert not train.shard(fabric, teacher, torch.rand(1, 3))
+    assert sharding.held(teacher) == 8 * 4
+
+
+class Attention(nn.Module):
+    """Takes the weights of a child and does the rest itself, as torch's own attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.own, self.called = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        """Use one child's weights, and call the other."""
+        return self.called(nn.functional.linear(x, self.own.weight))
+
+
+def test_blocks_are_called_and_do_not_overlap():
+    """What is not called as a module is no block, however large."""
+    inner = nn.ModuleList([nn.Linear(4, 4), Attention()])
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.last = inner, nn.Sequential(nn.ReLU(), nn.Linear(4, 2))
+
+        def forward(self, x):
+            for module in self.inner:
+                x = module(x)
+            return self.last(x)
+
+    network, x = Network(), torch.rand(2, 4)
+    assert sharding.blocks(network, x, largest=0.1) == [inner[0], inner[1].called, network.last[1]]
+    assert sharding.blocks(network, x, largest=0.5) == [inner[0], inner[1].called, network.last]
+    assert sharding.blocks(network, x, largest=1.0) == [inner[0], inner[1], network.last]

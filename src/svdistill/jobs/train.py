@@ -191,7 +191,7 @@ def _train_one(
         look = partial(provide, recipe, images, runs, teacher_file=teacher_file, device=fabric.device, watcher=watcher)
         processes.lead(lambda: look() and None)  # the first stores it, then each finds it
         known = processes.together(look).cache
-    distiller = processes.together(lambda: _distiller(recipe, images, teacher_file, known))
+    distiller = processes.together(lambda: _distiller(recipe, images, teacher_file, known, fabric))
     optimizer = build.optimizer(recipe, distiller)
     processes.lead(lambda: _begin(recipe, images, run, teacher_file))
     processes.together(lambda: _see(run))
@@ -271,7 +271,11 @@ def launch(recipe: Recipe) -> training.Fabric:
 
 
 def _distiller(
-    recipe: Recipe, images: build.Images, teacher_file: Path | None, known: KnowledgeCache | None
+    recipe: Recipe,
+    images: build.Images,
+    teacher_file: Path | None,
+    known: KnowledgeCache | None,
+    fabric: training.Fabric,
 ) -> Distiller:
     """Make student, teacher (or take what is known of it), losses, and adapters where their widths differ."""
     student = build.model(recipe, images)
@@ -280,16 +284,29 @@ def _distiller(
         teacher = build.teacher(teacher_file, images)
     distiller = build.distiller(recipe, student, teacher, teacher_recipe=recipes.teacher_of(recipe))
     distiller.prepare(build.noise(images))
-    if recipe.train.channels_last:  # weights are enough: a convolution's map lies as they do
+    if _is_sharded(recipe, distiller, fabric):
+        assert distiller.teacher is not None
+        training.shard(fabric, distiller.teacher, build.noise(images))
+        if recipe.train.channels_last:  # what is sharded must lie as it is
+            distiller.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    elif recipe.train.channels_last:  # weights are enough: a convolution's map lies as they do
         distiller.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return distiller
+
+
+def _is_sharded(recipe: Recipe, distiller: Distiller, fabric: training.Fabric) -> bool:
+    """Whether no process has the whole teacher."""
+    several = fabric.world_size > 1
+    return several and recipe.teacher is not None and recipe.teacher.shard and distiller.teacher is not None
 
 
 def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: build.Images, fabric: training.Fabric) -> None:
     """Write what a report shows of the networks' insides, at the taps of the recipe where their networks have any."""
     try:
         taps = build.taps(recipe)
-        others = build.teacher_taps(recipe, recipes.teacher_of(recipe)) if distiller.teacher is not None else ()
+        # A sharded teacher runs in all processes or in none, and here is one.
+        there = distiller.teacher is not None and not _is_sharded(recipe, distiller, fabric)
+        others = build.teacher_taps(recipe, recipes.teacher_of(recipe)) if there else ()
     except RecipeError:  # a network of another library, of which no taps are named
         taps, others = (), ()
     student_drop, teacher_drop = build.drop_tokens(recipe, recipes.teacher_of(recipe))

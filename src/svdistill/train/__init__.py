@@ -7,6 +7,7 @@ from svdistill.train.objective import Objective, Stage
 from svdistill.train.optimizers import make_optimizer
 from svdistill.train.processes import Processes, Sum, leave, speaks_first
 from svdistill.train.progress import Progress, Silent
+from svdistill.train.sharding import shard
 
 __all__ = [
     "Fabric",
@@ -22,6 +23,7 @@ __all__ = [
     "launch",
     "leave",
     "make_optimizer",
+    "shard",
     "speaks_first",
     "step",
 ]

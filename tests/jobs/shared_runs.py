@@ -45,6 +45,9 @@ def main(folder):
     """Make a run whose teacher somebody else holds, go on with one, find one, and leave one in the middle."""
     runs = Path(folder)
     jobs.train("digits/svd", overrides=[*HELPED, "teacher.shard=true"], runs=runs, watcher=Speaker())
+    jobs.train(
+        "digits/svd", overrides=[*HELPED, "teacher.views=2", "train.batch_size=20", "train.accumulate=5"], runs=runs
+    )
     jobs.train("digits/student", overrides=ALONE, runs=runs, watcher=Speaker())
     jobs.train("digits/student", overrides=ALONE, runs=runs, watcher=Speaker())
     try:

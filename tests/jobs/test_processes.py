@@ -56,6 +56,14 @@ def test_a_teacher_that_others_train_is_awaited(together):
     assert run.record.insight.exists()
 
 
+def test_what_is_stored_of_a_teacher_serves_all(together):
+    """One process stores it, both read it; each works on its ten images two at a time."""
+    runs, _ = together
+    run = the_run(runs, "digits/svd", [*HELPED, "teacher.views=2", "train.batch_size=20", "train.accumulate=5"])
+    assert run.finished
+    assert len(list((runs / "knowledge").rglob("manifest*"))) == 1
+
+
 def test_two_processes_go_on_with_what_one_began(together):
     """And find it when it is there."""
     runs, (first, second) = together

@@ -91,13 +91,13 @@ def prepared(
     loaded: build.Loaded = {}
     images = processes.in_turn(lambda: [build.images(member, loaded=loaded) for member in line])
     processes.same([fingerprint(own) for own in images], what="images")
-    processes.together(lambda: _check(line, images))
+    processes.together(lambda: _check(line, images, processes=processes.world))
     return line, images
 
 
-def _check(line: Sequence[Recipe], images: Sequence[build.Images]) -> None:
+def _check(line: Sequence[Recipe], images: Sequence[build.Images], *, processes: int) -> None:
     for member, own, parent, theirs in zip(line, images, (*line[1:], None), (*images[1:], None), strict=True):
-        build.check(member, own, teacher_recipe=parent, teacher_images=theirs)
+        build.check(member, own, teacher_recipe=parent, teacher_images=theirs, processes=processes)
 
 
 def _train_line(
@@ -188,9 +188,13 @@ def _train_one(
     processes = training.Processes(fabric)
     known = None
     if teacher_file is not None and recipe.teacher is not None and recipe.teacher.stored:
-        look = partial(provide, recipe, images, runs, teacher_file=teacher_file, device=fabric.device, watcher=watcher)
-        processes.lead(lambda: look() and None)  # the first stores it, then each finds it
-        known = processes.together(look).cache
+        look = partial(provide, recipe, images, runs, teacher_file=teacher_file, device=fabric.device)
+        if processes.world > 1:  # the first stores it, then each finds it
+            processes.lead(lambda: look(watcher=watcher) and None)
+            watcher_of_all: Watcher = Nobody()
+        else:
+            watcher_of_all = watcher
+        known = processes.together(lambda: look(watcher=watcher_of_all).cache)
     distiller = processes.together(lambda: _distiller(recipe, images, teacher_file, known, fabric))
     optimizer = build.optimizer(recipe, distiller)
     processes.lead(lambda: _begin(recipe, images, run, teacher_file))

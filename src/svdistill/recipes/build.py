@@ -466,7 +466,12 @@ def check_names(*recipes: Recipe) -> None:
 
 
 def check(
-    recipe: Recipe, images: Images, *, teacher_recipe: Recipe | None = None, teacher_images: Images | None = None
+    recipe: Recipe,
+    images: Images,
+    *,
+    teacher_recipe: Recipe | None = None,
+    teacher_images: Images | None = None,
+    processes: int = 1,
 ) -> tuple[Adapted, ...]:
     """Find out before work starts whether student, teacher and losses fit each other and the images.
 
@@ -477,6 +482,7 @@ def check(
         images: the student's.
         teacher_recipe: its teacher's recipe; None without a teacher, or where it is a checkpoint.
         teacher_images: those of the teacher's recipe.
+        processes: how many work on each batch.
 
     Returns:
         The taps of the student that an adapter will lift to the teacher's width.
@@ -488,7 +494,7 @@ def check(
         CheckpointError: the teacher's file is missing or damaged.
     """
     student = model(recipe, images)
-    if recipe.train.batch_size == recipe.train.accumulate:
+    if recipe.train.batch_size == recipe.train.accumulate * processes:
         _check_single(student, images)
     with recomputing(recipe, student):
         pass
@@ -580,7 +586,7 @@ def _check_single(network: nn.Module, images: Images) -> None:
         network.train()(torch.rand(1, *images.shape))
     except ValueError as error:
         raise RecipeError(
-            f"train.batch_size: batch norm cannot learn from 1 image ({error}); take at least 2"
+            f"train.batch_size: batch norm cannot learn from 1 image ({error}); take at least 2 for each process and part"
         ) from error
 
 

@@ -586,7 +586,8 @@ def _check_single(network: nn.Module, images: Images) -> None:
         network.train()(torch.rand(1, *images.shape))
     except ValueError as error:
         raise RecipeError(
-            f"train.batch_size: batch norm cannot learn from 1 image ({error}); take at least 2 for each process and part"
+            f"train.batch_size: batch norm cannot learn from 1 image ({error}); take at least 2 for each process and "
+            "part"
         ) from error
 
 

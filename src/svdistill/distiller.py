@@ -280,6 +280,20 @@ class Distiller(nn.Module):
             health |= figures
         return DistillOutput(logits, sum(terms.values(), start=logits.new_zeros(())), health, terms)
 
+    def compile_losses(self, **options: Any) -> None:
+        """Compile the transfer losses with `torch.compile`: their many small operations become few.
+
+        On a GPU that is what counts, since launching them takes longer than they do; there KD-SVD reads no value on
+        the host, so that it compiles as a whole. What cannot be compiled runs as it is. Only rounding differs.
+
+        Args:
+            options: of `torch.compile`, for instance ``backend``.
+        """
+        for loss in self._losses.values():
+            for name in ("measure", "compare"):
+                if hasattr(loss, name):
+                    setattr(loss, name, torch.compile(getattr(loss, name), **options))
+
     @torch.no_grad()
     def extract(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
         """Run the teacher, and return all that the losses need of it for these images; see :class:`StorableLoss`.

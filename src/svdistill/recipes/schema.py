@@ -391,7 +391,7 @@ class TrainSettings(Settings):
             that compare images with each other, the step is that of the whole batch.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``32-true``, or ``bf16-mixed`` for autocast.
-        compile: use ``torch.compile``.
+        compile: use ``torch.compile``, for the student and on a GPU for the transfer losses.
         channels_last: lay networks and feature maps in memory channel by channel for each position (NHWC), which most
             convolutions run faster on in ``bf16-mixed``.
         recompute: keep only what goes in and out of the student's blocks and compute their inside again in the backward

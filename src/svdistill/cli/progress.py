@@ -179,11 +179,13 @@ class Reporter:
 
     def __init__(self) -> None:
         self._known: set[Path] = set()
+        self._told = False
 
     def training(self, recipe: "Recipe", run: "Run") -> "Watched":
         """Show a bar in a terminal, lines elsewhere."""
         here = place()
-        if here.world > 1 and not self._known:
+        if here.world > 1 and not self._told:
+            self._told = True
             on = f" on {here.machines} machines" if here.machines > 1 else ""
             note(f"{here.world} processes{on} work on every batch together")
         self._known.add(run.path)

@@ -23,6 +23,7 @@ RANKS = (1, 2, 4)
 TABLE_SIZES = (8, 12, 16, 24, 32, 48, 64, 128, 256)
 TABLE_RANKS = (1, 2, 3, 4, 5, 8)
 LARGE, LARGE_BATCH, BATCH = 128, 32, 128  # from this side of a Gram matrix on, a smaller batch is enough
+QUICK = 32  # up to this side a call takes milliseconds
 TARGET = 1.2  # auto over the best solver
 REFERENCE = "lapack"  # timed once, as products alone are on large matrices: they are many times slower
 
@@ -39,7 +40,7 @@ def student_part(x: Tensor, rank: int, solver: str, *, targets: Tensor, cotangen
     return torch.autograd.grad((found.rows * cotangent).sum(), x)
 
 
-def measure(taps: str, tap: int, rank: int, *, rounds: int = 9) -> list[dict[str, Any]]:
+def measure(taps: str, tap: int, rank: int) -> list[dict[str, Any]]:
     """Time one tap in both of its parts at one rank."""
     student, teacher = (m[tap].detach().flatten(2) for m in TAPS[taps].maps(TAPS[taps].batch))
     targets = decompose(teacher, rank).rows
@@ -57,6 +58,7 @@ def measure(taps: str, tap: int, rank: int, *, rounds: int = 9) -> list[dict[str
         seldom = [s for s in solvers if s == REFERENCE or (s == "squaring" and size >= LARGE)]
         solvers = [s for s in solvers if s not in seldom]
         title = f"{taps}, tap {tap}, k = {rank}, {part}"
+        rounds = 9 if size > QUICK else 41  # what takes a millisecond or two varies by a third from call to call
         often: dict[str, Callable[[], object]] = {s: partial(function, x, rank, s) for s in solvers}
         times = side_by_side(often, rounds=rounds, title=title)
         slow: dict[str, Callable[[], object]] = {s: partial(function, x, rank, s) for s in seldom}

@@ -106,7 +106,7 @@ def _against_straightforward(
     first = side_by_side(functions, rounds=1, warmup=0, title="straightforward")
     both = first
     if first["straightforward"][0] < SLOW:
-        both = side_by_side(functions, rounds=rounds, warmup=0, title="straightforward")
+        both = side_by_side(functions, rounds=rounds, warmup=0, title="straightforward", rotate=False)
     whole = [seconds * batch / part for seconds in both["straightforward"]]
     taps = sum(m.numel() * m.element_size() for m in few[0])
     return {

@@ -23,15 +23,18 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "a
 
 
 def side_by_side(
-    functions: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2, title: str = ""
+    functions: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2, title: str = "", rotate: bool = True
 ) -> dict[str, list[float]]:
     """Run functions in turn, so that a change in the machine's speed meets all of them alike.
+
+    Each round begins with another of them, since whoever follows one that leaves much memory behind pays for it.
 
     Args:
         functions: by name.
         rounds: how often each is timed.
         warmup: how often each is run before.
         title: of the progress bar.
+        rotate: False begins each round with the first.
 
     Returns:
         Seconds of each run, by name.
@@ -40,11 +43,13 @@ def side_by_side(
         for function in functions.values():
             function()
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in track(range(rounds), description=title, transient=True):
-        for name, function in functions.items():
+    names = list(functions)
+    for number in track(range(rounds), description=title, transient=True):
+        first = number % len(names) if rotate else 0
+        for name in names[first:] + names[:first]:
             _synchronize()
             start = time.perf_counter()
-            function()
+            functions[name]()
             _synchronize()
             times[name].append(time.perf_counter() - start)
     return times

@@ -28,7 +28,7 @@ from benchmarks.measure import machine, rate, ratio, side_by_side, spread, write
 from svdistill import Distiller
 from svdistill.losses import SVDLoss
 from svdistill.nets import create, default_taps
-from svdistill.train import launch, make_optimizer, step
+from svdistill.train import launch, leave, make_optimizer, step
 
 BATCH = 128
 WIDTHS = (0.5, 1.0)
@@ -130,6 +130,7 @@ def work(width: float) -> None:
                 torch.save(_weights(student) - before, line.removeprefix("learned ").strip())
             answer = {"threads": torch.get_num_threads(), "numbers": both.numel()}
         print(MARK + json.dumps(answer), flush=True)
+    leave()
 
 
 def measure(width: float, *, rounds: int = 9, reductions: int = 20) -> dict[str, Any]:

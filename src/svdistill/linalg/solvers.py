@@ -19,7 +19,7 @@ SOLVERS: tuple[Solver, ...] = ("auto", "eigh", "subspace", "squaring", "lapack")
 
 # The smallest Gram matrix, by number of vectors, from which the block iteration beats eigh; beyond the table it never
 # does. Measured in float32 at batch 128; `python -m benchmarks decomposition` measures it again and prints these lines.
-SUBSPACE_FROM = {1: 16, 2: 24, 3: 24, 4: 24, 5: 32, 8: 32}
+SUBSPACE_FROM = {1: 12, 2: 24, 3: 24, 4: 24, 5: 24, 8: 32}
 MAX_SQUARING_RANK = 5  # each vector costs as much as the first: beyond, the other solvers are the better choice
 FIRST_PRODUCTS = 3
 MAX_PRODUCTS = 24

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 try:
     import fcntl
@@ -59,11 +59,27 @@ def locked(path: str | os.PathLike[str], *, waiting: Callable[[], None] | None =
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("a") as file:
-        if _HAS_LOCKS:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting is not None:
-                    waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
+        if not lock(file, wait=False):
+            if waiting is not None:
+                waiting()
+            lock(file, wait=True)
         yield
+
+
+def lock(file: IO[str], *, wait: bool) -> bool:
+    """Lock an open file until it is closed.
+
+    Args:
+        file: the file.
+        wait: whether to wait until whoever has the lock gives it free.
+
+    Returns:
+        Whether the lock is ours; True where the system has no locks.
+    """
+    if not _HAS_LOCKS:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

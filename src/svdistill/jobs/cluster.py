@@ -21,10 +21,11 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskE
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from svdistill import __version__
+from svdistill.atomic import lock
 from svdistill.errors import DataError, RecipeError
 from svdistill.jobs import pool
 from svdistill.jobs.agenda import HEARTBEAT, LAST_WORDS, Crew, Message, Task
-from svdistill.jobs.run import Run, lock
+from svdistill.jobs.run import Run
 from svdistill.recipes import Recipe
 
 OBJECT_STORE = 100 * 2**20  # bytes of shared memory of a Ray that is started here; only messages pass through it

@@ -7,25 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from svdistill import recipes
-from svdistill.atomic import write_atomically
+from svdistill.atomic import lock, write_atomically
 from svdistill.errors import DataError, SvdistillError
+from svdistill.knowledge import digest
 from svdistill.records import RunRecord
 
 if TYPE_CHECKING:
     from torch import nn
 
     from svdistill.recipes.build import Images
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: there, two processes are not kept apart.
-    _HAS_LOCKS = False
-else:
-    _HAS_LOCKS = True
-
 
 TEACHER = "teacher"
 
@@ -181,35 +174,16 @@ class Run:
         write_atomically(self.path / "data.json", json.dumps(noted).encode())
 
 
-def lock(file: IO[str], *, wait: bool) -> bool:
-    """Lock an open file until it is closed.
-
-    Args:
-        file: the file.
-        wait: whether to wait until whoever has the lock gives it free.
-
-    Returns:
-        Whether the lock is ours; True where the system has no locks.
-    """
-    if not _HAS_LOCKS:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _digest(file: Path | None) -> str | None:
-    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+    return None if file is None else digest(file)
 
 
 def fingerprint(images: "Images") -> dict[str, Any]:
     """Labels and shapes tell data sets apart, and unlike resized pixels they are the same in every version of torch."""
     sets = (images.train, images.test, *([] if images.unlabelled is None else [images.unlabelled]))
-    digest = hashlib.sha256(b"".join(part.labels.cpu().numpy().astype("<i8").tobytes() for part in sets))
+    labels = hashlib.sha256(b"".join(part.labels.cpu().numpy().astype("<i8").tobytes() for part in sets))
     return {
-        "labels": digest.hexdigest(),
+        "labels": labels.hexdigest(),
         "shapes": [[len(part), *part.shape] for part in sets],
         "classes": list(images.train.classes),
     }

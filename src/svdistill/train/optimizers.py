@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from svdistill.errors import RecipeError, nearest
 
 OPTIMIZERS = ("sgd", "adamw")
-# Devices on which torch's fused forms are tested here; elsewhere the plain ones serve.
+# Devices that torch has fused forms for; of them only the CPU's were run here. Elsewhere the plain ones serve.
 _FUSED_ON = ("cpu", "cuda")
 
 

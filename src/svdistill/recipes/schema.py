@@ -158,8 +158,11 @@ class TeacherSettings(Settings):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.recipe is None) == (self.checkpoint is None):
-            came = "neither is" if self.recipe is None else "both are"
-            raise ValueError(f"give either 'recipe' or 'checkpoint'; {came} given")
+            if self.recipe is not None:
+                raise ValueError("give either 'recipe' or 'checkpoint'; both are given")
+            raise ValueError(
+                "neither is given, 'recipe' nor 'checkpoint', so there is none; take a recipe that has one"
+            )
         if self.checkpoint is not None and self.overrides:
             raise ValueError("'overrides' belongs to a teacher given by 'recipe'; a checkpoint is taken as it is")
         return self

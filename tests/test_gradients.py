@@ -183,7 +183,10 @@ def test_the_gradients_that_came_are_left_as_they_are():
 
 def test_non_contiguous_and_empty_gradients():
     """A transposed gradient gives what its copy gives; a variable without elements is no trouble."""
-    main, transfer = torch.randn(4, 3, dtype=torch.float64).mT, torch.randn(3, 4, dtype=torch.float64) * 9
+    # Positive, so that no sum cancels and a few eps of each element are asked for rightly.
+    generator = torch.Generator().manual_seed(0)
+    main, transfer = (torch.rand(shape, dtype=torch.float64, generator=generator) + 0.1 for shape in ((4, 3), (3, 4)))
+    main, transfer = main.mT, transfer * 9
     empty = torch.zeros(0, dtype=torch.float64)
     strided, none = combine([main, empty], [transfer, empty], epoch=0)
     (copied,) = combine([main.contiguous()], [transfer], epoch=0)

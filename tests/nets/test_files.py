@@ -64,6 +64,19 @@ def test_folder_is_made_and_file_replaced(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]
 
 
+def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Whoever knows a network by its file's hash must not take it for another; strings are any text."""
+    model = create("vgg-student", **SETTINGS)
+    extra = {"classes": '["ä", "b"]', "mean": "[0.5]", "a": "\n", "recipe": "x/y", "data": "digits"}
+    for name in ("one", "two"):
+        save(model, tmp_path / name, name="vgg-student", **SETTINGS, extra=extra)
+        extra = dict(reversed(extra.items()))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert spec(tmp_path / "two").items() >= extra.items()
+    with (tmp_path / "two").open("rb") as file:
+        assert int.from_bytes(file.read(8), "little") % 8 == 0  # the format aligns the tensors
+
+
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When writing fails, the file that was there is whole and no half file remains."""
     path = tmp_path / "n"

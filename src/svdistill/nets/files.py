@@ -1,5 +1,6 @@
 """A network's weights on disk, with what is needed to build it again."""
 
+import json
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -11,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from svdistill.atomic import write_atomically
+from svdistill.atomic import replacing
 from svdistill.errors import CheckpointError, RecipeError
 from svdistill.nets import foreign
 from svdistill.nets.zoo import create
@@ -34,7 +35,8 @@ def save(
 ) -> None:
     """Write a network as one safetensors file that `load` rebuilds.
 
-    The file appears whole or not at all: it is written beside its place and then renamed.
+    The file appears whole or not at all: it is written beside its place and then renamed. The same network with the
+    same settings gives the same bytes.
 
     Args:
         model: the network, as `create` made it from the same four settings.
@@ -59,7 +61,11 @@ def save(
     if taken:
         raise CheckpointError(f"extra must not have the keys {taken}, which describe the model; rename them")
     metadata = {_FORMAT_KEY: _FORMAT, **{key: str(value) for key, value in settings.items()}, **extra}
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
+    content = memoryview(safetensors.torch.save(tensors, metadata))
+    header, rest = _in_order(content)
+    with replacing(path) as file:
+        file.write(header)
+        file.write(rest)
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -100,6 +106,16 @@ def spec(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, or was not written by `save`.
     """
     return _read(path, with_tensors=False)[0]
+
+
+def _in_order(content: memoryview) -> tuple[bytes, memoryview]:
+    """Return header and tensors of a safetensors file, the header's strings sorted: they come in any order."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8 : 8 + length]))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the tensors to begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text, content[8 + length :]
 
 
 def _skeleton(settings: Mapping[str, Any]) -> nn.Module:

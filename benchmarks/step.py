@@ -94,7 +94,9 @@ class Pair:
     def cached(self) -> Callable[[], object]:
         """Return the step without the teacher, whose knowledge of this batch is stored, in memory."""
         shapes = self.distiller.teacher_shapes(self.images)
-        knowledge = KnowledgeCache.in_memory(self.distiller.extract(self.images), tap_shapes=shapes)
+        knowledge = KnowledgeCache.in_memory(
+            self.distiller.extract(self.images), tap_shapes=shapes, precise=self.distiller.precise
+        )
         distiller = Distiller(
             self.student,
             knowledge,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from svdistill.atomic import replacing, write_atomically
+from svdistill.atomic import digest, lock, replacing, write_atomically
 
 
 def test_write_atomically_replaces_the_whole_file(tmp_path):
@@ -46,3 +46,18 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     write_atomically(tmp_path / "ours", b"x")
     (tmp_path / "plain").write_bytes(b"x")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_lock_is_had_once(tmp_path):
+    """Whoever comes second does not get it, and gets it when the first file is closed."""
+    with (tmp_path / "file").open("a") as second:
+        with (tmp_path / "file").open("a") as first:
+            assert lock(first, wait=False)
+            assert not lock(second, wait=False)
+        assert lock(second, wait=True)
+
+
+def test_digest(tmp_path):
+    """The SHA-256 of what is in a file, as published for the text abc (FIPS 180-2, appendix B.1)."""
+    (tmp_path / "file").write_bytes(b"abc")
+    assert digest(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

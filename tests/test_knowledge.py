@@ -16,7 +16,7 @@ from svdistill import knowledge
 from svdistill.atomic import locked
 from svdistill.data import Files, FileSet, ImageSet
 from svdistill.errors import DataError, ShapeError
-from svdistill.knowledge import KnowledgeCache, digest, fingerprint
+from svdistill.knowledge import KnowledgeCache, fingerprint
 from tests import taking
 
 HALF = torch.finfo(torch.float16).eps
@@ -156,6 +156,12 @@ def test_losses_that_are_stored_beside_do_no_harm(taken):
     [
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is damaged"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is damaged"),
+        (lambda folder: _edit(folder / "manifest.json", tensors=[]), "manifest.json is damaged"),
+        (lambda folder: _edit(folder / "manifest.json", tensors={}), "manifest.json is damaged"),
+        (lambda folder: _edit(folder / "manifest.json", tensors={"svd": {}}), "manifest.json is damaged"),
+        (lambda folder: _edit(folder / "manifest.json", key=None), "manifest.json is damaged"),
+        (lambda folder: _replace(folder / "0-svd-v0.npy", b"N", b"M"), "v0.npy is missing, too short or damaged"),
+        (lambda folder: _replace(folder / "0-svd-v0.npy", b"}", b" "), "v0.npy is missing, too short or damaged"),
         (lambda folder: (folder / "0-svd-v0.npy").unlink(), "v0.npy is missing, too short or damaged"),
         (lambda folder: _cut(folder / "0-svd-v0.npy", 300), "v0.npy is missing, too short or damaged"),
         (lambda folder: _cut(folder / "0-svd-v0.npy", 3), "v0.npy is missing, too short or damaged"),
@@ -180,6 +186,10 @@ def _cut(path, size):
     path.write_bytes(path.read_bytes()[:size])
 
 
+def _replace(path, old, new):
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+
+
 def _edit(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -193,6 +203,32 @@ def test_afresh_for_another_teacher(taken, tmp_path):
         taking.take(folder, key=other, fresh=True, progress=_interrupt_at(8))
     assert KnowledgeCache.open(folder, taking.KEY).images == 27
     taking.take(folder, key=other, fresh=True)
+    assert KnowledgeCache.open(folder, other).images == 27
+    assert {path.name for path in tmp_path.iterdir()} == {"there", ".there.lock"}
+
+
+@pytest.mark.parametrize("moment", ["the old one is aside", "the new one is there"])
+def test_killed_while_the_new_one_takes_its_place(tmp_path, monkeypatch, moment):
+    """The next call finds the new one whole, and nothing of the old one is left."""
+    folder = tmp_path / "there"
+    taking.take(folder)
+    other = dataclasses.replace(taking.KEY, teacher="other")
+    rename, renamed = Path.rename, []
+
+    def killed(path, target):
+        if len(renamed) == 1 and moment == "the old one is aside":
+            raise KeyboardInterrupt
+        rename(path, target)
+        renamed.append(target)
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            taking.take(folder, key=other, fresh=True)
+    assert (tmp_path / ".there.old").exists()
+    taking.take(folder, key=other, fresh=moment == "the new one is there")
     assert KnowledgeCache.open(folder, other).images == 27
     assert {path.name for path in tmp_path.iterdir()} == {"there", ".there.lock"}
 
@@ -228,10 +264,15 @@ def test_in_memory():
     """What was extracted once serves without a disk."""
     live = taking.distiller()
     batch = next(iter(taking.batches()))
-    cache = KnowledgeCache.in_memory(live.extract(batch.images), tap_shapes=live.teacher_shapes(batch.images))
+    known = live.extract(batch.images)
+    cache = KnowledgeCache.in_memory(known, tap_shapes=live.teacher_shapes(batch.images), precise=live.precise)
     found = taking.distiller(cache).train()(batch.images, indices=batch.indices, views=batch.views)
     assert found.transfer.item() == pytest.approx(live.train()(batch.images).transfer.item(), rel=8 * HALF)
     assert (cache.images, cache.views, cache.path) == (4, 1, None)
+    assert live.precise == {"svd": {"sigma"}, "soft-target": set()}
+    kept = cache.read(known, batch.indices, torch.zeros_like(batch.indices))
+    assert torch.equal(kept["svd"]["sigma"], known["svd"]["sigma"])
+    assert torch.equal(kept["svd"]["v0"], known["svd"]["v0"].half().float())
 
 
 def test_images_that_are_not_there(taken):
@@ -284,5 +325,3 @@ def test_fingerprints(tmp_path):
     assert len({fingerprint(one) for one in [on_disk, *others]}) == 5
     moved = FileSet(Files(tmp_path / "elsewhere", ["a.png", "b.png"]), places, labels, ("x", "y"), 8)
     assert fingerprint(moved) == fingerprint(on_disk)
-    (tmp_path / "weights").write_bytes(b"abc")
-    assert digest(tmp_path / "weights").startswith("ba7816bf")

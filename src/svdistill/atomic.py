@@ -1,10 +1,11 @@
-"""Files that are either there as a whole or not at all, and locks that keep two processes from making the same."""
+"""Files that are either there as a whole or not at all, what tells them apart, and locks between processes."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 try:
     import fcntl
@@ -66,7 +67,7 @@ def locked(path: str | os.PathLike[str], *, waiting: Callable[[], None] | None =
         yield
 
 
-def lock(file: IO[str], *, wait: bool) -> bool:
+def lock(file: IO[Any], *, wait: bool) -> bool:
     """Lock an open file until it is closed.
 
     Args:
@@ -83,3 +84,13 @@ def lock(file: IO[str], *, wait: bool) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Args:
+        path: the file; OSError where it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

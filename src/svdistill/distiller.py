@@ -185,6 +185,11 @@ class Distiller(nn.Module):
         return frozenset(name for name, loss in self._losses.items() if getattr(loss, "sums", False))
 
     @property
+    def precise(self) -> dict[str, frozenset[str]]:
+        """For each loss the names of what is not to be stored in half precision; see :class:`StorableLoss`."""
+        return {name: frozenset(getattr(loss, "precise", ())) for name, loss in self._losses.items()}
+
+    @property
     def adapted(self) -> tuple[Adapted, ...]:
         """The taps that adapters lift to the teacher's width; empty before `prepare`."""
         widths = () if self.adapters is None else self.adapters.widths

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -30,6 +31,9 @@ MANIFEST, PROGRESS = "manifest.json", "progress.json"
 # How often what has been extracted is brought safely to disk; an interruption costs that much at most.
 _SAVE_SECONDS = 5.0
 _AGAIN = "take it again (svdistill cache RECIPE --fresh)"
+
+# What reading JSON of another form raises.
+_WRONG = (ValueError, KeyError, TypeError, AttributeError)
 
 Known = Mapping[str, Mapping[str, Tensor]]
 Arrays = Mapping[str, Mapping[str, NDArray[Any]]]
@@ -101,15 +105,24 @@ class KnowledgeCache:
         self._arrays = arrays
 
     @classmethod
-    def in_memory(cls, known: Known, *, tap_shapes: Sequence[Sequence[int]] = ()) -> Self:
+    def in_memory(
+        cls,
+        known: Known,
+        *,
+        tap_shapes: Sequence[Sequence[int]] = (),
+        precise: Mapping[str, Collection[str]] | None = None,
+    ) -> Self:
         """Keep what was extracted from some images, one view of each, for tests and benchmarks.
 
         Args:
             known: what ``Distiller.extract`` returned.
             tap_shapes: what ``Distiller.teacher_shapes`` returned.
+            precise: for each loss the names of what is to be kept in float32, as ``Distiller.precise`` says; the rest
+                is kept as `store` would.
         """
+        wide = precise or {}
         arrays = {
-            loss: {name: _half_if_possible(one)[None] for name, one in tensors.items()}
+            loss: {name: _narrow(one, precise=name in wide.get(loss, ()))[None] for name, one in tensors.items()}
             for loss, tensors in known.items()
         }
         return cls(arrays, tap_shapes=tap_shapes)
@@ -132,10 +145,10 @@ class KnowledgeCache:
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             spec = _Spec.of(manifest)
-            known = manifest["key"]
+            known = dict(manifest["key"])
         except FileNotFoundError as error:
             raise DataError(f"{path} holds no knowledge of a teacher; {_AGAIN.replace(' again', '')}") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *_WRONG) as error:
             raise DataError(f"{path / MANIFEST} is damaged; {_AGAIN}") from error
         if manifest.get("format") != FORMAT:
             raise DataError(f"the knowledge in {path} was written by another version of svdistill; {_AGAIN}")
@@ -228,7 +241,7 @@ def store(
         tap_shapes: likewise to the shapes of the teacher's taps, for instance ``Distiller.teacher_shapes``.
         batches: makes the batches of all views from the image with this number on; see ``data.every_view``.
         images: how many there are.
-        precise: for each loss the names of what is to be stored in float32.
+        precise: for each loss the names of what is to be stored in float32, for instance ``Distiller.precise``.
         fresh: take it again, even if it is there; what is there stays until the new one is complete.
         progress: told how many images, each in each view, have just been done, or had been before an interruption.
         waiting: called once where another process is at it, whose end is then awaited.
@@ -278,12 +291,6 @@ def fingerprint(images: ImageSource) -> str:
     return digest.hexdigest()
 
 
-def digest(file: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with Path(file).open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 class _Tensor(NamedTuple):
     """One stored tensor: its file, its type, and its shape (views, images, …)."""
 
@@ -301,9 +308,11 @@ class _Spec(NamedTuple):
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:
         tensors = {
-            loss: {name: _Tensor(one["file"], one["dtype"], tuple(one["shape"])) for name, one in parts.items()}
+            loss: {name: _Tensor(str(one["file"]), one["dtype"], tuple(one["shape"])) for name, one in parts.items()}
             for loss, parts in plain["tensors"].items()
         }
+        if not tensors or not all(tensors.values()):
+            raise ValueError("a loss of which nothing is stored")
         return cls(tensors, tuple(tuple(shape) for shape in plain["tap_shapes"]))
 
     def plain(self) -> dict[str, Any]:
@@ -359,14 +368,12 @@ class _Task:
 
     def finish(self) -> None:
         """Let the folder take its place."""
+        old = self._path.with_name(f".{self._path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)  # of a call that was killed here
         if self._path.exists():
-            old = self._path.with_name(f".{self._path.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
             self._path.rename(old)  # whoever reads it keeps reading it
-            self._work.rename(self._path)
-            shutil.rmtree(old)
-        else:
-            self._work.rename(self._path)
+        self._work.rename(self._path)
+        shutil.rmtree(old, ignore_errors=True)
         (self._path / PROGRESS).unlink(missing_ok=True)
 
     def _begun(self) -> tuple[_Spec | None, int]:
@@ -377,7 +384,7 @@ class _Task:
             if (plain["format"], plain["key"]) == (FORMAT, self._key.plain()):
                 _map(self._work, spec, mode="r")
                 return spec, done
-        except (OSError, ValueError, KeyError, TypeError):  # never begun, or killed before the first images were safe
+        except (OSError, *_WRONG):  # never begun, or killed before the first images were safe
             pass
         shutil.rmtree(self._work, ignore_errors=True)
         return None, 0
@@ -420,7 +427,7 @@ def _map(folder: Path, spec: _Spec, *, mode: str) -> dict[str, dict[str, NDArray
             file = folder / one.file
             try:
                 array = open_memmap(file, mode=mode)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, TokenError) as error:  # the last where numpy cannot read the file's header
                 raise DataError(f"{file} is missing, too short or damaged; {_AGAIN}") from error
             if (array.dtype.name, array.shape) != (one.dtype, one.shape):
                 raise DataError(f"{file} holds {array.dtype} {array.shape}, expected {one.dtype} {one.shape}; {_AGAIN}")
@@ -442,10 +449,11 @@ def _write(arrays: Arrays, known: Known, batch: Batch) -> list[tuple[str, str]]:
     return late
 
 
-def _half_if_possible(one: Tensor) -> NDArray[Any]:
+def _narrow(one: Tensor, *, precise: bool) -> NDArray[Any]:
+    """Return a tensor in half precision, or in float32 where half is not enough."""
     one = one.detach().cpu()
     half = one.half()
-    array: NDArray[Any] = (one.float() if bool((half.isinf() & one.isfinite()).any()) else half).numpy()
+    array: NDArray[Any] = (one.float() if precise or bool((half.isinf() & one.isfinite()).any()) else half).numpy()
     return array
 
 

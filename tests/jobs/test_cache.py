@@ -12,14 +12,16 @@ import pytest
 import torch
 
 from svdistill import jobs, nets, recipes
-from svdistill.errors import DataError, RecipeError
+from svdistill.errors import CheckpointError, DataError, RecipeError
 from svdistill.jobs import Nobody, Run
+from svdistill.knowledge import KnowledgeCache
 from svdistill.recipes import Recipe, build
 
 TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
 TINY += ["model.taps=[block1,block2]"]
 SETTINGS = [*TINY, *(f"teacher.overrides.{setting}" for setting in TINY), "train.device=cpu"]
 SETTINGS += ["teacher.overrides.train.epochs=1"]
+HALF = torch.finfo(torch.float16).eps
 
 
 class Diary(Nobody):
@@ -115,6 +117,40 @@ def test_training_without_the_teacher_is_training_with_it(
     assert "teacher_spectrum" not in insight
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["data.augment={shift: 3, rotation: 0}", "loss.basis=teacher", "loss.name=svd"],
+        ["seed=3", "loss=[{name: svd, rank: 2},attention,relational,soft-target]", "model.width=0.2"],
+    ],
+)
+def test_every_batch_of_training_finds_its_own(runs: Path, more: list[str]) -> None:
+    """Each loss of each batch, images without labels included, is the live one; that of other views is not."""
+    recipe = recipes.load("digits/svd", [*SETTINGS, "data.unlabelled.size=30", "teacher.views=3", *more])
+    images, parent = build.images(recipe), recipes.teacher_of(recipe)
+    (weights,) = runs.glob("digits/teacher/*/student.safetensors")
+    known = KnowledgeCache.open(jobs.cache(recipe, runs=runs).path)
+    torch.manual_seed(0)
+    student = build.model(recipe, images)
+    live = build.distiller(recipe, student, build.teacher(weights, images), teacher_recipe=parent)
+    stored = build.distiller(recipe, student, known, teacher_recipe=parent)
+    for one in (live, stored):
+        torch.manual_seed(1)
+        one.prepare(build.noise(images))
+    batches, apart = build.batches(recipe, images), dict.fromkeys(live.losses, 0.0)
+    with torch.no_grad():
+        for _ in range(3):
+            for batch in batches.epoch():
+                assert {True, False} == set((batch.indices < 20).tolist())
+                expected = live(batch.images).terms
+                found = stored(batch.images, indices=batch.indices, views=batch.views).terms
+                wrong = stored(batch.images, indices=batch.indices, views=(batch.views + 1) % 3).terms
+                for name, term in expected.items():
+                    assert found[name].item() == pytest.approx(term.item(), rel=HALF), name
+                    apart[name] = max(apart[name], abs(float(wrong[name] / term) - 1))
+    assert min(apart.values()) > 2 * HALF
+
+
 def test_training_makes_what_is_missing_and_does_not_depend_on_who_made_it(runs: Path) -> None:
     """Bit for bit, whether the cache was there or had to be made in the same call."""
     diary = Diary()
@@ -201,6 +237,28 @@ def test_a_teacher_that_was_trained_again(runs: Path) -> None:
     assert train("teacher.views=2", runs=runs).finished
 
 
+def test_the_same_teacher_trained_once_more(runs: Path) -> None:
+    """A teacher that came out the same, to the bit, is no other: what is stored of it still serves."""
+    stored = cache("views=2", runs=runs)
+    recipe = recipes.lineage(recipes.load("digits/svd", SETTINGS))[1]
+    jobs.train(recipe, runs=runs, fresh=True)
+    assert len(list(runs.glob("digits/teacher/*/student.safetensors"))) == 2
+    again = cache("views=2", runs=runs)
+    assert (again.path, again.taken) == (stored.path, 0)
+
+
+def test_a_teacher_whose_file_is_gone_or_cut_off(runs: Path) -> None:
+    """Says so, also where all that is needed of it is stored, and not that it is another teacher."""
+    cache("views=2", runs=runs)
+    (weights,) = runs.glob("digits/teacher/*/student.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        cache("views=2", runs=runs)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="no saved network at"):
+        train("teacher.views=2", runs=runs)
+
+
 def test_other_images_of_the_same_name(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels are compared, not names."""
     cache("views=2", runs=runs)
@@ -259,6 +317,12 @@ def test_what_cannot_be_stored(runs: Path, overrides: tuple[str, ...], match: st
     with pytest.raises(RecipeError, match=match):
         cache(*overrides, runs=runs)
     assert sorted(runs.rglob("*")) == before
+
+
+def test_no_teacher_and_views(runs: Path) -> None:
+    """Settings that take the teacher away do not get one back by their views."""
+    with pytest.raises(RecipeError, match="views: unknown key"):
+        jobs.cache("digits/svd", overrides={"teacher": None, "views": 2}, runs=runs)
 
 
 def test_a_recipe_without_a_teacher(runs: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from svdistill import jobs, recipes
+from svdistill.atomic import lock
 from svdistill.errors import DataError, RecipeError
 from svdistill.jobs import Comparison, Outcome, Run, Task, Unobserved
 from svdistill.jobs.agenda import work_off
-from svdistill.jobs.run import lock
 
 ray = pytest.importorskip("ray")
 

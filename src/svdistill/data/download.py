@@ -15,14 +15,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import IO, Any
 
+from svdistill.atomic import lock
 from svdistill.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: there, two processes are not kept apart.
-    _HAS_LOCKS = False
-else:
-    _HAS_LOCKS = True
 
 # A connection that breaks is taken up again as long as each one brings something.
 _CONNECTIONS = 8
@@ -145,8 +139,7 @@ def _part_of(path: Path) -> Iterator[IO[bytes] | None]:
             yield None
             return
         with _part(path).open("ab+") as part:
-            if _HAS_LOCKS:
-                fcntl.flock(part, fcntl.LOCK_EX)
+            lock(part, wait=True)
             # While waiting, another process may have completed and renamed the file that was opened here.
             if path.is_file() or not _same(part, _part(path)):
                 continue

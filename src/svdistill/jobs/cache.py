@@ -96,7 +96,7 @@ def long_form(overrides: Sequence[str] | Mapping[str, Any]) -> Sequence[str] | M
     """Write ``views``, among texts or nested settings, as ``teacher.views``."""
     if not isinstance(overrides, Mapping):
         return [f"teacher.{text}" if text.partition("=")[0].strip() == "views" else text for text in overrides]
-    settings = dict(overrides)
-    if "views" in settings:
-        settings["teacher"] = {**settings.get("teacher", {}), "views": settings.pop("views")}
+    settings, teacher = dict(overrides), overrides.get("teacher", {})
+    if "views" in settings and isinstance(teacher, Mapping):
+        settings["teacher"] = {**teacher, "views": settings.pop("views")}
     return settings

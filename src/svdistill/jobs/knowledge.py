@@ -95,7 +95,7 @@ def provide(
                     start=start,
                 ),
                 images=number,
-                precise={name: getattr(loss, "precise", ()) for name, loss in build.losses(recipe).items()},
+                precise=whole.precise,
                 fresh=fresh,
                 progress=lambda done: tell(counter.add(done * key.views)),
                 waiting=lambda: watcher.awaiting(path),

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdistill import recipes
-from svdistill.atomic import lock, write_atomically
+from svdistill.atomic import digest, lock, write_atomically
 from svdistill.errors import DataError, SvdistillError
-from svdistill.knowledge import digest
 from svdistill.records import RunRecord
 
 if TYPE_CHECKING:

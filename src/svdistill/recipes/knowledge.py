@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from svdistill import knowledge
+from svdistill import knowledge, nets
+from svdistill.atomic import digest
 from svdistill.distiller import StorableLoss
-from svdistill.nets import Taps
 from svdistill.recipes import build
 from svdistill.recipes.load import identity, teacher_of
 from svdistill.recipes.schema import Recipe
@@ -35,11 +35,12 @@ def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_fil
     """
     views, parent = build.views(recipe), teacher_of(recipe)
     assert views is not None
+    nets.spec(teacher_file)  # whoever reads a file's bytes alone does not notice that it is cut off
     criteria = build.losses(recipe)
     maps = build.reads_maps(criteria)
     sets = [images.train, *([] if images.unlabelled is None else [images.unlabelled])]
     return knowledge.Key(
-        teacher=knowledge.digest(teacher_file),
+        teacher=digest(teacher_file),
         images=[knowledge.fingerprint(one) for one in sets],
         mean=images.mean.tolist(),
         std=images.std.tolist(),
@@ -93,7 +94,7 @@ def _images(recipe: Recipe) -> dict[str, Any]:
 
 def _grids(recipe: Recipe, student: nn.Module, images: build.Images) -> list[list[int]]:
     """Return height and width, or the number of positions, of the student's map at each tap."""
-    with Taps(student, build.taps(recipe), drop_tokens=recipe.model.drop_tokens) as taps:
+    with nets.Taps(student, build.taps(recipe), drop_tokens=recipe.model.drop_tokens) as taps:
         student.eval()(build.noise(images)[:1])
         shapes = [one.shape for one in taps.collect()]
     return [list(shape[2:]) if len(shape) == 4 else list(shape[1:-1]) for shape in shapes]

@@ -1,6 +1,5 @@
 """Recipes by name or path, validated, with errors of one line that name the key and the nearest right one."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from svdistill.atomic import digest
 from svdistill.errors import RecipeError, nearest
 from svdistill.recipes import files
 from svdistill.recipes.schema import (
@@ -222,7 +222,7 @@ def identity(recipe: Recipe) -> str:
     teacher = None
     if recipe.teacher is not None and recipe.teacher.checkpoint is not None:
         try:
-            teacher = hashlib.sha256(Path(recipe.teacher.checkpoint).read_bytes()).hexdigest()
+            teacher = digest(recipe.teacher.checkpoint)
         except OSError as error:
             reason = error.strerror or error
             raise RecipeError(

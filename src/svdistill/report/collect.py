@@ -1,6 +1,5 @@
 """Find finished runs, read their records, and put together what belongs together: method, regime, seed."""
 
-import hashlib
 import itertools
 import json
 import math
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from svdistill.atomic import digest
 from svdistill.errors import DataError, SvdistillError
 from svdistill.recipes.schema import MACHINE_KEYS
 from svdistill.records import RunRecord
@@ -345,8 +345,7 @@ def _noted_teacher(run: RunView) -> str | None:
 
 def _digest(run: RunView) -> str | None:
     try:
-        with RunRecord(run.path).student.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(RunRecord(run.path).student)
     except OSError:
         return None
 

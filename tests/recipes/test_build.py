@@ -27,12 +27,11 @@ def noise(size: int = 16, *, classes: int = 10, seed: int = 0) -> build.Images:
     return build.Images(images, images, *data.channel_statistics(images))
 
 
-def checked(recipe: Recipe, size: int = 16) -> tuple[Any, ...]:
+def checked(recipe: Recipe, size: int = 16, *, processes: int = 1) -> tuple[Any, ...]:
     """Check a recipe against images of noise."""
     parent = recipes.teacher_of(recipe)
-    return build.check(
-        recipe, noise(size), teacher_recipe=parent, teacher_images=None if parent is None else noise(size)
-    )
+    theirs = None if parent is None else noise(size)
+    return build.check(recipe, noise(size), teacher_recipe=parent, teacher_images=theirs, processes=processes)
 
 
 # Losses and stages
@@ -456,3 +455,26 @@ def test_parts_of_one_image_are_too_small_for_batch_norm() -> None:
     """As a batch of one is."""
     with pytest.raises(RecipeError, match=r"train.batch_size: batch norm cannot learn from 1 image"):
         checked(loaded("train.accumulate=4", "model.name=vgg-bn-student"), size=8)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "together"),
+    [
+        (["train.batch_size=4"], 2, 2),
+        (["train.batch_size=8", "train.accumulate=4"], 1, 2),
+        (["train.batch_size=4", "data.train_size=10", "data.unlabelled={name: rest, batch_size: 8}"], 4, 3),
+        (["train.batch_size=3"], 1, 3),
+    ],
+)
+def test_too_few_images_to_relate_are_refused(overrides: list[str], processes: int, together: int) -> None:
+    """Where a process and part has fewer than three, RKD is 0 whatever the networks are."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.rand(together, 4, 2, 2, generator=generator) for _ in range(2))
+    idle = float(losses.relational_loss([ours], [theirs])) < 1e-6
+    assert idle == (together < 3)
+    recipe = loaded("loss=relational", *overrides)
+    if idle:
+        with pytest.raises(RecipeError, match=rf"^train\.batch_size: .* that is {together}; take at least 3"):
+            checked(recipe, processes=processes)
+    else:
+        assert checked(recipe, processes=processes) == ()

@@ -18,6 +18,9 @@ from svdistill.errors import CheckpointError, RecipeError, SvdistillError, neare
 from svdistill.losses import AttentionLoss, FitNetLoss, FSPLoss, RelationalLoss, SoftTargetLoss, SVDLoss
 from svdistill.recipes.schema import AnyLoss, DataSettings, LossSettings, Recipe
 
+# With fewer images RKD's distances and angles are the same in any two networks.
+_LEAST_RELATED = 3
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -499,6 +502,7 @@ def check(
     with recomputing(recipe, student):
         pass
     criteria = losses(recipe)
+    _check_relations(recipe, criteria, processes=processes)
     if not criteria:
         _trace(student, recipe.model.taps or (), images, key="model.taps" if recipe.model.taps else "model")
         return ()
@@ -589,6 +593,23 @@ def _check_single(network: nn.Module, images: Images) -> None:
             f"train.batch_size: batch norm cannot learn from 1 image ({error}); take at least 2 for each process and "
             "part"
         ) from error
+
+
+def _check_relations(recipe: Recipe, criteria: Mapping[str, TransferLoss], *, processes: int) -> None:
+    """Refuse to compare images with each other where so few are worked on together that nothing is left to learn.
+
+    Distances are in units of their mean: those of two images are the same in any network.
+    """
+    if not any(isinstance(criterion, RelationalLoss) for criterion in criteria.values()):
+        return
+    unlabelled = recipe.data.unlabelled
+    added = 0 if unlabelled is None else unlabelled.batch_size or recipe.train.batch_size
+    together = (recipe.train.batch_size + added) // (recipe.train.accumulate * processes)
+    if together < _LEAST_RELATED:
+        raise RecipeError(
+            f"train.batch_size: relational compares the images of each process and part with each other, and here "
+            f"that is {together}; take at least {_LEAST_RELATED} for each"
+        )
 
 
 def _untrained_teacher(

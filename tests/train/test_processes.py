@@ -10,7 +10,9 @@ from tests.trees import equal
 from torch import nn
 
 from svdistill import train
+from svdistill.errors import TrainingError
 from svdistill.train import sharding
+from svdistill.train.processes import total
 
 PROGRAM = Path(__file__).with_name("shared_steps.py")
 EPS = torch.finfo(torch.float32).eps
@@ -102,6 +104,29 @@ def test_what_one_decides_all_know(two):
     assert kind == "TrainingError"
     assert text.startswith("process 0 on ")
     assert text.endswith("ZeroDivisionError: not one of ours")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("[/src/gloo/transport/tcp/pair.cc:547] Connection closed by peer", "(Connection closed by peer)"),
+        ("[../ProcessGroupNCCL.cpp:94] unhandled system error,\nask for NCCL_DEBUG.", "error, ask for NCCL_DEBUG)"),
+        ("", "(RuntimeError)"),
+        ("x" * 1000, "xx…)"),
+    ],
+)
+def test_a_broken_connection_is_reported_with_its_reason(monkeypatch, said, reason):
+    """In one line, since a wrong network looks like a process that has ended."""
+
+    def broken(_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", broken)
+    with pytest.raises(TrainingError, match=r"^another process of this run has ended") as caught:
+        total(torch.zeros(1))
+    assert f"{reason}; call the same command again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 def test_running_statistics_are_averaged(two):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +24,10 @@ T = TypeVar("T")
 Gradients = tuple[Tensor | None, ...]
 
 _GONE = (
-    "another process of this run has ended, or no longer answers; call the same command again, it goes on after the "
-    "last checkpoint"
+    "another process of this run has ended, or no longer answers ({reason}); call the same command again, it goes on "
+    "after the last checkpoint"
 )
+_REASON_LENGTH = 200
 
 
 class Processes:
@@ -356,4 +358,14 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise TrainingError(_GONE) from error
+        raise TrainingError(_GONE.format(reason=_reason(error))) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return what the library says, in one line without its own place in its source.
+
+    It is not always a process that has ended: between machines a wrong network looks the same from here.
+    """
+    text = re.sub(r"^\[[^\]]*:\d+\]\s*", "", " ".join(str(error).split()))
+    text = text if len(text) <= _REASON_LENGTH else f"{text[: _REASON_LENGTH - 1]}…"
+    return text.rstrip(".") or type(error).__name__

@@ -1,5 +1,6 @@
 """Runs that several processes make together; see test_processes.py. Usage: shared_runs.py FOLDER."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -58,3 +59,5 @@ def main(folder):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # as the program svdistill ends, see svdistill.cli.app

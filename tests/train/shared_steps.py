@@ -3,6 +3,7 @@
 Usage: shared_steps.py FOLDER; each process writes what it came to into FOLDER/<rank>.pt.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -173,3 +174,5 @@ def main(folder):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # as the program svdistill ends, see svdistill.cli.app

@@ -100,7 +100,14 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: what follows the program's name; None = those that it was called with.
     """
-    sys.exit(run(arguments))
+    status = run(arguments)
+    if _several():
+        # Its work is done and written. A thread of gloo that outlives its connection now and then aborts the process
+        # while the interpreter ends, and the launcher would take that for a failure of the run.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def run(arguments: list[str] | None = None) -> int:

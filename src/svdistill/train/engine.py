@@ -79,7 +79,7 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> Fa
             f"the {here.world} processes cannot reach each other by way of {address} ({error}); see docs/scale.md"
         ) from error
     if here.world > 1 and accelerator == "cpu":
-        # gloo's threads must end before the interpreter does, or else the process may abort at its very end.
+        # gloo's threads should end before the interpreter does, or else the process may abort at its very end.
         atexit.unregister(_disconnect)
         atexit.register(_disconnect)
     fabric.seed_everything(seed, verbose=False)

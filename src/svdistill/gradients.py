@@ -135,11 +135,9 @@ def combine(
     return tuple(combined)
 
 
-# The factor may be below float32 (1e-30 / 1e+25) though the product is not: its root, applied twice, stays inside.
-
-
 def _add_at_hand(main: Sequence[Tensor], transfer: Sequence[Tensor], factors: Tensor, sound: Tensor) -> list[Tensor]:
     """Return g_m + factor · g_t of each variable, g_m alone where g_t is not sound, in one pass each."""
+    # The factor may be below float32 (1e-30 / 1e+25) though the product is not: its root, applied twice, stays inside.
     roots = factors.sqrt()
     return [
         torch.addcmul(m, t, root, value=number).to(m.dtype) if ok else m

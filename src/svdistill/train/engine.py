@@ -1,6 +1,5 @@
 """The one file that knows the distributed engine: device, precision, seed and processes of a run."""
 
-import atexit
 import logging
 import os
 from datetime import timedelta
@@ -78,17 +77,8 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> Fa
         raise TrainingError(
             f"the {here.world} processes cannot reach each other by way of {address} ({error}); see docs/scale.md"
         ) from error
-    if here.world > 1 and accelerator == "cpu":
-        # gloo's threads should end before the interpreter does, or else the process may abort at its very end.
-        atexit.unregister(_disconnect)
-        atexit.register(_disconnect)
     fabric.seed_everything(seed, verbose=False)
     return fabric
-
-
-def _disconnect() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _strategy(accelerator: str, index: int, here: Place) -> Strategy:

@@ -24,7 +24,7 @@ from svdistill.data import Augmentation, Batches, Files, FileSet, ImageSet, augm
 from svdistill.data.statistics import standardize, unit_range
 from svdistill.losses import SVDLoss
 from svdistill.nets import create, default_taps
-from svdistill.train import launch, make_optimizer, step
+from svdistill.training import launch, make_optimizer, step
 
 BATCH = 128
 PICTURES = 600
@@ -145,7 +145,7 @@ def _pixels(number: int, channels: int, size: int) -> tuple[Tensor, Tensor, Tens
 def consumed(name: str, device: str, *, rounds: int = 5) -> dict[str, Any]:
     """Time a training step: how many images it takes in."""
     student_name, teacher_name, size, batch = STEPS[name]
-    fabric = launch(device=device, seed=0)
+    engine = launch(device=device, seed=0)
     student = create(student_name, num_classes=100)
     teacher = None if teacher_name is None else create(teacher_name, num_classes=100)
     distiller = Distiller(
@@ -159,7 +159,7 @@ def consumed(name: str, device: str, *, rounds: int = 5) -> dict[str, Any]:
     optimizer = make_optimizer("sgd", student, lr=1e-4, weight_decay=1e-4)
     images = torch.randn(batch, 3, size, size, device=device)
     labels = torch.randint(0, 100, (batch,), device=device)
-    run = partial(step, fabric, distiller, optimizer, images, labels, epoch=0)
+    run = partial(step, engine, distiller, optimizer, images, labels, epoch=0)
     times = side_by_side({"step": run}, rounds=rounds, warmup=1, title=f"{name}, {size} pixels, {device}")
     return {
         "training step": name.strip(),

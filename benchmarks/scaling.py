@@ -28,7 +28,7 @@ from benchmarks.measure import machine, rate, ratio, side_by_side, spread, write
 from svdistill import Distiller
 from svdistill.losses import SVDLoss
 from svdistill.nets import create, default_taps
-from svdistill.train import launch, leave, make_optimizer, step
+from svdistill.training import launch, leave, make_optimizer, step
 
 BATCH = 128
 WIDTHS = (0.5, 1.0)
@@ -44,7 +44,7 @@ WORKER = "worker"
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerPool:
     """The processes of one setting, which do what they are told together."""
 
     workers: tuple[subprocess.Popen[str], ...]
@@ -63,7 +63,7 @@ class Crew:
 
 
 @contextmanager
-def crew(processes: int, threads: int, width: float) -> Iterator[Crew]:
+def crew(processes: int, threads: int, width: float) -> Iterator[WorkerPool]:
     """Start the processes of one setting, and end them afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -88,7 +88,7 @@ def crew(processes: int, threads: int, width: float) -> Iterator[Crew]:
                     command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
                 )
             )
-        yield Crew(tuple(workers))
+        yield WorkerPool(tuple(workers))
     finally:
         for worker in workers:
             _file(worker.stdin).close()
@@ -101,9 +101,9 @@ def crew(processes: int, threads: int, width: float) -> Iterator[Crew]:
 
 def work(width: float) -> None:
     """Do, in one of the processes, what is told on standard input, and answer on standard output."""
-    fabric = launch(device="cpu", seed=0)
-    if fabric.world_size != int(os.environ.get("WORLD_SIZE", "1")):
-        raise RuntimeError(f"{fabric.world_size} process found, {os.environ['WORLD_SIZE']} were started")
+    engine = launch(device="cpu", seed=0)
+    if engine.world_size != int(os.environ.get("WORLD_SIZE", "1")):
+        raise RuntimeError(f"{engine.world_size} process found, {os.environ['WORLD_SIZE']} were started")
     student = create("vgg-student", num_classes=100, width=width)
     teacher = create("vgg-teacher", num_classes=100, width=width)
     taps = default_taps("vgg-student"), default_taps("vgg-teacher")
@@ -112,7 +112,7 @@ def work(width: float) -> None:
     ).train()
     optimizer = make_optimizer("sgd", student, lr=1e-4, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(0)
-    share = slice(fabric.global_rank, None, fabric.world_size)
+    share = slice(engine.global_rank, None, engine.world_size)
     images = torch.randn(BATCH, 3, 32, 32, generator=generator)[share].clone()
     labels = torch.randint(0, 100, (BATCH,), generator=generator)[share].clone()
     before = _weights(student)
@@ -120,13 +120,13 @@ def work(width: float) -> None:
     for line in sys.stdin:
         answer: Any = None
         if line == "step\n":
-            step(fabric, distiller, optimizer, images, labels, epoch=0)
+            step(engine, distiller, optimizer, images, labels, epoch=0)
         elif line == "reduce\n":
             start = time.perf_counter()
             dist.all_reduce(both)
             answer = time.perf_counter() - start
         elif line.startswith("learned "):
-            if fabric.global_rank == 0:
+            if engine.global_rank == 0:
                 torch.save(_weights(student) - before, line.removeprefix("learned ").strip())
             answer = {"threads": torch.get_num_threads(), "numbers": both.numel()}
         print(MARK + json.dumps(answer), flush=True)

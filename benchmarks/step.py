@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from benchmarks.measure import machine, peak_bytes, rate, ratio, side_by_side, spread, target, write
 from benchmarks.straightforward import straightforward_loss
 from svdistill import Distiller
-from svdistill.knowledge import KnowledgeCache
 from svdistill.losses import SVDLoss
 from svdistill.nets import Taps, create, default_taps, recompute_activations
-from svdistill.train import launch, make_optimizer, step
-from svdistill.train.memory import keep_freed_memory
+from svdistill.teacher_cache import TeacherCache
+from svdistill.training import launch, make_optimizer, step
+from svdistill.training.memory import keep_freed_memory
 
 BATCH = 128
 CIFAR_IMAGES = 50_000  # an epoch of CIFAR
@@ -67,7 +67,7 @@ class Pair:
         teacher: str = "vgg-teacher",
         batch: int = BATCH,
     ) -> None:
-        self.fabric = launch(device=device, precision=precision, seed=0)
+        self.engine = launch(device=device, precision=precision, seed=0)
         self.student, self.teacher = create(student, num_classes=100), create(teacher, num_classes=100)
         self.taps = default_taps(student), default_taps(teacher)
         criterion: Any = loss or SVDLoss(reduction="sum")
@@ -75,26 +75,26 @@ class Pair:
             self.student, self.teacher, loss=criterion, student_taps=self.taps[0], teacher_taps=self.taps[1]
         ).train()
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.distiller.to(self.fabric.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.distiller.to(self.engine.device).to(memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = make_optimizer("sgd", self.distiller, lr=1e-4, weight_decay=1e-4)
         images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        self.images = images.to(self.fabric.device, memory_format=layout)
-        self.labels = torch.arange(batch, device=self.fabric.device) % 100
+        self.images = images.to(self.engine.device, memory_format=layout)
+        self.labels = torch.arange(batch, device=self.engine.device) % 100
         self.parameters = list(self.student.parameters())
         self._at_maps: list[Tensor] | None = None
 
     def step(self) -> None:
         """Do the step of a run."""
-        step(self.fabric, self.distiller, self.optimizer, self.images, self.labels, epoch=0)
+        step(self.engine, self.distiller, self.optimizer, self.images, self.labels, epoch=0)
 
     def plain(self) -> None:
         """Do the step of a run of the student alone."""
-        step(self.fabric, Distiller(self.student).train(), self.optimizer, self.images, self.labels, epoch=0)
+        step(self.engine, Distiller(self.student).train(), self.optimizer, self.images, self.labels, epoch=0)
 
     def cached(self) -> Callable[[], object]:
         """Return the step without the teacher, whose knowledge of this batch is stored, in memory."""
         shapes = self.distiller.teacher_shapes(self.images)
-        knowledge = KnowledgeCache.in_memory(
+        knowledge = TeacherCache.in_memory(
             self.distiller.extract(self.images), tap_shapes=shapes, precise=self.distiller.precise
         )
         distiller = Distiller(
@@ -104,17 +104,17 @@ class Pair:
             student_taps=self.taps[0],
             teacher_taps=self.taps[1],
         ).train()
-        run = partial(step, self.fabric, distiller, self.optimizer, self.images, self.labels, epoch=0)
+        run = partial(step, self.engine, distiller, self.optimizer, self.images, self.labels, epoch=0)
         return partial(run, indices=torch.arange(len(self.images)), views=torch.zeros(len(self.images)).long())
 
     def forward(self) -> tuple[Tensor, list[Tensor]]:
         """Run the student, tapped, and return the main loss and its maps."""
-        with self.fabric.autocast(), Taps(self.student, self.taps[0]) as taps:
+        with self.engine.autocast(), Taps(self.student, self.taps[0]) as taps:
             return F.cross_entropy(self.student(self.images), self.labels), taps.collect()
 
     def parts(self, note: Callable[[str], None] = lambda _: None) -> None:
         """Do what no step can leave out; ``note`` is told after each part."""
-        with torch.no_grad(), self.fabric.autocast():
+        with torch.no_grad(), self.engine.autocast():
             self.teacher(self.images)
         note("teacher forward")
         loss, maps = self.forward()

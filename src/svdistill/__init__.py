@@ -3,24 +3,71 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from svdistill.version import __version__
+
 if TYPE_CHECKING:
+    from svdistill import data, gradients, jobs, linalg, losses, nets, recipes, report, sweep, teacher_cache, training
     from svdistill.distiller import Distiller, DistillOutput
-    from svdistill.knowledge import KnowledgeCache
+    from svdistill.gradients import combine
+    from svdistill.jobs.evaluate import evaluate
+    from svdistill.jobs.run import Run
+    from svdistill.jobs.train import train
+    from svdistill.losses import SVDLoss, svd_loss
     from svdistill.nets import load
+    from svdistill.sweep import compare
+    from svdistill.teacher_cache import TeacherCache
 
-__version__ = "0.1.0"
-__all__ = ["DistillOutput", "Distiller", "KnowledgeCache", "__version__", "load"]
+__all__ = [
+    "DistillOutput",
+    "Distiller",
+    "Run",
+    "SVDLoss",
+    "TeacherCache",
+    "__version__",
+    "combine",
+    "compare",
+    "data",
+    "evaluate",
+    "gradients",
+    "jobs",
+    "linalg",
+    "load",
+    "losses",
+    "nets",
+    "recipes",
+    "report",
+    "svd_loss",
+    "sweep",
+    "teacher_cache",
+    "train",
+    "training",
+]
 
+# Where each name comes from; a name that is not here is a subpackage or module of that name.
 _HOMES = {
-    "Distiller": "svdistill.distiller",
     "DistillOutput": "svdistill.distiller",
-    "KnowledgeCache": "svdistill.knowledge",
+    "Distiller": "svdistill.distiller",
+    "Run": "svdistill.jobs",
+    "SVDLoss": "svdistill.losses",
+    "TeacherCache": "svdistill.teacher_cache",
+    "combine": "svdistill.gradients",
+    "compare": "svdistill.sweep",
+    "evaluate": "svdistill.jobs",
     "load": "svdistill.nets",
+    "svd_loss": "svdistill.losses",
+    "train": "svdistill.jobs",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that the command line starts without torch."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'svdistill' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"svdistill.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Name what there is, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -51,7 +51,7 @@ class StorableLoss(TransferLoss, Protocol):
 
 @runtime_checkable
 class Knowledge(Protocol):
-    """A teacher's side of the losses for known images, in place of the teacher; `svdistill.KnowledgeCache` is one."""
+    """A teacher's side of the losses for known images, in place of the teacher; `svdistill.TeacherCache` is one."""
 
     @property
     def tap_shapes(self) -> Sequence[Sequence[int]]:

@@ -19,8 +19,8 @@ def environment() -> dict[str, Any]:
     """Return what a result depends on besides its recipe: versions, processor, GPU and number of threads."""
     import torch  # late: reading records back needs no torch
 
-    from svdistill import __version__
-    from svdistill.launcher import place
+    from svdistill.ranks import place
+    from svdistill.version import __version__
 
     return {
         "svdistill": __version__,

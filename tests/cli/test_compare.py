@@ -12,11 +12,12 @@ import pytest
 import typer
 from rich.console import Console
 
-from svdistill import jobs
+from svdistill import sweep
 from svdistill.cli import app
 from svdistill.cli.compare import parse_seeds
-from svdistill.cli.crowd import Crowd
-from svdistill.jobs import Outcome, Run, Task
+from svdistill.cli.compare_progress import CompareProgress
+from svdistill.jobs import Run
+from svdistill.sweep import Outcome, Task
 
 OWN = ["model.width=0.1", "data.image_size=16", "data.train_size=20", "train.batch_size=10"]
 TINY = [*OWN, *(f"teacher.overrides.{setting}" for setting in OWN), "teacher.overrides.train.epochs=1"]
@@ -128,9 +129,9 @@ def test_goes_on_after_everything_was_killed(capsys: pytest.CaptureFixture[str],
 
 def test_tables_that_cannot_be_written_stop_nothing(tmp_path: Path) -> None:
     """A full disk is told, and training goes on."""
-    planned = jobs.plan("digits/svd", overrides=TINY, methods=["alone"], seeds=[0], runs=tmp_path)
+    planned = sweep.plan("digits/svd", overrides=TINY, methods=["alone"], seeds=[0], runs=tmp_path)
     text = io.StringIO()
-    crowd = Crowd(planned, tmp_path / "out", Console(file=text, width=200, color_system=None))
+    crowd = CompareProgress(planned, tmp_path / "out", Console(file=text, width=200, color_system=None))
     with crowd.shown():
         for file in (tmp_path / "out").iterdir():
             file.unlink()
@@ -144,12 +145,12 @@ def test_tables_that_cannot_be_written_stop_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_view_follows_the_runs(terminal: bool, tmp_path: Path) -> None:
     """Bars in a terminal, lines elsewhere; tables after each run; a failure is red and counted."""
-    planned = jobs.plan(
+    planned = sweep.plan(
         "digits/svd", overrides=[*TINY, "train.epochs=4"], methods=["alone"], seeds=[0, 1], runs=tmp_path
     )
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=80, color_system=None)
-    crowd = Crowd(planned, tmp_path / "out", console, pause=0)
+    crowd = CompareProgress(planned, tmp_path / "out", console, pause=0)
     first, second = (Task(member.key, member.recipe) for member in planned.members)
     with crowd.shown():
         crowd.started(first, epochs=4, steps=2, done_epochs=1)

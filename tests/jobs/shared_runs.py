@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from svdistill import jobs
-from svdistill.jobs import Nobody
-from svdistill.train.progress import Silent
+from svdistill.jobs import NoCallbacks
+from svdistill.training.progress import Silent
 
 TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
 TINY += ["model.taps=[block1,block2]"]  # further down 8×8 pixels leave a single position
@@ -22,7 +22,7 @@ class Plug(Silent):
         raise KeyboardInterrupt
 
 
-class Stops(Nobody):
+class Stops(NoCallbacks):
     """Hands out plugs."""
 
     def training(self, recipe, run):
@@ -30,7 +30,7 @@ class Stops(Nobody):
         return Plug()
 
 
-class Speaker(Nobody):
+class Speaker(NoCallbacks):
     """Says what it is told."""
 
     def waiting(self, recipe, run):
@@ -45,14 +45,14 @@ class Speaker(Nobody):
 def main(folder):
     """Make a run whose teacher somebody else holds, go on with one, find one, and leave one in the middle."""
     runs = Path(folder)
-    jobs.train("digits/svd", overrides=[*HELPED, "teacher.shard=true"], runs=runs, watcher=Speaker())
+    jobs.train("digits/svd", overrides=[*HELPED, "teacher.shard=true"], runs=runs, callbacks=Speaker())
     jobs.train(
         "digits/svd", overrides=[*HELPED, "teacher.views=2", "train.batch_size=20", "train.accumulate=5"], runs=runs
     )
-    jobs.train("digits/student", overrides=ALONE, runs=runs, watcher=Speaker())
-    jobs.train("digits/student", overrides=ALONE, runs=runs, watcher=Speaker())
+    jobs.train("digits/student", overrides=ALONE, runs=runs, callbacks=Speaker())
+    jobs.train("digits/student", overrides=ALONE, runs=runs, callbacks=Speaker())
     try:
-        jobs.train("digits/student", overrides=[*ALONE, "seed=7"], runs=runs, watcher=Stops())
+        jobs.train("digits/student", overrides=[*ALONE, "seed=7"], runs=runs, callbacks=Stops())
     except BaseException as error:
         print(type(error).__name__, error, flush=True)
 

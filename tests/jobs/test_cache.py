@@ -13,9 +13,9 @@ import torch
 
 from svdistill import jobs, nets, recipes
 from svdistill.errors import CheckpointError, DataError, RecipeError
-from svdistill.jobs import Nobody, Run
-from svdistill.knowledge import KnowledgeCache
+from svdistill.jobs import NoCallbacks, Run
 from svdistill.recipes import Recipe, build
+from svdistill.teacher_cache import TeacherCache
 
 TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
 TINY += ["model.taps=[block1,block2]"]
@@ -24,7 +24,7 @@ SETTINGS += ["teacher.overrides.train.epochs=1"]
 HALF = torch.finfo(torch.float16).eps
 
 
-class Diary(Nobody):
+class Diary(NoCallbacks):
     """Writes down what is stored and what is found."""
 
     def __init__(self) -> None:
@@ -79,13 +79,13 @@ def last(run: Run, key: str) -> float:
 def test_stored_once_and_found(runs: Path) -> None:
     """The first call runs the teacher over all views, the second finds them; the numbers are those of the disk."""
     diary = Diary()
-    first = cache("views=2", runs=runs, watcher=diary)
+    first = cache("views=2", runs=runs, callbacks=diary)
     assert (first.images, first.views, first.taken) == (20, 2, 40)
     # k = 1: 7 and 13 channels in half precision, one singular value a tap in float32.
     widths = [np.load(path).shape[-1] for path in sorted(first.path.glob("*svd-v*.npy"))]
     assert first.bytes_an_image == sum(2 * width for width in widths) + 2 * 4
     assert first.path.parent == runs / "knowledge" / "digits" / "teacher"
-    again = cache("teacher.views=2", runs=runs, watcher=diary)
+    again = cache("teacher.views=2", runs=runs, callbacks=diary)
     assert (again.path, again.taken) == (first.path, 0)
     assert diary.entries == [("storing", 40), ("done", 0), ("done", 40), ("stored", first.path.name)]
     assert jobs.cache("digits/svd", overrides={**_nested(), "views": 2}, runs=runs).path == first.path
@@ -129,7 +129,7 @@ def test_every_batch_of_training_finds_its_own(runs: Path, more: list[str]) -> N
     recipe = recipes.load("digits/svd", [*SETTINGS, "data.unlabelled.size=30", "teacher.views=3", *more])
     images, parent = build.images(recipe), recipes.teacher_of(recipe)
     (weights,) = runs.glob("digits/teacher/*/student.safetensors")
-    known = KnowledgeCache.open(jobs.cache(recipe, runs=runs).path)
+    known = TeacherCache.open(jobs.cache(recipe, runs=runs).path)
     torch.manual_seed(0)
     student = build.model(recipe, images)
     live = build.distiller(recipe, student, build.teacher(weights, images), teacher_recipe=parent)
@@ -154,9 +154,9 @@ def test_every_batch_of_training_finds_its_own(runs: Path, more: list[str]) -> N
 def test_training_makes_what_is_missing_and_does_not_depend_on_who_made_it(runs: Path) -> None:
     """Bit for bit, whether the cache was there or had to be made in the same call."""
     diary = Diary()
-    one = train("teacher.views=2", runs=runs, watcher=diary)
+    one = train("teacher.views=2", runs=runs, callbacks=diary)
     assert [entry for entry, _ in diary.entries] == ["storing", "done", "done"]
-    two = train("teacher.views=2", runs=runs, fresh=True, watcher=diary)
+    two = train("teacher.views=2", runs=runs, fresh=True, callbacks=diary)
     assert diary.entries[-1][0] == "stored"
     assert one.path == two.path
     before = nets.load(next(runs.glob("digits/svd/*.*/student.safetensors"))).state_dict()

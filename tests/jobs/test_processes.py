@@ -25,7 +25,7 @@ def together(tmp_path_factory):
     """Runs that two processes have made, and what each of them said."""
     runs = tmp_path_factory.mktemp("runs")
     with pytest.raises(KeyboardInterrupt):
-        jobs.train("digits/student", overrides=ALONE, runs=runs, watcher=Stops())
+        jobs.train("digits/student", overrides=ALONE, runs=runs, callbacks=Stops())
     assert not the_run(runs, "digits/student", ALONE).finished
     teacher = recipes.teacher_of(recipes.load("digits/svd", HELPED))
     held = Run(runs / teacher.name / recipes.identity(teacher))

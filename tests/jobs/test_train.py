@@ -13,8 +13,8 @@ from PIL import Image
 
 from svdistill import jobs, nets, recipes
 from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError, TrainingError
-from svdistill.jobs import Nobody, Run
-from svdistill.train.progress import Silent
+from svdistill.jobs import NoCallbacks, Run
+from svdistill.training.progress import Silent
 
 TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
 TINY += ["model.taps=[block1,block2]"]  # further down 8×8 pixels leave a single position
@@ -28,8 +28,8 @@ def train(name: str, *overrides: str, runs: Path, **options: Any) -> Run:
     return jobs.train(name, overrides=[*TINY, *(TEACHER if helped else []), DEVICE, *overrides], runs=runs, **options)
 
 
-class Diary(Nobody):
-    """A watcher that writes down what it is told, and can pull the plug in the middle of a run."""
+class Diary(NoCallbacks):
+    """A callbacks that writes down what it is told, and can pull the plug in the middle of a run."""
 
     def __init__(self, *, stop_after_epochs: int | None = None) -> None:
         self.entries: list[tuple[str, str]] = []
@@ -79,16 +79,16 @@ def test_finished_run_is_found(tmp_path: Path) -> None:
     """A second call trains nothing, also where only knobs of the machine differ."""
     first = train("digits/student", runs=tmp_path)
     diary = Diary()
-    again = train("digits/student", "train.checkpoint_minutes=1", runs=tmp_path, watcher=diary)
+    again = train("digits/student", "train.checkpoint_minutes=1", runs=tmp_path, callbacks=diary)
     assert (again.path, diary.entries) == (first.path, [("found", "digits/student")])
 
 
 def test_teacher_is_trained_once(tmp_path: Path) -> None:
     """The teacher comes first, and students of another seed and method share it."""
     diary = Diary()
-    train("digits/svd", runs=tmp_path, watcher=diary)
-    train("digits/svd", "seed=1", runs=tmp_path, watcher=diary)
-    train("digits/soft-target", runs=tmp_path, watcher=diary)
+    train("digits/svd", runs=tmp_path, callbacks=diary)
+    train("digits/svd", "seed=1", runs=tmp_path, callbacks=diary)
+    train("digits/soft-target", runs=tmp_path, callbacks=diary)
     trained, found = ("training", "digits/teacher"), ("found", "digits/teacher")
     svd, soft = ("training", "digits/svd"), ("training", "digits/soft-target")
     assert diary.entries == [trained, svd, found, svd, found, soft]
@@ -144,7 +144,7 @@ def test_a_network_without_blocks_cannot_recompute(tmp_path: Path, monkeypatch: 
 def test_interrupted_run_goes_on(tmp_path: Path) -> None:
     """A run that is interrupted after an epoch ends with the weights of one that was not."""
     with pytest.raises(KeyboardInterrupt):
-        train("digits/student", runs=tmp_path / "cut", watcher=Diary(stop_after_epochs=1))
+        train("digits/student", runs=tmp_path / "cut", callbacks=Diary(stop_after_epochs=1))
     (cut,) = (path for path in (tmp_path / "cut" / "digits" / "student").iterdir() if path.is_dir())
     assert not Run(cut).finished
     with pytest.raises(DataError, match="has not finished"):
@@ -160,7 +160,7 @@ def test_fresh_keeps_the_earlier_run(tmp_path: Path) -> None:
     """A fresh run renames the earlier one, and the teacher stays."""
     train("digits/svd", runs=tmp_path)
     diary = Diary()
-    run = train("digits/svd", runs=tmp_path, fresh=True, watcher=diary)
+    run = train("digits/svd", runs=tmp_path, fresh=True, callbacks=diary)
     moved = diary.entries[0]
     assert moved[0] == "moved"
     assert Run(run.path.with_name(moved[1])).finished
@@ -291,7 +291,7 @@ def test_interrupted_run_refuses_another_teacher(tmp_path: Path) -> None:
     """A run does not go on with a teacher that was trained again since."""
     teacher = train("digits/teacher", runs=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        train("digits/svd", runs=tmp_path, watcher=Diary(stop_after_epochs=1))
+        train("digits/svd", runs=tmp_path, callbacks=Diary(stop_after_epochs=1))
     weights = teacher.student()
     with torch.no_grad():
         next(weights.parameters()).mul_(2)
@@ -375,7 +375,7 @@ def test_interrupted_run_with_everything_goes_on(shared: Path, tmp_path: Path, e
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "teacher").symlink_to(teacher)
     with pytest.raises(KeyboardInterrupt):
-        train("digits/svd", *HELPED, runs=tmp_path, watcher=Diary(stop_after_epochs=epochs))
+        train("digits/svd", *HELPED, runs=tmp_path, callbacks=Diary(stop_after_epochs=epochs))
     parts = train("digits/svd", *HELPED, runs=tmp_path)
     states = [torch.load(run.record.last, weights_only=True)["model"] for run in (whole, parts)]
     assert states[0].keys() == states[1].keys()
@@ -467,6 +467,6 @@ def test_teacher_of_another_data_set_by_its_recipe(shared: Path, shapes: Path) -
     ]
     diary = Diary()
     overrides = [*TINY, *TEACHER, DEVICE, *own, "loss=[attention,{name: relational, weight: 0.1}]"]
-    run = jobs.train("digits/svd", overrides=overrides, runs=shared, watcher=diary)
+    run = jobs.train("digits/svd", overrides=overrides, runs=shared, callbacks=diary)
     assert diary.entries == [("found", "digits/teacher"), ("training", "digits/svd")]
     assert run.summary["train_images"] == 24

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from svdistill import data, losses, nets, recipes, train
+from svdistill import data, losses, nets, recipes, training
 from svdistill.errors import RecipeError, ShapeError
 from svdistill.recipes import Recipe, build
 
@@ -407,11 +407,11 @@ def test_a_step_with_everything() -> None:
     whole = build.distiller(recipe, student, helper, teacher_recipe=parent)
     whole.prepare(build.noise(images))
     whole.train()
-    fabric = train.launch(device="cpu", seed=0)
+    engine = training.launch(device="cpu", seed=0)
     optimizer = build.optimizer(recipe, whole)
     (stage,) = build.stages(recipe)
     for pixels, labels, *_ in build.batches(recipe, images).epoch():
-        result = train.step(fabric, whole, optimizer, pixels, labels, epoch=0, objective=stage.objective)
+        result = training.step(engine, whole, optimizer, pixels, labels, epoch=0, objective=stage.objective)
         assert result.main.isfinite()
         assert result.transfer is not None
         assert result.transfer.isfinite()

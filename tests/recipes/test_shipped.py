@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from svdistill import data, nets, recipes, train
+from svdistill import data, nets, recipes, training
 from svdistill.recipes import Recipe, build
 
 # Enough to tell a batch's images apart; the images are as large, the networks as wide as the recipe says.
@@ -82,7 +82,7 @@ def test_two_steps(name: str) -> None:
     assert distiller.prepare(build.noise(images)) == (), "teacher and student of a shipped pair have equal widths"
     distiller.train()
     optimizer = build.optimizer(recipe, distiller)
-    fabric = train.launch(device="cpu", precision="32-true", seed=0)
+    engine = training.launch(device="cpu", precision="32-true", seed=0)
     batches = iter(build.batches(recipe, images).epoch())
     before_teacher = [] if teacher is None else state(teacher)
     stages = build.stages(recipe)
@@ -91,7 +91,7 @@ def test_two_steps(name: str) -> None:
     for stage in stages:
         before = state(student)
         for pixels, labels, *_ in drawn:
-            result = train.step(fabric, distiller, optimizer, pixels, labels, epoch=0, objective=stage.objective)
+            result = training.step(engine, distiller, optimizer, pixels, labels, epoch=0, objective=stage.objective)
             assert result.main.isfinite()
             active = bool(stage.objective.names)
             assert (result.transfer is not None) == active

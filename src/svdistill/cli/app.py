@@ -20,7 +20,7 @@ from svdistill.cli.recipes import recipes_app
 from svdistill.cli.report import report
 from svdistill.cli.train import train
 from svdistill.errors import SvdistillError, SvdistillWarning
-from svdistill.launcher import place, refuse_several
+from svdistill.ranks import place, refuse_several
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -147,7 +147,7 @@ def _report(text: str) -> None:
     if not _several():
         console.error(text)
         return
-    from svdistill.train import speaks_first
+    from svdistill.training import speaks_first
 
     if speaks_first():
         console.error(text)
@@ -157,7 +157,7 @@ def _report(text: str) -> None:
 
 def _leave() -> None:
     if _several() and "torch" in sys.modules:
-        from svdistill.train import leave
+        from svdistill.training import leave
 
         leave()
 

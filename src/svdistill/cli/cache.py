@@ -33,8 +33,8 @@ def cache(
     from svdistill.jobs.cache import long_form
     from svdistill.report import tables
 
-    watcher = jobs.Nobody() if quiet else Reporter()
-    stored = jobs.cache(recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, watcher=watcher)
+    callbacks = jobs.NoCallbacks() if quiet else Reporter()
+    stored = jobs.cache(recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, callbacks=callbacks)
     console = results()
     if quiet:
         console.print(str(stored.path), markup=False, soft_wrap=True)

@@ -49,22 +49,22 @@ def compare(
     same command again. A run that fails is reported and stops no other; then
     the status is 1.
     """
-    from svdistill import jobs as work
-    from svdistill.cli.crowd import watch
+    from svdistill import sweep
+    from svdistill.cli.compare_progress import watch
     from svdistill.report import comparison as report
 
-    work.check_place(on)
+    sweep.check_place(on)
     wanted = [name.strip() for name in methods.split(",") if name.strip()]
-    planned = work.plan(recipe, overrides=overrides or (), methods=wanted, seeds=parse_seeds(seeds), runs=runs)
+    planned = sweep.plan(recipe, overrides=overrides or (), methods=wanted, seeds=parse_seeds(seeds), runs=runs)
     if dry_run:
         results().print(report.plan_table(planned.record()))
         return
     folder = output or Path("comparisons") / re.sub(r"[^\w.-]+", "-", re.sub(r"\.ya?ml$", "", recipe)).strip("-.")
-    with _without_ray() if on == "ray" else nullcontext(), work.crew(planned, on=on, jobs=jobs) as workers:
+    with _without_ray() if on == "ray" else nullcontext(), sweep.worker_pool(planned, on=on, jobs=jobs) as workers:
         if workers.description is not None:
             note(workers.description)
         with watch(planned, folder) as observer:
-            work.carry_out(planned, workers, observer=observer)
+            sweep.carry_out(planned, workers, observer=observer)
     results().print(report.table(planned.record()))
     note(f"written to {folder / report.STEM}.md, .csv and .json")
     if planned.failed:

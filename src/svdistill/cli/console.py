@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from svdistill.errors import RecipeError
-from svdistill.launcher import place
+from svdistill.ranks import place
 
 
 def results() -> Console:

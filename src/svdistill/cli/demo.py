@@ -30,7 +30,7 @@ def demo(
 
     began = time.monotonic()
     plots.check_writable(output)
-    done = jobs.demo(seeds=seeds, runs=runs, epochs=epochs, watcher=Reporter())
+    done = jobs.demo(seeds=seeds, runs=runs, epochs=epochs, callbacks=Reporter())
     summaries = {name: [run.summary for run in made] for name, made in done.students.items()}
     teacher = done.teacher.summary
     rows = [("teacher", [teacher]), *((f"student, {name}", made) for name, made in summaries.items())]

@@ -13,13 +13,13 @@ from rich.table import Column
 from rich.text import Text
 
 from svdistill.cli.console import note, notes
-from svdistill.launcher import place
+from svdistill.ranks import place
 from svdistill.report.tables import percent, seconds
 
 if TYPE_CHECKING:
     from svdistill.jobs import Run
     from svdistill.recipes import Recipe
-    from svdistill.train.progress import Progress as Watched
+    from svdistill.training.progress import Progress as Watched
 
 
 class Rate:

@@ -39,8 +39,8 @@ def train(
     from svdistill.cli.progress import Reporter
     from svdistill.report import tables
 
-    watcher = jobs.Nobody() if quiet else Reporter()
-    run = jobs.train(recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, watcher=watcher)
+    callbacks = jobs.NoCallbacks() if quiet else Reporter()
+    run = jobs.train(recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, callbacks=callbacks)
     console = results()
     if quiet:
         console.print(str(run.student_file), markup=False, soft_wrap=True)

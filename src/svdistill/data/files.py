@@ -27,7 +27,7 @@ from svdistill.data.sets import (
     selection,
 )
 from svdistill.errors import DataError, SvdistillWarning
-from svdistill.launcher import place as place_of_process
+from svdistill.ranks import place as place_of_process
 
 _MOST_WORKERS = 16
 # So few images are decoded sooner than worker processes are started.

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from svdistill.errors import RecipeError
-from svdistill.jobs.knowledge import provide
+from svdistill.jobs.callbacks import Callbacks, NoCallbacks
+from svdistill.jobs.teacher_cache import provide
 from svdistill.jobs.train import launch, prepared, teacher_file
-from svdistill.jobs.watch import Nobody, Watcher
 from svdistill.recipes import Recipe
-from svdistill.train import Processes
+from svdistill.training import Processes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def cache(
     method: str | None = None,
     runs: str | os.PathLike[str] = "runs",
     fresh: bool = False,
-    watcher: Watcher | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Stored:
     """Run a recipe's teacher once over fixed views of all training images, and store what the losses need of it.
 
@@ -60,7 +60,7 @@ def cache(
         method: as for ``train``.
         runs: folder of all runs.
         fresh: take it again, even if it is there.
-        watcher: is told what happens.
+        callbacks: is told what happens.
 
     Returns:
         What is stored now, by this call or an earlier one.
@@ -71,7 +71,7 @@ def cache(
         CheckpointError: a teacher's file is damaged or belongs to another model.
         TrainingError: the teacher could not be trained.
     """
-    watcher = watcher or Nobody()
+    callbacks = callbacks or NoCallbacks()
     line, images = prepared(recipe, long_form(overrides), method)
     own = line[0]
     if own.teacher is None:
@@ -82,11 +82,11 @@ def cache(
         raise RecipeError("teacher.views: missing; say how many views of each image to store, for instance views=8")
     if own.teacher.live:
         raise RecipeError("teacher.live: such a recipe runs its teacher in every step; take teacher.live=false")
-    fabric = launch(own)
-    weights = teacher_file(line, images, Path(runs), Processes(fabric), watcher=watcher)
+    engine = launch(own)
+    weights = teacher_file(line, images, Path(runs), Processes(engine), callbacks=callbacks)
     assert weights is not None
     found = provide(
-        own, images[0], Path(runs), teacher_file=weights, device=fabric.device, watcher=watcher, fresh=fresh
+        own, images[0], Path(runs), teacher_file=weights, device=engine.device, callbacks=callbacks, fresh=fresh
     )
     known = found.cache
     return Stored(found.path, known.images, known.views, known.bytes, found.taken, found.seconds)

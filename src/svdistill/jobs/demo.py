@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from svdistill.errors import RecipeError
+from svdistill.jobs.callbacks import Callbacks
 from svdistill.jobs.run import Run
 from svdistill.jobs.train import train
-from svdistill.jobs.watch import Watcher
 from svdistill.recipes import load
 
 TEACHER = "digits/teacher"
@@ -31,7 +31,7 @@ def demo(
     seeds: int = 3,
     runs: str | os.PathLike[str] = "runs/demo",
     epochs: int | None = None,
-    watcher: Watcher | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Demo:
     """Train a teacher on digits, then students alone, with KD-SVD and with soft targets.
 
@@ -39,7 +39,7 @@ def demo(
         seeds: each kind of student is trained with the seeds 0 to ``seeds`` − 1; it also chooses the labelled images.
         runs: folder of the runs; those that are finished are found again.
         epochs: train every network for so many epochs instead of its recipe's, for a quick look.
-        watcher: is told what happens.
+        callbacks: is told what happens.
 
     Returns:
         The runs.
@@ -51,7 +51,7 @@ def demo(
     if seeds < 1:
         raise RecipeError(f"seeds: expected at least 1, got {seeds}")
     shorter = [] if epochs is None else [f"train.epochs={epochs}"]
-    teacher = train(TEACHER, overrides=shorter, runs=runs, watcher=watcher)
+    teacher = train(TEACHER, overrides=shorter, runs=runs, callbacks=callbacks)
     students: dict[str, list[Run]] = {name: [] for name in STUDENTS}
     # Seed by seed, so that what is there after an interruption compares like with like.
     for seed in range(seeds):
@@ -59,5 +59,5 @@ def demo(
             overrides = [f"seed={seed}", *shorter]
             if shorter and load(recipe).teacher is not None:
                 overrides.append(f"teacher.overrides.train.epochs={epochs}")
-            students[name].append(train(recipe, overrides=overrides, runs=runs, watcher=watcher))
+            students[name].append(train(recipe, overrides=overrides, runs=runs, callbacks=callbacks))
     return Demo(teacher, students)

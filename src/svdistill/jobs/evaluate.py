@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from svdistill import data, nets
-from svdistill import train as training
+from svdistill import data, nets, training
 from svdistill.errors import CheckpointError, DataError
 from svdistill.jobs.run import Run
 from svdistill.recipes import build
@@ -57,8 +56,8 @@ def evaluate(
             f"{name} has {test.shape[0]} channels and {test.num_classes} classes, but {file} takes "
             f"{spec['in_channels']} and tells {spec['num_classes']} apart; name a data set that fits"
         )
-    fabric = training.launch(device=device, seed=0)
-    result = training.evaluate(fabric, model.to(fabric.device), test, mean=mean, std=std, confusion=True)
+    engine = training.launch(device=device, seed=0)
+    result = training.evaluate(engine, model.to(engine.device), test, mean=mean, std=std, confusion=True)
     rows = zip(test.classes, result["confusion"], strict=True)
     classes = [{"name": label, "images": sum(row), "right": row[i]} for i, (label, row) in enumerate(rows)]
     return {"model": spec["name"], "path": str(file), "data": name, "images": len(test), "classes": classes, **result}

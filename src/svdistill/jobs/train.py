@@ -12,16 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from svdistill import nets, recipes
-from svdistill import train as training
+from svdistill import nets, recipes, training
 from svdistill.distiller import Distiller
 from svdistill.errors import DataError, RecipeError, SvdistillError
-from svdistill.jobs.insight import write_insight
-from svdistill.jobs.knowledge import provide
+from svdistill.jobs.callbacks import Callbacks, NoCallbacks
+from svdistill.jobs.diagnostics import write_diagnostics
 from svdistill.jobs.run import BusyError, Run, fingerprint
-from svdistill.jobs.watch import Nobody, Watcher
-from svdistill.knowledge import KnowledgeCache
+from svdistill.jobs.teacher_cache import provide
 from svdistill.recipes import Recipe, build
+from svdistill.teacher_cache import TeacherCache
 
 _ASK_AGAIN_SECONDS = 1.0
 
@@ -33,7 +32,7 @@ def train(
     method: str | None = None,
     runs: str | os.PathLike[str] = "runs",
     fresh: bool = False,
-    watcher: Watcher | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Run:
     """Train the network of a recipe, or find the run that has done so.
 
@@ -51,7 +50,7 @@ def train(
         method: train the student by this method instead of the recipe's, see ``recipes.load``.
         runs: folder of all runs.
         fresh: rename a run that is there, and train again; the teacher is kept.
-        watcher: is told what happens.
+        callbacks: is told what happens.
 
     Returns:
         The finished run.
@@ -64,8 +63,8 @@ def train(
     """
     line, images = prepared(recipe, overrides, method)
     processes = training.Processes(launch(line[0]))
-    watcher = (watcher if processes.first else None) or Nobody()
-    return _train_line(line, images, Path(runs), processes, watcher=watcher, fresh=fresh)
+    callbacks = (callbacks if processes.first else None) or NoCallbacks()
+    return _train_line(line, images, Path(runs), processes, callbacks=callbacks, fresh=fresh)
 
 
 def prepared(
@@ -106,7 +105,7 @@ def _train_line(
     runs: Path,
     processes: training.Processes,
     *,
-    watcher: Watcher,
+    callbacks: Callbacks,
     fresh: bool = False,
     waiting: Callable[[], None] | None = None,
 ) -> Run:
@@ -118,12 +117,12 @@ def _train_line(
         processes.lead(lambda: run.check_data(own))
         # Read again: another process may have finished the run while its end was awaited.
         if processes.lead(lambda: run.finished) and not fresh:
-            watcher.found(recipe, run)
+            callbacks.found(recipe, run)
             return run
         if fresh and (moved := processes.lead(run.set_aside)) is not None:
-            watcher.moved(run.path, moved)
-        teacher = teacher_file(line, images, runs, processes, watcher=watcher)
-        _train_one(recipe, own, run, runs=runs, teacher_file=teacher, watcher=watcher)
+            callbacks.moved(run.path, moved)
+        teacher = teacher_file(line, images, runs, processes, callbacks=callbacks)
+        _train_one(recipe, own, run, runs=runs, teacher_file=teacher, callbacks=callbacks)
     return run
 
 
@@ -161,7 +160,7 @@ def teacher_file(
     runs: Path,
     processes: training.Processes,
     *,
-    watcher: Watcher,
+    callbacks: Callbacks,
 ) -> Path | None:
     """Return the weights of the teacher of the first recipe of a line, trained where need be; None without a teacher.
 
@@ -170,40 +169,40 @@ def teacher_file(
         images: of each.
         runs: folder of all runs.
         processes: those that train it together.
-        watcher: is told what happens.
+        callbacks: is told what happens.
     """
     if len(line) > 1:
         parent = Run(runs / line[1].name / recipes.identity(line[1]))
-        waits = partial(watcher.waiting, line[1], parent)
-        return _train_line(line[1:], images[1:], runs, processes, watcher=watcher, waiting=waits).student_file
+        waits = partial(callbacks.waiting, line[1], parent)
+        return _train_line(line[1:], images[1:], runs, processes, callbacks=callbacks, waiting=waits).student_file
     return None if line[0].teacher is None else Path(str(line[0].teacher.checkpoint))
 
 
 def _train_one(
-    recipe: Recipe, images: build.Images, run: Run, *, runs: Path, teacher_file: Path | None, watcher: Watcher
+    recipe: Recipe, images: build.Images, run: Run, *, runs: Path, teacher_file: Path | None, callbacks: Callbacks
 ) -> None:
     """Train one network whose teacher is ready, and write down what came of it."""
     knobs = recipe.train
-    fabric = launch(recipe)
-    processes = training.Processes(fabric)
+    engine = launch(recipe)
+    processes = training.Processes(engine)
     known = None
     if teacher_file is not None and recipe.teacher is not None and recipe.teacher.stored:
-        look = partial(provide, recipe, images, runs, teacher_file=teacher_file, device=fabric.device)
+        look = partial(provide, recipe, images, runs, teacher_file=teacher_file, device=engine.device)
         if processes.world > 1:  # the first stores it, then each finds it
-            processes.lead(lambda: look(watcher=watcher) and None)
-            watcher_of_all: Watcher = Nobody()
+            processes.lead(lambda: look(callbacks=callbacks) and None)
+            watcher_of_all: Callbacks = NoCallbacks()
         else:
-            watcher_of_all = watcher
-        known = processes.together(lambda: look(watcher=watcher_of_all).cache)
-    distiller = processes.together(lambda: _distiller(recipe, images, teacher_file, known, fabric))
+            watcher_of_all = callbacks
+        known = processes.together(lambda: look(callbacks=watcher_of_all).cache)
+    distiller = processes.together(lambda: _distiller(recipe, images, teacher_file, known, engine))
     optimizer = build.optimizer(recipe, distiller)
     processes.lead(lambda: _begin(recipe, images, run, teacher_file))
     processes.together(lambda: _see(run))
-    on_device = images.to(fabric.device)
-    progress = _Begun(watcher.training(recipe, run))
+    on_device = images.to(engine.device)
+    progress = _Begun(callbacks.training(recipe, run))
     with progress.errors_while_running(), build.recomputing(recipe, distiller.student):
         training.fit(
-            fabric,
+            engine,
             distiller,
             optimizer,
             build.batches(recipe, on_device, share=processes.share),
@@ -221,7 +220,7 @@ def _train_one(
 
     def finish() -> None:
         build.save(distiller.student, run.student_file, recipe=recipe, images=images)
-        _look_inside(recipe, run, distiller, on_device, fabric)
+        _look_inside(recipe, run, distiller, on_device, engine)
         run.record.finish(_summary(recipe, run, distiller, images))
 
     processes.lead(finish)
@@ -266,7 +265,7 @@ class _Begun:
             raise
 
 
-def launch(recipe: Recipe) -> training.Fabric:
+def launch(recipe: Recipe) -> training.Engine:
     """Return device and precision of a recipe, with all random numbers seeded."""
     try:
         return training.launch(device=recipe.train.device, precision=recipe.train.precision, seed=recipe.seed)
@@ -278,19 +277,19 @@ def _distiller(
     recipe: Recipe,
     images: build.Images,
     teacher_file: Path | None,
-    known: KnowledgeCache | None,
-    fabric: training.Fabric,
+    known: TeacherCache | None,
+    engine: training.Engine,
 ) -> Distiller:
     """Make student, teacher (or take what is known of it), losses, and adapters where their widths differ."""
     student = build.model(recipe, images)
-    teacher: nn.Module | KnowledgeCache | None = known
+    teacher: nn.Module | TeacherCache | None = known
     if known is None and teacher_file is not None:
         teacher = build.teacher(teacher_file, images)
     distiller = build.distiller(recipe, student, teacher, teacher_recipe=recipes.teacher_of(recipe))
     distiller.prepare(build.noise(images))
-    if _is_sharded(recipe, distiller, fabric):
+    if _is_sharded(recipe, distiller, engine):
         assert distiller.teacher is not None
-        training.shard(fabric, distiller.teacher, build.noise(images))
+        training.shard(engine, distiller.teacher, build.noise(images))
         if recipe.train.channels_last:  # what is sharded must lie as it is
             distiller.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif recipe.train.channels_last:  # weights are enough: a convolution's map lies as they do
@@ -298,23 +297,23 @@ def _distiller(
     return distiller
 
 
-def _is_sharded(recipe: Recipe, distiller: Distiller, fabric: training.Fabric) -> bool:
+def _is_sharded(recipe: Recipe, distiller: Distiller, engine: training.Engine) -> bool:
     """Whether no process has the whole teacher."""
-    several = fabric.world_size > 1
+    several = engine.world_size > 1
     return several and recipe.teacher is not None and recipe.teacher.shard and distiller.teacher is not None
 
 
-def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: build.Images, fabric: training.Fabric) -> None:
+def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: build.Images, engine: training.Engine) -> None:
     """Write what a report shows of the networks' insides, at the taps of the recipe where their networks have any."""
     try:
         taps = build.taps(recipe)
         # A sharded teacher runs in all processes or in none, and here is one.
-        there = distiller.teacher is not None and not _is_sharded(recipe, distiller, fabric)
+        there = distiller.teacher is not None and not _is_sharded(recipe, distiller, engine)
         others = build.teacher_taps(recipe, recipes.teacher_of(recipe)) if there else ()
     except RecipeError:  # a network of another library, of which no taps are named
         taps, others = (), ()
     student_drop, teacher_drop = build.drop_tokens(recipe, recipes.teacher_of(recipe))
-    write_insight(
+    write_diagnostics(
         run.record,
         distiller.student,
         distiller.teacher if len(taps) == len(others) else None,
@@ -326,7 +325,7 @@ def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: build.I
         lift=distiller.adapters,
         student_drop_tokens=student_drop,
         teacher_drop_tokens=teacher_drop,
-        fabric=fabric,
+        engine=engine,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from svdistill import data, nets, train
+from svdistill import data, nets, training
 from svdistill.distiller import Adapted, Distiller, Knowledge, StorableLoss, TransferLoss
 from svdistill.errors import CheckpointError, RecipeError, SvdistillError, nearest
 from svdistill.losses import AttentionLoss, FitNetLoss, FSPLoss, RelationalLoss, SoftTargetLoss, SVDLoss
@@ -314,26 +314,26 @@ def reads_maps(criteria: Mapping[str, TransferLoss]) -> bool:
     return any(criterion.reads == "maps" for criterion in criteria.values())
 
 
-def stages(recipe: Recipe) -> tuple[train.Stage, ...]:
+def stages(recipe: Recipe) -> tuple[training.Stage, ...]:
     """Make the stages of training: one, or the transfer task alone and then the main task.
 
     Where losses of a sum differ in how they are combined with the main task, those that are not bounded (``clip`` none)
     count as part of it. The factors on the main loss are multiplied.
     """
     knobs = recipe.train
-    plan = partial(train.Stage, knobs.epochs, milestones=knobs.milestone_epochs, gamma=knobs.gamma)
+    plan = partial(training.Stage, knobs.epochs, milestones=knobs.milestone_epochs, gamma=knobs.gamma)
     first = [loss for loss in recipe.loss if loss.stage in (None, "first", "both")]
     second = [loss for loss in recipe.loss if loss.stage in ("second", "both")]
     if not knobs.first_stage_epochs:
         return (plan(_objective(recipe.loss)),)
     weights: dict[str, float] = {loss.name: loss.weight for loss in first}
-    alone = train.Objective(main=0.0, weights=weights, max_norm=knobs.first_stage_norm)
-    return train.Stage(knobs.first_stage_epochs, alone), plan(_objective(second))
+    alone = training.Objective(main=0.0, weights=weights, max_norm=knobs.first_stage_norm)
+    return training.Stage(knobs.first_stage_epochs, alone), plan(_objective(second))
 
 
-def _objective(terms: Sequence[AnyLoss]) -> train.Objective:
+def _objective(terms: Sequence[AnyLoss]) -> training.Objective:
     clipped = {loss.clip for loss in terms if loss.clip != "none"}
-    return train.Objective(
+    return training.Objective(
         main=math.prod(loss.main_weight for loss in terms),
         weights={loss.name: loss.weight for loss in terms},
         clip=next(iter(clipped), "none"),
@@ -344,7 +344,7 @@ def _objective(terms: Sequence[AnyLoss]) -> train.Objective:
 def optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimizer of a recipe for the parameters of a network, or of a distiller with all that learns."""
     settings = recipe.optimizer.model_dump(exclude={"name"})
-    return train.make_optimizer(recipe.optimizer.name, model, **settings)
+    return training.make_optimizer(recipe.optimizer.name, model, **settings)
 
 
 def metadata(recipe: Recipe, images: Images) -> dict[str, str]:

@@ -70,7 +70,7 @@ def rows(record: Mapping[str, Any]) -> list[Row]:
     """Sum a comparison up, one row a method and choice of settings.
 
     Args:
-        record: as ``jobs.Comparison.record`` returns it.
+        record: as ``sweep.Comparison.record`` returns it.
 
     Returns:
         The rows in the order of the record's runs, the teachers first.
@@ -120,7 +120,7 @@ def table(record: Mapping[str, Any]) -> Group:
     """Put a comparison into a table for the terminal, with what failed below it.
 
     Args:
-        record: as ``jobs.Comparison.record`` returns it.
+        record: as ``sweep.Comparison.record`` returns it.
 
     Returns:
         A heading, a table of one row a method and choice of settings, and a line for each failure.
@@ -161,7 +161,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     """Write a comparison as a Markdown page: the table, how to read it, what failed.
 
     Args:
-        record: as ``jobs.Comparison.record`` returns it.
+        record: as ``sweep.Comparison.record`` returns it.
 
     Returns:
         The page.
@@ -187,7 +187,7 @@ def comma_separated(record: Mapping[str, Any]) -> str:
     """Write a comparison as CSV, one line a row; accuracies and gains are shares between 0 and 1.
 
     Args:
-        record: as ``jobs.Comparison.record`` returns it.
+        record: as ``sweep.Comparison.record`` returns it.
 
     Returns:
         The text, with a line of headings.
@@ -223,7 +223,7 @@ def as_json(record: Mapping[str, Any], *, folder: Path) -> str:
     """Write a comparison as JSON: its record and its rows.
 
     Args:
-        record: as ``jobs.Comparison.record`` returns it.
+        record: as ``sweep.Comparison.record`` returns it.
         folder: where the file will lie; the runs' folders are written relative to it, so that both can be moved.
 
     Returns:
@@ -254,7 +254,7 @@ def write(record: Mapping[str, Any], folder: str | os.PathLike[str]) -> None:
     """Write ``comparison.md``, ``comparison.csv`` and ``comparison.json``, each in one piece.
 
     Args:
-        record: as ``jobs.Comparison.record`` returns it.
+        record: as ``sweep.Comparison.record`` returns it.
         folder: where to; made if need be.
 
     Raises:
@@ -270,7 +270,7 @@ def plan_table(record: Mapping[str, Any]) -> Group:
     """List what a comparison would train, and what of it is there already.
 
     Args:
-        record: as ``jobs.Comparison.record`` returns it.
+        record: as ``sweep.Comparison.record`` returns it.
 
     Returns:
         A heading and a table of one row a run.

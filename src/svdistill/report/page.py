@@ -15,24 +15,24 @@ from svdistill import __version__
 from svdistill.atomic import write_atomically
 from svdistill.errors import DataError, SvdistillError
 from svdistill.records import RunRecord
-from svdistill.report import figures, inside, sections, tables
+from svdistill.report import diagnostics, figures, sections, tables
 from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView, collect, method_order
+from svdistill.report.context import Context, Section, accuracy, capital, conditions, plural, share
 from svdistill.report.methods import Look, looks
 from svdistill.report.statistics import Interval
-from svdistill.report.story import Section, Story, accuracy, capital, conditions, plural, share
 
 TEMPLATE = "page.html.j2"
 MAX_SENTENCES = 4  # regimes that the headline speaks of
 
-_SECTIONS: tuple[Callable[[Story], Section | None], ...] = (
+_SECTIONS: tuple[Callable[[Context], Section | None], ...] = (
     sections.gains,
     sections.curves,
     sections.cost,
     sections.settings,
     sections.health,
-    inside.spectra,
-    inside.distilled,
-    inside.confusion,
+    diagnostics.spectra,
+    diagnostics.distilled,
+    diagnostics.confusion,
 )
 
 
@@ -88,7 +88,7 @@ def render(found: Collection, *, made: str | None = None) -> str:
     keys = [group.key for regime in found.regimes for group in regime.groups]
     main = max(found.regimes, key=lambda regime: (_has_baseline(regime), sum(len(g.runs) for g in regime.groups)))
     teacher = found.teachers[0] if found.teachers else None
-    story = Story(found, main, looks(sorted(set(keys), key=method_order)), teacher)
+    context = Context(found, main, looks(sorted(set(keys), key=method_order)), teacher)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -99,14 +99,14 @@ def render(found: Collection, *, made: str | None = None) -> str:
     names = dict.fromkeys(str((run.recipe.get("data") or {}).get("name", run.name)) for run in found.runs)
     page = environment.get_template(TEMPLATE).render(
         title=f"Distillation on {', '.join(names)}",
-        subtitle=_subtitle(story),
-        headline=_headline(story),
-        looks=list(story.looks.values()),
+        subtitle=_subtitle(context),
+        headline=_headline(context),
+        looks=list(context.looks.values()),
         swatch=_swatch,
-        tables=_tables(story),
-        sections=[section for make in _SECTIONS if (section := make(story)) is not None],
-        runs=_runs(story),
-        recipes=_recipes(story),
+        tables=_tables(context),
+        sections=[section for make in _SECTIONS if (section := make(context)) is not None],
+        runs=_runs(context),
+        recipes=_recipes(context),
         machines=_machines(found),
         left_out=found.left_out,
         version=__version__,
@@ -150,36 +150,36 @@ def _has_baseline(regime: Regime) -> bool:
     return any(group.key.method == BASELINE for group in regime.groups)
 
 
-def _subtitle(story: Story) -> str:
-    runs = [run for group in story.groups for run in group.runs]
-    parts = [f"{plural(len(runs), 'run')} of {plural(len(story.looks), 'method')}"]
+def _subtitle(context: Context) -> str:
+    runs = [run for group in context.groups for run in group.runs]
+    parts = [f"{plural(len(runs), 'run')} of {plural(len(context.looks), 'method')}"]
     parts.append(plural(len({run.seed for run in runs}), "seed"))
-    if len(story.found.regimes) == 1:
-        parts.append(f"{story.main.train_images:,} labelled images")
+    if len(context.found.regimes) == 1:
+        parts.append(f"{context.main.train_images:,} labelled images")
     parts.append(f"student {_models(runs)}")
-    return " · ".join([*parts, *([f"teacher {_models(story.found.teachers)}"] if story.found.teachers else [])])
+    return " · ".join([*parts, *([f"teacher {_models(context.found.teachers)}"] if context.found.teachers else [])])
 
 
 def _models(runs: Sequence[RunView]) -> str:
     return ", ".join(sorted({str((run.recipe.get("model") or {}).get("name")) for run in runs}))
 
 
-def _headline(story: Story) -> list[str]:
+def _headline(context: Context) -> list[str]:
     """Say in a sentence for each regime what came of it, and what the seeds do not tell."""
-    regimes = story.found.regimes if len(story.found.regimes) <= MAX_SENTENCES else [story.main]
-    said = [_finding(story, regime) for regime in regimes]
-    if story.teacher is not None:
-        part = story.main.groups[0].mean("flops") / float(story.teacher.summary["flops"])
-        text = f"The teacher reaches {tables.percent(story.teacher_accuracy)}"
+    regimes = context.found.regimes if len(context.found.regimes) <= MAX_SENTENCES else [context.main]
+    said = [_finding(context, regime) for regime in regimes]
+    if context.teacher is not None:
+        part = context.main.groups[0].mean("flops") / float(context.teacher.summary["flops"])
+        text = f"The teacher reaches {tables.percent(context.teacher_accuracy)}"
         said.append(f"{text}; the student has {share(part)} of its FLOPs.")
     return said
 
 
-def _finding(story: Story, regime: Regime) -> str:
+def _finding(context: Context, regime: Regime) -> str:
     best = max(regime.groups, key=lambda group: group.mean("accuracy"))
     under = conditions(regime)
     opening = f"{capital(under)}: " if under else ""
-    label = story.look(best).label
+    label = context.look(best).label
     if len(regime.groups) == 1:
         return f"{opening}{label if opening else capital(label)} reaches {accuracy(best)}."
     text = f"{opening}{label if opening else capital(label)} is best, at {accuracy(best)}"
@@ -188,7 +188,7 @@ def _finding(story: Story, regime: Regime) -> str:
     elif best.gain is not None:
         text += f", {_gain(best.gain)}"
     proven = [g for g in regime.groups if g is not best and g.gain and g.gain.low is not None and g.gain.low > 0]
-    rest = "; ".join(f"{story.look(g).label}, {figures.points(g.gain)}" for g in proven if g.gain)
+    rest = "; ".join(f"{context.look(g).label}, {figures.points(g.gain)}" for g in proven if g.gain)
     return f"{text}. Also above the student alone: {rest}." if rest else f"{text}."
 
 
@@ -200,12 +200,12 @@ def _gain(gain: Interval) -> str:
     return f"{text} (95 % interval {figures.signed(gain.low)} to {figures.signed(gain.high)}{doubt})"
 
 
-def _tables(story: Story) -> list[tuple[str, list[_Row]]]:
+def _tables(context: Context) -> list[tuple[str, list[_Row]]]:
     made = []
-    for regime in story.found.regimes:
+    for regime in context.found.regimes:
         top = max(group.mean("accuracy") for group in regime.groups)
-        rows = [_row(group, story.look(group), top=group.mean("accuracy") == top) for group in regime.groups]
-        rows += [_row(Group(Key("teacher"), [teacher]), None) for teacher in story.found.teachers]
+        rows = [_row(group, context.look(group), top=group.mean("accuracy") == top) for group in regime.groups]
+        rows += [_row(Group(Key("teacher"), [teacher]), None) for teacher in context.found.teachers]
         made.append((capital(conditions(regime)), rows))
     return made
 
@@ -228,13 +228,13 @@ def _row(group: Group, look: Look | None, *, top: bool = False) -> _Row:
     )
 
 
-def _runs(story: Story) -> list[_RunRow]:
+def _runs(context: Context) -> list[_RunRow]:
     rows = []
-    for regime in story.found.regimes:
+    for regime in context.found.regimes:
         for group in regime.groups:
-            look = story.look(group)
+            look = context.look(group)
             rows += [_run_row(run, look.label, look, conditions(regime)) for run in group.runs]
-    return rows + [_run_row(run, "teacher", None, "") for run in story.found.teachers]
+    return rows + [_run_row(run, "teacher", None, "") for run in context.found.teachers]
 
 
 def _run_row(run: RunView, label: str, look: Look | None, under: str) -> _RunRow:
@@ -244,10 +244,10 @@ def _run_row(run: RunView, label: str, look: Look | None, under: str) -> _RunRow
     return _RunRow(look, label, under, run.seed, tables.percent(summary["accuracy"]), best, took, str(run.path))
 
 
-def _recipes(story: Story) -> list[tuple[str, str]]:
+def _recipes(context: Context) -> list[tuple[str, str]]:
     """Return the recipe of one run of each method, and of the teacher."""
-    shown = [(story.look(group).label, group.runs[0]) for group in story.main.groups]
-    shown += [("teacher", run) for run in story.found.teachers]
+    shown = [(context.look(group).label, group.runs[0]) for group in context.main.groups]
+    shown += [("teacher", run) for run in context.found.teachers]
     return [(label, yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True)) for label, run in shown]
 
 

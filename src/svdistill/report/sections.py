@@ -7,20 +7,20 @@ from markupsafe import Markup
 
 from svdistill.report import figures, tables
 from svdistill.report.collect import BASELINE, Group, Key, Regime, rank_of
+from svdistill.report.context import Context, Picture, Section, capital, conditions, finite
 from svdistill.report.figures import NARROW, PANEL, WIDE, Bar, Line
 from svdistill.report.methods import Look
-from svdistill.report.story import Picture, Section, Story, capital, conditions, finite
 
 MAX_REGIMES = 6  # training curves are drawn for at most so many regimes
 HALF = 508  # pixels of one of two figures side by side
 Draw = Callable[[str, int], str]
 
 
-def gains(story: Story) -> Section | None:
+def gains(context: Context) -> Section | None:
     """Make the section on the gain over the student alone; None without a student alone."""
     pictures = []
-    for number, regime in enumerate(story.found.regimes):
-        rows = [(story.look(group), group.gain, group.gains) for group in regime.groups if group.gain is not None]
+    for number, regime in enumerate(context.found.regimes):
+        rows = [(context.look(group), group.gain, group.gains) for group in regime.groups if group.gain is not None]
         title = conditions(regime)
 
         def draw(name: str, width: int, rows: list[figures.Gain] = rows, title: str = title) -> str:
@@ -36,12 +36,12 @@ def gains(story: Story) -> Section | None:
     return Section("gain", "Gain over the student alone", lead, large=pictures) if pictures else None
 
 
-def curves(story: Story) -> Section | None:
+def curves(context: Context) -> Section | None:
     """Make the section with the training curves."""
-    regimes = story.found.regimes if len(story.found.regimes) <= MAX_REGIMES else [story.main]
+    regimes = context.found.regimes if len(context.found.regimes) <= MAX_REGIMES else [context.main]
     pictures = []
     for number, regime in enumerate(regimes):
-        lines = [line for group in regime.groups if (line := _line(group, "accuracy", story.look(group)))]
+        lines = [line for group in regime.groups if (line := _line(group, "accuracy", context.look(group)))]
         title = conditions(regime)
 
         def draw(name: str, width: int, lines: list[Line] = lines, title: str = title) -> str:
@@ -51,7 +51,7 @@ def curves(story: Story) -> Section | None:
                 title=f"Test accuracy while training {title}".strip(),
                 width=width,
                 height=400 if width == WIDE else 290,
-                teacher=story.teacher_accuracy,
+                teacher=context.teacher_accuracy,
                 scale=100,
                 late=True,
             )
@@ -62,17 +62,19 @@ def curves(story: Story) -> Section | None:
     bands = "" if many else "; band: one deviation to either side"
     lead = f"Test accuracy in percent. Line: mean over the seeds{bands}. The first epochs may lie below the picture."
     shown = [group for regime in regimes for group in regime.groups]
-    legend = story.legend(shown, teacher=story.teacher is not None)
+    legend = context.legend(shown, teacher=context.teacher is not None)
     return Section("training", "Training", lead, legend, large=pictures) if pictures else None
 
 
-def cost(story: Story) -> Section | None:
+def cost(context: Context) -> Section | None:
     """Make the section on accuracy against FLOPs; None where all networks cost the same."""
-    regimes = _same_but(story, "model.")
+    regimes = _same_but(context, "model.")
     groups = [group for regime in regimes for group in regime.groups]
-    items = [_bar(group, story.look(group), x=group.mean("flops") / 1e6) for group in groups]
-    if story.teacher is not None:
-        items.append(_bar(Group(Key("teacher"), [story.teacher]), None, x=float(story.teacher.summary["flops"]) / 1e6))
+    items = [_bar(group, context.look(group), x=group.mean("flops") / 1e6) for group in groups]
+    if context.teacher is not None:
+        items.append(
+            _bar(Group(Key("teacher"), [context.teacher]), None, x=float(context.teacher.summary["flops"]) / 1e6)
+        )
     places = sorted({item.x for item in items})
     if len(places) < 2 or places[0] <= 0:
         return None
@@ -95,21 +97,21 @@ def cost(story: Story) -> Section | None:
         "operations. Mark: mean over the seeds; bar: one deviation to either side. Methods that train the same network "
         "cost the same and stand side by side."
     )
-    legend = story.legend(groups, teacher=story.teacher is not None)
+    legend = context.legend(groups, teacher=context.teacher is not None)
     picture = _responsive(draw, "cost", "", note=_confounded(regimes))
     return Section("cost", "Accuracy against cost", lead, legend, marks=True, large=[picture])
 
 
-def settings(story: Story) -> Section | None:
+def settings(context: Context) -> Section | None:
     """Make the section on what the gain, or without a student alone the accuracy, does along each setting."""
-    along = [_along(story, name, _same_but(story, name)) for name, _ in story.main.conditions]
-    found = [one for one in [*along, _rank(story)] if one is not None]
+    along = [_along(context, name, _same_but(context, name)) for name, _ in context.main.conditions]
+    found = [one for one in [*along, _rank(context)] if one is not None]
     lead = (
         "Gain over the student alone, in points, with its 95 % interval where there are several seeds; where there is "
         "no student alone, test accuracy in percent, with one deviation to either side."
     )
     drawn = {item.look for _, items in found for item in items}
-    legend = [look for look in story.legend(story.groups) if look in drawn]
+    legend = [look for look in context.legend(context.groups) if look in drawn]
     pictures = [picture for picture, _ in found]
     return Section("settings", "Along the settings", lead, legend, marks=True, small=pictures) if pictures else None
 
@@ -142,34 +144,34 @@ _MEASURES = (
 )
 
 
-def health(story: Story) -> Section | None:
+def health(context: Context) -> Section | None:
     """Make the section on the health of the transfer task; None where no run has one."""
     pictures: list[Picture] = []
     drawn: set[Look | None] = set()
     for measure in _MEASURES:
-        lines = [line for g in story.main.groups if (line := _line(g, measure.key, story.look(g)))]
+        lines = [line for g in context.main.groups if (line := _line(g, measure.key, context.look(g)))]
         if measure.log:
             lines = [line for line in lines if min(_values(line)) > 0]
         if not lines or (measure.if_any and not any(any(_values(line)) for line in lines)):
             continue
         if measure.key == "energy_student":
-            lines += _teacher_energy(story)
+            lines += _teacher_energy(context)
         drawn |= {line.look for line in lines}
         pictures.append(_health_picture(measure, lines))
-    if not any(group.key.method != BASELINE for group in story.main.groups) or len(pictures) < 2:
+    if not any(group.key.method != BASELINE for group in context.main.groups) or len(pictures) < 2:
         return None
     lead = (
-        f"How both tasks went over the epochs{story.under}: mean over the seeds, and one deviation to either side "
-        f"where there is room.{_adapters(story)}"
+        f"How both tasks went over the epochs{context.under}: mean over the seeds, and one deviation to either side "
+        f"where there is room.{_adapters(context)}"
     )
-    legend = [look for look in story.legend(story.main.groups, teacher=True) if look in drawn]
+    legend = [look for look in context.legend(context.main.groups, teacher=True) if look in drawn]
     return Section("health", "Health of the transfer task", lead, legend, small=pictures)
 
 
-def _adapters(story: Story) -> str:
+def _adapters(context: Context) -> str:
     """Tell which of the student's taps a learned adapter lifted to the teacher's width."""
     lifted: dict[str, None] = {}
-    for group in story.main.groups:
+    for group in context.main.groups:
         for adapter in group.runs[0].summary.get("adapters") or ():
             tap, *widths = adapter.values() if isinstance(adapter, dict) else adapter
             lifted[f"{tap} {' → '.join(map(str, widths))}"] = None
@@ -190,9 +192,9 @@ def _health_picture(measure: _Measure, lines: Sequence[Line]) -> Picture:
     return Picture(measure.title, Markup(svg), note=measure.note)
 
 
-def _teacher_energy(story: Story) -> list[Line]:
+def _teacher_energy(context: Context) -> list[Line]:
     """Return the teacher's line, unless methods keep unequal numbers of its vectors."""
-    lines = [line for group in story.main.groups if (line := _line(group, "energy_teacher", None))]
+    lines = [line for group in context.main.groups if (line := _line(group, "energy_teacher", None))]
     lasts = [line.runs[0][-1] for line in lines]
     return lines[:1] if lasts and max(lasts) - min(lasts) < 0.01 else []
 
@@ -214,12 +216,12 @@ def _line(group: Group, key: str, look: Look | None) -> Line | None:
     return Line(look, epochs, [[run[epoch] for epoch in epochs] for run in runs]) if epochs else None
 
 
-def _same_but(story: Story, names: str) -> list[Regime]:
+def _same_but(context: Context, names: str) -> list[Regime]:
     """Return the regimes that differ from the main one at most in settings whose names begin so."""
-    rest = [item for item in story.main.conditions if not item[0].startswith(names)]
+    rest = [item for item in context.main.conditions if not item[0].startswith(names)]
     return [
         regime
-        for regime in story.found.regimes
+        for regime in context.found.regimes
         if [item for item in regime.conditions if not item[0].startswith(names)] == rest
     ]
 
@@ -229,7 +231,7 @@ def _bar(group: Group, look: Look | None, *, x: float) -> Bar:
     return Bar(look, x, mean, None if spread is None else mean - spread, None if spread is None else mean + spread)
 
 
-def _along(story: Story, name: str, regimes: Sequence[Regime]) -> tuple[Picture, list[Bar]] | None:
+def _along(context: Context, name: str, regimes: Sequence[Regime]) -> tuple[Picture, list[Bar]] | None:
     """Draw the gain over one setting; None where fewer than two of its values can be compared."""
     gained = any(group.gain is not None for regime in regimes for group in regime.groups)
     if gained:
@@ -243,9 +245,9 @@ def _along(story: Story, name: str, regimes: Sequence[Regime]) -> tuple[Picture,
     for x, regime in zip(places, regimes, strict=True):
         for group in regime.groups:
             if not gained:
-                items.append(_bar(group, story.look(group), x=x))
+                items.append(_bar(group, context.look(group), x=x))
             elif group.gain is not None:
-                items.append(Bar(story.look(group), x, *group.gain))
+                items.append(Bar(context.look(group), x, *group.gain))
     what = {"data.train_size": "labelled images", "model.width": "width of the student"}.get(name, name)
     title = f"{'Gain' if gained else 'Accuracy'} against {what}"
     texts = [f"{value:,}" if finite(value) else str(value) for value in values]
@@ -273,15 +275,17 @@ def _confounded(regimes: Sequence[Regime]) -> str:
     return f"Not the only difference between these runs: {', '.join(keys)}." if keys else ""
 
 
-def _rank(story: Story) -> tuple[Picture, list[Bar]] | None:
+def _rank(context: Context) -> tuple[Picture, list[Bar]] | None:
     """Draw the gain of KD-SVD over the number of singular vectors; None where there is one number only."""
-    ranked = [(rank, group) for group in story.main.groups if (rank := rank_of(group.runs[0])) is not None]
+    ranked = [(rank, group) for group in context.main.groups if (rank := rank_of(group.runs[0])) is not None]
     ranks = sorted({rank for rank, _ in ranked})
     if len(ranks) < 2:
         return None
     gained = all(group.gain is not None for _, group in ranked)
     items = [
-        Bar(story.look(group), rank, *group.gain) if gained and group.gain else _bar(group, story.look(group), x=rank)
+        Bar(context.look(group), rank, *group.gain)
+        if gained and group.gain
+        else _bar(group, context.look(group), x=rank)
         for rank, group in ranked
     ]
     title = f"{'Gain' if gained else 'Accuracy'} against rank"
@@ -293,4 +297,4 @@ def _rank(story: Story) -> tuple[Picture, list[Bar]] | None:
             items, name=name, title=title, x_label=what, width=width, height=300, log=True, ticks=ticks, zero=gained
         )
 
-    return _responsive(draw, "rank", title, wide=HALF, note=capital(story.under.removeprefix(", "))), items
+    return _responsive(draw, "rank", title, wide=HALF, note=capital(context.under.removeprefix(", "))), items

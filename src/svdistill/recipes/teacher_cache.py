@@ -1,0 +1,100 @@
+"""Which stored knowledge of a teacher a recipe asks for: what it must be of, and where it lies."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from svdistill import nets, teacher_cache
+from svdistill.atomic import digest
+from svdistill.distiller import StorableLoss
+from svdistill.recipes import build
+from svdistill.recipes.load import identity, teacher_of
+from svdistill.recipes.schema import Recipe
+
+FOLDER = "knowledge"
+
+
+def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_file: Path) -> teacher_cache.Key:
+    """Return what stored knowledge must be of to serve a recipe.
+
+    Args:
+        recipe: it has ``teacher.views``.
+        images: the student's, on any device.
+        student: its network, whose maps' sizes matter to some losses; it is put in eval mode.
+        teacher_file: the teacher's weights.
+
+    Returns:
+        The key, with fingerprints of images and weights.
+
+    Raises:
+        CheckpointError: the teacher's file is missing or damaged.
+    """
+    views, parent = build.views(recipe), teacher_of(recipe)
+    assert views is not None
+    nets.spec(teacher_file)  # whoever reads a file's bytes alone does not notice that it is cut off
+    criteria = build.losses(recipe)
+    maps = build.reads_maps(criteria)
+    sets = [images.train, *([] if images.unlabelled is None else [images.unlabelled])]
+    return teacher_cache.Key(
+        teacher=digest(teacher_file),
+        images=[teacher_cache.fingerprint(one) for one in sets],
+        mean=images.mean.tolist(),
+        std=images.std.tolist(),
+        augmentation=asdict(build.augmentation(recipe)),
+        views=views.count,
+        seed=views.seed,
+        taps=build.teacher_taps(recipe, parent) if maps else (),
+        drop_tokens=build.drop_tokens(recipe, parent)[1] if maps else 0,
+        grids=_grids(recipe, student, images) if maps else (),
+        losses={name: dict(one.extracts) for name, one in criteria.items() if isinstance(one, StorableLoss)},
+    )
+
+
+def folder(recipe: Recipe, wanted: teacher_cache.Key) -> Path:
+    """Return where a recipe's knowledge lies, below the folder of runs.
+
+    The name comes from settings, not from what files hold: where weights or images have changed under the same
+    settings, what was stored of the old ones is found, and refused.
+
+    Args:
+        recipe: it has ``teacher.views``.
+        wanted: what ``key`` returned.
+
+    Returns:
+        ``knowledge/<teacher>/<views>-<digest>``.
+    """
+    parent = teacher_of(recipe)
+    assert recipe.teacher is not None
+    name = Path(str(recipe.teacher.checkpoint)).stem if parent is None else parent.name
+    about = {
+        **{
+            field: value for field, value in wanted.plain().items() if field not in ("teacher", "images", "mean", "std")
+        },
+        "teacher": wanted.teacher if parent is None else identity(parent),
+        "images": _images(recipe),
+    }
+    letters = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
+    return Path(FOLDER) / name / f"{wanted.views}-{letters}"
+
+
+def _images(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that say which images there are; the seed is one where it chooses some."""
+    data = recipe.data.model_dump(mode="json", exclude={"root", "augment", "unlabelled"})
+    other = recipe.data.unlabelled
+    if other is not None:
+        data["unlabelled"] = {"name": other.name, "size": other.size}
+    if recipe.data.train_size is not None or (other is not None and other.size is not None):
+        data["seed"] = recipe.seed
+    return data
+
+
+def _grids(recipe: Recipe, student: nn.Module, images: build.Images) -> list[list[int]]:
+    """Return height and width, or the number of positions, of the student's map at each tap."""
+    with nets.Taps(student, build.taps(recipe), drop_tokens=recipe.model.drop_tokens) as taps:
+        student.eval()(build.noise(images)[:1])
+        shapes = [one.shape for one in taps.collect()]
+    return [list(shape[2:]) if len(shape) == 4 else list(shape[1:-1]) for shape in shapes]

@@ -1,0 +1,178 @@
+"""What every section of a report page is made from, and what it is made into."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from svdistill.report import figures, tables
+from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView
+from svdistill.report.methods import Look, setting
+
+MAX_ALSO = 2  # more settings that go along with others, for instance with the data set, are no help to read
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page.
+
+    Attributes:
+        title: stands above it.
+        wide: an ``<svg>`` for wide screens.
+        narrow: the same for phones; None = the wide one everywhere.
+        note: stands below it.
+    """
+
+    title: str
+    wide: Markup
+    narrow: Markup | None = None
+    note: str = ""
+
+
+class Strip(NamedTuple):
+    """The DFVs of one network for one image.
+
+    Attributes:
+        look: of its method; None = the teacher.
+        label: its name.
+        tiles: for each pair of taps the address of a PNG, and what stands below it.
+    """
+
+    look: Look | None
+    label: str
+    tiles: Sequence[tuple[str, str]]
+
+
+class Shown(NamedTuple):
+    """One image with the DFVs of several networks.
+
+    Attributes:
+        address: of the image as a PNG.
+        caption: its class.
+        strips: one a network, the teacher first.
+    """
+
+    address: str
+    caption: str
+    strips: Sequence[Strip]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        id: where links lead.
+        title: its heading.
+        lead: what is to be seen in it.
+        legend: methods, and None for the teacher.
+        marks: whether the legend shows each method's mark.
+        large: figures across the page.
+        small: figures side by side.
+        shown: images with their DFVs.
+        pairs: the pairs of taps that the DFVs relate.
+    """
+
+    id: str
+    title: str
+    lead: str = ""
+    legend: Sequence[Look | None] = ()
+    marks: bool = False
+    large: Sequence[Picture] = ()
+    small: Sequence[Picture] = ()
+    shown: Sequence[Shown] = ()
+    pairs: Sequence[str] = ()
+
+
+class Context(NamedTuple):
+    """What a page tells about.
+
+    Attributes:
+        found: all runs.
+        main: the regime with the most runs; what is not drawn for each regime is drawn for it.
+        looks: how each method is written and drawn.
+        teacher: the teacher's run; None where none was found.
+    """
+
+    found: Collection
+    main: Regime
+    looks: Mapping[Key, Look]
+    teacher: RunView | None
+
+    def look(self, group: Group) -> Look:
+        """Return how a method is written and drawn."""
+        return self.looks[group.key]
+
+    def legend(self, groups: Iterable[Group], *, teacher: bool = False) -> list[Look | None]:
+        """Return what a legend lists, in the order of the page, the teacher (None) last."""
+        wanted = {group.key for group in groups}
+        looks: list[Look | None] = [look for key, look in self.looks.items() if key in wanted]
+        return [*looks, None] if teacher else looks
+
+    @property
+    def groups(self) -> list[Group]:
+        """The methods of all regimes."""
+        return [group for regime in self.found.regimes for group in regime.groups]
+
+    @property
+    def teacher_accuracy(self) -> float | None:
+        """The teacher's accuracy after its last epoch, 0 to 1."""
+        return None if self.teacher is None else float(self.teacher.summary["accuracy"])
+
+    @property
+    def under(self) -> str:
+        """The conditions of the main regime, as an end of a sentence; empty where there are no others."""
+        named = conditions(self.main)
+        return f", with {named}" if named else ""
+
+
+def conditions(regime: Regime) -> str:
+    """Write what tells a regime from the others, for people; empty where there is one only."""
+    named = dict(regime.conditions) | dict(regime.also if len(regime.also) <= MAX_ALSO else ())
+    if "data.train_size" in named:
+        named["data.train_size"] = regime.train_images
+    return ", ".join(setting(name, value) for name, value in named.items())
+
+
+def choose(groups: Sequence[Group], number: int) -> list[Group]:
+    """Choose the methods to show where there is no room for all.
+
+    The student alone and the best KD-SVD come first, then the best of the rest; they stay in their order.
+    """
+
+    def place(group: Group) -> tuple[int, float]:
+        first = group.key.method == BASELINE
+        second = group is max(ours, key=lambda g: g.mean("accuracy"), default=None)
+        return (0 if first else 1 if second else 2, -group.mean("accuracy"))
+
+    ours = [group for group in groups if group.key.method.startswith("svd")]
+    kept = sorted(groups, key=place)[:number]
+    return [group for group in groups if group in kept]
+
+
+def accuracy(group: Group, name: str = "accuracy") -> str:
+    """Write a method's accuracy, mean ± deviation over the seeds, in percent."""
+    mean, deviation = tables.mean_deviation([100 * value for value in group.values(name)])
+    return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
+
+
+def capital(text: str) -> str:
+    """Begin a text with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def plural(number: int, noun: str) -> str:
+    """Write a number of things: ``1 run``, ``1,000 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def share(value: float) -> str:
+    """Write a share as a whole number of percent."""
+    return f"{figures.whole(value)} %"
+
+
+def finite(value: Any) -> bool:
+    """Tell whether something is a number that can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,90 @@
+"""How good a network is on an image set."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from svdistill.data import ImageSource, Share, standardize
+from svdistill.errors import DataError, ShapeError
+from svdistill.training.engine import Engine
+from svdistill.training.processes import total
+
+ALONE = Share()
+
+
+@torch.inference_mode()
+def evaluate(
+    engine: Engine | None,
+    model: nn.Module,
+    test: ImageSource,
+    *,
+    mean: Tensor,
+    std: Tensor,
+    batch_size: int = 250,
+    confusion: bool = False,
+    share: Share = ALONE,
+) -> dict[str, Any]:
+    """Measure a network on every image of a set, in eval mode; the mode it was in comes back afterwards.
+
+    Args:
+        engine: whose device and precision to use; None stays where the images are, in the model's own precision.
+        model: images (B, C, H, W) to logits (B, classes), on that device.
+        test: the images to measure on, in memory or on disk, with labels.
+        mean: (C,), of the training set.
+        std: (C,), likewise.
+        batch_size: images at a time; changes the speed and nothing else.
+        confusion: whether to count also what was taken for what.
+        share: where several processes measure together, which of them this is. Each takes every so-manieth image, none
+            takes one twice, and all get the result of the whole set. Otherwise this process measures alone and waits
+            for no other, also where there are several.
+
+    Returns:
+        ``accuracy`` in 0 to 1, ``loss`` (mean cross-entropy) and, if asked for, ``confusion``: rows are true classes.
+
+    Raises:
+        ShapeError: the network has another number of classes than the set.
+        DataError: the images have no labels, or cannot be read.
+        TrainingError: another process that should measure has ended.
+    """
+    if not test.labelled:
+        raise DataError("the images to measure on have no labels; give a set that has them")
+    device = test.device if engine is None else engine.device
+    # validate_args would look at the values, which waits for the device in each batch. Left to itself the matrix would
+    # ask the other processes, of which there may be some that do something else.
+    matrix = MulticlassConfusionMatrix(test.num_classes, validate_args=False, sync_on_compute=False).to(device)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # right ones, loss
+    was_training = model.training
+    model.eval()
+    try:
+        own = torch.arange(share.rank, len(test), share.of)
+        indices = own.split(batch_size) if len(own) else ()
+        for index, raw in zip(indices, test.batches(indices), strict=True):
+            labels = test.labels[index.to(test.labels.device)].to(device)
+            logits = _logits(engine, model, standardize(raw.to(device), mean, std))
+            if logits.ndim != 2 or logits.shape[1] != test.num_classes:
+                expected = f"expected (B, {test.num_classes}); take the network that was made for this data set"
+                raise ShapeError(f"the network's logits have shape {tuple(logits.shape)}, {expected}")
+            sums[0] += (logits.argmax(dim=1) == labels).sum()
+            sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+            if confusion:
+                matrix.update(logits, labels)
+    finally:
+        model.train(was_training)
+    counts = matrix.confmat
+    if share.of > 1:
+        total(sums)
+        if confusion:
+            total(counts)
+    accuracy, mean_loss = (sums / len(test)).tolist()
+    result: dict[str, Any] = {"accuracy": accuracy, "loss": mean_loss}
+    return {**result, "confusion": counts.tolist()} if confusion else result
+
+
+def _logits(engine: Engine | None, model: nn.Module, images: Tensor) -> Tensor:
+    if engine is None:
+        return torch.as_tensor(model(images)).float()
+    with engine.autocast():
+        return torch.as_tensor(model(images)).float()

@@ -1,0 +1,143 @@
+"""Optimizers by name, and the steps in which the learning rate falls."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svdistill.errors import RecipeError, nearest
+
+OPTIMIZERS = ("sgd", "adamw")
+# Devices that torch has fused forms for; of them only the CPU's were run here. Elsewhere the plain ones serve.
+_FUSED_ON = ("cpu", "cuda")
+
+
+def make_optimizer(
+    name: str,
+    parameters: nn.Module | Iterable[nn.Parameter],
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Make an optimizer; weight decay is for weights only, tensors of two dimensions or more.
+
+    With ``sgd`` the weight decay belongs to the main gradient g_m, whose norm limits the transfer gradient (METHOD,
+    section 3). Torch's own decay would come after that, so it stays 0; the group says ``main_decay`` instead, which
+    :func:`svdistill.training.step` adds to g_m. With ``adamw`` the decay is torch's own, decoupled from all gradients.
+
+    Torch's fused form is taken, one pass over each parameter instead of one for each operation, on a CPU and on CUDA.
+
+    Args:
+        name: ``sgd`` (Nesterov where there is momentum) or ``adamw``.
+        parameters: a module or its parameters; those that need no gradient are left out.
+        lr: learning rate, > 0.
+        momentum: of SGD, 0 ≤ momentum < 1; β₁ of AdamW.
+        weight_decay: ≥ 0.
+
+    Returns:
+        The optimizer, with one group for weights and one for the rest.
+
+    Raises:
+        RecipeError: the name is unknown, a number is out of range, or there is nothing to train.
+    """
+    if name not in OPTIMIZERS:
+        raise RecipeError(f"unknown optimizer {name!r}{nearest(name, OPTIMIZERS)}")
+    if not (lr > 0 and 0 <= momentum < 1 and weight_decay >= 0):
+        came = f"lr {lr}, momentum {momentum}, weight_decay {weight_decay}"
+        raise RecipeError(f"{came}: expected lr > 0, 0 <= momentum < 1, weight_decay >= 0")
+    given = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
+    chosen = [p for p in given if p.requires_grad]
+    if not chosen:
+        raise RecipeError("there are no parameters that need a gradient; nothing to train")
+    weights, others = [p for p in chosen if p.ndim >= 2], [p for p in chosen if p.ndim < 2]
+    key = "weight_decay" if name == "adamw" else "main_decay"
+    groups = [{"params": weights, key: weight_decay}, {"params": others, key: 0.0}]
+    groups = [group for group in groups if group["params"]]
+    fused = all(p.device.type in _FUSED_ON and p.is_floating_point() for p in chosen)
+    made: torch.optim.Optimizer
+    if name == "adamw":
+        made = torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=fused)
+    else:
+        made = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+        if momentum and fused:
+            made.register_step_pre_hook(_begin_late)
+    made.register_step_pre_hook(_lay_alike)
+    return made
+
+
+def _begin_late(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give a parameter whose first gradient comes after others' a momentum of zero.
+
+    The fused form takes either none of them for new or all. From zero its first step is the same to the bit.
+    """
+    reached = [p for p in trained(optimizer) if p.grad is not None]
+    late = [p for p in reached if optimizer.state.get(p, {}).get("momentum_buffer") is None]
+    if len(late) < len(reached):
+        for p in late:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+def _lay_alike(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Lay gradients and what the optimizer keeps of each parameter in memory as the parameter itself lies.
+
+    The fused form on a CPU reads them as if they did, and is silently wrong where they do not: where a gradient came
+    contiguous for a channels-last weight, or a checkpoint was written with weights that lay otherwise.
+    """
+    for p in trained(optimizer):
+        if p.grad is not None and p.grad.stride() != p.stride():
+            p.grad = torch.empty_like(p).copy_(p.grad)
+        kept = optimizer.state.get(p, {})
+        for key, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
+                kept[key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+
+
+def add_main_decay(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Add λ θ, the gradient of ½ λ ‖θ‖², to the main gradient of each parameter θ whose group has ``main_decay`` λ.
+
+    Args:
+        optimizer: from :func:`make_optimizer`; one without ``main_decay`` changes nothing.
+        gradients: in the order of :func:`trained`; left as they are.
+
+    Returns:
+        The gradients with the decay; where None came, and there is a decay, the decay alone.
+    """
+    decays = [group.get("main_decay", 0.0) for group in optimizer.param_groups for p in _trained(group)]
+    with torch.no_grad():
+        return tuple(
+            g if not decay else decay * p if g is None else torch.add(g, p, alpha=decay)
+            for g, p, decay in zip(gradients, trained(optimizer), decays, strict=True)
+        )
+
+
+def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the parameters that an optimizer changes, in the order of its groups."""
+    return [p for group in optimizer.param_groups for p in _trained(group)]
+
+
+def _trained(group: dict[str, Any]) -> list[nn.Parameter]:
+    return [p for p in group["params"] if p.requires_grad]
+
+
+def step_decay(epoch: int, *, milestones: Sequence[int], gamma: float) -> float:
+    """Return what the learning rate is multiplied by in an epoch: gamma to the number of milestones reached.
+
+    Args:
+        epoch: from 0.
+        milestones: the epochs from which on the rate is lower.
+        gamma: the factor at each.
+    """
+    return gamma ** sum(epoch >= milestone for milestone in milestones)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Set every group to its first learning rate times a factor.
+
+    Returns:
+        The learning rate of the first group.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    return float(optimizer.param_groups[0]["lr"])

@@ -1,0 +1,328 @@
+"""Knowledge on disk: the same losses without the teacher, whole or not there, and refused where it is stale."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from svdistill.atomic import locked
+from svdistill.data import Files, FileSet, ImageSet
+from svdistill.errors import DataError, ShapeError
+from svdistill.teacher_cache import TeacherCache, fingerprint
+from svdistill.teacher_cache import cache as cache_module
+from tests.teacher_cache import store_interruptibly as storing
+
+HALF = torch.finfo(torch.float16).eps
+PROGRAM = [sys.executable, str(Path(__file__).with_name("store_interruptibly.py"))]
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory):
+    """A folder of knowledge that nobody changes."""
+    folder = tmp_path_factory.mktemp("knowledge") / "there"
+    storing.take(folder)
+    return folder
+
+
+def content(folder):
+    """Return every file of a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_same_losses_without_the_teacher(taken):
+    """For every view of labelled and unlabelled images, to the rounding of half precision; in any order."""
+    cache = TeacherCache.open(taken, storing.KEY)
+    live, stored = storing.distiller(), storing.distiller(cache)
+    assert (stored.teacher, cache.images, cache.views) == (None, 27, 2)
+    assert set(cache.losses) == {"svd", "soft-target"}
+    seen = 0
+    for batch in storing.batches():
+        order = torch.randperm(len(batch.images), generator=torch.Generator().manual_seed(seen))
+        images, indices, views = batch.images[order], batch.indices[order], batch.views[order]
+        expected, found = live.train()(images), stored.train()(images, indices=indices, views=views)
+        for name, term in expected.terms.items():
+            assert found.terms[name].item() == pytest.approx(term.item(), rel=8 * HALF), name
+        assert found.health["set_aside"] == expected.health["set_aside"]
+        seen += len(order)
+    assert seen == 27 * 2
+
+
+def test_what_lies_on_disk(taken):
+    """Plain arrays in half precision, singular values in float32; the size is what is said."""
+    cache = TeacherCache.open(taken)
+    arrays = {path.name: np.load(path) for path in taken.glob("*.npy")}
+    assert {name: (one.dtype.name, one.shape) for name, one in arrays.items()} == {
+        "0-svd-v0.npy": ("float16", (2, 27, 1, 6)),
+        "1-svd-v1.npy": ("float16", (2, 27, 1, 13)),
+        "2-svd-sigma.npy": ("float32", (2, 27, 2, 1)),
+        "3-soft-target-logits.npy": ("float16", (2, 27, 3)),
+    }
+    assert cache.bytes == sum(one.nbytes for one in arrays.values())
+    assert cache.tap_shapes == ((6, 8, 8), (13, 4, 4))
+    assert "27 images x 2 views" in repr(cache)
+    assert {path.name for path in taken.parent.iterdir()} == {"there", ".there.lock"}
+
+
+@pytest.mark.parametrize("when", ["8", "24", "27"])
+def test_killed_and_gone_on(taken, tmp_path, when):
+    """After kill -9 nothing is there; the next call goes on where it was and ends with the same bytes."""
+    with subprocess.Popen(
+        [*PROGRAM, str(tmp_path / "cut"), when], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "now\n"
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    with pytest.raises(DataError, match="holds no knowledge"):
+        TeacherCache.open(tmp_path / "cut")
+    told = []
+    storing.take(tmp_path / "cut", progress=told.append)
+    # What was reported had not all been saved.
+    assert 0 < told[0] < int(when)
+    assert sum(told) == 27
+    assert content(tmp_path / "cut") == content(taken)
+
+
+def test_what_was_begun_for_something_else_is_not_gone_on_with(taken, tmp_path):
+    """Half of another teacher's knowledge is thrown away."""
+    other = dataclasses.replace(storing.KEY, teacher="other")
+    with pytest.raises(KeyboardInterrupt):
+        storing.take(tmp_path / "cut", key=other, progress=_interrupt_at(8))
+    told = []
+    storing.take(tmp_path / "cut", progress=told.append)
+    assert told[0] == 0
+    assert content(tmp_path / "cut") == content(taken)
+
+
+def _interrupt_at(images):
+    knowledge_so_far = 0
+
+    def progress(more):
+        nonlocal knowledge_so_far
+        knowledge_so_far += more
+        if knowledge_so_far >= images:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"teacher": "other"}, "of another teacher: its weights have changed"),
+        ({"images": ("a", "c")}, "of other training images"),
+        ({"images": ("a",)}, "of other training images"),
+        ({"mean": (0.4,)}, "standardized otherwise"),
+        ({"std": (0.4,)}, "standardized otherwise"),
+        ({"augmentation": {"rotation": 10.0}}, "of another augmentation"),
+        ({"views": 4}, r"another number of views \(2, not 4\)"),
+        ({"seed": 3}, r"their seed is another \(0, not 3\)"),
+        ({"taps": ("block1", "block3")}, "of other taps"),
+        ({"drop_tokens": 1}, "number of tokens left out"),
+        ({"grids": ((8, 8), (2, 2))}, "student whose taps have other sizes"),
+        ({"losses": {"svd": {"rank": 2, "basis": "own"}}}, "for svd with rank=1, basis=own, not rank=2, basis=own"),
+        ({"losses": {"attention": {"power": 2.0}}}, "for svd, soft-target, and lacks what attention needs"),
+    ],
+)
+def test_stale_knowledge_is_refused(taken, change, match):
+    """Each thing that it depends on is compared, and the message says which differs and what to do."""
+    key = dataclasses.replace(storing.KEY, **change)
+    with pytest.raises(DataError, match=match) as error:
+        TeacherCache.open(taken, key)
+    assert "svdistill cache RECIPE --fresh" in str(error.value)
+    with pytest.raises(DataError, match=match):
+        storing.take(taken, key=key)
+
+
+def test_every_part_of_the_key_is_compared():
+    """No field is forgotten in the test above."""
+    assert {field.name for field in dataclasses.fields(cache_module.Key)} == {*cache_module._REASONS, "losses"}
+
+
+def test_losses_that_are_stored_beside_do_no_harm(taken):
+    """A method that needs less than what is there finds it."""
+    key = dataclasses.replace(storing.KEY, losses={"soft-target": {}})
+    assert "soft-target" in TeacherCache.open(taken, key).losses
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is damaged"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is damaged"),
+        (lambda folder: _edit(folder / "manifest.json", tensors=[]), "manifest.json is damaged"),
+        (lambda folder: _edit(folder / "manifest.json", tensors={}), "manifest.json is damaged"),
+        (lambda folder: _edit(folder / "manifest.json", tensors={"svd": {}}), "manifest.json is damaged"),
+        (lambda folder: _edit(folder / "manifest.json", key=None), "manifest.json is damaged"),
+        (lambda folder: _replace(folder / "0-svd-v0.npy", b"N", b"M"), "v0.npy is missing, too short or damaged"),
+        (lambda folder: _replace(folder / "0-svd-v0.npy", b"}", b" "), "v0.npy is missing, too short or damaged"),
+        (lambda folder: (folder / "0-svd-v0.npy").unlink(), "v0.npy is missing, too short or damaged"),
+        (lambda folder: _cut(folder / "0-svd-v0.npy", 300), "v0.npy is missing, too short or damaged"),
+        (lambda folder: _cut(folder / "0-svd-v0.npy", 3), "v0.npy is missing, too short or damaged"),
+        (lambda folder: np.save(folder / "0-svd-v0.npy", np.zeros(3)), r"holds float64 \(3,\), expected float16"),
+        (lambda folder: _edit(folder / "manifest.json", format=0), "by another version"),
+    ],
+)
+def test_damage_is_noticed(taken, tmp_path, damage, match):
+    """Files that are gone, cut off or something else are named; --fresh makes them anew."""
+    folder = tmp_path / "there"
+    folder.mkdir()
+    for name, whole in content(taken).items():
+        (folder / name).write_bytes(whole)
+    damage(folder)
+    with pytest.raises(DataError, match=match):
+        TeacherCache.open(folder, storing.KEY)
+    storing.take(folder, fresh=True)
+    assert content(folder) == content(taken)
+
+
+def _cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def _replace(path, old, new):
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+
+
+def _edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_afresh_for_another_teacher(taken, tmp_path):
+    """The old one stays until the new one is there; then it is gone."""
+    folder = tmp_path / "there"
+    storing.take(folder)
+    other = dataclasses.replace(storing.KEY, teacher="other")
+    with pytest.raises(KeyboardInterrupt):
+        storing.take(folder, key=other, fresh=True, progress=_interrupt_at(8))
+    assert TeacherCache.open(folder, storing.KEY).images == 27
+    storing.take(folder, key=other, fresh=True)
+    assert TeacherCache.open(folder, other).images == 27
+    assert {path.name for path in tmp_path.iterdir()} == {"there", ".there.lock"}
+
+
+@pytest.mark.parametrize("moment", ["the old one is aside", "the new one is there"])
+def test_killed_while_the_new_one_takes_its_place(tmp_path, monkeypatch, moment):
+    """The next call finds the new one whole, and nothing of the old one is left."""
+    folder = tmp_path / "there"
+    storing.take(folder)
+    other = dataclasses.replace(storing.KEY, teacher="other")
+    rename, renamed = Path.rename, []
+
+    def killed(path, target):
+        if len(renamed) == 1 and moment == "the old one is aside":
+            raise KeyboardInterrupt
+        rename(path, target)
+        renamed.append(target)
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            storing.take(folder, key=other, fresh=True)
+    assert (tmp_path / ".there.old").exists()
+    storing.take(folder, key=other, fresh=moment == "the new one is there")
+    assert TeacherCache.open(folder, other).images == 27
+    assert {path.name for path in tmp_path.iterdir()} == {"there", ".there.lock"}
+
+
+def test_too_large_for_half_precision(tmp_path):
+    """A tensor with one number beyond 65504 is stored in float32 as a whole, the others in half; infinity is itself."""
+    large = torch.linspace(-1, 1, 27 * 3).reshape(27, 3)
+    large[25, 1], large[3, 0] = 70_000.1, -torch.inf
+
+    def extract(images):
+        rows = next(indices)
+        return {"soft-target": {"logits": large[rows]}, "other": {"x": large[rows].clamp(-1, 1)}}
+
+    def batches(start):
+        nonlocal indices
+        found = list(storing.batches(start))
+        indices = iter([batch.indices for batch in found])
+        return found
+
+    indices = iter(())
+    told = []
+    cache = storing.take(tmp_path / "there", extract=extract, batches=batches, progress=told.append)
+    assert sum(told) == 27
+    known = cache.read(["soft-target", "other"], torch.arange(27), torch.ones(27, dtype=torch.int64))
+    assert torch.equal(known["soft-target"]["logits"], large)
+    assert torch.equal(known["other"]["x"], large.clamp(-1, 1).half().float())
+    kept = TeacherCache.in_memory({"soft-target": {"logits": large}})
+    rows = kept.read(["soft-target"], torch.arange(27), torch.zeros(27, dtype=torch.int64))
+    assert torch.equal(rows["soft-target"]["logits"], large)
+
+
+def test_in_memory():
+    """What was extracted once serves without a disk."""
+    live = storing.distiller()
+    batch = next(iter(storing.batches()))
+    known = live.extract(batch.images)
+    cache = TeacherCache.in_memory(known, tap_shapes=live.teacher_shapes(batch.images), precise=live.precise)
+    found = storing.distiller(cache).train()(batch.images, indices=batch.indices, views=batch.views)
+    assert found.transfer.item() == pytest.approx(live.train()(batch.images).transfer.item(), rel=8 * HALF)
+    assert (cache.images, cache.views, cache.path) == (4, 1, None)
+    assert live.precise == {"svd": {"sigma"}, "soft-target": set()}
+    kept = cache.read(known, batch.indices, torch.zeros_like(batch.indices))
+    assert torch.equal(kept["svd"]["sigma"], known["svd"]["sigma"])
+    assert torch.equal(kept["svd"]["v0"], known["svd"]["v0"].half().float())
+
+
+def test_images_that_are_not_there(taken):
+    """A number beyond the images or views is an error, not another image."""
+    cache = TeacherCache.open(taken)
+    zero = torch.zeros(1, dtype=torch.int64)
+    for indices, views in ((zero + 27, zero), (zero - 1, zero), (zero, zero + 2)):
+        with pytest.raises(ShapeError, match=r"is of (image|view)s 0 to"):
+            cache.read(["svd"], indices, views)
+    assert cache.read(["svd"], zero[:0], zero[:0])["svd"]["v0"].shape == (0, 1, 6)
+
+
+def test_two_processes_take_it_once(tmp_path):
+    """The second one waits, and finds what the first one has made."""
+    waits, told = threading.Event(), []
+    second = threading.Thread(
+        target=lambda: storing.take(tmp_path / "there", waiting=waits.set, progress=told.append),
+        daemon=True,
+    )
+    with locked(tmp_path / "there"):
+        second.start()
+        assert waits.wait(60)
+        assert not (tmp_path / "there").exists()
+    second.join(60)
+    storing.take(tmp_path / "there", progress=lambda images: pytest.fail("taken again"))
+    assert sum(told) == 27
+
+
+def test_a_disk_that_cannot_be_written(tmp_path):
+    """Says so in one line."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write the teacher's knowledge"):
+        storing.take(tmp_path / "file" / "there")
+
+
+def test_fingerprints(tmp_path):
+    """Pixels tell sets in memory apart; names, labels and size those on disk."""
+    images, _ = storing.sets()
+    changed = images.images.clone()
+    changed[7, 0, 3, 3] ^= 1
+    assert fingerprint(images) == fingerprint(ImageSet(images.images.clone(), images.labels, images.classes))
+    assert fingerprint(images) != fingerprint(ImageSet(changed, images.labels, images.classes))
+    labels, places = torch.tensor([0, 1]), torch.tensor([1, 0])
+    on_disk = FileSet(Files(tmp_path, ["a.png", "b.png"]), places, labels, ("x", "y"), 8)
+    others = [
+        FileSet(Files(tmp_path, ["a.png", "c.png"]), places, labels, ("x", "y"), 8),
+        FileSet(Files(tmp_path, ["a.png", "b.png"]), places.flip(0), labels, ("x", "y"), 8),
+        FileSet(Files(tmp_path, ["a.png", "b.png"]), places, labels.flip(0), ("x", "y"), 8),
+        FileSet(Files(tmp_path, ["a.png", "b.png"]), places, labels, ("x", "y"), 16),
+    ]
+    assert len({fingerprint(one) for one in [on_disk, *others]}) == 5
+    moved = FileSet(Files(tmp_path / "elsewhere", ["a.png", "b.png"]), places, labels, ("x", "y"), 8)
+    assert fingerprint(moved) == fingerprint(on_disk)

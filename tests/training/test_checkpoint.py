@@ -1,0 +1,123 @@
+"""Tests of checkpoints: whole, safe to read, and only for the model that they are of."""
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from svdistill.errors import CheckpointError
+from svdistill.training import checkpoint
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a checkpoint goes; its folder is not there yet."""
+    return tmp_path / "checkpoints" / "last.pt"
+
+
+def model(width=3, norm=True):
+    """A network with parameters and, with norm, buffers."""
+    return nn.Sequential(nn.Linear(2, width), *([nn.BatchNorm1d(width)] if norm else []))
+
+
+def test_what_was_saved_comes_back(path):
+    """Weights and everything else, on the CPU, without a temporary file beside it."""
+    net = model()
+    checkpoint.save(path, {"epoch": 3, "list": [1.5, "a", None], "tensor": torch.arange(3)}, model=net)
+    state = checkpoint.load(path, model=model())
+    assert state["epoch"] == 3
+    assert state["list"] == [1.5, "a", None]
+    assert torch.equal(state["tensor"], torch.arange(3))
+    assert all(torch.equal(state["model"][name], value) for name, value in net.state_dict().items())
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (model(width=4), r"'0.weight' is \(3, 2\) torch.float32 there and \(4, 2\) torch.float32 here"),
+        (model(norm=False), r"it has '1.weight' \(3,\) torch.float32, which this one has not"),
+        (nn.Sequential(*model(), nn.Linear(3, 3)), r"it lacks '2.weight' \(3, 3\)"),
+        (model().double(), r"torch.float32 there and \(3, 2\) torch.float64 here"),
+    ],
+)
+def test_another_model_is_named(path, other, message):
+    """Where they differ first, and what to do."""
+    checkpoint.save(path, {}, model=model())
+    with pytest.raises(CheckpointError, match=f"is of another model: .*{message}.*remove last.pt"):
+        checkpoint.load(path, model=other)
+
+
+def test_a_missing_file(path):
+    """It has its own words."""
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        checkpoint.load(path, model=model())
+
+
+@pytest.mark.parametrize("length", [0, 10, 0.5, 0.99])
+def test_a_truncated_file(path, length):
+    """However much of it is left."""
+    checkpoint.save(path, {"tensor": torch.zeros(1000)}, model=model())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(length * len(content)) if length < 1 else length])
+    with pytest.raises(CheckpointError, match="is damaged or no checkpoint"):
+        checkpoint.load(path, model=model())
+
+
+class Evil:
+    """Would run code when it is unpickled."""
+
+    def __reduce__(self):
+        """Raise what a test would notice."""
+        return (exec, ("raise SystemExit('code from a checkpoint ran')",))
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint", pickle.dumps(Evil(), protocol=2), b"\x80\x02}q\x00."])
+def test_a_foreign_file_is_refused_and_runs_nothing(path, content):
+    """Text, a pickle with code in it, an empty pickle."""
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoint.load(path, model=model())
+
+
+def test_code_inside_a_torch_file_does_not_run(path):
+    """torch.save of an object is read as damaged."""
+    path.parent.mkdir()
+    torch.save({"format": 1, "evil": Evil()}, path)
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+        checkpoint.load(path, model=model())
+
+
+@pytest.mark.parametrize("content", [{"format": 99}, [1, 2], {"weights": torch.zeros(2)}])
+def test_a_torch_file_of_another_kind(path, content):
+    """Somebody's weights are no checkpoint."""
+    path.parent.mkdir()
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="no checkpoint of this version"):
+        checkpoint.load(path, model=model())
+
+
+def test_a_failed_write_leaves_the_old_one(path, monkeypatch):
+    """A full disk costs the new checkpoint, not the old one."""
+    checkpoint.save(path, {"epoch": 1}, model=model())
+
+    def full(content, file):
+        file.write(b"half a check")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device; the one before it is untouched"):
+        checkpoint.save(path, {"epoch": 2}, model=model())
+    assert checkpoint.load(path, model=model())["epoch"] == 1
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_random_numbers_go_on_where_they_were():
+    """Torch's global generator."""
+    torch.manual_seed(3)
+    state = checkpoint.random_state()
+    first = torch.rand(4)
+    checkpoint.set_random_state(state)
+    assert torch.equal(torch.rand(4), first)

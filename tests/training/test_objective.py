@@ -1,0 +1,65 @@
+"""Tests of what a step strives for, and of the stages that follow each other."""
+
+import math
+
+import pytest
+
+from svdistill.errors import RecipeError
+from svdistill.training import Objective, Stage
+from svdistill.training.objective import locate
+
+
+def test_without_weights_all_losses_take_part_as_they_are():
+    """The default: the main task and every transfer loss, bounded variable by variable."""
+    objective = Objective()
+    assert objective.names is None
+    assert objective.weight("anything") == 1.0
+    assert (objective.main, objective.clip, objective.max_norm, objective.has_main) == (1.0, "per_variable", None, True)
+
+
+def test_with_weights_only_those_named_take_part():
+    """In the order in which they are named; an empty mapping means none."""
+    objective = Objective(weights={"b": 2.0, "a": 0.5})
+    assert objective.names == ("b", "a")
+    assert (objective.weight("a"), objective.weight("b")) == (0.5, 2.0)
+    assert Objective(weights={}).names == ()
+    with pytest.raises(KeyError):
+        objective.weight("c")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, True), ({"main": 0.0}, False), ({"main": 0.0, "beside": {"a"}}, True), ({"main": 1e-9}, True)],
+)
+def test_there_is_a_main_gradient_where_the_main_task_or_a_loss_beside_it_takes_part(options, expected):
+    """Only then can it bound that of the transfer task."""
+    assert Objective(**options).has_main is expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"main": -1.0}, r"\(-1.0,\), expected none below 0"),
+        ({"weights": {"svd": -2.0}}, r"\(1.0, -2.0\), expected none below 0"),
+        ({"clip": "globl"}, "unknown clipping rule 'globl'; did you mean 'global'"),
+        ({"max_norm": 0.0}, "max_norm is 0.0, expected a number above 0, or None"),
+        ({"max_norm": -1.0}, "max_norm is -1.0"),
+        ({"max_norm": math.nan}, "max_norm is nan"),
+    ],
+)
+def test_settings_out_of_range(options, message):
+    """When it is made."""
+    with pytest.raises(RecipeError, match=message):
+        Objective(**options)
+
+
+def test_every_epoch_lies_in_one_stage():
+    """Epochs are counted from 0 in the run and anew in each stage."""
+    stages = (Stage(2), Stage(1), Stage(3))
+    assert [locate(stages, epoch) for epoch in range(6)] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)]
+
+
+def test_behind_the_last_stage_there_is_nothing():
+    """Which would be an error of the loop."""
+    with pytest.raises(ValueError, match="behind the last stage"):
+        locate((Stage(2),), 2)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from svdistill.errors import RecipeError, ShapeError, nearest
 from svdistill.losses import Adapters
-from svdistill.nets import Taps
+from svdistill.nets import Taps, eval_mode
 
 READS = ("maps", "logits")
 
@@ -347,12 +347,8 @@ class Distiller(nn.Module):
 
     def _look_at_student(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the student in eval mode and leave its mode as it was."""
-        modes = [(module, module.training) for module in self.student.modules()]
-        try:
-            return _run(self.student.eval(), self._student_taps, images, self._drop_tokens[0])
-        finally:
-            for module, training in modes:
-                module.training = training
+        with eval_mode(self.student):
+            return _run(self.student, self._student_taps, images, self._drop_tokens[0])
 
     def _read(
         self, losses: Collection[str], images: Tensor, indices: Tensor | None, views: Tensor | None

@@ -15,7 +15,7 @@ from svdistill.atomic import replacing
 from svdistill.data import ImageSource, standardize
 from svdistill.errors import ShapeError, SvdistillWarning
 from svdistill.linalg import assign, decompose
-from svdistill.nets import Taps
+from svdistill.nets import Taps, eval_mode
 from svdistill.records import RunRecord
 
 IMAGES = 64  # test images that the spectra are averaged over
@@ -168,14 +168,9 @@ class _Tap(NamedTuple):
 @torch.no_grad()
 def _maps(network: nn.Module, names: Sequence[str], images: Tensor, drop_tokens: int) -> list[Tensor]:
     """Return the network's maps in eval mode, without their first tokens."""
-    was_training = network.training
-    network.eval()
-    try:
-        with Taps(network, names, drop_tokens=drop_tokens) as taps:
-            network(images)
-            return taps.collect()
-    finally:
-        network.train(was_training)
+    with eval_mode(network), Taps(network, names, drop_tokens=drop_tokens) as taps:
+        network(images)
+        return taps.collect()
 
 
 def _matrix(feature: Tensor) -> Tensor:

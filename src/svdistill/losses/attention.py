@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from svdistill.errors import ShapeError
 from svdistill.losses.maps import as_grid, match, numbered, pair_up, smaller, wide_dtype
+from svdistill.losses.protocol import Reads, TransferLoss
 
 
 def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, power: float = 2.0) -> Tensor:
@@ -37,18 +38,17 @@ def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor
     return _compare(student_maps, _extract(teacher_maps, student_maps, power), power)
 
 
-class AttentionLoss(nn.Module):
+class AttentionLoss(nn.Module, TransferLoss):
     """`attention_loss` with a stored power; see there.
 
     The paper's weight is β = 1000 with the factor ½ that is part of this loss, so a weight of 1000; p = 2.
 
     Attributes:
         reads: what it compares: feature "maps".
-        sums: whether the loss is a sum over the batch: no, a mean.
     """
 
-    reads: ClassVar[str] = "maps"
-    sums: ClassVar[bool] = False
+    reads: ClassVar[Reads] = "maps"
+    needs_positions: ClassVar[bool] = True
 
     def __init__(self, power: float = 2.0) -> None:
         super().__init__()

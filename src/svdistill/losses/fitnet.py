@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from svdistill.errors import ShapeError
 from svdistill.losses.maps import as_grid, average_pool, channels_first, pair_up, smaller, wide_dtype, width
+from svdistill.losses.protocol import Reads, TransferLoss
 
 
 def fitnet_loss(
@@ -54,7 +55,7 @@ def fitnet_loss(
         return (found - goal).square().sum() * (0.5 / max(1, goal.numel()))
 
 
-class FitNetLoss(nn.Module):
+class FitNetLoss(nn.Module, TransferLoss):
     """`fitnet_loss` with a stored hint and a regressor that learns along; see there.
 
     The paper trains in two stages, first the layers up to the hint on this loss alone, summed over channels and
@@ -63,13 +64,12 @@ class FitNetLoss(nn.Module):
 
     Attributes:
         reads: what it compares: feature "maps".
-        sums: whether the loss is a sum over the batch: no, a mean.
         hint: which tap, from 0; None: the middle one.
         regressor: 1×1 convolution from the student's width to the teacher's, made by `prepare`; None before.
     """
 
-    reads: ClassVar[str] = "maps"
-    sums: ClassVar[bool] = False
+    reads: ClassVar[Reads] = "maps"
+    storable: ClassVar[bool] = False
 
     def __init__(self, hint: int | None = None) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svdistill.losses.maps import as_grid, pair_up, smaller, wide_dtype, width
+from svdistill.losses.protocol import Reads, TransferLoss
 
 
 def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
@@ -43,7 +44,7 @@ def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> 
     return distance / max(1, len(students[0]))
 
 
-class FSPLoss(nn.Module):
+class FSPLoss(nn.Module, TransferLoss):
     """`fsp_loss` as a module; see there.
 
     The paper gives all pairs of taps the same weight and trains in two stages, first on this loss alone. The KD-SVD
@@ -52,12 +53,13 @@ class FSPLoss(nn.Module):
     Attributes:
         reads: what it compares: feature "maps".
         equal_widths: the maps of both networks must be of the same widths.
-        sums: whether the loss is a sum over the batch: no, a mean.
     """
 
-    reads: ClassVar[str] = "maps"
+    reads: ClassVar[Reads] = "maps"
+    needs_positions: ClassVar[bool] = True
+    least_taps: ClassVar[int] = 2
+    storable: ClassVar[bool] = False
     equal_widths: ClassVar[bool] = True
-    sums: ClassVar[bool] = False
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """Return the loss, see `fsp_loss`."""

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from svdistill.errors import ShapeError
 from svdistill.losses.maps import channels_first, match, pair_up, wide_dtype
+from svdistill.losses.protocol import Reads, TransferLoss
 
 # Squared distances below this share of the squared lengths are rounding of float32 maps: the examples coincide.
 COINCIDENT = 1000 * torch.finfo(torch.float64).eps
@@ -68,20 +69,19 @@ def _compare(student_maps: Sequence[Tensor], known: Mapping[str, Tensor], distan
     return loss.to(wide_dtype(student))
 
 
-class RelationalLoss(nn.Module):
+class RelationalLoss(nn.Module, TransferLoss):
     """`relational_loss` with stored weights of its two terms; see there.
 
     The defaults, 25 and 50, are the paper's for classification (section 4.2), to be used with a weight of 1.
 
     Attributes:
         reads: what it compares: feature "maps".
-        sums: whether the loss is a sum over the batch: no, a mean.
         precise: what of `extract` is not to be stored in half precision: relations are differences of embeddings.
         extracts: the settings that decide what `extract` gives: none.
     """
 
-    reads: ClassVar[str] = "maps"
-    sums: ClassVar[bool] = False
+    reads: ClassVar[Reads] = "maps"
+    least_images: ClassVar[int] = 3
     precise: ClassVar[frozenset[str]] = frozenset({"embedding"})
     extracts: ClassVar[Mapping[str, int | float | str]] = {}
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svdistill.errors import ShapeError
+from svdistill.losses.protocol import Reads, TransferLoss
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -41,17 +42,15 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
     return divergence * (temperature**2 / max(1, len(student_logits)))
 
 
-class SoftTargetLoss(nn.Module):
+class SoftTargetLoss(nn.Module, TransferLoss):
     """`soft_target_loss` with a stored temperature; see there.
 
     Attributes:
         reads: what it compares: "logits".
-        sums: whether the loss is a sum over the batch: no, a mean.
         extracts: the settings that decide what `extract` gives: none.
     """
 
-    reads: ClassVar[str] = "logits"
-    sums: ClassVar[bool] = False
+    reads: ClassVar[Reads] = "logits"
     extracts: ClassVar[Mapping[str, int | float | str]] = {}
 
     def __init__(self, temperature: float = 4.0) -> None:

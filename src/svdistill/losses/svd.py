@@ -35,6 +35,7 @@ from svdistill.losses.maps import (
     wide_dtype,
     width,
 )
+from svdistill.losses.protocol import Reads, TransferLoss
 
 Reduction = Literal["sum", "mean"]
 REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
@@ -93,7 +94,7 @@ def svd_loss(
     return _compare(student_maps, _extract(teacher_maps, student_maps, settings), settings)[0]
 
 
-class SVDLoss(nn.Module):
+class SVDLoss(nn.Module, TransferLoss):
     """`svd_loss` with stored settings; see there. Those of the published sources are `svdistill.recipes.PRESETS`.
 
     Attributes:
@@ -102,7 +103,9 @@ class SVDLoss(nn.Module):
         precise: what of `extract` is not to be stored in half precision.
     """
 
-    reads: ClassVar[str] = "maps"
+    reads: ClassVar[Reads] = "maps"
+    needs_positions: ClassVar[bool] = True
+    least_taps: ClassVar[int] = 2
     equal_widths: ClassVar[bool] = True
     precise: ClassVar[frozenset[str]] = frozenset({"sigma"})
 

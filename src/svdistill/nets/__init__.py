@@ -3,6 +3,7 @@
 from svdistill.nets.cost import Cost, count
 from svdistill.nets.files import load, save, spec
 from svdistill.nets.mobilenet import MobileNet
+from svdistill.nets.modes import eval_mode
 from svdistill.nets.published import PUBLISHED, Published
 from svdistill.nets.recompute import recompute_activations
 from svdistill.nets.resnet import ResNet
@@ -30,6 +31,7 @@ __all__ = [
     "count",
     "create",
     "default_taps",
+    "eval_mode",
     "load",
     "names",
     "recompute_activations",

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from svdistill.nets.modes import eval_mode
+
 
 class Cost(NamedTuple):
     """Parameters of a network and the FLOPs of one image through it.
@@ -36,13 +38,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Cost:
     parameters = list(model.parameters())
     like = parameters[0] if parameters else torch.empty(0)
     image = torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
-    modes = [(module, module.training) for module in model.modules()]
     counter = FlopCounterMode(display=False)
-    try:
-        model.eval()
-        with torch.no_grad(), counter:
-            model(image)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with eval_mode(model), torch.no_grad(), counter:
+        model(image)
     return Cost(sum(p.numel() for p in parameters), counter.get_total_flops())

@@ -9,6 +9,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from svdistill.data import ImageSource, Share, standardize
 from svdistill.errors import DataError, ShapeError
+from svdistill.nets import eval_mode
 from svdistill.training.engine import Engine
 from svdistill.training.processes import total
 
@@ -56,9 +57,7 @@ def evaluate(
     # ask the other processes, of which there may be some that do something else.
     matrix = MulticlassConfusionMatrix(test.num_classes, validate_args=False, sync_on_compute=False).to(device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # right ones, loss
-    was_training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         own = torch.arange(share.rank, len(test), share.of)
         indices = own.split(batch_size) if len(own) else ()
         for index, raw in zip(indices, test.batches(indices), strict=True):
@@ -71,8 +70,6 @@ def evaluate(
             sums[1] += F.cross_entropy(logits, labels, reduction="sum")
             if confusion:
                 matrix.update(logits, labels)
-    finally:
-        model.train(was_training)
     counts = matrix.confmat
     if share.of > 1:
         total(sums)

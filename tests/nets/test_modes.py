@@ -46,9 +46,14 @@ def count(network):
 
 def raise_inside(network):
     """Fail while it is in eval mode."""
-    with pytest.raises(RuntimeError, match="in between"), eval_mode(network):
-        assert not any(module.training for module in network.modules())
-        raise RuntimeError("in between")
+
+    def fail():
+        with eval_mode(network):
+            assert not any(module.training for module in network.modules())
+            raise RuntimeError("in between")
+
+    with pytest.raises(RuntimeError, match="in between"):
+        fail()
 
 
 @pytest.mark.parametrize("use", [measure, look_inside, prepare, count, raise_inside])

@@ -8,7 +8,7 @@ from svdistill.ranks import place
 
 
 def results() -> Console:
-    """Return the console for results, made anew, so that it follows a redirected standard output."""
+    """Return a new console for results, so that it follows a redirected standard output."""
     return Console(highlight=False, soft_wrap=False, quiet=not first())
 
 
@@ -26,7 +26,7 @@ def first() -> bool:
 
 
 def note(text: str) -> None:
-    """Write one line of what is going on."""
+    """Write one line on what is happening."""
     notes().print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
 
 
@@ -36,14 +36,14 @@ def warning(text: str) -> None:
 
 
 def error(text: str) -> None:
-    """Write an error of one line, in whichever process it is called."""
+    """Write an error of one line, in every process that calls it."""
     Console(stderr=True, highlight=False).print(
         f"[bold red]error:[/bold red] {escape(_one_line(text))}", soft_wrap=True
     )
 
 
 def usage(wrong: Exception) -> str:
-    """Say in one line what is wrong with the options or arguments, and where help is."""
+    """Return one line on what is wrong with the options or arguments, and where to find help."""
     text = getattr(wrong, "format_message", wrong.__str__)().rstrip(".")
     context = getattr(wrong, "ctx", None)
     command = getattr(context, "command_path", "svdistill")

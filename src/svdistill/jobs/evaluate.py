@@ -70,9 +70,9 @@ def _student_file(path: Path) -> Path:
         return path
     run = Run(path)
     if not (path / "recipe.yaml").exists():
-        raise DataError(f"{path} is no run's folder (it has no recipe.yaml); give one that 'svdistill train' has named")
+        raise DataError(f"{path} is not a run's folder (it has no recipe.yaml); give one that 'svdistill train' named")
     if not run.finished:
-        raise DataError(f"the run {path} has not finished; call the same training again, it goes on where it stopped")
+        raise DataError(f"the run {path} has not finished; call the same training again to resume it")
     return run.student_file
 
 

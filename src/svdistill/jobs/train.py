@@ -16,7 +16,7 @@ from svdistill import nets, recipes, training
 from svdistill.distiller import Distiller
 from svdistill.errors import DataError, RecipeError, SvdistillError
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
-from svdistill.jobs.diagnostics import write_diagnostics
+from svdistill.jobs.diagnostics import Tapped, write_diagnostics
 from svdistill.jobs.run import BusyError, Run, fingerprint
 from svdistill.jobs.teacher_cache import provide
 from svdistill.recipes import Recipe, build
@@ -313,18 +313,15 @@ def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: build.I
     except RecipeError:  # a network of another library, of which no taps are named
         taps, others = (), ()
     student_drop, teacher_drop = build.drop_tokens(recipe, recipes.teacher_of(recipe))
+    teacher = distiller.teacher if len(taps) == len(others) else None
     write_diagnostics(
         run.record,
-        distiller.student,
-        distiller.teacher if len(taps) == len(others) else None,
+        Tapped(distiller.student, taps, student_drop),
+        None if teacher is None else Tapped(teacher, others, teacher_drop),
         test=images.test,
         mean=images.mean,
         std=images.std,
-        student_taps=taps,
-        teacher_taps=others if len(taps) == len(others) else (),
         lift=distiller.adapters,
-        student_drop_tokens=student_drop,
-        teacher_drop_tokens=teacher_drop,
         engine=engine,
     )
 

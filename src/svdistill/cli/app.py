@@ -4,7 +4,7 @@ import os
 import sys
 import time
 import warnings
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -70,8 +70,9 @@ app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 
-# What typer raises for a wrong option or argument: the base of the one such error that it makes public.
-_WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
+# What typer raises for a wrong option or argument: the base of the one such error that it makes public, which adds
+# nothing that is used here.
+_WrongUsage = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 INTERRUPTED = 130
 _LAST_WORDS_SECONDS = 1.0
 

@@ -1,10 +1,15 @@
 """Where a command writes: results to standard output, everything else to standard error."""
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.markup import escape
 
 from svdistill.errors import RecipeError
 from svdistill.ranks import place
+
+if TYPE_CHECKING:
+    from typer import BadParameter
 
 
 def results() -> Console:
@@ -42,12 +47,10 @@ def error(text: str) -> None:
     )
 
 
-def usage(wrong: Exception) -> str:
+def usage(wrong: "BadParameter") -> str:
     """Return one line on what is wrong with the options or arguments, and where to find help."""
-    text = getattr(wrong, "format_message", wrong.__str__)().rstrip(".")
-    context = getattr(wrong, "ctx", None)
-    command = getattr(context, "command_path", "svdistill")
-    return f"{text}; see '{command} --help'"
+    command = "svdistill" if wrong.ctx is None else wrong.ctx.command_path
+    return f"{wrong.format_message().rstrip('.')}; see '{command} --help'"
 
 
 def _one_line(text: str) -> str:

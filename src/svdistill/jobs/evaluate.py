@@ -77,6 +77,6 @@ def _student_file(path: Path) -> Path:
 
 
 def _recorded_root(file: Path) -> str | None:
-    """Return the data folder that the file's run was told of; a file that was moved away from its run has none."""
+    """Return the data folder in the recipe of the file's run; a file that was moved away from its run has none."""
     run = Run(file.parent)
     return run.recipe.data.root if (file.parent / "recipe.yaml").exists() else None

@@ -1,4 +1,4 @@
-"""Photographs of ImageNet's size, made from two real ones, for benchmarks that read image files."""
+"""Photographs of the size that ImageNet has, made up from two real ones, for what reads image files."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ QUALITY = 90
 
 
 def picture(seed: int, height: int, width: int) -> Image.Image:
-    """Return a crop of a photograph, mirrored, recoloured and relit, with the noise of a sensor.
+    """Return a crop of a photograph, turned, coloured and lit otherwise, with the noise of a sensor.
 
     The photographs are the two that scikit-learn ships; a crop of them compresses as photographs do, which smoothed
     noise or a drawing does not.
@@ -30,7 +30,7 @@ def picture(seed: int, height: int, width: int) -> Image.Image:
 
 
 def write_pictures(folder: Path, number: int) -> list[str]:
-    """Write ``number`` JPEG files, about 500 × 375 pixels, a fifth of them upright, and return their names."""
+    """Write so many JPEG files, about 500 × 375 pixels, a fifth of them upright, and return their names."""
     names = []
     for seed in range(number):
         height, width = (500, 375) if seed % 5 == 4 else (375 - seed % 7 * 6, 500)

@@ -92,14 +92,14 @@ class Pair:
         step(self.engine, Distiller(self.student).train(), self.optimizer, self.images, self.labels, epoch=0)
 
     def cached(self) -> Callable[[], object]:
-        """Return the step without the teacher, with a teacher cache of this batch in memory."""
+        """Return the step without the teacher, whose knowledge of this batch is stored, in memory."""
         shapes = self.distiller.teacher_shapes(self.images)
-        cache = TeacherCache.in_memory(
+        knowledge = TeacherCache.in_memory(
             self.distiller.extract(self.images), tap_shapes=shapes, precise=self.distiller.precise
         )
         distiller = Distiller(
             self.student,
-            cache,
+            knowledge,
             loss=SVDLoss(reduction="sum"),
             student_taps=self.taps[0],
             teacher_taps=self.taps[1],

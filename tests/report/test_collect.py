@@ -198,9 +198,9 @@ def test_damaged_insight(tmp_path: Path, content: bytes) -> None:
     whole = (run / "insight.npz").read_bytes()
     for damage in (content, whole[: len(whole) // 2], whole[:200] + bytes(200) + whole[400:]):
         (run / "insight.npz").write_bytes(damage)
-        assert isinstance(dict(read(run).insight), dict)
+        assert isinstance(dict(read(run).diagnostics), dict)
     (run / "insight.npz").write_bytes(content)
-    assert read(run).insight == {}
+    assert read(run).diagnostics == {}
 
 
 def test_comparison(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from markupsafe import Markup
 from svdistill.report import figures, tables
 from svdistill.report.collect import BASELINE, Group, Key, Regime, rank_of
 from svdistill.report.context import Context, Picture, Section, capital, conditions, finite
-from svdistill.report.figures import NARROW, PANEL, WIDE, Bar, Line
+from svdistill.report.figures import Bar, Line
 from svdistill.report.methods import Look
+from svdistill.report.svg import NARROW, PANEL, WIDE
 
 MAX_REGIMES = 6  # training curves are drawn for at most so many regimes
 HALF = 508  # pixels of one of two figures side by side

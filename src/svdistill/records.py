@@ -63,7 +63,7 @@ class RunRecord:
     ``summary.json``             written last: where it is, the run has finished
     ``student.safetensors``      the trained network alone
     ``insight.npz``              spectra, singular vectors, a few images and the confusion matrix, for the report
-    ``checkpoints/last.pt``      everything needed to go on
+    ``checkpoints/last.pt``      everything needed to resume
     ``checkpoints/best.pt``      the same, of the epoch with the best accuracy
     ``tensorboard/``             training curves
     ===========================  =======================================================================

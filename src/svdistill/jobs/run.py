@@ -78,7 +78,7 @@ class Run:
         from svdistill import nets
 
         if not self.finished:
-            raise DataError(f"the run {self.path} has not finished; call the same training again, it goes on there")
+            raise DataError(f"the run {self.path} has not finished; call the same training again to resume it")
         return nets.load(self.student_file)
 
     def set_aside(self) -> Path | None:
@@ -93,7 +93,7 @@ class Run:
     def locked(self, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Keep other processes from training this run at the same time.
 
-        The lock is a hidden file beside the folder, so that the folder itself can be renamed; the system gives it free
+        The lock is a hidden file beside the folder, so that the folder itself can be renamed; the system releases it
         when the process ends, however it ends.
 
         Args:
@@ -120,7 +120,7 @@ class Run:
             yield
 
     def check_data(self, images: "Images") -> None:
-        """Make sure that a run that was begun is gone on with, or reused, only for the images that it was begun with.
+        """Make sure that a run is resumed or reused only for the images that it was begun with.
 
         Args:
             images: what would be trained on now.
@@ -142,7 +142,7 @@ class Run:
             )
 
     def check_teacher(self, file: Path | None) -> None:
-        """Make sure that a run goes on with the teacher that it was begun with.
+        """Make sure that a run is resumed with the teacher that it was begun with.
 
         Args:
             file: the teacher's weights now; None without a teacher.

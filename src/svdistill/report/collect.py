@@ -166,12 +166,12 @@ def read(path: str | os.PathLike[str]) -> RunView:
     """Read one finished run.
 
     Raises:
-        DataError: it is no run, has not finished, or a file is damaged.
+        DataError: it is not a run, has not finished, or a file is damaged.
     """
     record = RunRecord(path)
     recipe = record.recipe()
     if not record.finished:
-        raise DataError(f"the run {record.path} has not finished; call the same training again, it goes on there")
+        raise DataError(f"the run {record.path} has not finished; call the same training again to resume it")
     summary, metrics = record.summary(), record.metrics()
     missing = [key for key in _NEEDED if not _is_number(summary.get(key))]
     if missing:
@@ -244,14 +244,16 @@ def _compared(file: Path) -> tuple[list[RunView], dict[str, str]]:
         runs = json.loads(file.read_bytes())["runs"]
         named = [(file.parent / run["folder"], run.get("state"), run.get("error")) for run in runs]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file} is no comparison; give the comparison.json that 'svdistill compare' writes") from error
+        raise DataError(
+            f"{file} is not a comparison; give the comparison.json that 'svdistill compare' writes"
+        ) from error
     named = [(Path(os.path.relpath(folder)), state, error) for folder, state, error in named]
     there = [folder for folder, _, _ in named if RunRecord(folder).exists]
     found, left_out = _read_all(map(RunRecord, there))
     left_out |= {str(folder): "has not begun" for folder, _, _ in named if folder not in there}
     left_out |= {str(folder): f"failed ({error})" for folder, state, error in named if state == "failed"}
     if not found:
-        raise DataError(f"{file} names no run that has finished; call the same comparison again, it goes on there")
+        raise DataError(f"{file} names no run that has finished; call the same comparison again to resume it")
     return found, left_out
 
 
@@ -400,9 +402,9 @@ _ORDER = (BASELINE, "soft-target", "fitnet", "attention", "relational", "fsp", "
 
 def method_order(key: Key) -> tuple[Any, ...]:
     """Return what rows are sorted by: the student alone first, KD-SVD after the other methods, sums of several last."""
-    place = next((i for i, name in enumerate(_ORDER) if key.method.startswith(name)), len(_ORDER))
+    position = next((i for i, name in enumerate(_ORDER) if key.method.startswith(name)), len(_ORDER))
     several = "+" in key.method and not key.method.startswith("fitnet")  # FitNets are a hint and then soft targets
-    return (several, place, len(key.method), key.method, [_sortable(value) for _, value in key.variant])
+    return (several, position, len(key.method), key.method, [_sortable(value) for _, value in key.variant])
 
 
 def _order(values: tuple[Any, ...], members: Sequence[RunView]) -> tuple[Any, ...]:

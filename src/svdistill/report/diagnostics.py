@@ -17,10 +17,10 @@ from svdistill.report.methods import Look
 from svdistill.report.numbers import row_fractions, whole_percent
 from svdistill.report.svg import PANEL
 
-MAX_STRIPS = 6  # so many methods are shown beside the teacher with their DFVs
-MAX_MATRICES = 8  # so many confusion matrices, the teacher's among them
-CHANNELS = 64  # so many rows and columns of a DFV
-BETA = 8.0  # where no loss of a run says another
+MAX_STRIPS = 6  # how many methods are shown beside the teacher with their DFVs
+MAX_MATRICES = 8  # how many confusion matrices, the teacher's among them
+CHANNELS = 64  # rows and columns of a DFV, at most
+BETA = 8.0  # the published width, where no loss of a run says another
 
 Array = NDArray[np.float64]
 
@@ -86,7 +86,7 @@ def confusion(context: Context) -> Section | None:
     for label, runs in shown:
         known = [run.diagnostics for run in runs if {"confusion", "classes"} <= run.diagnostics.keys()]
         size = len(known[0]["classes"]) if known else 0
-        counts = [insight["confusion"] for insight in known if insight["confusion"].shape == (size, size)]
+        counts = [arrays["confusion"] for arrays in known if arrays["confusion"].shape == (size, size)]
         if not size or not counts:
             continue
         total = np.sum(np.stack(counts).astype(np.int64), axis=0)
@@ -109,7 +109,7 @@ class _Network(NamedTuple):
 
 
 def _mean(group: Group, name: str) -> Array | None:
-    """Return the mean of an array over the runs, None where they have not all the same shape of it."""
+    """Return the mean of an array over the runs, None where it has not the same shape in all."""
     arrays = [run.diagnostics[name] for run in group.runs if name in run.diagnostics]
     if not arrays or any(array.shape != arrays[0].shape for array in arrays):
         return None
@@ -212,5 +212,5 @@ def _mistakes(counts: NDArray[Any], classes: Sequence[str], *, number: int = 3) 
     fractions = row_fractions(counts)
     np.fill_diagonal(fractions, 0)
     largest = np.argsort(-fractions, axis=None, kind="stable")[:number]
-    pairs = [(divmod(int(place), len(classes)), float(fractions.flat[place])) for place in largest]
+    pairs = [(divmod(int(position), len(classes)), float(fractions.flat[position])) for position in largest]
     return "; ".join(f"{classes[i]} → {classes[j]}: {whole_percent(value)}" for (i, j), value in pairs if value > 0)

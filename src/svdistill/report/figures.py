@@ -52,7 +52,7 @@ Gain = tuple[Look, Interval, Sequence[float]]
 
 
 class Bar(NamedTuple):
-    """A mean with an interval at a place.
+    """A mean with an interval at a position.
 
     Attributes:
         look: of its method; None = the teacher.
@@ -90,7 +90,7 @@ def curves(
         name: unlike any other figure's of the page.
         title: for those who do not see the figure.
         width: in pixels.
-        height: likewise.
+        height: in pixels.
         teacher: the teacher's value, for a line across; None = no line.
         scale: what values are multiplied by, 100 for percent.
         log: whether the vertical axis is logarithmic; values of 0 and below are then left out.
@@ -136,22 +136,22 @@ def gains(rows: Sequence[Gain], *, name: str, title: str, width: int = WIDE) -> 
     with drawing(name, width, 46 * len(rows) + 46) as (figure, finish):
         axes = figure.subplots()
         low, high = _gain_limits(rows)
-        for place, (look, interval, values) in enumerate(rows):
+        for position, (look, interval, values) in enumerate(rows):
             colour = colour_of(look)
-            axes.scatter(values, [place + 0.2] * len(values), s=15, color=colour, alpha=0.75, linewidth=0)
+            axes.scatter(values, [position + 0.2] * len(values), s=15, color=colour, alpha=0.75, linewidth=0)
             if interval.low is not None and interval.high is not None:
-                axes.plot([interval.low, interval.high], [place] * 2, color=colour, linewidth=2.6)
+                axes.plot([interval.low, interval.high], [position] * 2, color=colour, linewidth=2.6)
                 ends = [(low, "<")] * (interval.low < low) + [(high, ">")] * (interval.high > high)
                 for end, marker in ends:
-                    axes.plot([end], [place], marker, color=colour, markersize=7, clip_on=False)
-            axes.plot([interval.mean], [place], look.marker, color=colour, markersize=9, markeredgecolor=PAPER)
+                    axes.plot([end], [position], marker, color=colour, markersize=7, clip_on=False)
+            axes.plot([interval.mean], [position], look.marker, color=colour, markersize=9, markeredgecolor=PAPER)
             behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}  # lines do not cross texts
             # On a narrow figure a long name leaves room for the mean only.
             room = width / 7 - len(look.label)
             number = points(interval) if len(points(interval)) < room else signed(interval.mean)
             for x, text, side in ((0, look.label, "left"), (1, number, "right")):
                 axes.text(
-                    x, place - 0.32, text, transform=axes.get_yaxis_transform(), va="center", ha=side, bbox=behind
+                    x, position - 0.32, text, transform=axes.get_yaxis_transform(), va="center", ha=side, bbox=behind
                 )
         axes.axvline(0, color=INK, linewidth=1)
         axes.set_xlim(low, high)
@@ -181,7 +181,7 @@ def bars(
     zero: bool = False,
     digits: str = "g",
 ) -> str:
-    """Draw means with their intervals over a quantity; those that share a place stand side by side.
+    """Draw means with their intervals over a quantity; those that share a position stand side by side.
 
     Args:
         items: what to draw.
@@ -189,10 +189,10 @@ def bars(
         title: for those who do not see the figure.
         x_label: under the horizontal axis.
         width: in pixels.
-        height: likewise.
+        height: in pixels.
         joined: whether a line joins those of one method.
         log: whether the horizontal axis is logarithmic.
-        ticks: places and texts on the horizontal axis; None = round numbers.
+        ticks: positions and texts on the horizontal axis; None = round numbers.
         zero: whether a line marks zero on the vertical axis.
         digits: how numbers on the horizontal axis are written.
 
@@ -203,9 +203,9 @@ def bars(
         axes = figure.subplots()
         if log:
             axes.set_xscale("log")
-        places = sorted({item.x for item in items})
+        positions = sorted({item.x for item in items})
         looks = list(dict.fromkeys(item.look for item in items))
-        inside = _dodge(places, log=log)
+        inside = _dodge(positions, log=log)
         for look in looks:
             own = sorted((item for item in items if item.look == look), key=lambda item: item.x)
             at = [inside(item.x, looks, items, look) for item in own]
@@ -219,7 +219,7 @@ def bars(
                 axes.plot([x], [item.mean], marker, color=colour_of(look), markersize=size, markeredgecolor=PAPER)
         if zero:
             axes.axhline(0, color=INK, linewidth=1)
-        _place_ticks(axes, places, log=log, ticks=ticks, digits=digits)
+        _set_ticks(axes, positions, log=log, ticks=ticks, digits=digits)
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(x_label)
         return finish(title)
@@ -240,7 +240,7 @@ def spectrum(
         name: unlike any other figure's of the page.
         title: for those who do not see the figure.
         width: in pixels.
-        height: likewise.
+        height: in pixels.
 
     Returns:
         An ``<svg>`` element.
@@ -378,9 +378,9 @@ def _gain_limits(rows: Sequence[Gain]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _dodge(places: Sequence[float], *, log: bool) -> Callable[..., float]:
-    """Return what moves those that share a place apart, by a small part of the axis."""
-    ends = [math.log(place) if log else place for place in (places[0], places[-1])]
+def _dodge(positions: Sequence[float], *, log: bool) -> Callable[..., float]:
+    """Return what moves those that share a position apart, by a small part of the axis."""
+    ends = [math.log(position) if log else position for position in (positions[0], positions[-1])]
     step = 0.018 * ((ends[1] - ends[0]) or (0.5 if log else abs(ends[0]) or 1.0))
 
     def inside(x: float, looks: Sequence[Look | None], items: Sequence[Bar], look: Look | None) -> float:
@@ -391,13 +391,15 @@ def _dodge(places: Sequence[float], *, log: bool) -> Callable[..., float]:
     return inside
 
 
-def _place_ticks(
-    axes: Axes, places: Sequence[float], *, log: bool, ticks: Sequence[tuple[float, str]] | None, digits: str
+def _set_ticks(
+    axes: Axes, positions: Sequence[float], *, log: bool, ticks: Sequence[tuple[float, str]] | None, digits: str
 ) -> None:
     axes.margins(x=0.08)
     if ticks is not None:
-        axes.xaxis.set_major_locator(FixedLocator([place for place, _ in ticks]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda _, place: ticks[place][1] if place < len(ticks) else ""))
+        axes.xaxis.set_major_locator(FixedLocator([position for position, _ in ticks]))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda _, position: ticks[position][1] if position < len(ticks) else "")
+        )
         axes.xaxis.set_minor_locator(NullLocator())
     elif log:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))

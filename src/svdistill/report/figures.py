@@ -397,9 +397,7 @@ def _set_ticks(
     axes.margins(x=0.08)
     if ticks is not None:
         axes.xaxis.set_major_locator(FixedLocator([position for position, _ in ticks]))
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda _, position: ticks[position][1] if position < len(ticks) else "")
-        )
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda _, at: ticks[at][1] if at < len(ticks) else ""))
         axes.xaxis.set_minor_locator(NullLocator())
     elif log:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))

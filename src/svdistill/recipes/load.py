@@ -14,7 +14,6 @@ from svdistill.errors import RecipeError, nearest
 from svdistill.recipes import files
 from svdistill.recipes.schema import (
     LOSSES,
-    MACHINE_KEYS,
     AdamWSettings,
     AugmentSettings,
     DataSettings,
@@ -25,6 +24,7 @@ from svdistill.recipes.schema import (
     TrainSettings,
     UnlabelledSettings,
 )
+from svdistill.records import MACHINE_KEYS
 
 _SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "": (Recipe,),

@@ -9,21 +9,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
+from svdistill.records import MACHINE_KEYS
+
 Taps = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 Classes = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
-
-# Where the files lie, on what the run runs and how often it saves: none of it changes the result beyond rounding.
-MACHINE_KEYS = (
-    "data.root",
-    "train.device",
-    "train.compile",
-    "train.channels_last",
-    "train.recompute",
-    "train.checkpoint_minutes",
-    "teacher.shard",
-)
 
 
 class Settings(BaseModel):

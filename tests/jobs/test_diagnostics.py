@@ -174,14 +174,14 @@ def test_written_at_the_end_of_a_run(tmp_path, nets: tuple[Net, Net]) -> None:
     record = RunRecord(tmp_path)
     test = image_set(side=100)
     write_diagnostics(record, *nets, test=test, **STATISTICS, student_taps=TAPS, teacher_taps=TAPS)
-    with np.load(record.diagnostics, allow_pickle=False) as found:
+    with np.load(record.insight, allow_pickle=False) as found:
         assert found["confusion"].sum(1).tolist() == [30, 30, 30]
         assert found["labels"].tolist() == [0, 1, 2]
         assert found["images"].shape == (3, 1, 64, 64)
         assert [found["images"][i].flat[0] // 30 for i in range(3)] == [0, 1, 2]
         assert found["classes"].tolist() == ["a", "b", "c"]
         assert found["student_spectrum"].shape[0] == found["teacher_spectrum"].shape[0] == 2
-    assert record.diagnostics.stat().st_size < 300_000
+    assert record.insight.stat().st_size < 300_000
     assert [path.name for path in tmp_path.iterdir()] == ["insight.npz"]
 
 
@@ -190,7 +190,7 @@ def test_a_finished_training_never_fails(tmp_path, nets: tuple[Net, Net]) -> Non
     record = RunRecord(tmp_path / "run")
     with pytest.warns(SvdistillWarning, match="incomplete"):
         write_diagnostics(record, nets[0], test=image_set(4), **STATISTICS, student_taps=["three"])
-    with np.load(record.diagnostics) as found:
+    with np.load(record.insight) as found:
         assert sorted(found) == ["classes", "confusion", "images", "labels"]
     (tmp_path / "file").write_text("")
     with pytest.warns(SvdistillWarning, match="incomplete"):

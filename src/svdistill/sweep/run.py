@@ -13,11 +13,13 @@ from typing import Any
 from svdistill import recipes
 from svdistill.errors import RecipeError, SvdistillError, nearest
 from svdistill.jobs.run import Run
-from svdistill.recipes import Recipe, build, files
+from svdistill.recipes import Recipe, files
+from svdistill.recipes.check import check
+from svdistill.recipes.images import Images, load_images
 from svdistill.sweep import pool
 from svdistill.sweep.scheduler import Observer, Outcome, Task, Unobserved, WorkerPool, run_tasks
 
-METHODS = ("alone", "soft-target", "fitnet", "attention", "relational", "fsp", "svd")
+METHODS = recipes.compared_methods()
 PLACES = ("local", "ray")
 TEACHER = "teacher"  # what stands in a teacher's row in place of a method
 
@@ -479,7 +481,7 @@ def _run(recipe: Recipe, runs: Path) -> Run:
 
 def _check(members: Sequence[Member], runs: Path) -> None:
     """Check networks, losses and images once for each configuration, and the images of every run that is there."""
-    images = _remembering(build.images)
+    images = _remembering(load_images)
     checked = set()
     for member in members:
         if member.method != TEACHER:
@@ -499,14 +501,14 @@ def _check(members: Sequence[Member], runs: Path) -> None:
             member.state = "unneeded"
 
 
-def _check_one(recipe: Recipe, images: Callable[[Recipe], build.Images]) -> None:
+def _check_one(recipe: Recipe, images: Callable[[Recipe], Images]) -> None:
     line = recipes.lineage(recipe)
     for member, parent in zip(line, (*line[1:], None), strict=True):
         theirs = None if parent is None else images(parent)
-        build.check(member, images(member), teacher_recipe=parent, teacher_images=theirs)
+        check(member, images(member), teacher_recipe=parent, teacher_images=theirs)
 
 
-def _look_up(member: Member, images: Callable[[Recipe], build.Images]) -> None:
+def _look_up(member: Member, images: Callable[[Recipe], Images]) -> None:
     """Find out how far a run is, and that it is one of the same images."""
     run = member.run
     if not run.path.exists():
@@ -519,11 +521,11 @@ def _look_up(member: Member, images: Callable[[Recipe], build.Images]) -> None:
         member.state = "begun"
 
 
-def _remembering(load: Callable[[Recipe], build.Images], *, size: int = 8) -> Callable[[Recipe], build.Images]:
+def _remembering(load: Callable[[Recipe], Images], *, size: int = 8) -> Callable[[Recipe], Images]:
     """Keep the last few sets of images: many runs share them, and all of them at once may not fit into memory."""
-    kept: dict[str, build.Images] = {}
+    kept: dict[str, Images] = {}
 
-    def images(recipe: Recipe) -> build.Images:
+    def images(recipe: Recipe) -> Images:
         settings = recipe.to_dict()
         # The seed chooses the labelled images.
         seed = None if recipe.data.train_size is None else recipe.seed

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svdistill.clips import CLIPS
 from svdistill.errors import RecipeError, ShapeError, nearest
-
-CLIPS = ("per_variable", "global", "poster", "none")
 
 
 class TransferHealth:

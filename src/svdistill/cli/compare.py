@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from svdistill.cli.console import note, results
+from svdistill.methods import compared
 
 MOST_SEEDS = 1000
 
@@ -24,7 +25,7 @@ def compare(
     ] = None,
     methods: Annotated[
         str, typer.Option(metavar="A,B,C", help="Methods, see docs/compare.md; 'alone' is the plain student.")
-    ] = "alone,soft-target,fitnet,attention,relational,fsp,svd",
+    ] = ",".join(compared()),
     seeds: Annotated[str, typer.Option(metavar="N", help="3 for the seeds 0, 1, 2; or a list, 3,5,8-9.")] = "3",
     on: Annotated[
         str, typer.Option(metavar="PLACE", help="'local', or 'ray': runs are spread over a Ray cluster.")

@@ -62,9 +62,9 @@ def show(
     import yaml
 
     from svdistill import recipes
-    from svdistill.recipes import build
+    from svdistill.recipes.naming import check_names
 
     settings = recipes.load(recipe, overrides or (), method=method)
-    build.check_names(*recipes.lineage(settings))
+    check_names(*recipes.lineage(settings))
     text = yaml.safe_dump(settings.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=False)
     results().file.write(text)

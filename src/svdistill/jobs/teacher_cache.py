@@ -8,8 +8,9 @@ import torch
 
 from svdistill import data
 from svdistill.jobs.callbacks import Callbacks
-from svdistill.recipes import Recipe, build, teacher_of
+from svdistill.recipes import Recipe, build, teacher_of, weights
 from svdistill.recipes import teacher_cache as wanted
+from svdistill.recipes.images import Images, augmentation, noise
 from svdistill.teacher_cache import MANIFEST, TeacherCache, store
 
 # Small batches would leave the machine idle: nothing is kept for a backward pass here.
@@ -34,7 +35,7 @@ class Provided(NamedTuple):
 
 def provide(
     recipe: Recipe,
-    images: build.Images,
+    images: Images,
     runs: Path,
     *,
     teacher_file: Path,
@@ -70,9 +71,9 @@ def provide(
             cache = TeacherCache.open(path, key)
             callbacks.stored(path)
             return Provided(cache, path, 0, 0.0)
-        teacher = build.teacher(teacher_file, images)
+        teacher = weights.load_teacher(teacher_file, images)
         whole = build.distiller(recipe, student, teacher, teacher_recipe=teacher_of(recipe))
-        whole.prepare(build.noise(images))
+        whole.prepare(noise(images))
         whole.to(device)
         on_device = images.to(device)
         sets = [on_device.train, *([] if on_device.unlabelled is None else [on_device.unlabelled])]
@@ -89,7 +90,7 @@ def provide(
                     sets,
                     max(_LEAST_BATCH, recipe.train.batch_size),
                     views=views,
-                    augmentation=build.augmentation(recipe),
+                    augmentation=augmentation(recipe),
                     mean=on_device.mean,
                     std=on_device.std,
                     start=start,

@@ -12,13 +12,14 @@ from svdistill import nets, teacher_cache
 from svdistill.atomic import digest
 from svdistill.distiller import StorableLoss
 from svdistill.recipes import build
+from svdistill.recipes.images import Images, augmentation, fixed_views, noise
 from svdistill.recipes.load import identity, teacher_of
 from svdistill.recipes.schema import Recipe
 
 FOLDER = "knowledge"
 
 
-def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_file: Path) -> teacher_cache.Key:
+def key(recipe: Recipe, images: Images, *, student: nn.Module, teacher_file: Path) -> teacher_cache.Key:
     """Return what stored knowledge must be of to serve a recipe.
 
     Args:
@@ -33,7 +34,7 @@ def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_fil
     Raises:
         CheckpointError: the teacher's file is missing or damaged.
     """
-    views, parent = build.views(recipe), teacher_of(recipe)
+    views, parent = fixed_views(recipe), teacher_of(recipe)
     assert views is not None
     nets.spec(teacher_file)  # whoever reads a file's bytes alone does not notice that it is cut off
     criteria = build.losses(recipe)
@@ -44,7 +45,7 @@ def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_fil
         images=[teacher_cache.fingerprint(one) for one in sets],
         mean=images.mean.tolist(),
         std=images.std.tolist(),
-        augmentation=asdict(build.augmentation(recipe)),
+        augmentation=asdict(augmentation(recipe)),
         views=views.count,
         seed=views.seed,
         taps=build.teacher_taps(recipe, parent) if maps else (),
@@ -92,9 +93,9 @@ def _images(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
-def _grids(recipe: Recipe, student: nn.Module, images: build.Images) -> list[list[int]]:
+def _grids(recipe: Recipe, student: nn.Module, images: Images) -> list[list[int]]:
     """Return height and width, or the number of positions, of the student's map at each tap."""
     with nets.Taps(student, build.taps(recipe), drop_tokens=recipe.model.drop_tokens) as taps:
-        student.eval()(build.noise(images)[:1])
+        student.eval()(noise(images)[:1])
         shapes = [one.shape for one in taps.collect()]
     return [list(shape[2:]) if len(shape) == 4 else list(shape[1:-1]) for shape in shapes]

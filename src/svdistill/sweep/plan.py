@@ -9,19 +9,19 @@ from typing import Any
 from svdistill import recipes
 from svdistill.errors import RecipeError, nearest
 from svdistill.jobs.run import Run
-from svdistill.recipes import Recipe, build
+from svdistill.recipes import Recipe
+from svdistill.recipes.check import check
+from svdistill.recipes.images import Images, load_images
 from svdistill.sweep.comparison import TEACHER, Comparison, Member
 from svdistill.sweep.grid import Cell, Grid
 from svdistill.sweep.scheduler import Outcome
-
-METHODS = ("alone", "soft-target", "fitnet", "attention", "relational", "fsp", "svd")
 
 
 def plan(
     recipe: str | Path,
     *,
     overrides: Sequence[str] = (),
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     runs: str | os.PathLike[str] = "runs",
 ) -> Comparison:
@@ -30,7 +30,7 @@ def plan(
     Args:
         recipe: name of a shipped recipe or path of a YAML file; it names the teacher.
         overrides: ``key=value`` texts; ``key=[a,b]`` makes a setting vary, unless it is one that takes a list.
-        methods: as ``recipes.methods`` names them.
+        methods: as ``recipes.methods`` names them; None = those of the standard comparison.
         seeds: of the students; the teacher keeps its own.
         runs: folder of all runs.
 
@@ -42,7 +42,8 @@ def plan(
         DataError: the images are missing or damaged, or not those that a run was made with.
         CheckpointError: a teacher's file is missing or damaged.
     """
-    methods, seeds = _distinct(methods, "method"), _distinct(seeds, "seed")
+    methods = _distinct(recipes.compared_methods() if methods is None else methods, "method")
+    seeds = _distinct(seeds, "seed")
     if not all(0 <= seed < 2**32 for seed in seeds):
         raise RecipeError(f"seeds: expected whole numbers from 0 to {2**32 - 1}, got {', '.join(map(str, seeds))}")
     for method in methods:
@@ -102,7 +103,7 @@ def _teachers(students: Sequence[Member], axes: Mapping[str, Sequence[Any]], run
 
 def _check(members: Sequence[Member], runs: Path) -> None:
     """Check networks, losses and images once for each configuration, and the images of every run that is there."""
-    images = _remembering(build.images)
+    images = _remembering(load_images)
     checked = set()
     for member in members:
         if member.method != TEACHER:
@@ -122,14 +123,14 @@ def _check(members: Sequence[Member], runs: Path) -> None:
             member.state = "unneeded"
 
 
-def _check_one(recipe: Recipe, images: Callable[[Recipe], build.Images]) -> None:
+def _check_one(recipe: Recipe, images: Callable[[Recipe], Images]) -> None:
     line = recipes.lineage(recipe)
     for member, parent in zip(line, (*line[1:], None), strict=True):
         theirs = None if parent is None else images(parent)
-        build.check(member, images(member), teacher_recipe=parent, teacher_images=theirs)
+        check(member, images(member), teacher_recipe=parent, teacher_images=theirs)
 
 
-def _look_up(member: Member, images: Callable[[Recipe], build.Images]) -> None:
+def _look_up(member: Member, images: Callable[[Recipe], Images]) -> None:
     """Find out how far a run is, and that it is one of the same images."""
     run = member.run
     if not run.path.exists():
@@ -142,11 +143,11 @@ def _look_up(member: Member, images: Callable[[Recipe], build.Images]) -> None:
         member.state = "begun"
 
 
-def _remembering(load: Callable[[Recipe], build.Images], *, size: int = 8) -> Callable[[Recipe], build.Images]:
+def _remembering(load: Callable[[Recipe], Images], *, size: int = 8) -> Callable[[Recipe], Images]:
     """Keep the last few sets of images: many runs share them, and all of them at once may not fit into memory."""
-    kept: dict[str, build.Images] = {}
+    kept: dict[str, Images] = {}
 
-    def images(recipe: Recipe) -> build.Images:
+    def images(recipe: Recipe) -> Images:
         settings = recipe.to_dict()
         # The seed chooses the labelled images.
         seed = None if recipe.data.train_size is None else recipe.seed

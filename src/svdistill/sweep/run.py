@@ -11,7 +11,7 @@ from svdistill import recipes
 from svdistill.errors import RecipeError, nearest
 from svdistill.jobs.run import Run
 from svdistill.sweep.comparison import Comparison, Member
-from svdistill.sweep.plan import METHODS, plan
+from svdistill.sweep.plan import plan
 from svdistill.sweep.pool import local_pool
 from svdistill.sweep.scheduler import NoObserver, Observer, Outcome, Task, WorkerPool, run_tasks
 
@@ -22,7 +22,7 @@ def compare(
     recipe: str | Path,
     *,
     overrides: Sequence[str] = (),
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     runs: str | os.PathLike[str] = "runs",
     on: str = "local",
@@ -34,7 +34,7 @@ def compare(
     Args:
         recipe: name of a shipped recipe or path of a YAML file; it names the teacher.
         overrides: ``key=value`` texts; ``key=[a,b]`` makes a setting vary, unless it is one that takes a list.
-        methods: as ``recipes.methods`` names them.
+        methods: as ``recipes.methods`` names them; None = those of the standard comparison.
         seeds: of the students; the teacher keeps its own.
         runs: folder of all runs; those that have finished are reused, interrupted ones resume.
         on: the backend that trains them, see ``open_pool``.

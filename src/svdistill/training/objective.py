@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from svdistill.clips import CLIPS
 from svdistill.errors import RecipeError, nearest
-from svdistill.gradients import CLIPS
 
 
 @dataclass(frozen=True, kw_only=True)

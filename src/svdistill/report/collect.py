@@ -363,8 +363,8 @@ def _is_axis(key: str, runs: Sequence[RunView]) -> bool:
     """Tell whether runs with different values are to be kept apart: where they are not only a method's own choice."""
     if _is_of(key, _OF_REGIME):
         return True
-    methods = {run.method for run in runs}
-    return any(key in _differing([run for run in runs if run.method == method]) for method in methods)
+    present = {run.method for run in runs}
+    return any(key in _differing([run for run in runs if run.method == method]) for method in present)
 
 
 def _telling(runs: Sequence[RunView], keys: Sequence[str]) -> list[str]:
@@ -400,14 +400,12 @@ def _groups(members: Sequence[RunView], runs: Sequence[RunView], left_out: dict[
     return groups
 
 
-_ORDER = (BASELINE, "soft-target", "fitnet", "attention", "relational", "fsp", "svd")
-
-
 def method_order(key: Key) -> tuple[Any, ...]:
     """Return what rows are sorted by: the student alone first, KD-SVD after the other methods, sums of several last."""
-    place = next((i for i, name in enumerate(_ORDER) if key.method.startswith(name)), len(_ORDER))
+    compared = methods.compared()
+    position = next((i for i, name in enumerate(compared) if key.method.startswith(name)), len(compared))
     several = "+" in key.method and not key.method.startswith("fitnet")  # FitNets are a hint and then soft targets
-    return (several, place, len(key.method), key.method, [_sortable(value) for _, value in key.variant])
+    return (several, position, len(key.method), key.method, [_sortable(value) for _, value in key.variant])
 
 
 def _order(values: tuple[Any, ...], members: Sequence[RunView]) -> tuple[Any, ...]:

@@ -47,12 +47,12 @@ class Pair:
     """A student, its teacher, an optimizer, and a batch of noise, ready for steps.
 
     Args:
-        device: where.
+        device: where to run.
         precision: of the engine.
-        channels_last: how weights and images lie.
-        loss: of the transfer; None: KD-SVD, k = 1.
-        student: name of the network.
-        teacher: likewise.
+        channels_last: whether weights and images are stored channels-last.
+        loss: the transfer loss; None is KD-SVD, k = 1.
+        student: name of the student's network.
+        teacher: name of the teacher's network.
         batch: number of images of 32×32 pixels.
     """
 
@@ -284,7 +284,7 @@ def show(figures: Mapping[str, Any], title: str) -> None:
 
 
 def main_gpu(*, rounds: int = 50, slow_rounds: int = 5) -> None:
-    """Measure the same pair on a GPU: images a second, what the transfer loss takes of a step, seconds an epoch."""
+    """Measure the same pair on a GPU: images a second, the transfer loss's part of a step, seconds an epoch."""
     if not torch.cuda.is_available():
         sys.exit("error: no CUDA device is visible; run this on a machine with one, or the benchmark 'step' on a CPU")
     figures: dict[str, Any] = {"batch": BATCH}
@@ -298,7 +298,7 @@ def main_gpu(*, rounds: int = 50, slow_rounds: int = 5) -> None:
 
 
 def on_gpu(make: Callable[..., Pair], rounds: int, slow_rounds: int) -> dict[str, Any]:
-    """Measure one layout and precision; the straightforward loss, which may be very slow, with fewer rounds."""
+    """Measure one layout and precision, with fewer rounds for the straightforward loss, which may be very slow."""
     pair, slow = make(), make(loss=Straightforward())
     times = side_by_side(
         {

@@ -179,7 +179,7 @@ def test_written_at_the_end_of_a_run(tmp_path, nets: tuple[Net, Net]) -> None:
         assert [found["images"][i].flat[0] // 30 for i in range(3)] == [0, 1, 2]
         assert found["classes"].tolist() == ["a", "b", "c"]
         assert found["student_spectrum"].shape[0] == found["teacher_spectrum"].shape[0] == 2
-    assert record.insight.stat().st_size < 300_000
+    assert record.diagnostics.stat().st_size < 300_000
     assert [path.name for path in tmp_path.iterdir()] == ["insight.npz"]
 
 

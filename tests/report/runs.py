@@ -59,7 +59,7 @@ def make_run(
     noted = hashlib.sha256(b"weights of the teacher").hexdigest() if helped else None
     (record.path / "data.json").write_text(json.dumps({"labels": "…", "teacher": noted}))
     if insight:
-        np.savez_compressed(record.insight, **make_insight(seed, helped=helped))
+        np.savez_compressed(record.diagnostics, **make_insight(seed, helped=helped))
     if finished:
         costs = {"parameters": 678_106 if teacher else 231_290, "flops": 30_000_000 if teacher else 6_000_000}
         times = {"train_images": 60_000 if teacher else size, "epochs": epochs, "seconds": 963.0 + seed}

@@ -146,7 +146,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "missing", "there is no"),
         (tmp_path, "holds no run"),
-        (tmp_path / "note.txt", "is no comparison"),
+        (tmp_path / "note.txt", "is not a comparison"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             collect([path])
@@ -198,9 +198,9 @@ def test_damaged_insight(tmp_path: Path, content: bytes) -> None:
     whole = (run / "insight.npz").read_bytes()
     for damage in (content, whole[: len(whole) // 2], whole[:200] + bytes(200) + whole[400:]):
         (run / "insight.npz").write_bytes(damage)
-        assert isinstance(dict(read(run).insight), dict)
+        assert isinstance(dict(read(run).diagnostics), dict)
     (run / "insight.npz").write_bytes(content)
-    assert read(run).insight == {}
+    assert read(run).diagnostics == {}
 
 
 def test_comparison(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_comparison(tmp_path: Path) -> None:
 def test_foreign_comparison(tmp_path: Path, content: str) -> None:
     """A file of something else, or a comparison of which nothing is there."""
     (tmp_path / "comparison.json").write_text(content)
-    with pytest.raises(DataError, match=r"is no comparison|names no run"):
+    with pytest.raises(DataError, match=r"is not a comparison|names no run"):
         collect([tmp_path / "comparison.json"])
 
 

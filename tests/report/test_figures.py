@@ -17,6 +17,7 @@ from svdistill.report.collect import Key
 from svdistill.report.figures import Bar, Line
 from svdistill.report.methods import looks
 from svdistill.report.statistics import Interval
+from svdistill.report.svg import NARROW
 
 ALONE, SVD = looks([Key("alone"), Key("svd")]).values()
 LINES = [Line(ALONE, [1, 2, 3], [[0.5, 0.6, 0.7], [0.4, 0.6, 0.8]]), Line(SVD, [2, 3], [[0.7, 0.75]])]
@@ -33,7 +34,7 @@ DRAWN: dict[str, Callable[[], str]] = {
     ),
     "many": lambda: figures.curves([Line(SVD, [1, 2], [[0.1, 0.2]] * 2)] * 9, name="f", title="t"),
     "gains": lambda: figures.gains(ROWS, name="f", title="t"),
-    "wide intervals": lambda: figures.gains(WIDE_ROWS, name="f", title="t", width=figures.NARROW),
+    "wide intervals": lambda: figures.gains(WIDE_ROWS, name="f", title="t", width=NARROW),
     "bars": lambda: figures.bars(BARS, name="f", title="t", x_label="x", joined=True, zero=True),
     "bars in logarithm": lambda: figures.bars(BARS, name="f", title="t", x_label="x", log=True),
     "ticks": lambda: figures.bars(BARS, name="f", title="t", x_label="x", ticks=[(2.0, "two"), (30.0, "30")]),
@@ -88,23 +89,8 @@ def test_gains_are_written_beside_their_bars() -> None:
     """Name, mean and interval stand there; a long name on a narrow figure leaves out the interval."""
     assert {"KD-SVD", "+1.00 (+0.50 to +1.50)", "student alone", "−2.00"} <= set(texts(DRAWN["gains"]()))
     long = SVD._replace(label="FitNets + soft targets, two stages")
-    svg = figures.gains([(long, ROWS[0][1], [1.0])], name="f", title="t", width=figures.NARROW)
+    svg = figures.gains([(long, ROWS[0][1], [1.0])], name="f", title="t", width=NARROW)
     assert {long.label, "+1.00"} <= set(texts(svg))
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [(1.234, 2, "+1.23"), (-1.236, 2, "−1.24"), (0.004, 2, "0.00"), (-0.004, 2, "0.00"), (12.0, 0, "+12")],
-)
-def test_signed(value: float, digits: int, text: str) -> None:
-    """A true minus, and no sign on what rounds to zero."""
-    assert figures.signed(value, digits=digits) == text
-
-
-def test_points() -> None:
-    """An interval that is known is written, a wide one with fewer digits."""
-    assert figures.points(Interval(1.5, None, None)) == "+1.50"
-    assert figures.points(Interval(1.5, -50.25, 53.25)) == "+1.5 (−50.2 to +53.2)"
 
 
 def pixels(address: str) -> Any:

@@ -140,7 +140,7 @@ def write_diagnostics(
     except Exception as error:
         _warn(record, error)
     try:
-        with replacing(record.insight) as file:
+        with replacing(record.diagnostics) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         _warn(record, error)
@@ -242,4 +242,4 @@ def _thumbnails(images: Tensor) -> NDArray[Any]:
 
 def _warn(record: RunRecord, error: Exception) -> None:
     reason = " ".join(str(error).split()) or type(error).__name__
-    warn(SvdistillWarning(f"{record.insight} is incomplete ({reason}); a report leaves figures out"), stacklevel=3)
+    warn(SvdistillWarning(f"{record.diagnostics} is incomplete ({reason}); a report leaves figures out"), stacklevel=3)

@@ -69,8 +69,10 @@ def _student_file(path: Path) -> Path:
             raise DataError(f"there is no run and no file {path}; give a run's folder or its student.safetensors")
         return path
     run = Run(path)
-    if not (path / "recipe.yaml").exists():
-        raise DataError(f"{path} is no run's folder (it has no recipe.yaml); give one that 'svdistill train' has named")
+    if not run.record.exists:
+        raise DataError(
+            f"{path} is not the folder of a run (no recipe.yaml); give one that 'svdistill train' has named"
+        )
     if not run.finished:
         raise DataError(f"the run {path} has not finished; call the same training again to resume it")
     return run.student_file
@@ -79,4 +81,4 @@ def _student_file(path: Path) -> Path:
 def _recorded_root(file: Path) -> str | None:
     """Return the data folder in the recipe of the file's run; a file that was moved away from its run has none."""
     run = Run(file.parent)
-    return run.recipe.data.root if (file.parent / "recipe.yaml").exists() else None
+    return run.recipe.data.root if run.record.exists else None

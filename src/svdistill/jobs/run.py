@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -89,7 +88,7 @@ class Run:
         from svdistill import nets
 
         if not self.finished:
-            raise DataError(f"the run {self.path} has not finished; call the same training again, it goes on there")
+            raise DataError(f"the run {self.path} has not finished; call the same training again to resume it")
         return nets.load(self.student_file)
 
     def set_aside(self) -> Path | None:
@@ -98,13 +97,7 @@ class Run:
         Returns:
             Where it is now; None where there was none.
         """
-        if not self.path.exists():
-            return None
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        names = (f"{self.path.name}.{stamp}{suffix}" for suffix in ("", *(f".{n}" for n in range(1, 1000))))
-        target = next(path for name in names if not (path := self.path.with_name(name)).exists())
-        self.path.rename(target)
-        return target
+        return self.record.set_aside()
 
     @contextmanager
     def locked(self, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
@@ -134,7 +127,7 @@ class Run:
             yield
 
     def check_data(self, images: "Images") -> None:
-        """Make sure that a run that was begun is gone on with, or reused, only for the images that it was begun with.
+        """Make sure that a run is resumed or reused only for the images that it was begun with.
 
         Args:
             images: what would be trained on now.
@@ -142,7 +135,7 @@ class Run:
         Raises:
             DataError: the run's images were others.
         """
-        file = self.path / "data.json"
+        file = self.record.data
         try:
             known = json.loads(file.read_text())
         except FileNotFoundError:
@@ -156,7 +149,7 @@ class Run:
             )
 
     def check_teacher(self, file: Path | None) -> None:
-        """Make sure that a run goes on with the teacher that it was begun with.
+        """Make sure that a run is resumed with the teacher that it was begun with.
 
         Args:
             file: the teacher's weights now; None without a teacher.
@@ -165,7 +158,7 @@ class Run:
             DataError: the teacher was another.
         """
         try:
-            known = json.loads((self.path / "data.json").read_text()).get(TEACHER)
+            known = json.loads(self.record.data.read_text()).get(TEACHER)
         except (OSError, ValueError):
             return  # of an earlier version, or reported by `check_data`
         if known is not None and known != _digest(file):
@@ -177,7 +170,7 @@ class Run:
     def note_data(self, images: "Images", teacher_file: Path | None) -> None:
         """Write down which images and which teacher the run is made with."""
         noted = {**fingerprint(images), TEACHER: _digest(teacher_file)}
-        write_atomically(self.path / "data.json", json.dumps(noted).encode())
+        write_atomically(self.record.data, json.dumps(noted).encode())
 
 
 def _digest(file: Path | None) -> str | None:

@@ -230,7 +230,7 @@ def _train_one(
 
 def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None) -> None:
     """Write down what a run is made with, or make sure that one that was begun goes on with the same."""
-    if (run.path / "recipe.yaml").exists():
+    if run.record.exists:
         run.check_teacher(teacher_file)
     else:
         run.note_data(images, teacher_file)
@@ -239,7 +239,7 @@ def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None) 
 
 def _see(run: Run) -> None:
     """Make sure that this process sees what the first has written."""
-    if not (run.path / "recipe.yaml").exists():
+    if not run.record.exists:
         raise DataError(
             f"{socket.gethostname()} does not see {run.path}, which the first process has made; let --runs be a folder "
             "that all machines share"

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import os
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from svdistill import methods
 from svdistill.atomic import digest
 from svdistill.errors import DataError, SvdistillError
 from svdistill.records import MACHINE_KEYS, RunRecord
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 
 BASELINE = "alone"
-# A run that was renamed to make room for a fresh one: its seed and digest, then when that was.
-_SET_ASIDE = re.compile(r"\.\d{8}-\d{6}(\.\d+)?$")
 _NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.unlabelled.root"})
 # What changes how a method helps, not what it is compared under: the student alone has none of it.
 _OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage")
@@ -39,7 +37,7 @@ class RunView:
         recipe: the full recipe.
         summary: what it came to.
         metrics: one mapping an epoch.
-        insight: arrays of its ``insight.npz``; {} where there is none.
+        diagnostics: arrays of its ``insight.npz``; {} where there is none.
         settings: the recipe's settings by dotted key, without what does not change the result.
     """
 
@@ -47,7 +45,7 @@ class RunView:
     recipe: Mapping[str, Any]
     summary: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
-    insight: Mapping[str, NDArray[Any]] = field(repr=False)
+    diagnostics: Mapping[str, NDArray[Any]] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -169,12 +167,12 @@ def read(path: str | os.PathLike[str]) -> RunView:
     """Read one finished run.
 
     Raises:
-        DataError: it is no run, has not finished, or a file is damaged.
+        DataError: it is not a run, has not finished, or a file is damaged.
     """
     record = RunRecord(path)
     recipe = record.recipe()
     if not record.finished:
-        raise DataError(f"the run {record.path} has not finished; call the same training again, it goes on there")
+        raise DataError(f"the run {record.path} has not finished; call the same training again to resume it")
     summary, metrics = record.summary(), record.metrics()
     missing = [key for key in _NEEDED if not _is_number(summary.get(key))]
     if missing:
@@ -182,7 +180,7 @@ def read(path: str | os.PathLike[str]) -> RunView:
     if not any(_is_number(line.get("accuracy")) and _is_number(line.get("epoch")) for line in metrics):
         raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics.jsonl; train it again")
     metrics = [line for line in metrics if _is_number(line.get("epoch"))]
-    return RunView(record.path, recipe, summary, metrics, _insight(record.insight), _settings(recipe))
+    return RunView(record.path, recipe, summary, metrics, _diagnostics(record.diagnostics), _settings(recipe))
 
 
 def method_of(recipe: Mapping[str, Any]) -> str:
@@ -216,14 +214,14 @@ def _find(path: Path) -> tuple[list[RunView], dict[str, str]]:
         return _compared(path)
     if not path.is_dir():
         raise DataError(f"there is no {path}; give a run's folder, a folder of runs or a comparison.json")
-    if (path / "recipe.yaml").exists():
+    if RunRecord(path).exists:
         return [read(path)], {}
-    folders = [file.parent for file in sorted(path.rglob("recipe.yaml")) if not _SET_ASIDE.search(file.parent.name)]
-    if not folders:
+    records = RunRecord.find(path)
+    if not records:
         raise DataError(
             f"{path} holds no run (no recipe.yaml in it or below); give one that 'svdistill train' has made"
         )
-    found, left_out = _read_all(folders)
+    found, left_out = _read_all(records)
     if not found:
         name, reason = next(iter(left_out.items()))
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
@@ -231,14 +229,13 @@ def _find(path: Path) -> tuple[list[RunView], dict[str, str]]:
     return found, left_out
 
 
-def _read_all(folders: Iterable[Path]) -> tuple[list[RunView], dict[str, str]]:
+def _read_all(records: Iterable[RunRecord]) -> tuple[list[RunView], dict[str, str]]:
     found, left_out = [], {}
-    for folder in folders:
+    for record in records:
         try:
-            found.append(read(folder))
+            found.append(read(record.path))
         except SvdistillError as error:
-            finished = RunRecord(folder).finished
-            left_out[str(folder)] = f"cannot be read ({error})" if finished else "has not finished"
+            left_out[str(record.path)] = f"cannot be read ({error})" if record.finished else "has not finished"
     return found, left_out
 
 
@@ -248,18 +245,20 @@ def _compared(file: Path) -> tuple[list[RunView], dict[str, str]]:
         runs = json.loads(file.read_bytes())["runs"]
         named = [(file.parent / run["folder"], run.get("state"), run.get("error")) for run in runs]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file} is no comparison; give the comparison.json that 'svdistill compare' writes") from error
+        raise DataError(
+            f"{file} is not a comparison; give the comparison.json that 'svdistill compare' writes"
+        ) from error
     named = [(Path(os.path.relpath(folder)), state, error) for folder, state, error in named]
-    there = [folder for folder, _, _ in named if (folder / "recipe.yaml").exists()]
-    found, left_out = _read_all(there)
+    there = [folder for folder, _, _ in named if RunRecord(folder).exists]
+    found, left_out = _read_all(map(RunRecord, there))
     left_out |= {str(folder): "has not begun" for folder, _, _ in named if folder not in there}
     left_out |= {str(folder): f"failed ({error})" for folder, state, error in named if state == "failed"}
     if not found:
-        raise DataError(f"{file} names no run that has finished; call the same comparison again, it goes on there")
+        raise DataError(f"{file} names no run that has finished; call the same comparison again to resume it")
     return found, left_out
 
 
-def _insight(file: Path) -> dict[str, NDArray[Any]]:
+def _diagnostics(file: Path) -> dict[str, NDArray[Any]]:
     """Read the arrays of a run; without them, or where they are damaged, the report has fewer figures."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
@@ -330,13 +329,12 @@ def _beside(run: RunView) -> list[RunView]:
     if run.teacher is None or run.path.resolve().parts[-1 - depth : -1] != Path(run.name).parts:
         return []
     folder = run.path.resolve().parents[depth] / run.teacher
-    folders = [file.parent for file in sorted(folder.glob("*/recipe.yaml")) if not _SET_ASIDE.search(file.parent.name)]
-    return _read_all(folders)[0] if not Path(run.teacher).is_absolute() else []
+    return _read_all(RunRecord.find(folder, deep=False))[0] if not Path(run.teacher).is_absolute() else []
 
 
 def _noted_teacher(run: RunView) -> str | None:
     try:
-        noted = json.loads((run.path / "data.json").read_bytes()).get("teacher")
+        noted = json.loads(RunRecord(run.path).data.read_bytes()).get("teacher")
     except (OSError, ValueError, AttributeError):
         return None
     return noted if isinstance(noted, str) else None

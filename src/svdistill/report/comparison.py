@@ -35,7 +35,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One method with one choice of settings, over its seeds; accuracies are shares between 0 and 1.
+    """One method with one choice of settings, over its seeds; accuracies are fractions between 0 and 1.
 
     Attributes:
         method: its name; ``teacher`` for a teacher.
@@ -43,9 +43,9 @@ class Row:
         planned: number of seeds that were asked for.
         seeds: those that have finished.
         accuracy: mean and deviation after the last epoch; None where no seed has finished.
-        best: likewise at each run's best epoch.
+        best: mean and deviation at each run's best epoch.
         gain: of the last epoch over the student alone, over the common seeds; None where there is none.
-        best_gain: likewise of the best epoch.
+        best_gain: of the best epoch, over the same seeds; None where there is none.
         parameters: of the network.
         flops: of one image.
         seconds: mean time of a run.
@@ -277,7 +277,7 @@ def plan_table(record: Mapping[str, Any]) -> Group:
     """
     states = {
         "new": "to be trained",
-        "begun": "goes on",
+        "begun": "to be resumed",
         "finished": "found",
         "failed": "damaged",
         "unneeded": "not needed",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from svdistill.report import figures, tables
+from svdistill.report import tables
 from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView
 from svdistill.report.methods import Look, setting
 
@@ -142,13 +142,13 @@ def choose(groups: Sequence[Group], number: int) -> list[Group]:
     The student alone and the best KD-SVD come first, then the best of the rest; they stay in their order.
     """
 
-    def place(group: Group) -> tuple[int, float]:
+    def order(group: Group) -> tuple[int, float]:
         first = group.key.method == BASELINE
         second = group is max(ours, key=lambda g: g.mean("accuracy"), default=None)
         return (0 if first else 1 if second else 2, -group.mean("accuracy"))
 
     ours = [group for group in groups if group.key.method.startswith("svd")]
-    kept = sorted(groups, key=place)[:number]
+    kept = sorted(groups, key=order)[:number]
     return [group for group in groups if group in kept]
 
 
@@ -166,11 +166,6 @@ def capital(text: str) -> str:
 def plural(number: int, noun: str) -> str:
     """Write a number of things: ``1 run``, ``1,000 runs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def share(value: float) -> str:
-    """Write a share as a whole number of percent."""
-    return f"{figures.whole(value)} %"
 
 
 def finite(value: Any) -> bool:

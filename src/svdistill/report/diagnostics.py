@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from svdistill.report import figures
 from svdistill.report.collect import Group, RunView
-from svdistill.report.context import Context, Picture, Section, Shown, Strip, capital, choose, share
-from svdistill.report.figures import PANEL, Line
+from svdistill.report.context import Context, Picture, Section, Shown, Strip, capital, choose
+from svdistill.report.figures import Line
 from svdistill.report.methods import Look
+from svdistill.report.numbers import row_fractions, whole_percent
+from svdistill.report.svg import PANEL
 
-MAX_STRIPS = 6  # so many methods are shown beside the teacher with their DFVs
-MAX_MATRICES = 8  # so many confusion matrices, the teacher's among them
-CHANNELS = 64  # so many rows and columns of a DFV
-BETA = 8.0  # where no loss of a run says another
+MAX_STRIPS = 6  # how many methods are shown beside the teacher with their DFVs
+MAX_MATRICES = 8  # how many confusion matrices, the teacher's among them
+CHANNELS = 64  # rows and columns of a DFV, at most
+BETA = 8.0  # the published width, where no loss of a run says another
 
 Array = NDArray[np.float64]
 
@@ -30,7 +32,7 @@ def spectra(context: Context) -> Section | None:
     if not found:
         return None
     groups = [group for group, _ in found]
-    names = [str(name) for name in groups[0].runs[0].insight["student_taps"]]
+    names = [str(name) for name in groups[0].runs[0].diagnostics["student_taps"]]
     found = [(group, spectrum) for group, spectrum in found if len(spectrum) == len(names)]
     teacher = _teacher_spectrum(context, len(names))
     noted = choose(groups, 3)
@@ -41,7 +43,7 @@ def spectra(context: Context) -> Section | None:
         svg = figures.spectrum(lines, name=f"spectrum{tap}", title=f"Singular values at {name}")
         first = [(context.look(g).label, spectrum[tap][0]) for g, spectrum in found if g in noted]
         first += [] if teacher is None else [("teacher", teacher[tap][0])]
-        note = "; ".join(f"{label} {share(value)}" for label, value in first if math.isfinite(value))
+        note = "; ".join(f"{label} {whole_percent(value)}" for label, value in first if math.isfinite(value))
         pictures.append(Picture(f"Tap {tap + 1}: {name}", Markup(svg), note=f"In the first: {note}." if note else ""))
     pictures += _alignment(context, groups)
     lead = (
@@ -62,8 +64,8 @@ def distilled(context: Context) -> Section | None:
     for group in choose(comparable, MAX_STRIPS):
         run = next(run for run in group.runs if _same_images(run, helped))
         networks.append(_Network(context.look(group), f"{context.look(group).label}, seed {run.seed}", _vectors(run)))
-    shown = [_shown(helped, number, networks) for number in range(len(helped.insight["images"]))]
-    names = [str(name) for name in helped.insight["student_taps"]]
+    shown = [_shown(helped, number, networks) for number in range(len(helped.diagnostics["images"]))]
+    names = [str(name) for name in helped.diagnostics["student_taps"]]
     lead = (
         f"What KD-SVD asks the student to reproduce{context.under}: exp(−(front[m] − back[n])² / β) for the leading "
         "singular vectors of neighbouring taps, on a few test images; bright is 1. Channels are sorted by the "
@@ -82,9 +84,9 @@ def confusion(context: Context) -> Section | None:
     shown += [("teacher", [context.teacher])] if context.teacher is not None else []
     pictures = []
     for label, runs in shown:
-        known = [run.insight for run in runs if {"confusion", "classes"} <= run.insight.keys()]
+        known = [run.diagnostics for run in runs if {"confusion", "classes"} <= run.diagnostics.keys()]
         size = len(known[0]["classes"]) if known else 0
-        counts = [insight["confusion"] for insight in known if insight["confusion"].shape == (size, size)]
+        counts = [arrays["confusion"] for arrays in known if arrays["confusion"].shape == (size, size)]
         if not size or not counts:
             continue
         total = np.sum(np.stack(counts).astype(np.int64), axis=0)
@@ -107,8 +109,8 @@ class _Network(NamedTuple):
 
 
 def _mean(group: Group, name: str) -> Array | None:
-    """Return the mean of an array over the runs, None where they have not all the same shape of it."""
-    arrays = [run.insight[name] for run in group.runs if name in run.insight]
+    """Return the mean of an array over the runs, None where it has not the same shape in all."""
+    arrays = [run.diagnostics[name] for run in group.runs if name in run.diagnostics]
     if not arrays or any(array.shape != arrays[0].shape for array in arrays):
         return None
     mean: Array = np.mean(np.stack(arrays).astype(np.float64), axis=0)
@@ -118,7 +120,7 @@ def _mean(group: Group, name: str) -> Array | None:
 def _teacher_spectrum(context: Context, taps: int) -> Array | None:
     """Return the teacher's spectrum as its students saw it, else as its own run has it."""
     seen = (_mean(group, "teacher_spectrum") for group in context.main.groups)
-    own = None if context.teacher is None else context.teacher.insight.get("student_spectrum")
+    own = None if context.teacher is None else context.teacher.diagnostics.get("student_spectrum")
     return next((spectrum for spectrum in [*seen, own] if spectrum is not None and len(spectrum) == taps), None)
 
 
@@ -136,18 +138,18 @@ def _alignment(context: Context, groups: Sequence[Group]) -> list[Picture]:
 
 
 def _has_dfvs(run: RunView) -> bool:
-    return {"teacher_vectors_1", "images", "student_taps"} <= run.insight.keys()
+    return {"teacher_vectors_1", "images", "student_taps"} <= run.diagnostics.keys()
 
 
 def _same_images(run: RunView, other: RunView) -> bool:
-    if not {"student_vectors_0", "images"} <= run.insight.keys():
+    if not {"student_vectors_0", "images"} <= run.diagnostics.keys():
         return False
-    same = np.array_equal(run.insight["images"], other.insight["images"])
+    same = np.array_equal(run.diagnostics["images"], other.diagnostics["images"])
     return same and len(_vectors(run)) == len(_vectors(other))
 
 
 def _vectors(run: RunView, who: str = "student") -> list[Array]:
-    found = (run.insight.get(f"{who}_vectors_{tap}") for tap in itertools.count())
+    found = (run.diagnostics.get(f"{who}_vectors_{tap}") for tap in itertools.count())
     return [vectors.astype(np.float64) for vectors in itertools.takewhile(lambda v: v is not None, found)]  # type: ignore[union-attr]
 
 
@@ -170,9 +172,9 @@ def _shown(run: RunView, number: int, networks: Sequence[_Network]) -> Shown:
             for values, goal, low in zip(made, goals, lows, strict=True)
         ]
         strips.append(Strip(network.look, network.label, tiles))
-    classes, labels = run.insight.get("classes"), run.insight.get("labels")
+    classes, labels = run.diagnostics.get("classes"), run.diagnostics.get("labels")
     caption = "" if classes is None or labels is None else str(classes[int(labels[number])])
-    return Shown(figures.picture(run.insight["images"][number]), caption, strips)
+    return Shown(figures.picture(run.diagnostics["images"][number]), caption, strips)
 
 
 def _beta(run: RunView) -> float:
@@ -203,12 +205,12 @@ def _distance(own: Array, goal: Array) -> str:
     if own.shape != goal.shape:
         return "other width"
     reach = float(np.linalg.norm(1 - goal))
-    return share(float(np.linalg.norm(own - goal)) / reach) if reach > 0 else ""
+    return whole_percent(float(np.linalg.norm(own - goal)) / reach) if reach > 0 else ""
 
 
 def _mistakes(counts: NDArray[Any], classes: Sequence[str], *, number: int = 3) -> str:
-    shares = figures.shares(counts)
-    np.fill_diagonal(shares, 0)
-    largest = np.argsort(-shares, axis=None, kind="stable")[:number]
-    pairs = [(divmod(int(place), len(classes)), float(shares.flat[place])) for place in largest]
-    return "; ".join(f"{classes[i]} → {classes[j]}: {share(value)}" for (i, j), value in pairs if value > 0)
+    fractions = row_fractions(counts)
+    np.fill_diagonal(fractions, 0)
+    largest = np.argsort(-fractions, axis=None, kind="stable")[:number]
+    pairs = [(divmod(int(position), len(classes)), float(fractions.flat[position])) for position in largest]
+    return "; ".join(f"{classes[i]} → {classes[j]}: {whole_percent(value)}" for (i, j), value in pairs if value > 0)

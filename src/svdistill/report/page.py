@@ -11,15 +11,17 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from svdistill import __version__
 from svdistill.atomic import write_atomically
 from svdistill.errors import DataError, SvdistillError
 from svdistill.records import RunRecord
-from svdistill.report import diagnostics, figures, sections, tables
+from svdistill.report import diagnostics, sections, tables
 from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView, collect, method_order
-from svdistill.report.context import Context, Section, accuracy, capital, conditions, plural, share
+from svdistill.report.context import Context, Section, accuracy, capital, conditions, plural
 from svdistill.report.methods import Look, looks
+from svdistill.report.numbers import points, signed, whole_percent
 from svdistill.report.statistics import Interval
+from svdistill.report.svg import TEACHER_DASHES
+from svdistill.version import __version__
 
 TEMPLATE = "page.html.j2"
 MAX_SENTENCES = 4  # regimes that the headline speaks of
@@ -171,7 +173,7 @@ def _headline(context: Context) -> list[str]:
     if context.teacher is not None:
         part = context.main.groups[0].mean("flops") / float(context.teacher.summary["flops"])
         text = f"The teacher reaches {tables.percent(context.teacher_accuracy)}"
-        said.append(f"{text}; the student has {share(part)} of its FLOPs.")
+        said.append(f"{text}; the student has {whole_percent(part)} of its FLOPs.")
     return said
 
 
@@ -188,16 +190,16 @@ def _finding(context: Context, regime: Regime) -> str:
     elif best.gain is not None:
         text += f", {_gain(best.gain)}"
     proven = [g for g in regime.groups if g is not best and g.gain and g.gain.low is not None and g.gain.low > 0]
-    rest = "; ".join(f"{context.look(g).label}, {figures.points(g.gain)}" for g in proven if g.gain)
+    rest = "; ".join(f"{context.look(g).label}, {points(g.gain)}" for g in proven if g.gain)
     return f"{text}. Also above the student alone: {rest}." if rest else f"{text}."
 
 
 def _gain(gain: Interval) -> str:
-    text = f"{figures.signed(gain.mean)} points against the student alone"
+    text = f"{signed(gain.mean)} points against the student alone"
     if gain.low is None or gain.high is None:
         return f"{text} on one seed, which proves nothing"
     doubt = ", so it may be none" if gain.low <= 0 <= gain.high else ""
-    return f"{text} (95 % interval {figures.signed(gain.low)} to {figures.signed(gain.high)}{doubt})"
+    return f"{text} (95 % interval {signed(gain.low)} to {signed(gain.high)}{doubt})"
 
 
 def _tables(context: Context) -> list[tuple[str, list[_Row]]]:
@@ -219,7 +221,7 @@ def _row(group: Group, look: Look | None, *, top: bool = False) -> _Row:
         seeds=len(group.runs),
         last=accuracy(group),
         best=accuracy(group, "best_accuracy"),
-        gain="" if gain is None else figures.points(gain),
+        gain="" if gain is None else points(gain),
         sure=sure,
         parameters=tables.count(group.mean("parameters")),
         flops=tables.flops(group.mean("flops")),
@@ -283,7 +285,7 @@ def _swatch(look: Look | None, marks: bool = False) -> Markup:
         inner = f'<g fill="var({variable})">{mark}</g>'
     else:
         width = 1.6 if look is None else 2.4
-        dashes = figures.TEACHER_DASHES if look is None else look.dashes
+        dashes = TEACHER_DASHES if look is None else look.dashes
         pattern = f' stroke-dasharray="{" ".join(f"{width * d:g}" for d in dashes)}"' if dashes else ""
         inner = f'<line x2="30" y1="6" y2="6" stroke="var({variable})" stroke-width="{width}"{pattern}/>'
     return Markup(f'<svg viewBox="0 0 30 12" aria-hidden="true">{inner}</svg>')

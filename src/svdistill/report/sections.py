@@ -8,10 +8,11 @@ from markupsafe import Markup
 from svdistill.report import figures, tables
 from svdistill.report.collect import BASELINE, Group, Key, Regime, rank_of
 from svdistill.report.context import Context, Picture, Section, capital, conditions, finite
-from svdistill.report.figures import NARROW, PANEL, WIDE, Bar, Line
+from svdistill.report.figures import Bar, Line
 from svdistill.report.methods import Look
+from svdistill.report.svg import NARROW, PANEL, WIDE
 
-MAX_REGIMES = 6  # training curves are drawn for at most so many regimes
+MAX_REGIMES = 6  # training curves are drawn for at most this many regimes
 HALF = 508  # pixels of one of two figures side by side
 Draw = Callable[[str, int], str]
 
@@ -31,7 +32,7 @@ def gains(context: Context) -> Section | None:
     lead = (
         "Accuracy after the last epoch less that of the student alone on the same seed. Small dots are seeds, the "
         "large mark is their mean, the bar its 95 % interval (Student's t on the paired differences); an arrowhead "
-        "says that it goes on. A bar that crosses zero is no proof of a gain."
+        "marks a bar that continues. A bar that crosses zero is no proof of a gain."
     )
     return Section("gain", "Gain over the student alone", lead, large=pictures) if pictures else None
 
@@ -75,8 +76,8 @@ def cost(context: Context) -> Section | None:
         items.append(
             _bar(Group(Key("teacher"), [context.teacher]), None, x=float(context.teacher.summary["flops"]) / 1e6)
         )
-    places = sorted({item.x for item in items})
-    if len(places) < 2 or places[0] <= 0:
+    positions = sorted({item.x for item in items})
+    if len(positions) < 2 or positions[0] <= 0:
         return None
 
     def draw(name: str, width: int) -> str:
@@ -88,8 +89,8 @@ def cost(context: Context) -> Section | None:
             width=width,
             height=340 if width == WIDE else 290,
             joined=True,
-            log=places[-1] / places[0] > 2,
-            ticks=[(place, f"{place:.3g}") for place in places] if len(places) < 5 else None,
+            log=positions[-1] / positions[0] > 2,
+            ticks=[(position, f"{position:.3g}") for position in positions] if len(positions) < 5 else None,
         )
 
     lead = (
@@ -240,9 +241,9 @@ def _along(context: Context, name: str, regimes: Sequence[Regime]) -> tuple[Pict
     if len(set(values)) < 2:
         return None
     numeric = all(finite(value) and value > 0 for value in values)
-    places = [float(value) if numeric else float(place) for place, value in enumerate(values)]
+    positions = [float(value) if numeric else float(position) for position, value in enumerate(values)]
     items = []
-    for x, regime in zip(places, regimes, strict=True):
+    for x, regime in zip(positions, regimes, strict=True):
         for group in regime.groups:
             if not gained:
                 items.append(_bar(group, context.look(group), x=x))
@@ -261,8 +262,8 @@ def _along(context: Context, name: str, regimes: Sequence[Regime]) -> tuple[Pict
             width=width,
             height=300,
             joined=True,
-            log=numeric and max(places) / min(places) >= 2,
-            ticks=list(zip(places, texts, strict=True)),
+            log=numeric and max(positions) / min(positions) >= 2,
+            ticks=list(zip(positions, texts, strict=True)),
             zero=gained,
         )
 

@@ -85,8 +85,8 @@ def draw_sheet(
     total = (max(left + 2 * width + gap + edge, 16 + _width(title, _TITLE)), top + height + edge)
     figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    for place, (half, head) in enumerate(zip(halves, heads, strict=True)):
-        start = left + place * (width + gap)
+    for position, (half, head) in enumerate(zip(halves, heads, strict=True)):
+        start = left + position * (width + gap)
         frame = (start / total[0], edge / total[1], width / total[0], height / total[1])
         axes = figure.add_axes(frame)
         axes.imshow(half, interpolation="nearest", aspect="auto", vmin=0, vmax=255)

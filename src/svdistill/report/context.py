@@ -86,7 +86,7 @@ class Section:
     pairs: Sequence[str] = ()
 
 
-class Context(NamedTuple):
+class PageContext(NamedTuple):
     """What a page tells about.
 
     Attributes:

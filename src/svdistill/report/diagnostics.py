@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 from svdistill.report import figures
 from svdistill.report.collect import Group, RunView
-from svdistill.report.context import Context, Picture, Section, Shown, Strip, capital, choose
+from svdistill.report.context import PageContext, Picture, Section, Shown, Strip, capital, choose
 from svdistill.report.figures import Line
 from svdistill.report.methods import Look
 from svdistill.report.numbers import row_fractions, whole_percent
-from svdistill.report.svg import PANEL
+from svdistill.report.svg import PANEL, Frame
 
-MAX_STRIPS = 6  # how many methods are shown beside the teacher with their DFVs
-MAX_MATRICES = 8  # how many confusion matrices, the teacher's among them
-CHANNELS = 64  # rows and columns of a DFV, at most
+MAX_STRIPS = 6  # most methods that are shown beside the teacher with their DFVs
+MAX_MATRICES = 8  # most confusion matrices, the teacher's among them
+CHANNELS = 64  # most rows and columns of a DFV
 BETA = 8.0  # the published width, where no loss of a run says another
 
 Array = NDArray[np.float64]
 
 
-def spectra(context: Context) -> Section | None:
+def spectra(context: PageContext) -> Section | None:
     """Make the section with the singular values at each tap; None where no run has any."""
     measured = [(group, _mean(group, "student_spectrum")) for group in context.main.groups]
     found = [(group, spectrum) for group, spectrum in measured if spectrum is not None]
@@ -40,7 +40,8 @@ def spectra(context: Context) -> Section | None:
     for tap, name in enumerate(names):
         lines: list[tuple[Look | None, Sequence[float]]] = [(context.look(g), spectrum[tap]) for g, spectrum in found]
         lines += [] if teacher is None else [(None, teacher[tap])]
-        svg = figures.spectrum(lines, name=f"spectrum{tap}", title=f"Singular values at {name}")
+        frame = Frame(f"spectrum{tap}", f"Singular values at {name}", PANEL, height=230)
+        svg = figures.spectrum(lines, frame)
         first = [(context.look(g).label, spectrum[tap][0]) for g, spectrum in found if g in noted]
         first += [] if teacher is None else [("teacher", teacher[tap][0])]
         note = "; ".join(f"{label} {whole_percent(value)}" for label, value in first if math.isfinite(value))
@@ -54,7 +55,7 @@ def spectra(context: Context) -> Section | None:
     return Section("spectra", "Singular values", lead, legend, small=pictures)
 
 
-def distilled(context: Context) -> Section | None:
+def distilled(context: PageContext) -> Section | None:
     """Make the section with the DFVs of a few images; None where no run has its teacher's vectors."""
     helped = next((group.runs[0] for group in context.main.groups if _has_dfvs(group.runs[0])), None)
     if helped is None:
@@ -76,7 +77,7 @@ def distilled(context: Context) -> Section | None:
     return Section("dfv", "Distilled features", lead, shown=shown, pairs=pairs)
 
 
-def confusion(context: Context) -> Section | None:
+def confusion(context: PageContext) -> Section | None:
     """Make the section with the confusion matrices; None where no run has one."""
     shown: list[tuple[str, Sequence[RunView]]] = [
         (context.look(group).label, group.runs) for group in choose(context.main.groups, MAX_MATRICES - 1)
@@ -117,14 +118,14 @@ def _mean(group: Group, name: str) -> Array | None:
     return mean
 
 
-def _teacher_spectrum(context: Context, taps: int) -> Array | None:
+def _teacher_spectrum(context: PageContext, taps: int) -> Array | None:
     """Return the teacher's spectrum as its students saw it, else as its own run has it."""
     seen = (_mean(group, "teacher_spectrum") for group in context.main.groups)
     own = None if context.teacher is None else context.teacher.diagnostics.get("student_spectrum")
     return next((spectrum for spectrum in [*seen, own] if spectrum is not None and len(spectrum) == taps), None)
 
 
-def _alignment(context: Context, groups: Sequence[Group]) -> list[Picture]:
+def _alignment(context: PageContext, groups: Sequence[Group]) -> list[Picture]:
     lines = []
     for group in groups:
         found = _mean(group, "alignment")
@@ -133,7 +134,7 @@ def _alignment(context: Context, groups: Sequence[Group]) -> list[Picture]:
     if not lines:
         return []
     title = "Alignment after training"
-    svg = figures.curves(lines, name="alignment", title=title, width=PANEL, height=230, x_label="tap, number")
+    svg = figures.curves(lines, Frame("alignment", title, PANEL, height=230), x_label="tap, number")
     return [Picture(title, Markup(svg), note="Mean |cosine| of the leading vectors of student and teacher.")]
 
 

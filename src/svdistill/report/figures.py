@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
@@ -21,6 +21,7 @@ from svdistill.report.svg import (
     PAPER,
     TEACHER_DASHES,
     WIDE,
+    Frame,
     colour_of,
     dashes_of,
     drawing,
@@ -32,6 +33,7 @@ from svdistill.report.svg import (
 from svdistill.report.tables import mean_deviation
 
 MAX_BANDS = 5  # with more methods, bands hide each other
+MAX_NAMED, MAX_NUMBERED = 30, 12  # classes of a confusion matrix: with more, names and numbers do not fit
 
 
 class Line(NamedTuple):
@@ -71,37 +73,29 @@ class Bar(NamedTuple):
 
 def curves(
     lines: Sequence[Line],
+    frame: Frame,
     *,
-    name: str,
-    title: str,
-    width: int = WIDE,
-    height: int = 400,
     teacher: float | None = None,
     scale: float = 1.0,
     log: bool = False,
     x_label: str = "epoch",
-    from_zero: bool = False,
     late: bool = False,
 ) -> str:
     """Draw the mean over the runs of each method, with a band of one deviation to either side.
 
     Args:
         lines: the methods.
-        name: unlike any other figure's of the page.
-        title: for those who do not see the figure.
-        width: in pixels.
-        height: in pixels.
+        frame: name, title and size.
         teacher: the teacher's value, for a line across; None = no line.
         scale: what values are multiplied by, 100 for percent.
         log: whether the vertical axis is logarithmic; values of 0 and below are then left out.
         x_label: under the horizontal axis.
-        from_zero: whether the vertical axis begins at 0.
         late: whether the first fifth of the lines may leave the picture below, which gives room to where they differ.
 
     Returns:
         An ``<svg>`` element.
     """
-    with drawing(name, width, height) as (figure, finish):
+    with drawing(frame) as (figure, finish):
         axes = figure.subplots()
         shown: list[float] = [] if teacher is None else [teacher * scale]
         for line in lines:
@@ -115,10 +109,10 @@ def curves(
             shown += [*low[first:], *high[first:]]
         if teacher is not None:
             axes.axhline(teacher * scale, color=INK, linewidth=1.3, dashes=TEACHER_DASHES, zorder=1)
-        _limit(axes, [value for value in shown if math.isfinite(value)], log=log, from_zero=from_zero)
+        _limit(axes, [value for value in shown if math.isfinite(value)], log=log)
         axes.set_xlabel(x_label)
-        axes.xaxis.set_major_locator(MaxNLocator(6 if width > 600 else 5, integer=True))
-        return finish(title)
+        axes.xaxis.set_major_locator(MaxNLocator(6 if frame.width > 600 else 5, integer=True))
+        return finish()
 
 
 def gains(rows: Sequence[Gain], *, name: str, title: str, width: int = WIDE) -> str:
@@ -126,33 +120,19 @@ def gains(rows: Sequence[Gain], *, name: str, title: str, width: int = WIDE) -> 
 
     Args:
         rows: look, interval and the gains themselves, in points, of each method.
-        name: unlike any other figure's of the page.
-        title: for those who do not see the figure.
+        name: differs from that of every other figure of the page.
+        title: read out to those who do not see the figure.
         width: in pixels.
 
     Returns:
         An ``<svg>`` element.
     """
-    with drawing(name, width, 46 * len(rows) + 46) as (figure, finish):
+    with drawing(Frame(name, title, width, height=46 * len(rows) + 46)) as (figure, finish):
         axes = figure.subplots()
         low, high = _gain_limits(rows)
-        for position, (look, interval, values) in enumerate(rows):
-            colour = colour_of(look)
-            axes.scatter(values, [position + 0.2] * len(values), s=15, color=colour, alpha=0.75, linewidth=0)
-            if interval.low is not None and interval.high is not None:
-                axes.plot([interval.low, interval.high], [position] * 2, color=colour, linewidth=2.6)
-                ends = [(low, "<")] * (interval.low < low) + [(high, ">")] * (interval.high > high)
-                for end, marker in ends:
-                    axes.plot([end], [position], marker, color=colour, markersize=7, clip_on=False)
-            axes.plot([interval.mean], [position], look.marker, color=colour, markersize=9, markeredgecolor=PAPER)
-            behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}  # lines do not cross texts
-            # On a narrow figure a long name leaves room for the mean only.
-            room = width / 7 - len(look.label)
-            number = points(interval) if len(points(interval)) < room else signed(interval.mean)
-            for x, text, side in ((0, look.label, "left"), (1, number, "right")):
-                axes.text(
-                    x, position - 0.32, text, transform=axes.get_yaxis_transform(), va="center", ha=side, bbox=behind
-                )
+        for position, row in enumerate(rows):
+            _draw_gain(axes, row, position, limits=(low, high))
+            _name_gain(axes, row, position, room=width / 7)
         axes.axvline(0, color=INK, linewidth=1)
         axes.set_xlim(low, high)
         axes.set_ylim(len(rows) - 0.45, -0.65)
@@ -164,51 +144,66 @@ def gains(rows: Sequence[Gain], *, name: str, title: str, width: int = WIDE) -> 
             FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", "−") if value else "0")
         )
         axes.set_xlabel("points of accuracy over the student alone")
-        return finish(title)
+        return finish()
+
+
+def _draw_gain(axes: Axes, row: Gain, position: float, *, limits: tuple[float, float]) -> None:
+    """Draw one row's seeds, interval and mean; an arrowhead marks an interval that leaves the figure."""
+    look, interval, values = row
+    colour = colour_of(look)
+    axes.scatter(values, [position + 0.2] * len(values), s=15, color=colour, alpha=0.75, linewidth=0)
+    if interval.low is not None and interval.high is not None:
+        low, high = limits
+        axes.plot([interval.low, interval.high], [position] * 2, color=colour, linewidth=2.6)
+        ends = [(low, "<")] * (interval.low < low) + [(high, ">")] * (interval.high > high)
+        for end, marker in ends:
+            axes.plot([end], [position], marker, color=colour, markersize=7, clip_on=False)
+    axes.plot([interval.mean], [position], look.marker, color=colour, markersize=9, markeredgecolor=PAPER)
+
+
+def _name_gain(axes: Axes, row: Gain, position: float, *, room: float) -> None:
+    """Write one row's method and gain above its interval; where they need more letters than room, the mean alone."""
+    look, interval, _ = row
+    number = points(interval) if len(look.label) + len(points(interval)) < room else signed(interval.mean)
+    behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}  # lines do not cross texts
+    for x, text, side in ((0, look.label, "left"), (1, number, "right")):
+        axes.text(x, position - 0.32, text, transform=axes.get_yaxis_transform(), va="center", ha=side, bbox=behind)
 
 
 def bars(
     items: Sequence[Bar],
+    frame: Frame,
     *,
-    name: str,
-    title: str,
     x_label: str,
-    width: int = WIDE,
-    height: int = 360,
     joined: bool = False,
     log: bool = False,
     ticks: Sequence[tuple[float, str]] | None = None,
     zero: bool = False,
-    digits: str = "g",
 ) -> str:
-    """Draw means with their intervals over a quantity; those that share a position stand side by side.
+    """Draw means with their intervals over a quantity; those at the same position stand side by side.
 
     Args:
         items: what to draw.
-        name: unlike any other figure's of the page.
-        title: for those who do not see the figure.
+        frame: name, title and size.
         x_label: under the horizontal axis.
-        width: in pixels.
-        height: in pixels.
         joined: whether a line joins those of one method.
         log: whether the horizontal axis is logarithmic.
         ticks: positions and texts on the horizontal axis; None = round numbers.
         zero: whether a line marks zero on the vertical axis.
-        digits: how numbers on the horizontal axis are written.
 
     Returns:
         An ``<svg>`` element.
     """
-    with drawing(name, width, height) as (figure, finish):
+    with drawing(frame) as (figure, finish):
         axes = figure.subplots()
         if log:
             axes.set_xscale("log")
         positions = sorted({item.x for item in items})
         looks = list(dict.fromkeys(item.look for item in items))
-        inside = _dodge(positions, log=log)
+        step = _step(positions, log=log)
         for look in looks:
             own = sorted((item for item in items if item.look == look), key=lambda item: item.x)
-            at = [inside(item.x, looks, items, look) for item in own]
+            at = [_moved(item, items, looks, step, log=log) for item in own]
             if joined and len(own) > 1:
                 axes.plot(at, [item.mean for item in own], color=colour_of(look), linewidth=1.8, dashes=dashes_of(look))
             for x, item in zip(at, own, strict=True):
@@ -219,37 +214,27 @@ def bars(
                 axes.plot([x], [item.mean], marker, color=colour_of(look), markersize=size, markeredgecolor=PAPER)
         if zero:
             axes.axhline(0, color=INK, linewidth=1)
-        _set_ticks(axes, positions, log=log, ticks=ticks, digits=digits)
+        _set_ticks(axes, log=log, ticks=ticks)
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(x_label)
-        return finish(title)
+        return finish()
 
 
-def spectrum(
-    lines: Sequence[tuple[Look | None, Sequence[float]]],
-    *,
-    name: str,
-    title: str,
-    width: int = PANEL,
-    height: int = 230,
-) -> str:
-    """Draw the share of a map's energy in each of its singular values, both axes logarithmic.
+def spectrum(lines: Sequence[tuple[Look | None, Sequence[float]]], frame: Frame) -> str:
+    """Draw the fraction of a map's energy in each of its singular values, both axes logarithmic.
 
     Args:
-        lines: for each method, and None for the teacher, the shares in descending order; NaN where there is none.
-        name: unlike any other figure's of the page.
-        title: for those who do not see the figure.
-        width: in pixels.
-        height: in pixels.
+        lines: for each method, and None for the teacher, the fractions in descending order; NaN where there is none.
+        frame: name, title and size.
 
     Returns:
         An ``<svg>`` element.
     """
-    with drawing(name, width, height) as (figure, finish):
+    with drawing(frame) as (figure, finish):
         axes = figure.subplots()
         longest = 1
-        for look, shares in lines:
-            values = np.asarray(shares, dtype=float)
+        for look, fractions in lines:
+            values = np.asarray(fractions, dtype=float)
             kept = np.flatnonzero(np.isfinite(values) & (values > 1e-7))
             if len(kept):
                 longest = max(longest, int(kept[-1]) + 1)
@@ -268,7 +253,7 @@ def spectrum(
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         axes.set_xlabel("singular value, number")
-        return finish(title)
+        return finish()
 
 
 def confusion(counts: NDArray[Any], classes: Sequence[str], *, title: str) -> str:
@@ -277,36 +262,22 @@ def confusion(counts: NDArray[Any], classes: Sequence[str], *, title: str) -> st
     Args:
         counts: (C, C), rows are true classes.
         classes: their names.
-        title: for those who do not see the figure.
+        title: read out to those who do not see the figure.
 
     Returns:
         An ``<svg>`` element; with numbers in percent up to 12 classes and class names up to 30.
     """
     fractions = row_fractions(counts)
     number = len(fractions)
-    named = number <= 30
+    named = number <= MAX_NAMED
     left = min(92.0, 8 + 5.9 * max(map(len, classes))) if named else 4.0
     below = left if named and max(map(len, classes)) > 2 else 18.0 * named
     side = PANEL - left - 2
     cell = side / number
     parts = [embedded(_confusion_pixels(fractions), left, 2, side)]
-    for i, label in enumerate(classes if named else ()):
-        middle = (i + 0.5) * cell
-        text = escape(label if len(label) <= 15 else label[:14] + "…")
-        size = min(11.0, 0.85 * cell)
-        parts.append(text_at(text, left - 5, 2 + middle, size=size, anchor="end", variable="--muted"))
-        turn = below == left
-        under = text_at(
-            text,
-            left + middle,
-            side + (7 if turn else 12),
-            size=size,
-            anchor="end" if turn else "middle",
-            variable="--muted",
-            turn=turn,
-        )
-        parts.append(under)
-    if number <= 12:
+    if named:
+        parts += _class_names(classes, left=left, side=side, turn=below == left)
+    if number <= MAX_NUMBERED:
         for (i, j), value in np.ndenumerate(fractions):
             if value >= 0.005:
                 x, y = left + (j + 0.5) * cell, 2 + (i + 0.5) * cell
@@ -316,6 +287,18 @@ def confusion(counts: NDArray[Any], classes: Sequence[str], *, title: str) -> st
         f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {PANEL} {height:.1f}" '
         f'style="max-width:{PANEL}px">{"".join(parts)}</svg>'
     )
+
+
+def _class_names(classes: Sequence[str], *, left: float, side: float, turn: bool) -> Iterator[str]:
+    """Write each class to the left of its row and under its column, there upwards if asked for."""
+    cell = side / len(classes)
+    size = min(11.0, 0.85 * cell)
+    anchor, y = ("end", side + 7) if turn else ("middle", side + 12)
+    for i, label in enumerate(classes):
+        middle = (i + 0.5) * cell
+        text = escape(label if len(label) <= 15 else label[:14] + "…")
+        yield text_at(text, left - 5, 2 + middle, size=size, anchor="end", variable="--muted")
+        yield text_at(text, left + middle, y, size=size, anchor=anchor, variable="--muted", turn=turn)
 
 
 def heat(values: NDArray[Any], *, low: float) -> str:
@@ -344,7 +327,7 @@ def _band(line: Line, scale: float) -> tuple[NDArray[np.float64], NDArray[np.flo
     return means, means - deviation, means + deviation
 
 
-def _limit(axes: Axes, shown: Sequence[float], *, log: bool, from_zero: bool) -> None:
+def _limit(axes: Axes, shown: Sequence[float], *, log: bool) -> None:
     if log:
         axes.set_yscale("log")
         few = max(shown, default=1) / max(min(shown, default=1), 1e-300) < 100
@@ -355,7 +338,7 @@ def _limit(axes: Axes, shown: Sequence[float], *, log: bool, from_zero: bool) ->
     if shown:
         low, high = min(shown), max(shown)
         margin = 0.07 * (high - low) or 0.05 * max(abs(high), 1e-3)
-        axes.set_ylim(0 if from_zero else low - margin, high + margin)
+        axes.set_ylim(low - margin, high + margin)
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -378,22 +361,20 @@ def _gain_limits(rows: Sequence[Gain]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _dodge(positions: Sequence[float], *, log: bool) -> Callable[..., float]:
-    """Return what moves those that share a position apart, by a small part of the axis."""
-    ends = [math.log(position) if log else position for position in (positions[0], positions[-1])]
-    step = 0.018 * ((ends[1] - ends[0]) or (0.5 if log else abs(ends[0]) or 1.0))
-
-    def inside(x: float, looks: Sequence[Look | None], items: Sequence[Bar], look: Look | None) -> float:
-        there = [one for one in looks if any(item.x == x and item.look == one for item in items)]
-        shift = (there.index(look) - (len(there) - 1) / 2) * step
-        return x * math.exp(shift) if log else x + shift
-
-    return inside
+def _step(positions: Sequence[float], *, log: bool) -> float:
+    """Return how far apart those at the same position stand: a small part of the axis."""
+    first, last = (math.log(position) if log else position for position in (positions[0], positions[-1]))
+    return 0.018 * ((last - first) or (0.5 if log else abs(first) or 1.0))
 
 
-def _set_ticks(
-    axes: Axes, positions: Sequence[float], *, log: bool, ticks: Sequence[tuple[float, str]] | None, digits: str
-) -> None:
+def _moved(item: Bar, items: Sequence[Bar], looks: Sequence[Look | None], step: float, *, log: bool) -> float:
+    """Return where something is drawn beside the others at its position."""
+    there = [one for one in looks if any(other.x == item.x and other.look == one for other in items)]
+    shift = (there.index(item.look) - (len(there) - 1) / 2) * step
+    return item.x * math.exp(shift) if log else item.x + shift
+
+
+def _set_ticks(axes: Axes, *, log: bool, ticks: Sequence[tuple[float, str]] | None) -> None:
     axes.margins(x=0.08)
     if ticks is not None:
         axes.xaxis.set_major_locator(FixedLocator([position for position, _ in ticks]))
@@ -401,7 +382,7 @@ def _set_ticks(
         axes.xaxis.set_minor_locator(NullLocator())
     elif log:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:{digits}}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6))

@@ -16,7 +16,7 @@ from svdistill.errors import DataError, SvdistillError
 from svdistill.records import RunRecord
 from svdistill.report import diagnostics, sections, tables
 from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView, collect, method_order
-from svdistill.report.context import Context, Section, accuracy, capital, conditions, plural
+from svdistill.report.context import PageContext, Section, accuracy, capital, conditions, plural
 from svdistill.report.methods import Look, looks
 from svdistill.report.numbers import points, signed, whole_percent
 from svdistill.report.statistics import Interval
@@ -26,7 +26,7 @@ from svdistill.version import __version__
 TEMPLATE = "page.html.j2"
 MAX_SENTENCES = 4  # regimes that the headline speaks of
 
-_SECTIONS: tuple[Callable[[Context], Section | None], ...] = (
+_SECTIONS: tuple[Callable[[PageContext], Section | None], ...] = (
     sections.gains,
     sections.curves,
     sections.cost,
@@ -90,7 +90,7 @@ def render(found: Collection, *, made: str | None = None) -> str:
     keys = [group.key for regime in found.regimes for group in regime.groups]
     main = max(found.regimes, key=lambda regime: (_has_baseline(regime), sum(len(g.runs) for g in regime.groups)))
     teacher = found.teachers[0] if found.teachers else None
-    context = Context(found, main, looks(sorted(set(keys), key=method_order)), teacher)
+    context = PageContext(found, main, looks(sorted(set(keys), key=method_order)), teacher)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -152,7 +152,7 @@ def _has_baseline(regime: Regime) -> bool:
     return any(group.key.method == BASELINE for group in regime.groups)
 
 
-def _subtitle(context: Context) -> str:
+def _subtitle(context: PageContext) -> str:
     runs = [run for group in context.groups for run in group.runs]
     parts = [f"{plural(len(runs), 'run')} of {plural(len(context.looks), 'method')}"]
     parts.append(plural(len({run.seed for run in runs}), "seed"))
@@ -166,7 +166,7 @@ def _models(runs: Sequence[RunView]) -> str:
     return ", ".join(sorted({str((run.recipe.get("model") or {}).get("name")) for run in runs}))
 
 
-def _headline(context: Context) -> list[str]:
+def _headline(context: PageContext) -> list[str]:
     """Say in a sentence for each regime what came of it, and what the seeds do not tell."""
     regimes = context.found.regimes if len(context.found.regimes) <= MAX_SENTENCES else [context.main]
     said = [_finding(context, regime) for regime in regimes]
@@ -177,7 +177,7 @@ def _headline(context: Context) -> list[str]:
     return said
 
 
-def _finding(context: Context, regime: Regime) -> str:
+def _finding(context: PageContext, regime: Regime) -> str:
     best = max(regime.groups, key=lambda group: group.mean("accuracy"))
     under = conditions(regime)
     opening = f"{capital(under)}: " if under else ""
@@ -202,7 +202,7 @@ def _gain(gain: Interval) -> str:
     return f"{text} (95 % interval {signed(gain.low)} to {signed(gain.high)}{doubt})"
 
 
-def _tables(context: Context) -> list[tuple[str, list[_Row]]]:
+def _tables(context: PageContext) -> list[tuple[str, list[_Row]]]:
     made = []
     for regime in context.found.regimes:
         top = max(group.mean("accuracy") for group in regime.groups)
@@ -230,7 +230,7 @@ def _row(group: Group, look: Look | None, *, top: bool = False) -> _Row:
     )
 
 
-def _runs(context: Context) -> list[_RunRow]:
+def _runs(context: PageContext) -> list[_RunRow]:
     rows = []
     for regime in context.found.regimes:
         for group in regime.groups:
@@ -246,7 +246,7 @@ def _run_row(run: RunView, label: str, look: Look | None, under: str) -> _RunRow
     return _RunRow(look, label, under, run.seed, tables.percent(summary["accuracy"]), best, took, str(run.path))
 
 
-def _recipes(context: Context) -> list[tuple[str, str]]:
+def _recipes(context: PageContext) -> list[tuple[str, str]]:
     """Return the recipe of one run of each method, and of the teacher."""
     shown = [(context.look(group).label, group.runs[0]) for group in context.main.groups]
     shown += [("teacher", run) for run in context.found.teachers]

@@ -7,17 +7,17 @@ from markupsafe import Markup
 
 from svdistill.report import figures, tables
 from svdistill.report.collect import BASELINE, Group, Key, Regime, rank_of
-from svdistill.report.context import Context, Picture, Section, capital, conditions, finite
+from svdistill.report.context import PageContext, Picture, Section, capital, conditions, finite
 from svdistill.report.figures import Bar, Line
 from svdistill.report.methods import Look
-from svdistill.report.svg import NARROW, PANEL, WIDE
+from svdistill.report.svg import NARROW, PANEL, WIDE, Frame
 
 MAX_REGIMES = 6  # training curves are drawn for at most this many regimes
 HALF = 508  # pixels of one of two figures side by side
 Draw = Callable[[str, int], str]
 
 
-def gains(context: Context) -> Section | None:
+def gains(context: PageContext) -> Section | None:
     """Make the section on the gain over the student alone; None without a student alone."""
     pictures = []
     for number, regime in enumerate(context.found.regimes):
@@ -37,7 +37,7 @@ def gains(context: Context) -> Section | None:
     return Section("gain", "Gain over the student alone", lead, large=pictures) if pictures else None
 
 
-def curves(context: Context) -> Section | None:
+def curves(context: PageContext) -> Section | None:
     """Make the section with the training curves."""
     regimes = context.found.regimes if len(context.found.regimes) <= MAX_REGIMES else [context.main]
     pictures = []
@@ -46,16 +46,9 @@ def curves(context: Context) -> Section | None:
         title = conditions(regime)
 
         def draw(name: str, width: int, lines: list[Line] = lines, title: str = title) -> str:
-            return figures.curves(
-                lines,
-                name=name,
-                title=f"Test accuracy while training {title}".strip(),
-                width=width,
-                height=400 if width == WIDE else 290,
-                teacher=context.teacher_accuracy,
-                scale=100,
-                late=True,
-            )
+            named = f"Test accuracy while training {title}".strip()
+            frame = Frame(name, named, width, height=400 if width == WIDE else 290)
+            return figures.curves(lines, frame, teacher=context.teacher_accuracy, scale=100, late=True)
 
         if lines:
             pictures.append(_responsive(draw, f"curve{number}", capital(title)))
@@ -67,7 +60,7 @@ def curves(context: Context) -> Section | None:
     return Section("training", "Training", lead, legend, large=pictures) if pictures else None
 
 
-def cost(context: Context) -> Section | None:
+def cost(context: PageContext) -> Section | None:
     """Make the section on accuracy against FLOPs; None where all networks cost the same."""
     regimes = _same_but(context, "model.")
     groups = [group for regime in regimes for group in regime.groups]
@@ -83,11 +76,8 @@ def cost(context: Context) -> Section | None:
     def draw(name: str, width: int) -> str:
         return figures.bars(
             items,
-            name=name,
-            title="Test accuracy against FLOPs",
+            Frame(name, "Test accuracy against FLOPs", width, height=340 if width == WIDE else 290),
             x_label="MFLOPs an image",
-            width=width,
-            height=340 if width == WIDE else 290,
             joined=True,
             log=positions[-1] / positions[0] > 2,
             ticks=[(position, f"{position:.3g}") for position in positions] if len(positions) < 5 else None,
@@ -103,7 +93,7 @@ def cost(context: Context) -> Section | None:
     return Section("cost", "Accuracy against cost", lead, legend, marks=True, large=[picture])
 
 
-def settings(context: Context) -> Section | None:
+def settings(context: PageContext) -> Section | None:
     """Make the section on what the gain, or without a student alone the accuracy, does along each setting."""
     along = [_along(context, name, _same_but(context, name)) for name, _ in context.main.conditions]
     found = [one for one in [*along, _rank(context)] if one is not None]
@@ -145,7 +135,7 @@ _MEASURES = (
 )
 
 
-def health(context: Context) -> Section | None:
+def health(context: PageContext) -> Section | None:
     """Make the section on the health of the transfer task; None where no run has one."""
     pictures: list[Picture] = []
     drawn: set[Look | None] = set()
@@ -169,7 +159,7 @@ def health(context: Context) -> Section | None:
     return Section("health", "Health of the transfer task", lead, legend, small=pictures)
 
 
-def _adapters(context: Context) -> str:
+def _adapters(context: PageContext) -> str:
     """Tell which of the student's taps a learned adapter lifted to the teacher's width."""
     lifted: dict[str, None] = {}
     for group in context.main.groups:
@@ -183,17 +173,14 @@ def _health_picture(measure: _Measure, lines: Sequence[Line]) -> Picture:
     values = [value for line in lines for value in _values(line)]
     svg = figures.curves(
         lines,
-        name=f"health-{measure.key.replace('_', '-')}",
-        title=measure.title,
-        width=PANEL,
-        height=220,
+        Frame(f"health-{measure.key.replace('_', '-')}", measure.title, PANEL, height=220),
         scale=measure.scale,
         log=measure.log and max(values) / min(values) > 8,
     )
     return Picture(measure.title, Markup(svg), note=measure.note)
 
 
-def _teacher_energy(context: Context) -> list[Line]:
+def _teacher_energy(context: PageContext) -> list[Line]:
     """Return the teacher's line, unless methods keep unequal numbers of its vectors."""
     lines = [line for group in context.main.groups if (line := _line(group, "energy_teacher", None))]
     lasts = [line.runs[0][-1] for line in lines]
@@ -217,7 +204,7 @@ def _line(group: Group, key: str, look: Look | None) -> Line | None:
     return Line(look, epochs, [[run[epoch] for epoch in epochs] for run in runs]) if epochs else None
 
 
-def _same_but(context: Context, names: str) -> list[Regime]:
+def _same_but(context: PageContext, names: str) -> list[Regime]:
     """Return the regimes that differ from the main one at most in settings whose names begin so."""
     rest = [item for item in context.main.conditions if not item[0].startswith(names)]
     return [
@@ -232,7 +219,7 @@ def _bar(group: Group, look: Look | None, *, x: float) -> Bar:
     return Bar(look, x, mean, None if spread is None else mean - spread, None if spread is None else mean + spread)
 
 
-def _along(context: Context, name: str, regimes: Sequence[Regime]) -> tuple[Picture, list[Bar]] | None:
+def _along(context: PageContext, name: str, regimes: Sequence[Regime]) -> tuple[Picture, list[Bar]] | None:
     """Draw the gain over one setting; None where fewer than two of its values can be compared."""
     gained = any(group.gain is not None for regime in regimes for group in regime.groups)
     if gained:
@@ -256,11 +243,8 @@ def _along(context: Context, name: str, regimes: Sequence[Regime]) -> tuple[Pict
     def draw(figure: str, width: int) -> str:
         return figures.bars(
             items,
-            name=figure,
-            title=title,
+            Frame(figure, title, width, height=300),
             x_label=what,
-            width=width,
-            height=300,
             joined=True,
             log=numeric and max(positions) / min(positions) >= 2,
             ticks=list(zip(positions, texts, strict=True)),
@@ -276,7 +260,7 @@ def _confounded(regimes: Sequence[Regime]) -> str:
     return f"Not the only difference between these runs: {', '.join(keys)}." if keys else ""
 
 
-def _rank(context: Context) -> tuple[Picture, list[Bar]] | None:
+def _rank(context: PageContext) -> tuple[Picture, list[Bar]] | None:
     """Draw the gain of KD-SVD over the number of singular vectors; None where there is one number only."""
     ranked = [(rank, group) for group in context.main.groups if (rank := rank_of(group.runs[0])) is not None]
     ranks = sorted({rank for rank, _ in ranked})
@@ -294,8 +278,7 @@ def _rank(context: Context) -> tuple[Picture, list[Bar]] | None:
     def draw(name: str, width: int) -> str:
         ticks = [(float(rank), str(rank)) for rank in ranks]
         what = "kept singular vectors"
-        return figures.bars(
-            items, name=name, title=title, x_label=what, width=width, height=300, log=True, ticks=ticks, zero=gained
-        )
+        frame = Frame(name, title, width, height=300)
+        return figures.bars(items, frame, x_label=what, log=True, ticks=ticks, zero=gained)
 
     return _responsive(draw, "rank", title, wide=HALF, note=capital(context.under.removeprefix(", "))), items

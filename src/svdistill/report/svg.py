@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 import matplotlib.style
@@ -50,39 +50,56 @@ _STYLE: dict[str, Any] = {
 }
 
 
+class Frame(NamedTuple):
+    """What a figure is on the page.
+
+    Attributes:
+        name: differs from that of every other figure of the page; the ids inside the figure begin with it.
+        title: read out to those who do not see the figure.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    name: str
+    title: str
+    width: int = WIDE
+    height: int = 400
+
+
 @contextmanager
-def drawing(name: str, width: int, height: int) -> Iterator[tuple[Figure, Callable[[str], str]]]:
+def drawing(frame: Frame) -> Iterator[tuple[Figure, Callable[[], str]]]:
     """Hand out an empty figure and what turns it into an ``<svg>``, under the style of the page and no other."""
-    larger = {"font.size": 13.5, "xtick.labelsize": 12.5, "ytick.labelsize": 12.5} if width == WIDE else {}
-    with matplotlib.style.context(["default", {**_STYLE, **larger, "svg.hashsalt": name}]):
-        figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+    larger = {"font.size": 13.5, "xtick.labelsize": 12.5, "ytick.labelsize": 12.5} if frame.width == WIDE else {}
+    with matplotlib.style.context(["default", {**_STYLE, **larger, "svg.hashsalt": frame.name}]):
+        figure = Figure(figsize=(frame.width / 72, frame.height / 72), dpi=72, layout="constrained")
         figure.patch.set_visible(False)
         FigureCanvasSVG(figure)
 
-        def finish(title: str) -> str:
+        def finish() -> str:
             for axes in figure.axes:
                 axes.patch.set_visible(False)
             stream = io.StringIO()
             figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-            return _inline(stream.getvalue(), name=name, title=title, width=width, height=height)
+            return _inline(stream.getvalue(), frame)
 
         yield figure, finish
 
 
-def _inline(svg: str, *, name: str, title: str, width: int, height: int) -> str:
+def _inline(svg: str, frame: Frame) -> str:
     """Make an element of a page from an SVG file: ids of its own, colours and font of the page."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"^<svg[^>]*>", "", body)
     body = re.sub(r"<g id=\"[^\"]*\">", "<g>", body)
-    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{frame.name}-", body)
     body = re.sub(
         r"font-family: [^;\"]*;?|font: ([\d.]+px) [^;\"]*", lambda m: f"font-size: {m[1]}" if m[1] else "", body
     )
     body = re.sub(r"#0[12][0-9a-f]{4}", lambda m: f"var({_variable(m[0])})", body)
     body = re.sub(r"\n\s*", "\n", body)
-    head = f'<svg role="img" aria-label="{escape(title, {chr(34): "&quot;"})}" viewBox="0 0 {width} {height}"'
-    return f'{head} style="max-width:{width}px">{body}'
+    title = escape(frame.title, {'"': "&quot;"})
+    head = f'<svg role="img" aria-label="{title}" viewBox="0 0 {frame.width} {frame.height}"'
+    return f'{head} style="max-width:{frame.width}px">{body}'
 
 
 def _variable(colour: str) -> str:

@@ -59,7 +59,7 @@ class RunRecord:
     ``recipe.yaml``              the full recipe
     ``data.json``                which images and which teacher it was made with
     ``environment.json``         versions, processor, GPU, threads
-    ``metrics.jsonl``            one line an epoch; ``epoch`` is the number of epochs done, so the first is 1
+    ``metrics.jsonl``            one line for each epoch; ``epoch`` is the number of epochs done, so the first is 1
     ``summary.json``             written last: where it is, the run has finished
     ``student.safetensors``      the trained network alone
     ``insight.npz``              spectra, singular vectors, a few images and the confusion matrix, for the report
@@ -171,7 +171,7 @@ class RunRecord:
         return _from_json(_read(self._summary), self._summary)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return one mapping an epoch, in order; a last line cut off by an interruption is left out.
+        """Return one mapping for each epoch, in order; a last line cut off by an interruption is left out.
 
         Raises:
             DataError: any other line is damaged; the message names it.
@@ -217,7 +217,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; is {path.parent} the folder of a run that came so far?") from error
+        raise DataError(f"{path} is missing; is {path.parent} the folder of a run that got that far?") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}); restore it, or remove the run's folder and train again"
@@ -227,7 +227,7 @@ def _read(path: Path) -> str:
 def _mapping(content: Any, path: Path, where: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(
-            f"{path}{where} is damaged (no mapping); restore it, or remove the run's folder and train again"
+            f"{path}{where} is damaged (not a mapping); restore it, or remove the run's folder and train again"
         )
     return content
 

@@ -98,7 +98,7 @@ def test_variants_of_a_method(tmp_path: Path) -> None:
 
 
 def test_runs_of_an_older_version(tmp_path: Path) -> None:
-    """A setting that they do not know is no difference, and their method is told from the loss."""
+    """A setting that they do not know does not count as a difference, and their method is told from the loss."""
     make_run(tmp_path, "svd", 0, train={"epochs": 6, "first_stage": 0, "evaluate_every": 1}, summary={"method": "svd"})
     make_run(tmp_path, "svd", 1, train={"epochs": 6})
     assert [run.seed for run in only(collect([tmp_path]))["svd"].runs] == [0, 1]
@@ -192,7 +192,7 @@ def test_damaged(tmp_path: Path, name: str, content: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half", b"nonsense"])
-def test_damaged_insight(tmp_path: Path, content: bytes) -> None:
+def test_damaged_diagnostics(tmp_path: Path, content: bytes) -> None:
     """Without what the networks look like inside there is still a run to tell about."""
     run = make_run(tmp_path, "svd")
     whole = (run / "insight.npz").read_bytes()

@@ -1,4 +1,4 @@
-"""Find finished runs, read their records, and put together what belongs together: method, regime, seed."""
+"""Find finished runs, read their records, and group them by regime, method and seed."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ BASELINE = "alone"
 _NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.unlabelled.root"})
 # What changes how a method helps, not what it is compared under: the student alone has none of it.
 _OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage")
-# Runs that differ in these are never compared with each other, even where each method has but one value.
+# Runs that differ in these are never compared with each other, even where each method has only one value.
 _OF_REGIME = ("data", "model", "train.epochs")
 _NEEDED = ("accuracy", "best_accuracy", "best_epoch", "train_images", "epochs", "parameters", "flops", "seconds")
 
@@ -36,7 +36,7 @@ class RunView:
         path: its folder.
         recipe: the full recipe.
         summary: what it came to.
-        metrics: one mapping an epoch.
+        metrics: one mapping for each epoch.
         diagnostics: arrays of its ``insight.npz``; {} where there is none.
         settings: the recipe's settings by dotted key, without what does not change the result.
     """
@@ -79,13 +79,13 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The runs of one method under the same conditions, one a seed.
+    """The runs of one method under the same conditions, one for each seed.
 
     Attributes:
         key: method, and settings of it that runs of this method differ in.
         runs: in order of the seeds.
         gain: accuracy over the student alone on the same seeds, with its interval; None without such runs.
-        gains: the differences themselves, one a common seed.
+        gains: the differences themselves, one for each common seed.
     """
 
     key: Key
@@ -94,11 +94,11 @@ class Group:
     gains: Sequence[float] = ()
 
     def values(self, name: str) -> list[float]:
-        """Return a figure of the summaries, one a run."""
+        """Return a number of the summaries, one for each run."""
         return [float(run.summary[name]) for run in self.runs]
 
     def mean(self, name: str) -> float:
-        """Return the mean of a figure of the summaries."""
+        """Return the mean of a number of the summaries."""
         return statistics.fmean(self.values(name))
 
 
@@ -107,10 +107,10 @@ class Regime:
     """Conditions that methods are compared under.
 
     Attributes:
-        conditions: the settings that tell it from other regimes; () where there is one only.
-        also: further settings in which regimes differ, but none that differ in nothing else.
+        conditions: the fewest settings that tell it from the other regimes; () where there is only one.
+        also: further settings that differ between regimes, always along with the conditions.
         train_images: how many labelled images there were.
-        groups: one a method, the student alone first.
+        groups: one for each method, the student alone first.
     """
 
     conditions: tuple[tuple[str, Any], ...]
@@ -184,7 +184,7 @@ def read(path: str | os.PathLike[str]) -> RunView:
 
 
 def method_of(recipe: Mapping[str, Any]) -> str:
-    """Return in a word what a recipe helps its student with: ``alone``, ``svd-k2``, ``svd+soft-target``."""
+    """Return the name of what a recipe helps its student with: ``alone``, ``svd-k2``, ``svd+soft-target``."""
     parts = []
     for loss in _losses(recipe):
         preset, rank = loss.get("preset"), loss.get("rank")
@@ -225,7 +225,7 @@ def _find(path: Path) -> tuple[list[RunView], dict[str, str]]:
     if not found:
         name, reason = next(iter(left_out.items()))
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-        raise DataError(f"{path} holds no finished run: {name} {reason}{more}; let a training come to its end first")
+        raise DataError(f"{path} holds no finished run: {name} {reason}{more}; let a training finish first")
     return found, left_out
 
 
@@ -290,7 +290,7 @@ def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _arrange(runs: Sequence[RunView], left_out: dict[str, str]) -> Collection:
     runs, teachers, unused = _split(runs)
-    left_out |= {str(run.path): "is a teacher's, but of no run here" for run in unused}
+    left_out |= {str(run.path): "is a teacher that no run here learned from" for run in unused}
     axes = [key for key in _differing(runs) if not _is_of(key, _OF_METHOD) and _is_axis(key, runs)]
     keys = _telling(runs, axes)
     regimes: dict[tuple[Any, ...], list[RunView]] = {}
@@ -310,7 +310,7 @@ def _arrange(runs: Sequence[RunView], left_out: dict[str, str]) -> Collection:
 
 
 def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[RunView]]:
-    """Tell students, teachers that they learned from, and runs of a teacher's recipe that none learned from apart."""
+    """Return the students, the teachers that they learned from, and runs of a teacher's recipe that taught none."""
     names = {run.teacher for run in runs if run.teacher is not None}
     students = [run for run in runs if run.name not in names]
     candidates = {run.path.resolve(): run for run in runs if run.name in names}
@@ -348,7 +348,7 @@ def _digest(run: RunView) -> str | None:
 
 
 def _differing(runs: Sequence[RunView]) -> list[str]:
-    """Return the settings in which runs differ; one that a run of another version does not have is no difference."""
+    """Return the settings in which runs differ; one that a run of another version lacks does not count."""
     keys = dict.fromkeys(itertools.chain.from_iterable(run.settings for run in runs))
     return [key for key in keys if len({run.settings[key] for run in runs if key in run.settings}) > 1]
 
@@ -358,7 +358,7 @@ def _is_of(key: str, prefixes: Sequence[str]) -> bool:
 
 
 def _is_axis(key: str, runs: Sequence[RunView]) -> bool:
-    """Tell whether runs with different values are to be kept apart: where they are not only a method's own choice."""
+    """Tell whether runs with different values are kept apart: where the value is not merely a method's own choice."""
     if _is_of(key, _OF_REGIME):
         return True
     present = {run.method for run in runs}

@@ -1,4 +1,4 @@
-"""What every section of a report page is made from, and what it is made into."""
+"""What the sections of a report page are made from, and what they are made into."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from svdistill.report import tables
 from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView
 from svdistill.report.methods import Look, setting
 
-MAX_ALSO = 2  # more settings that go along with others, for instance with the data set, are no help to read
+MAX_ALSO = 2  # more settings that change along with others, for instance with the data set, only clutter a title
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Strip(NamedTuple):
     Attributes:
         look: of its method; None = the teacher.
         label: its name.
-        tiles: for each pair of taps the address of a PNG, and what stands below it.
+        tiles: for each pair of taps a PNG as a ``data:`` address, and what stands below it.
     """
 
     look: Look | None
@@ -49,7 +49,7 @@ class Shown(NamedTuple):
     """One image with the DFVs of several networks.
 
     Attributes:
-        address: of the image as a PNG.
+        address: the image, a PNG as a ``data:`` address.
         caption: its class.
         strips: one a network, the teacher first.
     """
@@ -66,7 +66,7 @@ class Section:
     Attributes:
         id: where links lead.
         title: its heading.
-        lead: what is to be seen in it.
+        lead: what it shows and how to read it.
         legend: methods, and None for the teacher.
         marks: whether the legend shows each method's mark.
         large: figures across the page.
@@ -87,7 +87,7 @@ class Section:
 
 
 class PageContext(NamedTuple):
-    """What a page tells about.
+    """What a page reports on; each of its sections is made from it.
 
     Attributes:
         found: all runs.
@@ -123,13 +123,13 @@ class PageContext(NamedTuple):
 
     @property
     def under(self) -> str:
-        """The conditions of the main regime, as an end of a sentence; empty where there are no others."""
+        """The conditions of the main regime, as the end of a sentence; empty where there is no other regime."""
         named = conditions(self.main)
         return f", with {named}" if named else ""
 
 
 def conditions(regime: Regime) -> str:
-    """Write what tells a regime from the others, for people; empty where there is one only."""
+    """Write what tells a regime from the others, for people; empty where there is only one."""
     named = dict(regime.conditions) | dict(regime.also if len(regime.also) <= MAX_ALSO else ())
     if "data.train_size" in named:
         named["data.train_size"] = regime.train_images

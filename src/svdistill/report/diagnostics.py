@@ -45,11 +45,14 @@ def spectra(context: PageContext) -> Section | None:
         first = [(context.look(g).label, spectrum[tap][0]) for g, spectrum in found if g in noted]
         first += [] if teacher is None else [("teacher", teacher[tap][0])]
         note = "; ".join(f"{label} {whole_percent(value)}" for label, value in first if math.isfinite(value))
-        pictures.append(Picture(f"Tap {tap + 1}: {name}", Markup(svg), note=f"In the first: {note}." if note else ""))
+        pictures.append(
+            Picture(f"Tap {tap + 1}: {name}", Markup(svg), note=f"In the first one: {note}." if note else "")
+        )
     pictures += _alignment(context, groups)
     lead = (
-        f"What share of a feature map's energy, σ² / ‖M‖², lies in each of its singular values{context.under}: mean "
-        "over up to 64 test images and over the seeds. A steep fall means that few vectors tell nearly all about a map."
+        "The fraction of a feature map's energy, σ² / ‖M‖², that lies in each of its singular values"
+        f"{context.under}: mean over up to 64 test images and over the seeds. A steep fall means that a few vectors "
+        "describe nearly all of a map."
     )
     legend = context.legend(groups, teacher=teacher is not None)
     return Section("spectra", "Singular values", lead, legend, small=pictures)
@@ -70,8 +73,9 @@ def distilled(context: PageContext) -> Section | None:
     lead = (
         f"What KD-SVD asks the student to reproduce{context.under}: exp(−(front[m] − back[n])² / β) for the leading "
         "singular vectors of neighbouring taps, on a few test images; bright is 1. Channels are sorted by the "
-        "teacher's vectors, so that its picture is smooth; the more a student agrees, the more its own looks the same. "
-        "Below each: its distance from the teacher's, in percent of the teacher's own distance from 1 throughout."
+        "teacher's vectors, so its own picture is smooth; the more a student agrees with it, the more alike the "
+        "pictures are. Below each: its distance from the teacher's, in percent of the distance between the teacher's "
+        "and a picture that is 1 everywhere."
     )
     pairs = [f"{front} → {back}" for front, back in itertools.pairwise(names)]
     return Section("dfv", "Distilled features", lead, shown=shown, pairs=pairs)
@@ -95,10 +99,10 @@ def confusion(context: PageContext) -> Section | None:
         svg = figures.confusion(total, names, title=f"Confusion matrix of {label}")
         pictures.append(Picture(capital(label), Markup(svg), note=_mistakes(total, names)))
     lead = (
-        f"Rows are true classes, columns what they were taken for{context.under}: all seeds together, in percent of "
-        "the true class. Right answers are grey, mistakes orange; below, the most frequent mistakes."
+        f"Rows are true classes, columns predicted ones{context.under}: all seeds together, in percent of the true "
+        "class. Right answers are grey, mistakes orange; below each matrix, the most frequent mistakes."
     )
-    return Section("confusion", "What is taken for what", lead, small=pictures) if pictures else None
+    return Section("confusion", "Confusion matrices", lead, small=pictures) if pictures else None
 
 
 class _Network(NamedTuple):
@@ -155,12 +159,12 @@ def _vectors(run: RunView, who: str = "student") -> list[Array]:
 
 
 def _shown(run: RunView, number: int, networks: Sequence[_Network]) -> Shown:
-    """Draw the DFVs of all networks for one image, on scales that the teacher's sets."""
+    """Draw the DFVs of all networks for one image, on the colour scales that the teacher's set."""
     beta = _beta(run)
     teacher = [vectors[number] for vectors in _vectors(run, "teacher")]
     orders = [_order(vector) for vector in teacher]
     goals = _relations(teacher, orders, beta)
-    # A few channels of the lowest hundredth would else take all the dark colours.
+    # Otherwise the lowest hundredth of the values would take all the dark colours.
     lows = [float(np.quantile(goal, 0.01)) for goal in goals]
     strips = [Strip(None, "teacher", [(figures.heat(g, low=low), "") for g, low in zip(goals, lows, strict=True)])]
     for network in networks:

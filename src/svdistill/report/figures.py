@@ -41,8 +41,8 @@ class Line(NamedTuple):
 
     Attributes:
         look: of its method; None = the teacher.
-        x: where.
-        runs: for each run its values at ``x``.
+        x: positions on the horizontal axis.
+        runs: for each run its values there.
     """
 
     look: Look | None
@@ -58,7 +58,7 @@ class Bar(NamedTuple):
 
     Attributes:
         look: of its method; None = the teacher.
-        x: where.
+        x: position on the horizontal axis.
         mean: the mean.
         low: lower end of the interval; None = no interval is known.
         high: upper end.

@@ -1,4 +1,4 @@
-"""One HTML page about many runs, self-contained: no network and no script; for screens, phones, the dark and paper."""
+"""One self-contained HTML page about many runs: no network, no script; for screens, phones, dark mode and paper."""
 
 import os
 import re
@@ -39,12 +39,12 @@ _SECTIONS: tuple[Callable[[PageContext], Section | None], ...] = (
 
 
 class Written(NamedTuple):
-    """What came of a report.
+    """A report that was written.
 
     Attributes:
         path: the page.
-        runs: how many runs it tells about.
-        left_out: runs that it does not, with the reason.
+        runs: how many runs it reports on.
+        left_out: runs that it does not report on, with the reason.
     """
 
     path: Path
@@ -60,7 +60,7 @@ def write(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
         output: the HTML file, replaced in one piece.
 
     Returns:
-        Where it is and what it tells about.
+        Where it is and what it reports on.
 
     Raises:
         DataError: there is no finished run, one that was named is damaged, or the file cannot be written.
@@ -82,7 +82,7 @@ def render(found: Collection, *, made: str | None = None) -> str:
 
     Args:
         found: the runs.
-        made: when, as it is to be written; None = now.
+        made: the date and time to write on it; None = now.
 
     Returns:
         HTML.
@@ -167,7 +167,7 @@ def _models(runs: Sequence[RunView]) -> str:
 
 
 def _headline(context: PageContext) -> list[str]:
-    """Say in a sentence for each regime what came of it, and what the seeds do not tell."""
+    """Say in a sentence for each regime which method is best, and how sure that is."""
     regimes = context.found.regimes if len(context.found.regimes) <= MAX_SENTENCES else [context.main]
     said = [_finding(context, regime) for regime in regimes]
     if context.teacher is not None:
@@ -191,14 +191,14 @@ def _finding(context: PageContext, regime: Regime) -> str:
         text += f", {_gain(best.gain)}"
     proven = [g for g in regime.groups if g is not best and g.gain and g.gain.low is not None and g.gain.low > 0]
     rest = "; ".join(f"{context.look(g).label}, {points(g.gain)}" for g in proven if g.gain)
-    return f"{text}. Also above the student alone: {rest}." if rest else f"{text}."
+    return f"{text}. Also better than the student alone: {rest}." if rest else f"{text}."
 
 
 def _gain(gain: Interval) -> str:
-    text = f"{signed(gain.mean)} points against the student alone"
+    text = f"{signed(gain.mean)} points over the student alone"
     if gain.low is None or gain.high is None:
         return f"{text} on one seed, which proves nothing"
-    doubt = ", so it may be none" if gain.low <= 0 <= gain.high else ""
+    doubt = ", which includes zero" if gain.low <= 0 <= gain.high else ""
     return f"{text} (95 % interval {signed(gain.low)} to {signed(gain.high)}{doubt})"
 
 

@@ -22,11 +22,11 @@ TEACHER = "#444444"
 
 
 class Curve(NamedTuple):
-    """The runs of one method, one a seed.
+    """The runs of one method, one for each seed.
 
     Attributes:
         name: what stands at the end of the line.
-        runs: for each run its metrics, one mapping an epoch, with ``epoch`` and, where the network was evaluated,
+        runs: for each run its metrics, one mapping for each epoch, with ``epoch`` and, where the network was evaluated,
             ``accuracy``.
     """
 

@@ -32,7 +32,7 @@ def gains(context: PageContext) -> Section | None:
     lead = (
         "Accuracy after the last epoch less that of the student alone on the same seed. Small dots are seeds, the "
         "large mark is their mean, the bar its 95 % interval (Student's t on the paired differences); an arrowhead "
-        "marks a bar that continues. A bar that crosses zero is no proof of a gain."
+        "marks a bar that continues. A bar that crosses zero does not prove a gain."
     )
     return Section("gain", "Gain over the student alone", lead, large=pictures) if pictures else None
 
@@ -54,7 +54,7 @@ def curves(context: PageContext) -> Section | None:
             pictures.append(_responsive(draw, f"curve{number}", capital(title)))
     many = max(len(regime.groups) for regime in regimes) > figures.MAX_BANDS
     bands = "" if many else "; band: one deviation to either side"
-    lead = f"Test accuracy in percent. Line: mean over the seeds{bands}. The first epochs may lie below the picture."
+    lead = f"Test accuracy in percent. Line: mean over the seeds{bands}. The first epochs may lie below the figure."
     shown = [group for regime in regimes for group in regime.groups]
     legend = context.legend(shown, teacher=context.teacher is not None)
     return Section("training", "Training", lead, legend, large=pictures) if pictures else None
@@ -94,7 +94,7 @@ def cost(context: PageContext) -> Section | None:
 
 
 def settings(context: PageContext) -> Section | None:
-    """Make the section on what the gain, or without a student alone the accuracy, does along each setting."""
+    """Make the section on how the gain, or without a student alone the accuracy, changes with each setting."""
     along = [_along(context, name, _same_but(context, name)) for name, _ in context.main.conditions]
     found = [one for one in [*along, _rank(context)] if one is not None]
     lead = (
@@ -104,11 +104,11 @@ def settings(context: PageContext) -> Section | None:
     drawn = {item.look for _, items in found for item in items}
     legend = [look for look in context.legend(context.groups) if look in drawn]
     pictures = [picture for picture, _ in found]
-    return Section("settings", "Along the settings", lead, legend, marks=True, small=pictures) if pictures else None
+    return Section("settings", "Effect of the settings", lead, legend, marks=True, small=pictures) if pictures else None
 
 
 class _Measure(NamedTuple):
-    """A figure of the metrics that tells how the transfer task goes."""
+    """A metric that tells how the transfer task goes."""
 
     key: str
     title: str
@@ -120,18 +120,37 @@ class _Measure(NamedTuple):
 
 _MEASURES = (
     _Measure("loss", "Main loss", "Cross-entropy on the labelled images.", log=True),
-    _Measure("transfer", "Transfer loss", "Each method's own, so only its course can be compared.", log=True),
+    _Measure(
+        "transfer",
+        "Transfer loss",
+        "Each method has its own: compare how the curves run, not how high they lie.",
+        log=True,
+    ),
     _Measure(
         "ratio",
         "Transfer / main gradient",
-        "Norms. Far above 1: clipped nearly everywhere; far below 0.1: it hardly counts.",
+        "Of their norms. Far above 1: clipped nearly everywhere; far below 0.1: it hardly counts.",
         log=True,
     ),
-    _Measure("clipped", "Clipped weight tensors, %", "Those whose transfer gradient was scaled down.", scale=100),
+    _Measure(
+        "clipped", "Clipped weight tensors, %", "Weight tensors whose transfer gradient was scaled down.", scale=100
+    ),
     _Measure("alignment", "Alignment", "Mean |cosine| between the teacher's vectors and the student's; should rise."),
-    _Measure("energy_student", "Energy in the vectors, %", "Of a map, in those that are compared.", scale=100),
-    _Measure("set_aside", "Images set aside", "In an epoch, without singular vectors; should be few.", if_any=True),
-    _Measure("dropped", "Gradients dropped", "In an epoch, not finite; should be none.", if_any=True),
+    _Measure(
+        "energy_student", "Energy in the vectors, %", "How much of a map's energy the compared vectors hold.", scale=100
+    ),
+    _Measure(
+        "set_aside",
+        "Images set aside",
+        "Per epoch; images with a map that has no singular vectors. Should be few.",
+        if_any=True,
+    ),
+    _Measure(
+        "dropped",
+        "Gradients dropped",
+        "Per epoch; transfer gradients that were not finite. Should be none.",
+        if_any=True,
+    ),
 )
 
 
@@ -152,15 +171,15 @@ def health(context: PageContext) -> Section | None:
     if not any(group.key.method != BASELINE for group in context.main.groups) or len(pictures) < 2:
         return None
     lead = (
-        f"How both tasks went over the epochs{context.under}: mean over the seeds, and one deviation to either side "
-        f"where there is room.{_adapters(context)}"
+        f"How the main and the transfer task went over the epochs{context.under}: mean over the seeds, with one "
+        f"deviation to either side where there is room.{_adapters(context)}"
     )
     legend = [look for look in context.legend(context.main.groups, teacher=True) if look in drawn]
     return Section("health", "Health of the transfer task", lead, legend, small=pictures)
 
 
 def _adapters(context: PageContext) -> str:
-    """Tell which of the student's taps a learned adapter lifted to the teacher's width."""
+    """Say which of the student's taps a learned adapter lifted to the teacher's width."""
     lifted: dict[str, None] = {}
     for group in context.main.groups:
         for adapter in group.runs[0].summary.get("adapters") or ():
@@ -196,7 +215,7 @@ def _responsive(draw: Draw, name: str, title: str, *, wide: int = WIDE, note: st
 
 
 def _line(group: Group, key: str, look: Look | None) -> Line | None:
-    """Return a figure of the metrics over the epochs in which all runs of a method have it."""
+    """Return a metric over the epochs in which all runs of a method have it."""
     runs = [
         {int(line["epoch"]): float(line[key]) for line in run.metrics if finite(line.get(key))} for run in group.runs
     ]
@@ -205,7 +224,7 @@ def _line(group: Group, key: str, look: Look | None) -> Line | None:
 
 
 def _same_but(context: PageContext, names: str) -> list[Regime]:
-    """Return the regimes that differ from the main one at most in settings whose names begin so."""
+    """Return the regimes that differ from the main one at most in settings whose names begin with this."""
     rest = [item for item in context.main.conditions if not item[0].startswith(names)]
     return [
         regime
@@ -261,7 +280,7 @@ def _confounded(regimes: Sequence[Regime]) -> str:
 
 
 def _rank(context: PageContext) -> tuple[Picture, list[Bar]] | None:
-    """Draw the gain of KD-SVD over the number of singular vectors; None where there is one number only."""
+    """Draw the gain of KD-SVD over the number of singular vectors; None where there is only one number."""
     ranked = [(rank, group) for group in context.main.groups if (rank := rank_of(group.runs[0])) is not None]
     ranks = sorted({rank for rank, _ in ranked})
     if len(ranks) < 2:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from svdistill import data, nets, training
-from svdistill.distiller import Adapted, Distiller, Knowledge, StorableLoss, TransferLoss
+from svdistill.distiller import Adapted, Distiller
 from svdistill.errors import CheckpointError, RecipeError, SvdistillError, nearest
 from svdistill.losses import AttentionLoss, FitNetLoss, FSPLoss, RelationalLoss, SoftTargetLoss, SVDLoss
+from svdistill.losses.protocol import Losses, TransferLoss
 from svdistill.recipes.schema import AnyLoss, DataSettings, LossSettings, Recipe
+from svdistill.teacher import Teacher
 
 # With fewer images RKD's distances and angles are the same in any two networks.
 _LEAST_RELATED = 3
@@ -259,7 +261,7 @@ def drop_tokens(recipe: Recipe, teacher: Recipe | None) -> tuple[int, int]:
 
 # What is no setting of the loss itself but of its place in training; FitNets' and the others' modules know none of it.
 _PLACE = {"name", "preset", *LossSettings.model_fields}
-_LOSSES: Mapping[str, Callable[..., TransferLoss]] = {
+_LOSSES: Mapping[str, Callable[..., TransferLoss[Any, Any]]] = {
     "svd": SVDLoss,
     "soft-target": SoftTargetLoss,
     "fitnet": FitNetLoss,
@@ -269,13 +271,13 @@ _LOSSES: Mapping[str, Callable[..., TransferLoss]] = {
 }
 
 
-def losses(recipe: Recipe) -> dict[str, TransferLoss]:
+def losses(recipe: Recipe) -> dict[str, TransferLoss[Any, Any]]:
     """Make the transfer losses of a recipe, by name; {} where it has none."""
     return {loss.name: _LOSSES[loss.name](**loss.model_dump(exclude=_PLACE)) for loss in recipe.loss}
 
 
 def distiller(
-    recipe: Recipe, student: nn.Module, teacher: nn.Module | Knowledge | None, *, teacher_recipe: Recipe | None
+    recipe: Recipe, student: nn.Module, teacher: nn.Module | Teacher | None, *, teacher_recipe: Recipe | None
 ) -> Distiller:
     """Put student, teacher and losses together; `Distiller.prepare` is yet to be called.
 
@@ -309,7 +311,7 @@ def distiller(
     )
 
 
-def reads_maps(criteria: Mapping[str, TransferLoss]) -> bool:
+def reads_maps(criteria: Losses) -> bool:
     """Whether one of the losses compares feature maps, so that taps are needed."""
     return any(criterion.reads == "maps" for criterion in criteria.values())
 
@@ -527,15 +529,14 @@ def check(
     return adapted
 
 
-def _check_storable(
-    recipe: Recipe, criteria: Mapping[str, TransferLoss], maps: list[Tensor], teacher_maps: list[Tensor]
-) -> None:
+def _check_storable(recipe: Recipe, criteria: Losses, maps: list[Tensor], teacher_maps: list[Tensor]) -> None:
     """Refuse to store what a loss needs of the teacher where that is more than can be read in place of running it."""
     if recipe.teacher is None or not recipe.teacher.stored:
         return
     for name, criterion in criteria.items():
-        if isinstance(criterion, FSPLoss | FitNetLoss) and not isinstance(criterion, StorableLoss):
-            size = 2 * criterion.teacher_numbers(teacher_maps, maps)
+        if not criterion.storable:
+            packed = criterion.pack(criterion.extract(teacher_maps, maps))
+            size = 2 * sum(one[0].numel() for one in packed.values())
             raise RecipeError(
                 f"teacher.views: {name} needs {size:,} bytes of the teacher for each view of an image, too much "
                 "to store; take teacher.live=true, teacher.views=null, or another method, e.g. svd"
@@ -595,7 +596,7 @@ def _check_single(network: nn.Module, images: Images) -> None:
         ) from error
 
 
-def _check_relations(recipe: Recipe, criteria: Mapping[str, TransferLoss], *, processes: int) -> None:
+def _check_relations(recipe: Recipe, criteria: Losses, *, processes: int) -> None:
     """Refuse to compare images with each other where so few are worked on together that nothing is left to learn.
 
     Distances are in units of their mean: those of two images are the same in any network.

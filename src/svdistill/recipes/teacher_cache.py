@@ -10,7 +10,6 @@ from torch import nn
 
 from svdistill import nets, teacher_cache
 from svdistill.atomic import digest
-from svdistill.distiller import StorableLoss
 from svdistill.recipes import build
 from svdistill.recipes.load import identity, teacher_of
 from svdistill.recipes.schema import Recipe
@@ -50,7 +49,7 @@ def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_fil
         taps=build.teacher_taps(recipe, parent) if maps else (),
         drop_tokens=build.drop_tokens(recipe, parent)[1] if maps else 0,
         grids=_grids(recipe, student, images) if maps else (),
-        losses={name: dict(one.extracts) for name, one in criteria.items() if isinstance(one, StorableLoss)},
+        losses={name: dict(one.extracts) for name, one in criteria.items() if one.storable},
     )
 
 

@@ -1,4 +1,4 @@
-"""Which stored knowledge of a teacher a recipe asks for: what it must be of, and where it lies."""
+"""Which teacher cache a recipe asks for: what it must be of, and where it lies."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ FOLDER = "knowledge"
 
 
 def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_file: Path) -> teacher_cache.Key:
-    """Return what stored knowledge must be of to serve a recipe.
+    """Return what a teacher cache must be of to serve a recipe.
 
     Args:
         recipe: it has ``teacher.views``.
@@ -54,7 +54,7 @@ def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_fil
 
 
 def folder(recipe: Recipe, wanted: teacher_cache.Key) -> Path:
-    """Return where a recipe's knowledge lies, below the folder of runs.
+    """Return where a recipe's teacher cache lies, below the folder of runs.
 
     The name comes from settings, not from what files hold: where weights or images have changed under the same
     settings, what was stored of the old ones is found, and refused.

@@ -360,8 +360,8 @@ def _project(student: Tensor, goal: TapGoal, left: Tensor, settings: _Settings) 
     with torch.no_grad():
         cosine = (rows * goal.targets).sum(2).abs()
         # Left vectors are orthogonal only before pooling, so their fractions may add up to more than the whole.
-        share = (energy / torch.where(whole > 0, whole, 1.0)).sum(1).clamp_max(1)
-        health = torch.stack(((goal.weight[..., 0].square() * cosine).sum(1), share, goal.energy))
+        fraction = (energy / torch.where(whole > 0, whole, 1.0)).sum(1).clamp_max(1)
+        health = torch.stack(((goal.weight[..., 0].square() * cosine).sum(1), fraction, goal.energy))
     return _tap(rows, defined, goal, health, settings.rank - rows.shape[1])
 
 

@@ -20,31 +20,11 @@ from svdistill.losses import (
     soft_target_loss,
     svd_loss,
 )
-from svdistill.losses.protocol import TransferLoss
 from svdistill.teacher_cache import TeacherCache
+from tests.plain_loss import PlainLoss
 
 
-class Plain(TransferLoss):
-    """A loss whose goal is the teacher's side itself; it is no module."""
-
-    def extract(self, teacher, student):
-        """Return the teacher's side."""
-        return teacher
-
-    def compare(self, student, goal):
-        """Return a loss of logits."""
-        return soft_target_loss(student, goal), {}
-
-    def pack(self, goal):
-        """Name the logits."""
-        return {"logits": goal}
-
-    def unpack(self, stored):
-        """Return the logits."""
-        return stored["logits"]
-
-
-class Recorder(nn.Module, Plain):
+class Recorder(nn.Module, PlainLoss):
     """A transfer loss that keeps what it was given; the distance of the first entries."""
 
     def __init__(self, reads):
@@ -241,8 +221,11 @@ def test_taps_are_recorded_in_every_step_of_training():
 def test_a_loss_need_not_be_a_module():
     """Anything that fulfils the contract will do, and is no part of the state."""
 
-    class Logits(Plain):
+    class Logits(PlainLoss):
         reads = "logits"
+
+        def compare(self, student, teacher):
+            return soft_target_loss(student, teacher), {}
 
     module = distiller(loss={"plain": Logits(), "soft": SoftTargetLoss()})
     output = module(IMAGES)

@@ -47,7 +47,7 @@ class RunRecord:
     ``insight.npz``              spectra, singular vectors, a few images and the confusion matrix, for the report
     ``checkpoints/last.pt``      everything needed to go on
     ``checkpoints/best.pt``      the same, of the epoch with the best accuracy
-    ``tensorboard/``             training curves
+    ``tensorboard/``             training curves, where the recipe asks for them
     ===========================  =======================================================================
 
     Args:

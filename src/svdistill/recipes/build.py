@@ -132,20 +132,20 @@ def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | Non
     return found
 
 
-def batches(recipe: Recipe, images: Images, *, share: data.Share | None = None) -> data.Batches | data.Mixed:
+def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) -> data.Batches | data.Mixed:
     """Make the endless stream of training batches, on the device of the images, those without labels beside the others.
 
     Args:
         recipe: its augmentation, views, batch size and seed are read.
         images: what ``images`` returned, moved to its device.
-        share: the part of each batch that this process gets; None = the whole.
+        shard: the part of each batch that this process gets; None = the whole.
 
     Returns:
         The batches, at the start of their first epoch.
     """
-    share, fixed = share or data.Share(), views(recipe)
+    shard, fixed = shard or data.Shard(), views(recipe)
     make = partial(
-        data.Batches, augmentation=augmentation(recipe), mean=images.mean, std=images.std, views=fixed, share=share
+        data.Batches, augmentation=augmentation(recipe), mean=images.mean, std=images.std, views=fixed, shard=shard
     )
     labelled = make(images.train, recipe.train.batch_size, seed=recipe.seed)
     settings = recipe.data.unlabelled
@@ -345,6 +345,40 @@ def optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimizer of a recipe for the parameters of a network, or of a distiller with all that learns."""
     settings = recipe.optimizer.model_dump(exclude={"name"})
     return training.make_optimizer(recipe.optimizer.name, model, **settings)
+
+
+def training_plan(
+    recipe: Recipe, distiller: Distiller, images: Images, *, shard: data.Shard | None = None
+) -> training.TrainingPlan:
+    """Put together all that `training.fit` needs to train a distiller by a recipe.
+
+    Args:
+        recipe: the student's.
+        distiller: what `distiller` returned, prepared.
+        images: what `images` returned, moved to the device of the training.
+        shard: the part of each batch that this process gets; None = the whole.
+
+    Returns:
+        The plan, with fresh batches and a fresh optimizer.
+
+    Raises:
+        RecipeError: a number of the optimizer is out of range.
+    """
+    knobs = recipe.train
+    return training.TrainingPlan(
+        distiller=distiller,
+        optimizer=optimizer(recipe, distiller),
+        batches=batches(recipe, images, shard=shard),
+        test=images.test,
+        mean=images.mean,
+        std=images.std,
+        stages=stages(recipe),
+        evaluate_every=knobs.evaluate_every,
+        checkpoint_minutes=knobs.checkpoint_minutes,
+        compile=knobs.compile,
+        accumulate=knobs.accumulate,
+        tensorboard=knobs.tensorboard,
+    )
 
 
 def metadata(recipe: Recipe, images: Images) -> dict[str, str]:

@@ -85,7 +85,7 @@ def test_failures_and_deaths_stop_no_other(tmp_path: Path) -> None:
     )
     lost = task(student("seed=4"), tmp_path, wild)
     Path(broken.key).mkdir(parents=True)
-    (Path(broken.key) / "insight.npz").mkdir()  # in the way
+    (Path(broken.key) / "student.safetensors").mkdir()  # in the way
     diary = Diary(kill=killed)
     train_all([broken, killed, lost, wild, good], tmp_path, diary)
 

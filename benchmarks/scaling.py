@@ -112,9 +112,9 @@ def work(width: float) -> None:
     ).train()
     optimizer = make_optimizer("sgd", student, lr=1e-4, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(0)
-    share = slice(engine.global_rank, None, engine.world_size)
-    images = torch.randn(BATCH, 3, 32, 32, generator=generator)[share].clone()
-    labels = torch.randint(0, 100, (BATCH,), generator=generator)[share].clone()
+    shard = slice(engine.global_rank, None, engine.world_size)
+    images = torch.randn(BATCH, 3, 32, 32, generator=generator)[shard].clone()
+    labels = torch.randint(0, 100, (BATCH,), generator=generator)[shard].clone()
     before = _weights(student)
     both = torch.zeros(2 * before.numel())
     for line in sys.stdin:

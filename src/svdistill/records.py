@@ -24,6 +24,7 @@ MACHINE_KEYS = (
     "train.channels_last",
     "train.recompute",
     "train.checkpoint_minutes",
+    "train.tensorboard",
     "teacher.shard",
 )
 
@@ -65,7 +66,7 @@ class RunRecord:
     ``insight.npz``              spectra, singular vectors, a few images and the confusion matrix, for the report
     ``checkpoints/last.pt``      everything needed to resume
     ``checkpoints/best.pt``      the same, of the epoch with the best accuracy
-    ``tensorboard/``             training curves
+    ``tensorboard/``             training curves, where the recipe asks for them
     ===========================  =======================================================================
 
     Args:

@@ -13,7 +13,7 @@ from svdistill.data import (
     Batches,
     ImageSet,
     Mixed,
-    Share,
+    Shard,
     Views,
     channel_statistics,
     every_view,
@@ -269,8 +269,8 @@ def test_shares_together_are_the_whole() -> None:
     """Two processes get, between them, bit for bit the batches of one, and their states are the same."""
     mean, std = channel_statistics(image_set())
     whole, *parts = (
-        Batches(image_set(), 6, seed=1, augmentation=SETTINGS, mean=mean, std=std, share=share)
-        for share in (Share(), Share(0, 2), Share(1, 2))
+        Batches(image_set(), 6, seed=1, augmentation=SETTINGS, mean=mean, std=std, shard=shard)
+        for shard in (Shard(), Shard(0, 2), Shard(1, 2))
     )
     for batch, *shared in zip(take(whole, 5), *(take(part, 5) for part in parts), strict=True):
         for together, *each in zip(batch, *shared, strict=True):
@@ -283,8 +283,8 @@ def test_a_state_fits_another_number_of_processes() -> None:
     """What one process has begun, two go on with."""
     mean, std = channel_statistics(image_set())
     whole, first, second = (
-        Batches(image_set(), 6, seed=1, augmentation=SETTINGS, mean=mean, std=std, share=share)
-        for share in (Share(), Share(0, 2), Share(1, 2))
+        Batches(image_set(), 6, seed=1, augmentation=SETTINGS, mean=mean, std=std, shard=shard)
+        for shard in (Shard(), Shard(0, 2), Shard(1, 2))
     )
     take(whole, 2)
     for part in (first, second):
@@ -297,7 +297,7 @@ def test_a_state_fits_another_number_of_processes() -> None:
 def test_a_batch_that_cannot_be_shared() -> None:
     """The message says which size would do."""
     with pytest.raises(RecipeError, match="a batch of 5 cannot be shared evenly by 2 processes; take 4"):
-        Share(0, 2).part(5)
+        Shard(0, 2).part(5)
 
 
 def test_views_are_functions_of_image_and_view() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from svdistill import jobs
 from svdistill.jobs import NoCallbacks
-from svdistill.training.progress import Silent
+from svdistill.training import NoProgress
 
 TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
 TINY += ["model.taps=[block1,block2]"]  # further down 8×8 pixels leave a single position
@@ -14,7 +14,7 @@ HELPED = [*TINY, *(f"teacher.overrides.{setting}" for setting in TINY), "train.d
 ALONE = [*TINY, "train.device=cpu"]
 
 
-class Plug(Silent):
+class Plug(NoProgress):
     """Pulls the plug after the first epoch."""
 
     def epoch(self, metrics):

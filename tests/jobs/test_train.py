@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 from svdistill import jobs, nets, recipes
 from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError, TrainingError
 from svdistill.jobs import NoCallbacks, Run
-from svdistill.training.progress import Silent
+from svdistill.training import NoProgress
 
 TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
 TINY += ["model.taps=[block1,block2]"]  # further down 8×8 pixels leave a single position
@@ -35,12 +36,12 @@ class Diary(NoCallbacks):
         self.entries: list[tuple[str, str]] = []
         self._stop = stop_after_epochs
 
-    def training(self, recipe: recipes.Recipe, run: Run) -> Silent:
+    def training(self, recipe: recipes.Recipe, run: Run) -> NoProgress:
         """Note it, and hand out a progress that may interrupt."""
         self.entries.append(("training", recipe.name))
         stop = self._stop
 
-        class Plug(Silent):
+        class Plug(NoProgress):
             def epoch(self, metrics: Mapping[str, Any]) -> None:
                 if metrics["epoch"] == stop:
                     raise KeyboardInterrupt
@@ -231,6 +232,17 @@ def test_wrong_before_work(tmp_path: Path, name: str, overrides: list[str], kind
     assert "\n" not in str(caught.value)
     assert caught.value.exit_status == 2  # type: ignore[attr-defined]
     assert not (tmp_path / "runs").exists()
+
+
+def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said before work starts; where it is there, asking for it renames no run."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(RecipeError, match=r"^train\.tensorboard: needs the package tensorboard; install") as caught:
+        train("digits/student", "train.tensorboard=true", runs=tmp_path / "runs")
+    assert caught.value.exit_status == 2
+    assert not (tmp_path / "runs").exists()
+    with_it, without = (recipes.load("digits/student", settings) for settings in (["train.tensorboard=true"], []))
+    assert recipes.identity(with_it) == recipes.identity(without)
 
 
 def test_teacher_from_a_file(tmp_path: Path) -> None:

@@ -85,14 +85,14 @@ def test_failures_and_deaths_stop_no_other(tmp_path: Path) -> None:
     )
     lost = task(student("seed=4"), tmp_path, wild)
     Path(broken.key).mkdir(parents=True)
-    (Path(broken.key) / "tensorboard").write_text("in the way")
+    (Path(broken.key) / "student.safetensors").mkdir()  # in the way
     diary = Diary(kill=killed)
     train_all([broken, killed, lost, wild, good], tmp_path, diary)
 
     assert diary.outcomes[good.key] == Outcome()
     assert Run(good.key).finished
     assert list(diary.outcomes) == [broken.key, killed.key, wild.key, lost.key, good.key]
-    assert "FileExistsError" in str(diary.outcomes[broken.key].error)
+    assert "IsADirectoryError" in str(diary.outcomes[broken.key].error)
     assert "Traceback" in str(diary.outcomes[broken.key].trace)
     assert str(diary.outcomes[killed.key].error).startswith("its process was killed (SIGKILL")
     assert "the loss is not finite" in str(diary.outcomes[wild.key].error)

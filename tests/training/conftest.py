@@ -107,8 +107,17 @@ def make_run(tmp_path) -> Callable[..., SimpleNamespace]:
 
         def fit(*, epochs: int = 2, milestones=(), gamma: float = 0.1, **options) -> None:
             options = {"stages": [training.Stage(epochs, milestones=milestones, gamma=gamma)], **options}
-            options = {"mean": mean, "std": std, "record": run.record, **options}
-            training.fit(engine, distiller, run.optimizer, run.batches, run.test, **options)
+            progress = options.pop("progress", None)
+            plan = training.TrainingPlan(
+                distiller=distiller,
+                optimizer=run.optimizer,
+                batches=run.batches,
+                test=run.test,
+                mean=mean,
+                std=std,
+                **options,
+            )
+            training.fit(run.engine, plan, run.record, progress=progress)
 
         run.fit = fit
         return run

@@ -26,7 +26,7 @@ def wait_for_the_end():
     sys.stdin.read()
 
 
-class Killed(training.Silent):
+class Killed(training.NoProgress):
     """Waits for the end at a step."""
 
     def __init__(self, when):
@@ -62,19 +62,18 @@ def main(folder, when):
     # Without batch norm this student drops out half of a hidden layer, by torch's global random numbers.
     student, teacher = nets.create("vgg-student", **options), nets.create("vgg-teacher", **options)
     taps = nets.default_taps("vgg-student")
-    training.fit(
-        engine,
-        Distiller(student, teacher, loss=SVDLoss(reduction="sum"), student_taps=taps, teacher_taps=taps),
-        training.make_optimizer("sgd", student, lr=0.01, weight_decay=1e-4),
-        Batches(images, 8, seed=5, augmentation=Augmentation(flip=True, rotation=15.0, shift=2), mean=mean, std=std),
-        images,
+    varied = Augmentation(flip=True, rotation=15.0, shift=2)
+    plan = training.TrainingPlan(
+        distiller=Distiller(student, teacher, loss=SVDLoss(reduction="sum"), student_taps=taps, teacher_taps=taps),
+        optimizer=training.make_optimizer("sgd", student, lr=0.01, weight_decay=1e-4),
+        batches=Batches(images, 8, seed=5, augmentation=varied, mean=mean, std=std),
+        test=images,
         mean=mean,
         std=std,
-        record=RunRecord.create(folder, {}),
         stages=[training.Stage(EPOCHS, milestones=(2,))],
         checkpoint_minutes=0 if when == "saving" else 10,
-        progress=Killed(when),
     )
+    training.fit(engine, plan, RunRecord.create(folder, {}), progress=Killed(when))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from svdistill.data import Augmentation, Batches, ImageSet, Mixed, Views, channe
 from svdistill.distiller import Distiller
 from svdistill.errors import RecipeError, SvdistillError
 from svdistill.gradients import TransferHealth
-from svdistill.training import Objective, Processes, Sum, sharding
+from svdistill.training import Examples, Learner, Objective, Processes, Reducer, sharding
 from svdistill.training.metrics import Metrics
+from svdistill.training.reduce import average_buffers
 
 # name: (what makes the losses, objective, parts, unlabelled images a step, fixed views, width of the teacher)
 STEPS = {
@@ -66,18 +67,16 @@ def steps(name, *, world=1, parts=None, count=4):
     distiller.prepare(torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
     optimizer = training.make_optimizer("sgd", distiller, lr=0.02, weight_decay=1e-3)
     options = {"augmentation": Augmentation(flip=True, rotation=15.0, shift=2), "mean": mean, "std": std}
-    options |= {"views": views, "share": processes.share}
+    options |= {"views": views, "shard": processes.shard}
     batches = Batches(labelled, 8, seed=5, **options)
     if unlabelled:
         batches = Mixed(batches, Batches(images(20, seed=9), unlabelled, seed=6, first=40, **options))
-    metrics, health, across = Metrics("cpu"), TransferHealth(), Sum(processes)
+    metrics, health = Metrics("cpu"), TransferHealth()
+    learner = Learner(engine, distiller, optimizer, parts or accumulate, Reducer(processes))
     distiller.train()
     seen = []
     for epoch, batch in zip(range(count), batches.epoch(), strict=False):
-        result = training.step(
-            engine, distiller, optimizer, batch.images, batch.labels, epoch=epoch, objective=objective, health=health,
-            accumulate=parts or accumulate, across=across,
-        )  # fmt: skip
+        result = training.take_step(learner, Examples(*batch), epoch=epoch, objective=objective, health=health)
         metrics.add(result.figures, images=result.images)
         seen += batch.indices.tolist()
     return {
@@ -93,7 +92,7 @@ def measured(count, *, processes):
     torch.manual_seed(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
     mean, std = channel_statistics(images(40).images)
-    options = {"batch_size": 4, "confusion": True, "share": processes.share}
+    options = {"batch_size": 4, "confusion": True, "shard": processes.shard}
     return training.evaluate(None, model, images(count), mean=mean, std=std, **options)
 
 
@@ -109,7 +108,7 @@ def sharded(engine):
             return [teacher(pixels), *recorder.collect()]
 
     whole, held = seen(), [sharding.held(teacher)]
-    training.shard(engine, teacher, pixels)
+    training.shard_parameters(engine, teacher, pixels)
     shards, _ = seen(), held.append(sharding.held(teacher))
     return {
         "equal": all(torch.equal(a, b) for a, b in zip(whole, shards, strict=True)),
@@ -128,7 +127,7 @@ def agreements(processes):
             raise RecipeError("the second alone")
         return rank
 
-    sys.modules[Processes.__module__]._SIGN_OF_LIFE_SECONDS = 0.01
+    sys.modules[Processes.__module__]._HEARTBEAT_SECONDS = 0.01
 
     def crash():
         raise ZeroDivisionError("not one of ours")
@@ -136,18 +135,18 @@ def agreements(processes):
     model = nn.BatchNorm1d(2)
     model.running_mean.fill_(float(rank))
     model.running_var.fill_(1.0 + 2 * rank)
-    processes.average_buffers(model)
-    turns = processes.in_turn(lambda: rank)
+    average_buffers(model, processes)
+    turns = processes.rank_zero_first(lambda: rank)
     processes.vary_random_numbers(3, 0)
     return {
-        "lead": processes.lead(lambda: f"said by {rank}"),
-        "slow": processes.lead(lambda: sum(range(10**7))),
+        "rank zero": processes.on_rank_zero(lambda: f"said by {rank}"),
+        "slow": processes.on_rank_zero(lambda: sum(range(10**7))),
         "turns": turns,
         "mean": model.running_mean.tolist(),
         "variance": model.running_var.tolist(),
         "counted": int(model.num_batches_tracked),
-        "together": caught(lambda: processes.together(fail)),
-        "crash": caught(lambda: processes.lead(crash)),
+        "all ranks": caught(lambda: processes.on_all_ranks(fail)),
+        "crash": caught(lambda: processes.on_rank_zero(crash)),
         "random": torch.rand(1).item(),
     }
 

@@ -61,7 +61,7 @@ def test_a_truncated_file(path, length):
     checkpoint.save(path, {"tensor": torch.zeros(1000)}, model=model())
     content = path.read_bytes()
     path.write_bytes(content[: int(length * len(content)) if length < 1 else length])
-    with pytest.raises(CheckpointError, match="is damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match="is damaged or not a checkpoint"):
         checkpoint.load(path, model=model())
 
 
@@ -78,7 +78,7 @@ def test_a_foreign_file_is_refused_and_runs_nothing(path, content):
     """Text, a pickle with code in it, an empty pickle."""
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
         checkpoint.load(path, model=model())
 
 
@@ -86,7 +86,7 @@ def test_code_inside_a_torch_file_does_not_run(path):
     """torch.save of an object is read as damaged."""
     path.parent.mkdir()
     torch.save({"format": 1, "evil": Evil()}, path)
-    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
         checkpoint.load(path, model=model())
 
 
@@ -95,7 +95,7 @@ def test_a_torch_file_of_another_kind(path, content):
     """Somebody's weights are no checkpoint."""
     path.parent.mkdir()
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="no checkpoint of this version"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
         checkpoint.load(path, model=model())
 
 

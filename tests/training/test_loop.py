@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.plain_loss import PlainLoss
 from torch import nn
 
@@ -18,10 +17,11 @@ from svdistill.errors import CheckpointError, RecipeError, TrainingError
 from svdistill.gradients import TransferHealth, combine
 from svdistill.records import RunRecord
 from svdistill.training import checkpoint
-from svdistill.training import state as state_module
+from svdistill.training import monitor as monitor_module
+from svdistill.training.metrics import Metrics
 
 
-class Listener:
+class Listener(training.Progress):
     """A progress that keeps what it is told."""
 
     def __init__(self):
@@ -183,18 +183,6 @@ def test_a_student_alone_has_no_figures_of_a_transfer(make_run):
     assert run.record.metrics()[0].keys() == keys
 
 
-def test_tensorboard_has_the_same_numbers(make_run):
-    """One scalar a figure and epoch."""
-    run = make_run()
-    run.fit(epochs=2)
-    events = EventAccumulator(str(run.record.tensorboard)).Reload()
-    metrics = run.record.metrics()
-    assert set(events.Tags()["scalars"]) == metrics[0].keys() - {"epoch"}
-    assert [(e.step, e.value) for e in events.Scalars("accuracy")] == [
-        (line["epoch"], pytest.approx(line["accuracy"])) for line in metrics
-    ]
-
-
 def test_last_and_best_checkpoint_are_those_epochs(make_run, monkeypatch):
     """Accuracies 0.5, 0.9, 0.7: best.pt is of epoch 2, last.pt of epoch 3, which is also what the student has."""
     accuracies = iter((0.5, 0.9, 0.7))
@@ -286,10 +274,7 @@ def test_mixed_precision_trains(make_run):
     """Autocast in bfloat16; weights and gradients stay float32."""
     run = make_run()
     run.engine = training.launch(device="cpu", precision="bf16-mixed", seed=0)
-    training.fit(
-        run.engine, run.distiller, run.optimizer, run.batches, run.test,
-        mean=run.mean, std=run.std, record=run.record, stages=[training.Stage(1)],
-    )  # fmt: skip
+    run.fit(epochs=1)
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in run.distiller.student.parameters())
 
 
@@ -328,17 +313,16 @@ def test_the_real_losses_on_the_real_networks(tmp_path, stand_in, loss, keys):
     distiller = Distiller(student, teacher, loss=loss, student_taps=taps, teacher_taps=taps)
     images = stand_in.image_set(16).resized(32)
     mean, std = channel_statistics(images.images)
-    training.fit(
-        engine,
-        distiller,
-        training.make_optimizer("sgd", student, lr=0.01, weight_decay=1e-4),
-        Batches(images, 8, seed=0, augmentation=Augmentation(), mean=mean, std=std),
-        images,
+    plan = training.TrainingPlan(
+        distiller=distiller,
+        optimizer=training.make_optimizer("sgd", student, lr=0.01, weight_decay=1e-4),
+        batches=Batches(images, 8, seed=0, augmentation=Augmentation(), mean=mean, std=std),
+        test=images,
         mean=mean,
         std=std,
-        record=RunRecord.create(tmp_path, {}),
         stages=[training.Stage(1)],
     )
+    training.fit(engine, plan, RunRecord.create(tmp_path, {}))
     (metrics,) = RunRecord(tmp_path).metrics()
     assert metrics.keys() >= keys
     assert all(math.isfinite(value) for value in metrics.values())
@@ -378,7 +362,7 @@ def test_what_is_not_finite_ends_the_run(make_run, monkeypatch, look, at, minute
     """With what to do; no checkpoint is ever spoiled, and going on from the last one works."""
     make_run().fit(epochs=1)
     run = make_run()
-    monkeypatch.setattr(state_module, "_LOOK_SECONDS", look)
+    monkeypatch.setattr(monitor_module, "_LOOK_SECONDS", look)
     poisoner = Poisoner(run, at)
     with pytest.raises(TrainingError, match=f"{message} at the latest; lower lr, .*last checkpoint stays: .*last.pt"):
         run.fit(epochs=2, checkpoint_minutes=minutes, progress=poisoner)
@@ -404,7 +388,7 @@ def test_a_first_epoch_that_is_not_finite_says_that_there_is_no_checkpoint(make_
 @pytest.mark.parametrize(("look", "message"), [(0, "set aside 25 of 40"), (math.inf, "set aside 30 of 48")])
 def test_most_samples_set_aside_ends_the_run(make_run, stand_in, monkeypatch, look, message):
     """Five of eight, seen as soon as an epoch has five steps, or at its end."""
-    monkeypatch.setattr(state_module, "_LOOK_SECONDS", look)
+    monkeypatch.setattr(monitor_module, "_LOOK_SECONDS", look)
     # Looking happens at the first step in any case; with inf, only there.
     run = make_run(loss=stand_in.MapDistance(aside=5))
     with pytest.raises(TrainingError, match=f"{message} samples of epoch 1: .*check the teacher"):
@@ -420,11 +404,11 @@ def test_half_of_the_samples_set_aside_is_shown_and_goes_on(make_run, stand_in):
 
 def test_the_device_is_asked_seldom(make_run, monkeypatch):
     """While no time passes, at the first step and at the end of an epoch."""
-    monkeypatch.setattr(state_module, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    monkeypatch.setattr(monitor_module, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     asked = []
-    begin = state_module.Metrics.begin
-    monkeypatch.setattr(state_module.Metrics, "begin", lambda metrics: asked.append(metrics.steps) or begin(metrics))
-    monkeypatch.setattr(state_module.Watch, "seconds", lambda _: 1.0)
+    begin = Metrics.begin
+    monkeypatch.setattr(Metrics, "begin", lambda metrics: asked.append(metrics.steps) or begin(metrics))
+    monkeypatch.setattr(monitor_module.Monitor, "seconds", lambda _: 1.0)
     make_run().fit(epochs=2)
     assert asked == [1, 6, 1, 6]
 
@@ -441,7 +425,7 @@ def test_settings_out_of_range(make_run, options, message):
     """Before anything is written."""
     run = make_run()
     with pytest.raises(RecipeError, match=message):
-        run.fit(**options)
+        run.fit(**options, tensorboard=True)
     assert not run.record.tensorboard.exists()
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from svdistill.training import Silent
+from svdistill.training import NoProgress
 from svdistill.training.metrics import Metrics, sums
 
 LOGITS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0], [0.0, 9.0]])
@@ -158,10 +158,10 @@ def test_nobody_waits_for_a_reading_that_is_on_its_way(make_run, monkeypatch):
         return events[-1].host, events[-1]
 
     monkeypatch.setattr("svdistill.training.metrics._to_host", late)
-    monkeypatch.setattr("svdistill.training.state._LOOK_SECONDS", 0)
+    monkeypatch.setattr("svdistill.training.monitor._LOOK_SECONDS", 0)
     losses = []
 
-    class Listener(Silent):
+    class Listener(NoProgress):
         def step(self, *, loss, images):
             losses.append(loss)
 

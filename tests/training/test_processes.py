@@ -12,7 +12,7 @@ from torch import nn
 from svdistill import training
 from svdistill.errors import TrainingError
 from svdistill.training import sharding
-from svdistill.training.processes import total
+from svdistill.training.reduce import all_reduce
 
 PROGRAM = Path(__file__).with_name("shared_steps.py")
 EPS = torch.finfo(torch.float32).eps
@@ -76,13 +76,13 @@ def test_the_figures_are_those_of_the_whole_batch(two, name):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_no_image_is_worked_on_twice(two, name):
-    """The two shares are disjoint, and together what one process sees."""
+    """The two shards are disjoint, and together what one process sees."""
     first, second = (part[name]["seen"] for part in two)
     assert sorted(first + second) == sorted(ONE.steps(name, parts=1)["seen"])
 
 
 @pytest.mark.parametrize("count", [31, 1])
-def test_evaluation_is_exact_on_uneven_shares(two, engine, count):
+def test_evaluation_is_exact_on_uneven_shards(two, engine, count):
     """Also where a process has no image at all."""
     expected = ONE.measured(count, processes=training.Processes(engine))
     for part in two:
@@ -95,10 +95,10 @@ def test_evaluation_is_exact_on_uneven_shares(two, engine, count):
 def test_what_one_decides_all_know(two):
     """Results and errors of the first, errors of any."""
     first, second = (part["agreements"] for part in two)
-    assert first["lead"] == second["lead"] == "said by 0"
+    assert first["rank zero"] == second["rank zero"] == "said by 0"
     assert first["slow"] == second["slow"] == sum(range(10**7))
     assert (first["turns"], second["turns"]) == (0, 1)
-    assert first["together"] == second["together"] == ("RecipeError", "the second alone")
+    assert first["all ranks"] == second["all ranks"] == ("RecipeError", "the second alone")
     assert first["crash"] == ("ZeroDivisionError", "not one of ours")
     kind, text = second["crash"]
     assert kind == "TrainingError"
@@ -123,7 +123,7 @@ def test_a_broken_connection_is_reported_with_its_reason(monkeypatch, said, reas
 
     monkeypatch.setattr(torch.distributed, "all_reduce", broken)
     with pytest.raises(TrainingError, match=r"^another process of this run has ended") as caught:
-        total(torch.zeros(1))
+        all_reduce(torch.zeros(1))
     assert f"{reason}; call the same command again" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -153,10 +153,10 @@ def test_accumulation_gives_the_gradient_of_the_large_batch(name, parts):
 def test_one_process_tells_itself(engine):
     """Nothing is sent, errors pass as they are."""
     alone = training.Processes(engine)
-    assert (alone.rank, alone.world, alone.first, alone.share.of) == (0, 1, True, 1)
-    assert [alone.lead(lambda: 1), alone.together(lambda: 2), alone.in_turn(lambda: 3)] == [1, 2, 3]
+    assert (alone.rank, alone.world, alone.is_rank_zero, alone.shard.of) == (0, 1, True, 1)
+    assert [alone.on_rank_zero(lambda: 1), alone.on_all_ranks(lambda: 2), alone.rank_zero_first(lambda: 3)] == [1, 2, 3]
     with pytest.raises(ZeroDivisionError):
-        alone.together(lambda: 1 / 0)
+        alone.on_all_ranks(lambda: 1 / 0)
     state = torch.get_rng_state()
     alone.vary_random_numbers(3, 0)
     assert torch.equal(torch.get_rng_state(), state)
@@ -175,7 +175,7 @@ def test_a_sharded_teacher_gives_what_the_whole_one_does(two):
 def test_one_process_keeps_its_teacher(engine):
     """There is nobody to share it with."""
     teacher = nn.Linear(3, 2)
-    assert not training.shard(engine, teacher, torch.rand(1, 3))
+    assert not training.shard_parameters(engine, teacher, torch.rand(1, 3))
     assert sharding.held(teacher) == 8 * 4
 
 

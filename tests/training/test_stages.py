@@ -1,17 +1,17 @@
 """Tests of stages that follow each other, images without labels, and epochs that are not evaluated."""
 
 import math
+import sys
 
 import pytest
 import torch
 from tests.plain_loss import PlainLoss
 from tests.trees import equal
 
-from svdistill import losses, training
+from svdistill import gradients, losses, training
 from svdistill.errors import CheckpointError, RecipeError, TrainingError
 from svdistill.losses import Adapters
 from svdistill.training import Objective, Stage, checkpoint
-from svdistill.training import loop as loop_module
 
 FIRST = Objective(main=0.0, weights={"transfer": 5.0}, max_norm=0.5)
 ALONE = Objective(weights={})
@@ -19,7 +19,7 @@ ALONE = Objective(weights={})
 TWO_STAGES = (Stage(2, FIRST), Stage(3, ALONE, milestones=(1,)))
 
 
-class Snapshots(training.Silent):
+class Snapshots(training.NoProgress):
     """Keeps the state after each epoch, and can stop a run at a step."""
 
     def __init__(self, run, stop=math.inf):
@@ -124,13 +124,13 @@ def test_the_norm_is_bounded_in_the_first_stage_only(make_run):
 def test_the_epoch_of_the_bound_begins_anew(make_run, monkeypatch):
     """The p of s(p) is the epoch of the stage."""
     epochs = []
-    combine = loop_module.combine
+    combine = gradients.combine
 
     def listen(*args, epoch, **options):
         epochs.append((epoch, options["clip"]))
         return combine(*args, epoch=epoch, **options)
 
-    monkeypatch.setattr(loop_module, "combine", listen)
+    monkeypatch.setattr(sys.modules[training.Learner.__module__], "combine", listen)
     make_run().fit(stages=[Stage(2, FIRST), Stage(2, Objective(weights={"transfer": 1.0}, clip="global"))])
     assert epochs[::6] == [(0, "none"), (1, "none"), (0, "global"), (1, "global")]
 
@@ -150,7 +150,7 @@ def test_the_second_stage_runs_without_the_teacher(make_run):
 
 
 def test_one_stage_has_no_number(make_run):
-    """NoCallbacks asks which of one."""
+    """Nobody asks which of one."""
     run = make_run()
     run.fit(epochs=1)
     assert "stage" not in run.record.metrics()[0]
@@ -205,7 +205,7 @@ def test_images_without_labels_count_as_images_but_not_for_the_accuracy(make_run
     run = make_run(unlabelled=10)
     heard = []
 
-    class Listener(training.Silent):
+    class Listener(training.NoProgress):
         def step(self, *, loss, images):
             heard.append(images)
 
@@ -253,7 +253,7 @@ def test_images_without_labels_stay_out_of_a_stage_without_transfer(make_run):
     run = make_run(unlabelled=10)
     heard = []
 
-    class Listener(training.Silent):
+    class Listener(training.NoProgress):
         def step(self, *, loss, images):
             heard.append(images)
 

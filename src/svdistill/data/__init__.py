@@ -1,7 +1,7 @@
 """Image sets, in memory or on disk, and batches of them, augmented and standardized on the device."""
 
 from svdistill.data.augment import Augmentation, Views, Warps, augment, warp
-from svdistill.data.batches import Batch, Batches, Mixed, Share, every_view
+from svdistill.data.batches import Batch, Batches, Mixed, Shard, every_view
 from svdistill.data.catalogue import Classes, Description, Root, describe, fetch, load, names, read_classes
 from svdistill.data.download import Remote, cache_folder, download
 from svdistill.data.files import Files, FileSet
@@ -23,7 +23,7 @@ __all__ = [
     "Mixed",
     "Remote",
     "Root",
-    "Share",
+    "Shard",
     "Views",
     "Warps",
     "augment",

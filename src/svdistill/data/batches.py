@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """The part of every batch that one of several processes works on.
 
     Attributes:
@@ -57,7 +57,7 @@ class Share:
         return slice(self.rank * size, (self.rank + 1) * size)
 
 
-WHOLE = Share()
+WHOLE = Shard()
 
 
 class Batches:
@@ -74,7 +74,7 @@ class Batches:
         mean: (C,), of the training set, as `channel_statistics` gives it.
         std: (C,), likewise.
         views: fixed warps, of which one is chosen at random, in place of new ones.
-        share: the part of each batch that this process gets. Order and warps are those of the whole batch, so that
+        shard: the part of each batch that this process gets. Order and warps are those of the whole batch, so that
             all processes together work on what a single one would, and a state fits any number of them.
         first: number of the first image, where the images of another set come before these.
 
@@ -94,7 +94,7 @@ class Batches:
         mean: Tensor,
         std: Tensor,
         views: Views | None = None,
-        share: Share = WHOLE,
+        shard: Shard = WHOLE,
         first: int = 0,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -107,7 +107,7 @@ class Batches:
         check_statistics((batch_size, *images.shape), mean, std)
         self._images = images
         self._batch_size = batch_size
-        self._part = share.part(batch_size)
+        self._part = shard.part(batch_size)
         self._augmentation = augmentation
         self._views = views
         self._first = first

@@ -7,14 +7,19 @@ from typing import Protocol
 
 from svdistill.jobs.run import Run
 from svdistill.recipes import Recipe
-from svdistill.training.progress import Progress, Silent
+from svdistill.training.progress import NoProgress, Progress
 
 
 class Callbacks(Protocol):
-    """Whoever wants to know which runs a job makes, finds and waits for."""
+    """Whoever wants to know which runs a job makes, finds and waits for.
+
+    Subclasses implement what they want to hear of; the rest does nothing.
+    """
+
+    # Each ends in a return: a type checker takes a protocol's method without any statement for an abstract one.
 
     def training(self, recipe: Recipe, run: Run) -> Progress:
-        """A run begins or goes on.
+        """A run begins or resumes.
 
         Args:
             recipe: what is trained.
@@ -23,15 +28,19 @@ class Callbacks(Protocol):
         Returns:
             Who is told of its steps and epochs.
         """
+        return NoProgress()
 
     def found(self, recipe: Recipe, run: Run) -> None:
         """A finished run is used as it is."""
+        return
 
     def waiting(self, recipe: Recipe, run: Run) -> None:
         """Another process may be training this run; its end is awaited."""
+        return
 
     def moved(self, old: Path, new: Path) -> None:
         """A run was renamed to make room for a fresh one."""
+        return
 
     def storing(self, recipe: Recipe, images: int) -> AbstractContextManager[Callable[[int], None]]:
         """What the losses need of a recipe's teacher is being stored.
@@ -43,36 +52,16 @@ class Callbacks(Protocol):
         Returns:
             A block around the work, which gives whom to tell how many more are done; below 0 where some are done again.
         """
-
-    def stored(self, folder: Path) -> None:
-        """What was stored of a teacher is used as it is."""
-
-    def awaiting(self, folder: Path) -> None:
-        """Another process is storing what is needed of a teacher; its end is awaited."""
-
-
-class NoCallbacks:
-    """Wants to know nothing."""
-
-    def training(self, recipe: Recipe, run: Run) -> Progress:
-        """Return a progress that shows nothing."""
-        return Silent()
-
-    def found(self, recipe: Recipe, run: Run) -> None:
-        """Do nothing."""
-
-    def waiting(self, recipe: Recipe, run: Run) -> None:
-        """Do nothing."""
-
-    def moved(self, old: Path, new: Path) -> None:
-        """Do nothing."""
-
-    def storing(self, recipe: Recipe, images: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Return a block in which nothing is shown."""
         return nullcontext(lambda _: None)
 
     def stored(self, folder: Path) -> None:
-        """Do nothing."""
+        """What was stored of a teacher is used as it is."""
+        return
 
     def awaiting(self, folder: Path) -> None:
-        """Do nothing."""
+        """Another process is storing what is needed of a teacher; its end is awaited."""
+        return
+
+
+class NoCallbacks(Callbacks):
+    """Wants to know nothing."""

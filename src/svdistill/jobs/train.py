@@ -14,14 +14,14 @@ from torch import nn
 
 from svdistill import nets, recipes, training
 from svdistill.distiller import Distiller
-from svdistill.errors import DataError, RecipeError, SvdistillError
+from svdistill.errors import DataError, RecipeError
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
 from svdistill.jobs.diagnostics import Tapped, write_diagnostics
 from svdistill.jobs.run import BusyError, Run, fingerprint
-from svdistill.jobs.teacher_cache import provide
+from svdistill.jobs.teacher_cache import Provided, provide
 from svdistill.recipes import Recipe, build, weights
 from svdistill.recipes.check import check, check_parts
-from svdistill.recipes.images import Images, Loaded, batches, load_images, noise
+from svdistill.recipes.images import Images, Loaded, load_images, noise
 from svdistill.teacher_cache import TeacherCache
 
 _ASK_AGAIN_SECONDS = 1.0
@@ -39,12 +39,12 @@ def train(
     """Train the network of a recipe, or find the run that has done so.
 
     The run lies in ``<runs>/<recipe name>/<seed>-<digest of the settings that matter>``. A finished run is returned as
-    it is, an interrupted one goes on after its last checkpoint, on any number of processes. A teacher named as a recipe
+    it is, an interrupted one resumes after its last checkpoint, on any number of processes. A teacher named as a recipe
     is trained first, once, and found again the next time; if another process is training it, its end is awaited.
     Everything that can be wrong in the settings is found before the first file is written.
 
     Where torchrun or Slurm has started several processes, all of them call this, and it returns in all when the run has
-    ended; see ``docs/scale.md``. The first alone writes, so all must see its folder.
+    ended; see ``docs/scale.md``. Rank zero alone writes, so all must see its folder.
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or a validated recipe.
@@ -65,7 +65,7 @@ def train(
     """
     line, images = prepared(recipe, overrides, method)
     processes = training.Processes(launch(line[0]))
-    callbacks = (callbacks if processes.first else None) or NoCallbacks()
+    callbacks = (callbacks if processes.is_rank_zero else None) or NoCallbacks()
     return _train_line(line, images, Path(runs), processes, callbacks=callbacks, fresh=fresh)
 
 
@@ -74,7 +74,10 @@ def prepared(
 ) -> tuple[tuple[Recipe, ...], list[Images]]:
     """Read a recipe and those of its teachers, load their images, and check that all of it fits together.
 
-    Args: as for ``train``.
+    Args:
+        recipe: name of a shipped recipe, path of a YAML file, or a validated recipe.
+        overrides: ``key=value`` texts or nested settings that replace those of the recipe.
+        method: train the student by this method instead of the recipe's.
 
     Returns:
         The recipes, the student's first, and the images of each, on the CPU.
@@ -90,9 +93,9 @@ def prepared(
     for member in line:
         check_parts(member, processes=processes.world)
     loaded: Loaded = {}
-    images = processes.in_turn(lambda: [load_images(member, loaded=loaded) for member in line])
-    processes.same([fingerprint(own) for own in images], what="images")
-    processes.together(lambda: _check(line, images, processes=processes.world))
+    images = processes.rank_zero_first(lambda: [load_images(member, loaded=loaded) for member in line])
+    processes.check_equal([fingerprint(own) for own in images], what="images")
+    processes.on_all_ranks(lambda: _check(line, images, processes=processes.world))
     return line, images
 
 
@@ -114,14 +117,14 @@ def _train_line(
     """Train the first recipe of a line; the others are its teacher, its teacher's teacher and so on."""
     recipe, own = line[0], images[0]
     run = Run(runs / recipe.name / recipes.identity(recipe))
-    finished = processes.lead(lambda: run.finished)
+    finished = processes.on_rank_zero(lambda: run.finished)
     with nullcontext() if finished and not fresh else _locked(run, processes, waiting=waiting):
-        processes.lead(lambda: run.check_data(own))
+        processes.on_rank_zero(lambda: run.check_data(own))
         # Read again: another process may have finished the run while its end was awaited.
-        if processes.lead(lambda: run.finished) and not fresh:
+        if processes.on_rank_zero(lambda: run.finished) and not fresh:
             callbacks.found(recipe, run)
             return run
-        if fresh and (moved := processes.lead(run.set_aside)) is not None:
+        if fresh and (moved := processes.on_rank_zero(run.set_aside)) is not None:
             callbacks.moved(run.path, moved)
         teacher = teacher_file(line, images, runs, processes, callbacks=callbacks)
         _train_one(recipe, own, run, runs=runs, teacher_file=teacher, callbacks=callbacks)
@@ -130,14 +133,14 @@ def _train_line(
 
 @contextmanager
 def _locked(run: Run, processes: training.Processes, *, waiting: Callable[[], None] | None) -> Iterator[None]:
-    """Let the first of our processes lock the run; where others train it, all of ours wait together."""
+    """Let rank zero lock the run; where another training has it, all our processes wait."""
     if processes.world == 1:
         with run.locked(waiting=waiting):
             yield
         return
     with ExitStack() as stack:
 
-        def ours() -> bool:
+        def lock() -> bool:
             try:
                 stack.enter_context(run.locked())
             except BusyError:
@@ -148,7 +151,7 @@ def _locked(run: Run, processes: training.Processes, *, waiting: Callable[[], No
 
         told = False
         # Asked again and again: somebody who waits in silence is taken for dead after a while.
-        while not processes.lead(ours):
+        while not processes.on_rank_zero(lock):
             if waiting is not None and not told:
                 waiting()
                 told = True
@@ -184,52 +187,32 @@ def _train_one(
     recipe: Recipe, images: Images, run: Run, *, runs: Path, teacher_file: Path | None, callbacks: Callbacks
 ) -> None:
     """Train one network whose teacher is ready, and write down what came of it."""
-    knobs = recipe.train
     engine = launch(recipe)
     processes = training.Processes(engine)
-    known = None
+    stored = None
     if teacher_file is not None and recipe.teacher is not None and recipe.teacher.stored:
         look = partial(provide, recipe, images, runs, teacher_file=teacher_file, device=engine.device)
-        if processes.world > 1:  # the first stores it, then each finds it
-            processes.lead(lambda: look(callbacks=callbacks) and None)
-            watcher_of_all: Callbacks = NoCallbacks()
-        else:
-            watcher_of_all = callbacks
-        known = processes.together(lambda: look(callbacks=watcher_of_all).cache)
-    distiller = processes.together(lambda: _distiller(recipe, images, teacher_file, known, engine))
-    optimizer = build.optimizer(recipe, distiller)
-    processes.lead(lambda: _begin(recipe, images, run, teacher_file))
-    processes.together(lambda: _see(run))
+        stored = _stored(look, processes, callbacks)
+    distiller = processes.on_all_ranks(lambda: _distiller(recipe, images, teacher_file, stored, engine))
     on_device = images.to(engine.device)
-    progress = _Begun(callbacks.training(recipe, run))
-    with progress.errors_while_running(), build.recomputing(recipe, distiller.student):
-        training.fit(
-            engine,
-            distiller,
-            optimizer,
-            batches(recipe, on_device, share=processes.share),
-            on_device.test,
-            mean=on_device.mean,
-            std=on_device.std,
-            record=run.record,
-            stages=build.stages(recipe),
-            evaluate_every=knobs.evaluate_every,
-            checkpoint_minutes=knobs.checkpoint_minutes,
-            compile=knobs.compile,
-            accumulate=knobs.accumulate,
-            progress=progress,
-        )
+    plan = build.training_plan(recipe, distiller, on_device, shard=processes.shard)
+    processes.on_rank_zero(lambda: _begin(recipe, images, run, teacher_file))
+    processes.on_all_ranks(lambda: _see(run))
+    with build.recomputing(recipe, distiller.student):
+        training.fit(engine, plan, run.record, progress=callbacks.training(recipe, run))
+    processes.on_rank_zero(lambda: _finish(recipe, run, distiller, on_device, engine))
 
-    def finish() -> None:
-        weights.save(distiller.student, run.student_file, recipe=recipe, images=images)
-        _look_inside(recipe, run, distiller, on_device, engine)
-        run.record.finish(_summary(recipe, run, distiller, images))
 
-    processes.lead(finish)
+def _stored(look: Callable[..., Provided], processes: training.Processes, callbacks: Callbacks) -> TeacherCache:
+    """Return what is stored of the teacher; where there are several processes, rank zero stores it for all."""
+    if processes.world > 1:
+        processes.on_rank_zero(lambda: look(callbacks=callbacks) and None)
+        callbacks = NoCallbacks()
+    return processes.on_all_ranks(lambda: look(callbacks=callbacks).cache)
 
 
 def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None) -> None:
-    """Write down what a run is made with, or make sure that one that was begun goes on with the same."""
+    """Write down what a run is made with, or make sure that one that was begun resumes with the same."""
     if run.record.exists:
         run.check_teacher(teacher_file)
     else:
@@ -238,33 +221,12 @@ def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None) 
 
 
 def _see(run: Run) -> None:
-    """Make sure that this process sees what the first has written."""
+    """Make sure that this process sees what rank zero has written."""
     if not run.record.exists:
         raise DataError(
-            f"{socket.gethostname()} does not see {run.path}, which the first process has made; let --runs be a folder "
+            f"{socket.gethostname()} does not see {run.path}, which rank zero has made; let --runs be a folder "
             "that all machines share"
         )
-
-
-class _Begun:
-    """Hands a progress on and notices whether the run has begun: from then on an error's exit status is 1."""
-
-    def __init__(self, progress: training.Progress) -> None:
-        self._progress = progress
-        self._begun = False
-        self.step, self.epoch, self.finish = progress.step, progress.epoch, progress.finish
-
-    def start(self, epochs: int, steps: int, done_epochs: int) -> None:
-        self._begun = True
-        self._progress.start(epochs, steps, done_epochs)
-
-    @contextmanager
-    def errors_while_running(self) -> Iterator[None]:
-        try:
-            yield
-        except SvdistillError as error:
-            error.exit_status = 1 if self._begun else error.exit_status
-            raise
 
 
 def launch(recipe: Recipe) -> training.Engine:
@@ -279,19 +241,19 @@ def _distiller(
     recipe: Recipe,
     images: Images,
     teacher_file: Path | None,
-    known: TeacherCache | None,
+    stored: TeacherCache | None,
     engine: training.Engine,
 ) -> Distiller:
-    """Make student, teacher (or take what is known of it), losses, and adapters where their widths differ."""
+    """Make student, teacher (or take what is stored of it), losses, and adapters where their widths differ."""
     student = build.model(recipe, images)
-    teacher: nn.Module | TeacherCache | None = known
-    if known is None and teacher_file is not None:
+    teacher: nn.Module | TeacherCache | None = stored
+    if stored is None and teacher_file is not None:
         teacher = weights.load_teacher(teacher_file, images)
     distiller = build.distiller(recipe, student, teacher, teacher_recipe=recipes.teacher_of(recipe))
     distiller.prepare(noise(images))
     if _is_sharded(recipe, distiller, engine):
         assert distiller.teacher is not None
-        training.shard(engine, distiller.teacher, noise(images))
+        training.shard_parameters(engine, distiller.teacher, noise(images))
         if recipe.train.channels_last:  # what is sharded must lie as it is
             distiller.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif recipe.train.channels_last:  # weights are enough: a convolution's map lies as they do
@@ -305,8 +267,15 @@ def _is_sharded(recipe: Recipe, distiller: Distiller, engine: training.Engine) -
     return several and recipe.teacher is not None and recipe.teacher.shard and distiller.teacher is not None
 
 
-def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: Images, engine: training.Engine) -> None:
-    """Write what a report shows of the networks' insides, at the taps of the recipe where their networks have any."""
+def _finish(recipe: Recipe, run: Run, distiller: Distiller, images: Images, engine: training.Engine) -> None:
+    """Write the student, what a report shows of it, and, last, the summary that says the run is finished."""
+    weights.save(distiller.student, run.student_file, recipe=recipe, images=images)
+    _diagnose(recipe, run, distiller, images, engine)
+    run.record.finish(_summary(recipe, run, distiller, images))
+
+
+def _diagnose(recipe: Recipe, run: Run, distiller: Distiller, images: Images, engine: training.Engine) -> None:
+    """Write what a report shows of both networks, at the taps of the recipe where they have any."""
     try:
         taps = build.taps(recipe)
         # A sharded teacher runs in all processes or in none, and here is one.

@@ -10,10 +10,10 @@ from pkgutil import resolve_name
 import torch
 from torch import nn
 
-from svdistill import nets, training
+from svdistill import data, nets, training
 from svdistill.distiller import Distiller
 from svdistill.losses.protocol import Losses
-from svdistill.recipes.images import Images
+from svdistill.recipes.images import Images, batches
 from svdistill.recipes.losses import AnyLoss, LossSettings
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
@@ -181,3 +181,37 @@ def optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimizer of a recipe for the parameters of a network, or of a distiller with all that learns."""
     settings = recipe.optimizer.model_dump(exclude={"name"})
     return training.make_optimizer(recipe.optimizer.name, model, **settings)
+
+
+def training_plan(
+    recipe: Recipe, distiller: Distiller, images: Images, *, shard: data.Shard | None = None
+) -> training.TrainingPlan:
+    """Put together all that `training.fit` needs to train a distiller by a recipe.
+
+    Args:
+        recipe: the student's.
+        distiller: what `distiller` returned, prepared.
+        images: what `images` returned, moved to the device of the training.
+        shard: the part of each batch that this process gets; None = the whole.
+
+    Returns:
+        The plan, with fresh batches and a fresh optimizer.
+
+    Raises:
+        RecipeError: a number of the optimizer is out of range.
+    """
+    knobs = recipe.train
+    return training.TrainingPlan(
+        distiller=distiller,
+        optimizer=optimizer(recipe, distiller),
+        batches=batches(recipe, images, shard=shard),
+        test=images.test,
+        mean=images.mean,
+        std=images.std,
+        stages=stages(recipe),
+        evaluate_every=knobs.evaluate_every,
+        checkpoint_minutes=knobs.checkpoint_minutes,
+        compile=knobs.compile,
+        accumulate=knobs.accumulate,
+        tensorboard=knobs.tensorboard,
+    )

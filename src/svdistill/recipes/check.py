@@ -15,6 +15,7 @@ from svdistill.recipes import build, weights
 from svdistill.recipes.images import Images, noise
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
+from svdistill.training import tensorboard
 
 
 def check_parts(recipe: Recipe, *, processes: int = 1) -> None:
@@ -66,10 +67,12 @@ def check(
 
     Raises:
         RecipeError: an unknown network or tap, taps of different number or without positions, a different number of
-            classes, or images of another size than the teacher's.
+            classes, images of another size than the teacher's, or TensorBoard is asked for and missing.
         ShapeError: the losses cannot compare the maps.
         CheckpointError: the teacher's file is missing or damaged.
     """
+    if recipe.train.tensorboard:
+        tensorboard.check_installed()
     student = build.model(recipe, images)
     if recipe.train.batch_size == recipe.train.accumulate * processes:
         _check_single(student, images)

@@ -115,20 +115,20 @@ def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | Non
     return found
 
 
-def batches(recipe: Recipe, images: Images, *, share: data.Share | None = None) -> data.Batches | data.Mixed:
+def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) -> data.Batches | data.Mixed:
     """Make the endless stream of training batches, on the device of the images, those without labels beside the others.
 
     Args:
         recipe: its augmentation, views, batch size and seed are read.
         images: what ``load_images`` returned, moved to its device.
-        share: the shard of each batch that this process works on; None = the whole batch.
+        shard: the shard of each batch that this process works on; None = the whole batch.
 
     Returns:
         The batches, at the start of their first epoch.
     """
-    share, fixed = share or data.Share(), fixed_views(recipe)
+    shard, fixed = shard or data.Shard(), fixed_views(recipe)
     make = partial(
-        data.Batches, augmentation=augmentation(recipe), mean=images.mean, std=images.std, views=fixed, share=share
+        data.Batches, augmentation=augmentation(recipe), mean=images.mean, std=images.std, views=fixed, shard=shard
     )
     labelled = make(images.train, recipe.train.batch_size, seed=recipe.seed)
     settings = recipe.data.unlabelled

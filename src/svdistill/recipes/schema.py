@@ -205,6 +205,7 @@ class TrainSettings(Settings):
         recompute: keep only what goes in and out of the student's blocks and compute their inside again in the backward
             pass: less memory, more time; not together with ``compile``.
         checkpoint_minutes: within long epochs, save at least this often.
+        tensorboard: write the figures of each epoch for TensorBoard too, in the run's folder ``tensorboard/``.
         first_stage: how long the first of two stages is, in epochs (a whole number) or as a fraction of ``epochs``; 0 =
             one stage. It is of the transfer task alone, at the learning rate of the start, and comes before the
             ``epochs`` of the main task, which then learns alone but for the losses whose ``stage`` says otherwise.
@@ -227,6 +228,7 @@ class TrainSettings(Settings):
     channels_last: bool = False
     recompute: bool = False
     checkpoint_minutes: float = Field(default=10.0, gt=0)
+    tensorboard: bool = False
 
     @field_validator("milestones", mode="before")
     @classmethod

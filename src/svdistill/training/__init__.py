@@ -2,28 +2,35 @@
 
 from svdistill.training.engine import Engine, launch
 from svdistill.training.evaluate import evaluate
-from svdistill.training.loop import StepResult, fit, step
+from svdistill.training.loop import fit
 from svdistill.training.objective import Objective, Stage
 from svdistill.training.optimizers import make_optimizer
-from svdistill.training.processes import Processes, Sum, leave, speaks_first
-from svdistill.training.progress import Progress, Silent
-from svdistill.training.sharding import shard
+from svdistill.training.plan import TrainingPlan
+from svdistill.training.processes import Processes, leave, speaks_first
+from svdistill.training.progress import NoProgress, Progress
+from svdistill.training.reduce import Reducer
+from svdistill.training.sharding import shard_parameters
+from svdistill.training.step import Examples, Learner, StepResult, step, take_step
 
 __all__ = [
     "Engine",
+    "Examples",
+    "Learner",
+    "NoProgress",
     "Objective",
     "Processes",
     "Progress",
-    "Silent",
+    "Reducer",
     "Stage",
     "StepResult",
-    "Sum",
+    "TrainingPlan",
     "evaluate",
     "fit",
     "launch",
     "leave",
     "make_optimizer",
-    "shard",
+    "shard_parameters",
     "speaks_first",
     "step",
+    "take_step",
 ]

@@ -1,4 +1,4 @@
-"""The whole state of a run in one file, written so that a run can be killed at any moment and go on bit for bit."""
+"""The whole state of a run in one file, written so that a run can be killed at any moment and resume bit for bit."""
 
 import os
 import pickle
@@ -57,9 +57,9 @@ def load(path: str | os.PathLike[str], *, model: nn.Module) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}; train first") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"the checkpoint {path} is damaged or no checkpoint; {_advice(path)}") from error
+        raise CheckpointError(f"the checkpoint {path} is damaged or not a checkpoint; {_advice(path)}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of this version of svdistill; {_advice(path)}")
+        raise CheckpointError(f"{path} is not a checkpoint of this version of svdistill; {_advice(path)}")
     difference = _difference(state.get("identity", {}), identity(model))
     if difference:
         raise CheckpointError(f"the checkpoint {path} is of another model: {difference}; {_advice(path)}")

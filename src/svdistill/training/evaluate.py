@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from svdistill.data import ImageSource, Share, standardize
+from svdistill.data import ImageSource, Shard, standardize
 from svdistill.errors import DataError, ShapeError
 from svdistill.nets import eval_mode
 from svdistill.training.engine import Engine
-from svdistill.training.processes import total
+from svdistill.training.reduce import all_reduce
 
-ALONE = Share()
+WHOLE = Shard()
 
 
 @torch.inference_mode()
@@ -26,7 +26,7 @@ def evaluate(
     std: Tensor,
     batch_size: int = 250,
     confusion: bool = False,
-    share: Share = ALONE,
+    shard: Shard = WHOLE,
 ) -> dict[str, Any]:
     """Measure a network on every image of a set, in eval mode; the mode it was in comes back afterwards.
 
@@ -35,12 +35,12 @@ def evaluate(
         model: images (B, C, H, W) to logits (B, classes), on that device.
         test: the images to measure on, in memory or on disk, with labels.
         mean: (C,), of the training set.
-        std: (C,), likewise.
+        std: (C,), of the training set.
         batch_size: images at a time; changes the speed and nothing else.
         confusion: whether to count also what was taken for what.
-        share: where several processes measure together, which of them this is. Each takes every so-manieth image, none
-            takes one twice, and all get the result of the whole set. Otherwise this process measures alone and waits
-            for no other, also where there are several.
+        shard: where n processes measure together, which of them this is. Each takes every n-th image, none takes one
+            twice, and all get the result of the whole set. Otherwise this process measures alone and waits for no
+            other, also where there are several.
 
     Returns:
         ``accuracy`` in 0 to 1, ``loss`` (mean cross-entropy) and, if asked for, ``confusion``: rows are true classes.
@@ -58,7 +58,7 @@ def evaluate(
     matrix = MulticlassConfusionMatrix(test.num_classes, validate_args=False, sync_on_compute=False).to(device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # right ones, loss
     with eval_mode(model):
-        own = torch.arange(share.rank, len(test), share.of)
+        own = torch.arange(shard.rank, len(test), shard.of)
         indices = own.split(batch_size) if len(own) else ()
         for index, raw in zip(indices, test.batches(indices), strict=True):
             labels = test.labels[index.to(test.labels.device)].to(device)
@@ -71,10 +71,10 @@ def evaluate(
             if confusion:
                 matrix.update(logits, labels)
     counts = matrix.confmat
-    if share.of > 1:
-        total(sums)
+    if shard.of > 1:
+        all_reduce(sums)
         if confusion:
-            total(counts)
+            all_reduce(counts)
     accuracy, mean_loss = (sums / len(test)).tolist()
     result: dict[str, Any] = {"accuracy": accuracy, "loss": mean_loss}
     return {**result, "confusion": counts.tolist()} if confusion else result

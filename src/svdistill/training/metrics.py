@@ -14,7 +14,7 @@ def sums(
 
     Args:
         main: the main loss, 0-dim; of a part, what it contributes to the step's.
-        transfer: the transfer loss, likewise, or None.
+        transfer: the transfer loss, 0-dim, or None; of a part, what it contributes to the step's.
         health: the transfer loss's figures, 0-dim; ``set_aside`` is a number of samples, others are means over the
             samples that were not set aside.
         logits: (B, classes).
@@ -88,7 +88,7 @@ class Metrics:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         self.steps = int(state["steps"])
         self.images = int(state["images"])
         self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}
@@ -116,7 +116,7 @@ class Reading:
         values: the sums, (n,), on the CPU, where they may be yet to arrive.
         event: tells when they have; None: they are there.
         steps: at that moment.
-        images: likewise.
+        images: at that moment.
     """
 
     def __init__(self, names: tuple[str, ...], values: Tensor, event: Event | None, *, steps: int, images: int) -> None:

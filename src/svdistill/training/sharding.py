@@ -1,4 +1,4 @@
-"""A frozen teacher whose parameters are spread over the processes, for one that does not fit into a GPU's memory."""
+"""A frozen teacher whose parameters are sharded over the processes, for one that does not fit into a GPU's memory."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,11 @@ from torch.distributed.fsdp import fully_shard
 
 from svdistill.training.engine import Engine
 
-# A block is the largest module with at most this part of the parameters: what is put together at a time.
-_LARGEST_PART = 0.125
+# A block is the largest module with at most this fraction of the parameters: what is put together at a time.
+_LARGEST_FRACTION = 0.125
 
 
-def shard(engine: Engine, teacher: nn.Module, images: Tensor) -> bool:
+def shard_parameters(engine: Engine, teacher: nn.Module, images: Tensor) -> bool:
     """Leave each process its part of a frozen network's parameters, in place; one process keeps them all.
 
     A block's parameters are put together just before it runs and let go right after it (fully sharded data parallel),
@@ -37,13 +37,13 @@ def shard(engine: Engine, teacher: nn.Module, images: Tensor) -> bool:
     return True
 
 
-def blocks(network: nn.Module, images: Tensor, *, largest: float = _LARGEST_PART) -> list[nn.Module]:
+def blocks(network: nn.Module, images: Tensor, *, largest: float = _LARGEST_FRACTION) -> list[nn.Module]:
     """Return the modules that are put together one at a time.
 
     Args:
         network: any.
         images: to run it on.
-        largest: a module with more than this part of all parameters is divided into its children, where it has any.
+        largest: a module with more than this fraction of all parameters is divided into its children, where it has any.
 
     Returns:
         Modules that have parameters and do not overlap, each called as a module. A container is not, nor is one whose

@@ -1,0 +1,72 @@
+"""All that a training needs to know beside the engine and the folder of the run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from svdistill.data import Batches, ImageSource, Mixed
+from svdistill.distiller import Distiller
+from svdistill.errors import RecipeError
+from svdistill.training.objective import Stage
+from svdistill.training.optimizers import trained
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingPlan:
+    """What is trained, on what, for how long, and how often it is looked at.
+
+    Attributes:
+        distiller: student, and teacher if there is one.
+        optimizer: of the distiller's parameters, from :func:`svdistill.training.make_optimizer`.
+        batches: the training batches, of which this process's shard is handed out.
+        test: the images to evaluate on.
+        mean: (C,), of the training set, with which ``batches`` are standardized.
+        std: (C,), of the training set.
+        stages: one, or several that follow each other; their epochs add up to the run's.
+        evaluate_every: evaluate after every n-th epoch, n ≥ 1, and after the last.
+        checkpoint_minutes: how often ``last.pt`` is also written inside an epoch; 0 after every step.
+        compile: whether to compile the student, and on a GPU the transfer losses; the first step of each mode then
+            takes much longer.
+        accumulate: into how many parts each process divides its shard of a batch; see
+            :class:`svdistill.training.Learner`.
+        tensorboard: whether the figures are also written for TensorBoard.
+
+    Raises:
+        RecipeError: a setting is out of range, or the optimizer is not the distiller's.
+    """
+
+    distiller: Distiller
+    optimizer: torch.optim.Optimizer
+    batches: Batches | Mixed
+    test: ImageSource
+    mean: Tensor
+    std: Tensor
+    stages: Sequence[Stage]
+    evaluate_every: int = 1
+    checkpoint_minutes: float = 10.0
+    compile: bool = False
+    accumulate: int = 1
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        lengths = [stage.epochs for stage in self.stages]
+        if not lengths or min(lengths) < 1:
+            raise RecipeError(f"the epochs of the stages are {lengths}, expected at least 1 in each")
+        if self.evaluate_every < 1:
+            raise RecipeError(f"evaluate_every is {self.evaluate_every}, expected at least 1")
+        known = {id(parameter) for parameter in self.distiller.parameters()}
+        if not all(id(p) in known for group in self.optimizer.param_groups for p in group["params"]):
+            raise RecipeError("the optimizer holds parameters that are not the distiller's; make it from distiller")
+        reached = {id(p) for p in (*trained(self.optimizer), *self.distiller.student.parameters())}
+        if not all(id(p) in reached for p in self.distiller.parameters() if p.requires_grad):
+            raise RecipeError(
+                "the optimizer lacks the adapters or the parameters of a loss; call distiller.prepare first, then make "
+                "it from distiller"
+            )
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of all stages."""
+        return sum(stage.epochs for stage in self.stages)

@@ -1,0 +1,284 @@
+"""One step: a batch, the gradients of two tasks, one optimizer step. It reads straight down."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svdistill.data import UNLABELLED
+from svdistill.distiller import Distiller, DistillOutput
+from svdistill.errors import ShapeError
+from svdistill.gradients import TransferHealth, combine
+from svdistill.training.engine import Engine
+from svdistill.training.metrics import sums
+from svdistill.training.objective import Objective
+from svdistill.training.optimizers import add_main_decay, trained
+from svdistill.training.processes import Processes
+from svdistill.training.reduce import Gradients, Reducer
+
+DEFAULT = Objective()
+
+
+class Examples(NamedTuple):
+    """What one step learns from: a :class:`svdistill.data.Batch` on the device, of which two fields may be missing.
+
+    Attributes:
+        images: (B, C, H, W), standardized; this process's shard of the batch.
+        labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.
+        indices: (B,), which images of the training set these are, for a teacher whose knowledge is stored.
+        views: (B,), which of their fixed warps, for a teacher whose knowledge is stored.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor | None = None
+    views: Tensor | None = None
+
+    def every(self, n: int, *, start: int) -> "Examples":
+        """Return every n-th example, so that labelled and unlabelled ones are spread over the parts of a batch."""
+        return Examples(*(None if field is None else field[start::n] for field in self))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """What learns, and by what means: the same in all steps with one objective.
+
+    How two gradients are combined is no linear function of them, so it is defined on the whole batch: both gradients
+    are first summed over the parts that the batch is worked on in, which are several processes, or several passes in
+    one, and then combined, once. Batch norm, and a loss that compares images with each other, see the images of their
+    part alone; but for them the parts change nothing beyond rounding.
+
+    Attributes:
+        engine: gives the precision, and the number of processes.
+        distiller: student and teacher, in train mode, on the device.
+        optimizer: of the distiller's parameters; those that it holds learn, and its ``main_decay`` joins the main loss.
+        accumulate: in how many passes each process works on its shard of a batch, which needs less memory; the parts
+            must have equally many labelled images.
+        reducer: sums over the processes, and remembers what is to be summed; None makes one for each step alone.
+    """
+
+    engine: Engine
+    distiller: Distiller
+    optimizer: torch.optim.Optimizer
+    accumulate: int = 1
+    reducer: Reducer | None = None
+
+    @property
+    def parts(self) -> int:
+        """How many parts a batch is worked on in, over all processes."""
+        return self.accumulate * self.engine.world_size
+
+
+class StepResult(NamedTuple):
+    """What one step gives, all on the device, without gradient; of all its images, wherever they were worked on.
+
+    Attributes:
+        figures: see :func:`svdistill.training.metrics.sums`.
+        images: how many images it had.
+    """
+
+    figures: dict[str, Tensor]
+    images: int
+
+    @property
+    def main(self) -> Tensor:
+        """The main loss, 0-dim, without its weight."""
+        return self.figures["loss"]
+
+    @property
+    def transfer(self) -> Tensor | None:
+        """The sum of the transfer losses with their weights, 0-dim; None where none takes part."""
+        return self.figures.get("transfer")
+
+    @property
+    def health(self) -> dict[str, Tensor]:
+        """The figures of the transfer losses: ``set_aside`` is a number of samples, the others are means."""
+        means = {n: v / self.figures[f"{n} weight"] for n, v in self.figures.items() if f"{n} weight" in self.figures}
+        aside = {name: value for name, value in self.figures.items() if name == "set_aside"}
+        return means | aside
+
+
+def step(
+    engine: Engine,
+    distiller: Distiller,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epoch: int,
+    objective: Objective = DEFAULT,
+    health: TransferHealth | None = None,
+) -> StepResult:
+    """Do one step on one batch, for a loop of one's own; see :func:`take_step` for what it does.
+
+    Args:
+        engine: gives the precision, and the number of processes.
+        distiller: student and teacher, in train mode, on the device.
+        optimizer: of the distiller's parameters, from :func:`svdistill.training.make_optimizer`.
+        images: (B, C, H, W), standardized, on the device; this process's shard of the batch.
+        labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.
+        epoch: from 0; see :func:`svdistill.gradients.combine`.
+        objective: the losses that take part, their weights and how they share the step.
+        health: where to add what became of the transfer gradient.
+
+    Returns:
+        The losses and figures of this step, those of all processes.
+
+    Raises:
+        TrainingError: another process has ended.
+    """
+    learner = Learner(engine, distiller, optimizer)
+    return take_step(learner, Examples(images, labels), epoch=epoch, objective=objective, health=health)
+
+
+def take_step(
+    learner: Learner,
+    examples: Examples,
+    *,
+    epoch: int,
+    objective: Objective = DEFAULT,
+    health: TransferHealth | None = None,
+) -> StepResult:
+    """Do one step: main and transfer task together (METHOD, section 3); nothing waits for the device.
+
+    The student's parameters get both gradients combined. What learns beside the student (adapters, a loss's own
+    regressor) is reached by transfer losses alone, so no main gradient can bound its own; where the student's transfer
+    gradient is bounded, its norm is instead kept at or below that of the student's combined gradient.
+
+    Args:
+        learner: student, teacher and optimizer, and the parts that the batch is worked on in.
+        examples: this process's shard of the batch, on the device.
+        epoch: of the stage, from 0; see :func:`svdistill.gradients.combine`.
+        objective: the losses that take part, their weights and how they share the step.
+        health: where to add what became of the transfer gradient.
+
+    Returns:
+        The losses and figures of this step, those of all processes.
+
+    Raises:
+        ShapeError: the images cannot be divided evenly.
+        TrainingError: another process has ended.
+    """
+    number, passes = len(examples.labels), learner.accumulate
+    if number % passes:
+        raise ShapeError(f"{number} images cannot be worked on in {passes} equal parts")
+    parts = (_forward_backward(learner, examples.every(passes, start=i), objective) for i in range(passes))
+    part = reduce(_added, parts)
+    reducer = learner.reducer or Reducer(Processes(learner.engine))
+    (main, transfer), figures = reducer([part.main, part.transfer], part.figures)
+    gradients = _combined(learner, main, transfer, epoch=epoch, objective=objective, health=health)
+
+    parameters = trained(learner.optimizer)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    if objective.max_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, objective.max_norm)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    return StepResult(figures, number * learner.engine.world_size)
+
+
+class _Part(NamedTuple):
+    """What one part of a step's images contributes: gradients of main and transfer losses, figures."""
+
+    main: Gradients
+    transfer: Gradients
+    figures: dict[str, Tensor]
+
+
+def _forward_backward(learner: Learner, examples: Examples, objective: Objective) -> _Part:
+    """Work on one part of a batch: losses, then the gradient of either task."""
+    images, labels, indices, views = examples
+    distiller, parameters, parts = learner.distiller, trained(learner.optimizer), learner.parts
+    with learner.engine.autocast():
+        output: DistillOutput = distiller(images, only=objective.names, indices=indices, views=views)
+        main = F.cross_entropy(output.logits, labels, ignore_index=UNLABELLED)
+    if parts > 1:  # a mean of the batch is the mean of the parts' means, a sum their sum
+        main = main / parts
+    weighted = {
+        name: term * (objective.weight(name) / (1 if name in distiller.sums else parts))
+        for name, term in output.terms.items()
+    }
+    beside = [weighted.pop(name) for name in objective.beside if name in weighted]
+    transfer = torch.stack(list(weighted.values())).sum() if weighted else None
+
+    goal = sum(beside, start=main * objective.main)
+    g_main: Gradients = (None,) * len(parameters)
+    if objective.main > 0 or beside:
+        g_main = _gradients(goal, parameters, keep_graph=transfer is not None)
+    g_transfer: Gradients = (None,) * len(parameters)
+    if transfer is not None:
+        g_transfer = _gradients(transfer, parameters)
+    total = None if not output.terms else sum([*beside, *weighted.values()], start=main.new_zeros(()))
+    figures = sums(main=main, transfer=total, health=output.health, logits=output.logits, labels=labels)
+    return _Part(g_main, g_transfer, figures)
+
+
+def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *, keep_graph: bool = False) -> Gradients:
+    if not loss.requires_grad:  # the loss reaches nothing, for instance because every sample was set aside
+        return (None,) * len(parameters)
+    return torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
+
+
+@torch.no_grad()
+def _added(first: _Part, second: _Part) -> _Part:
+    """Add what two parts contribute."""
+    main, transfer = (
+        tuple(_sum(a, b) for a, b in zip(ours, theirs, strict=True))
+        for ours, theirs in ((first.main, second.main), (first.transfer, second.transfer))
+    )
+    figures = {name: value + second.figures[name] for name, value in first.figures.items()}
+    return _Part(main, transfer, figures)
+
+
+def _combined(
+    learner: Learner,
+    g_main: Gradients,
+    g_transfer: Gradients,
+    *,
+    epoch: int,
+    objective: Objective,
+    health: TransferHealth | None,
+) -> Gradients:
+    """Make one gradient of two for each parameter of the optimizer; its decay belongs to the main one."""
+    both = list(zip(g_main, g_transfer, strict=True))
+    # Decay alone is no reason to change a parameter that no loss reaches, as in a stage without the main task.
+    decayed = add_main_decay(learner.optimizer, g_main)
+    g_main = tuple(g if reached != (None, None) else None for g, reached in zip(decayed, both, strict=True))
+    students = {id(parameter) for parameter in learner.distiller.student.parameters()}
+    own = [id(parameter) in students for parameter in trained(learner.optimizer)]
+    clip = objective.clip if objective.has_main else "none"
+    combined = combine(
+        [g for g, mine in zip(g_main, own, strict=True) if mine],
+        [g for g, mine in zip(g_transfer, own, strict=True) if mine],
+        epoch=epoch,
+        clip=clip,
+        health=health,
+    )
+    if all(own):
+        return combined
+    others = [_finite(_sum(m, t)) for m, t, mine in zip(g_main, g_transfer, own, strict=True) if not mine]
+    if clip != "none":
+        others = _bounded(others, by=combined)
+    theirs, ours = iter(combined), iter(others)
+    return tuple(next(theirs) if mine else next(ours) for mine in own)
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return second if first is None else first if second is None else first + second
+
+
+def _finite(gradient: Tensor | None) -> Tensor | None:
+    """Drop a gradient that is not finite, as `combine` does with the student's."""
+    return None if gradient is None else torch.where(gradient.isfinite().all(), gradient, 0.0)
+
+
+def _bounded(gradients: Sequence[Tensor | None], *, by: Gradients) -> list[Tensor | None]:
+    """Scale gradients down together to the norm of others, where theirs is larger."""
+    ours, theirs = (nn.utils.get_total_norm([g for g in some if g is not None]) for some in (gradients, by))
+    factor = torch.where(ours > theirs, theirs / ours, torch.ones_like(ours))
+    return [g if g is None else g * factor for g in gradients]

@@ -27,7 +27,7 @@ from svdistill.data.sets import (
     selection,
 )
 from svdistill.errors import DataError, SvdistillWarning
-from svdistill.ranks import place as place_of_process
+from svdistill.ranks import find_ranks
 
 _MOST_WORKERS = 16
 # So few images are decoded sooner than worker processes are started.
@@ -364,5 +364,5 @@ def _processors() -> int:
 
 def _neighbours() -> int:
     """How many training processes share these processors, this one included; Slurm gives each task its own."""
-    here = place_of_process()
-    return here.local_world if here.launcher == "torchrun" else 1
+    ranks = find_ranks()
+    return ranks.local_world if ranks.launcher == "torchrun" else 1

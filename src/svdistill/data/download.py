@@ -8,7 +8,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from textwrap import shorten
 from typing import IO, Any
 
 from svdistill.atomic import lock
+from svdistill.data.progress import progress_bar
 from svdistill.errors import DataError
 
 # A connection that breaks is taken up again as long as each one brings something.
@@ -176,19 +177,15 @@ def _fill(part: IO[bytes], url: str, path: Path, *, size: int, digest: str, prog
 
 
 def _receive(part: IO[bytes], url: str, name: str, *, size: int, progress: bool) -> None:
-    from tqdm import tqdm
-
     if part.seek(0, os.SEEK_END) > size:
         part.truncate(0)
-    # disable=None: no bar where standard error is no terminal.
-    with tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None if progress else True, leave=False) as bar:
+    with progress_bar(name, total=size, unit="bytes", wanted=progress) as show:
         for connection in range(_CONNECTIONS):
             before = part.seek(0, os.SEEK_END)
             if before == size:
                 return
-            bar.update(before - bar.n)
             try:
-                _connect(part, url, bar, size=size)
+                _connect(part, url, show, size=size)
             except (
                 urllib.error.URLError,
                 http.client.HTTPException,
@@ -219,7 +216,7 @@ def _refused(part: IO[bytes], error: Exception) -> bool:
     return refused
 
 
-def _connect(part: IO[bytes], url: str, bar: Any, *, size: int) -> None:
+def _connect(part: IO[bytes], url: str, show: Callable[[int], None], *, size: int) -> None:
     """Open one connection and write what comes to the end of the part."""
     start = part.seek(0, os.SEEK_END)
     headers = {"User-Agent": "svdistill", "Accept-Encoding": "identity"}
@@ -229,13 +226,14 @@ def _connect(part: IO[bytes], url: str, bar: Any, *, size: int) -> None:
         if start and not (response.headers["Content-Range"] or "").startswith(f"bytes {start}-"):
             part.truncate(0)
             start = 0
+        show(start)
         length = response.headers["Content-Length"]
         if length is not None and start + int(length) != size:
             raise DataError(f"{url} has {start + int(length):,} bytes, expected {size:,}; it is another file")
         while chunk := _read(response):
             part.write(chunk)
             start += len(chunk)
-            bar.update(len(chunk))
+            show(start)
             if start > size:
                 part.truncate(0)
                 raise DataError(f"{url} has more than {size:,} bytes; it is another file")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from svdistill.data.progress import progress_bar
 from svdistill.data.sets import (
     UNLABELLED,
     ImageSet,
@@ -202,15 +203,13 @@ class FileSet:
         Returns:
             The same images and labels.
         """
-        from tqdm import tqdm
-
         images = torch.empty(len(self), *self.shape, dtype=torch.uint8, device=self.device)
         done = 0
-        with tqdm(total=len(self), desc=title, unit=" images", disable=None, leave=False) as bar:
+        with progress_bar(title, total=len(self), unit="images") as show:
             for batch in self.batches(torch.arange(len(self)).split(_PIECE)):
                 images[done : done + len(batch)] = batch
                 done += len(batch)
-                bar.update(len(batch))
+                show(done)
         return ImageSet(images, self.labels, self.classes, self.labelled)
 
     def to(self, device: torch.device | str) -> Self:

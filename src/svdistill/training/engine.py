@@ -151,7 +151,8 @@ def _connect(engine: Engine) -> None:
     except RuntimeError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TrainingError(
-            f"the {engine.world_size} processes cannot reach each other by way of {address} ({error}); see docs/scale.md"
+            f"the {engine.world_size} processes cannot reach each other by way of {address} ({error}); "
+            "see docs/scale.md"
         ) from error
 
 
@@ -197,7 +198,7 @@ def _device_of_its_own(kind: str, number: str, ranks: Ranks, available: int) -> 
         return torch.device("cpu")
     if ranks.local_world > available:
         raise RecipeError(
-            f"{ranks.local_world} processes on this machine see {available} CUDA devices; start one for each, let every "
-            "process see them all, or use device=cpu"
+            f"{ranks.local_world} processes on this machine see {available} CUDA devices; start one for each, let "
+            "every process see them all, or use device=cpu"
         )
     return torch.device("cuda", ranks.local_rank)

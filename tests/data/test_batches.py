@@ -191,7 +191,7 @@ def test_batch_larger_than_the_data() -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, "5", True, None])
 def test_impossible_batch_size(size: Any) -> None:
-    """A batch size that is no number of images is refused."""
+    """A batch size that is not a number of images is refused."""
     with pytest.raises(RecipeError, match="batch_size is"):
         batches(size=size)
 

@@ -34,11 +34,11 @@ def evaluate(
         model: images (B, C, H, W) to logits (B, classes), on that device.
         test: the images to measure on, in memory or on disk, with labels.
         mean: (C,), of the training set.
-        std: (C,), likewise.
+        std: (C,), of the training set.
         batch_size: images at a time; changes the speed and nothing else.
         confusion: whether to count also what was taken for what.
-        share: where several processes measure together, which of them this is. Each takes every so-manieth image, none
-            takes one twice, and all get the result of the whole set. Otherwise this process measures alone and waits
+        share: where several processes measure together, which of them this is. Each takes every n-th image, no image is
+            taken twice, and all get the result of the whole set. Otherwise this process measures alone and waits
             for no other, also where there are several.
 
     Returns:

@@ -296,7 +296,7 @@ def test_a_state_fits_another_number_of_processes() -> None:
 
 def test_a_batch_that_cannot_be_shared() -> None:
     """The message says which size would do."""
-    with pytest.raises(RecipeError, match="a batch of 5 cannot be shared evenly by 2 processes; take 4"):
+    with pytest.raises(RecipeError, match="a batch of 5 cannot be divided evenly by 2 processes; take 4"):
         Share(0, 2).part(5)
 
 

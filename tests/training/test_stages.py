@@ -149,7 +149,7 @@ def test_the_second_stage_runs_without_the_teacher(make_run):
 
 
 def test_one_stage_has_no_number(make_run):
-    """NoCallbacks asks which of one."""
+    """Nobody asks which of one."""
     run = make_run()
     run.fit(epochs=1)
     assert "stage" not in run.record.metrics()[0]

@@ -68,7 +68,7 @@ class Warps(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """A fixed number of warps of every image in place of ever new ones, for instance to store what a teacher says to each.
+    """A few fixed warps of every image in place of ever new ones, for instance to store what a teacher says to each.
 
     Attributes:
         count: views an image, at least 1.

@@ -51,8 +51,9 @@ class _BrokenError(Exception):
 def download(url: str, path: str | os.PathLike[str], *, size: int, digest: str, progress: bool = True) -> None:
     """Download a file, resuming where an earlier attempt stopped, and check its size and hash.
 
-    What has come so far lies beside the file, as ``NAME.part``; the file itself appears when it is complete and checked.
-    A server that cannot resume in the middle is asked for the whole file. A second process waits for the first.
+    What has come so far lies beside the file, as ``NAME.part``; the file itself appears when it is complete and
+    checked. A server that cannot resume in the middle is asked for the whole file. A second process waits
+    for the first.
 
     Args:
         url: where it comes from.

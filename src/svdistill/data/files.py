@@ -305,15 +305,15 @@ class _Decoder(Dataset[tuple[Tensor, list[tuple[int, str]]]]):
     def __init__(self, files: Files, image_size: int, channels: int) -> None:
         self._files, self._image_size, self._channels = files, image_size, channels
 
-    def __getitem__(self, places: list[int]) -> tuple[Tensor, list[tuple[int, str]]]:
-        """Return the images (B, C, H, W), black where one cannot be decoded, and the number in the batch and the reason of each such one."""
-        images = np.zeros((len(places), self._channels, self._image_size, self._image_size), dtype=np.uint8)
+    def __getitem__(self, positions: list[int]) -> tuple[Tensor, list[tuple[int, str]]]:
+        """Return the images (B, C, H, W), black where one cannot be decoded, and which and why."""
+        images = np.zeros((len(positions), self._channels, self._image_size, self._image_size), dtype=np.uint8)
         failures = []
-        for position, place in enumerate(places):
+        for index, position in enumerate(positions):
             try:
-                images[position] = decode(self._files.read(place), self._image_size, self._channels)
+                images[index] = decode(self._files.read(position), self._image_size, self._channels)
             except Exception as error:  # a damaged file can make a decoder fail in any way; each is told to the user
-                failures.append((position, _reason(error)))
+                failures.append((index, _reason(error)))
         return torch.from_numpy(images), failures
 
 

@@ -1,24 +1,24 @@
-"""Photographs of the size that ImageNet has, made up from two real ones, for what reads image files."""
+"""Pictures of the size that ImageNet has, made from one photograph, for what reads image files."""
 
 import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+from matplotlib import cbook
 from PIL import Image
 
 QUALITY = 90
 
 
 def picture(seed: int, height: int, width: int) -> Image.Image:
-    """Return a crop of a photograph, turned, coloured and lit otherwise, with the noise of a sensor.
+    """Return a crop of a photograph, perhaps mirrored, in another light, with the noise of a sensor.
 
-    The photographs are the two that scikit-learn ships; a crop of them compresses as photographs do, which smoothed
-    noise or a drawing does not.
+    The photograph is Grace Hopper's portrait, which matplotlib ships: a crop of it compresses as photographs do, which
+    smoothed noise or a drawing does not.
     """
-    from sklearn.datasets import load_sample_images
-
     draw = np.random.default_rng(seed)
-    whole = Image.fromarray(load_sample_images().images[seed % 2])
+    whole = _photograph()
     part = draw.uniform(0.6, 1.0) * min(whole.width / width, whole.height / height)
     w, h = part * width, part * height
     left, top = draw.uniform(0, whole.width - w), draw.uniform(0, whole.height - h)
@@ -30,7 +30,7 @@ def picture(seed: int, height: int, width: int) -> Image.Image:
 
 
 def write_pictures(folder: Path, number: int) -> list[str]:
-    """Write so many JPEG files, about 500 × 375 pixels, a fifth of them upright, and return their names."""
+    """Write `number` JPEG files, about 500 × 375 pixels, a fifth of them upright, and return their names."""
     names = []
     for seed in range(number):
         height, width = (500, 375) if seed % 5 == 4 else (375 - seed % 7 * 6, 500)
@@ -39,3 +39,8 @@ def write_pictures(folder: Path, number: int) -> list[str]:
         names.append(f"{seed:04}.jpg")
         (folder / names[-1]).write_bytes(buffer.getvalue())
     return names
+
+
+@cache
+def _photograph() -> Image.Image:
+    return Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")

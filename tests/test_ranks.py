@@ -3,7 +3,7 @@
 import pytest
 
 from svdistill.errors import RecipeError
-from svdistill.ranks import Place, place, refuse_several
+from svdistill.ranks import Ranks, find_ranks, refuse_several
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 SLURM = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
@@ -12,8 +12,8 @@ SLURM = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID
 @pytest.mark.parametrize(("environment", "launcher"), [(TORCHRUN, "torchrun"), (SLURM, "slurm")])
 def test_the_launcher_says_where_this_process_is(environment, launcher):
     """Sixth of eight, second on the second machine."""
-    found = place(environment)
-    assert found == Place(5, 8, 1, 4, launcher)
+    found = find_ranks(environment)
+    assert found == Ranks(5, 8, 1, 4, launcher)
     assert found.machines == 2
 
 
@@ -27,9 +27,9 @@ def test_the_launcher_says_where_this_process_is(environment, launcher):
     ],
 )
 def test_a_process_by_itself(environment):
-    """One process, or variables that are not meant for us."""
-    assert place(environment) == Place()
-    assert Place().machines == 1
+    """One process, or variables that another program has set for its own."""
+    assert find_ranks(environment) == Ranks()
+    assert Ranks().machines == 1
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_process_by_itself(environment):
 def test_what_cannot_be_is_refused(environment, message):
     """In one line."""
     with pytest.raises(RecipeError, match=message):
-        place(environment)
+        find_ranks(environment)
 
 
 def test_what_is_for_one_process_refuses_several(monkeypatch):

@@ -1,4 +1,4 @@
-"""How many processes make this run, and which of them this one is: what torchrun or Slurm says in the environment."""
+"""How many processes make this run and which of them this one is, as torchrun or Slurm says in the environment."""
 
 import os
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from typing import Literal, NamedTuple
 from svdistill.errors import RecipeError
 
 
-class Place(NamedTuple):
-    """The place of a process among those that were started together.
+class Ranks(NamedTuple):
+    """Which of the processes that were started together this one is.
 
     Attributes:
-        rank: its number, from 0; the first one writes and speaks for all.
+        rank: its number, from 0; rank zero writes files and messages for all.
         world: how many there are.
         local_rank: its number on its own machine.
-        local_world: how many there are on a machine; the same on each.
-        launcher: who started them; none where there is one process.
+        local_world: how many there are on each machine.
+        launcher: what started them; none where there is one process.
     """
 
     rank: int = 0
@@ -30,8 +30,8 @@ class Place(NamedTuple):
         return self.world // self.local_world
 
 
-def place(environment: Mapping[str, str] | None = None) -> Place:
-    """Read the place of this process; a process by itself, where nobody has started several.
+def find_ranks(environment: Mapping[str, str] | None = None) -> Ranks:
+    """Read which process this is; the only one, where no launcher has started several.
 
     Only what torchrun, or srun inside a Slurm job, sets for each process counts. A batch script on Slurm that calls
     svdistill without srun is one process, however many tasks the job has.
@@ -40,23 +40,23 @@ def place(environment: Mapping[str, str] | None = None) -> Place:
         environment: the environment variables; None = those of this process.
 
     Returns:
-        The place.
+        Rank and world size, over all machines and on this one.
 
     Raises:
-        RecipeError: the machines do not have equally many processes, or a variable is no number.
+        RecipeError: the machines do not have equally many processes, or a variable is not a number.
     """
     env = os.environ if environment is None else environment
     try:
         if "TORCHELASTIC_RUN_ID" in env and int(env["WORLD_SIZE"]) > 1:
             rank, world = int(env["RANK"]), int(env["WORLD_SIZE"])
-            found = Place(rank, world, int(env["LOCAL_RANK"]), int(env["LOCAL_WORLD_SIZE"]), "torchrun")
+            found = Ranks(rank, world, int(env["LOCAL_RANK"]), int(env["LOCAL_WORLD_SIZE"]), "torchrun")
         elif int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
             world = int(env["SLURM_STEP_NUM_TASKS"])
             nodes = int(env.get("SLURM_STEP_NUM_NODES", 1))
             # Rounded up: where they do not divide, it is refused below.
-            found = Place(int(env["SLURM_PROCID"]), world, int(env["SLURM_LOCALID"]), -(-world // nodes), "slurm")
+            found = Ranks(int(env["SLURM_PROCID"]), world, int(env["SLURM_LOCALID"]), -(-world // nodes), "slurm")
         else:
-            return Place()
+            return Ranks()
     except (KeyError, ValueError) as error:
         raise RecipeError(
             f"the environment says that several processes were started, but not how ({error}); start them with "
@@ -71,15 +71,15 @@ def place(environment: Mapping[str, str] | None = None) -> Place:
 
 
 def refuse_several(command: str) -> None:
-    """Refuse to do in several processes what is made for one.
+    """Refuse to run in several processes what is made for one.
 
     Args:
-        command: what was asked for.
+        command: what the user called.
 
     Raises:
         RecipeError: there are several.
     """
-    world = place().world
+    world = find_ranks().world
     if world > 1:
         raise RecipeError(
             f"{command} runs in one process, and {world} were started; call it without torchrun or srun (several "

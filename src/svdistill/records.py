@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
     """Return what a result depends on besides its recipe: versions, processor, GPU and number of threads."""
     import torch  # late: reading records back needs no torch
 
-    from svdistill.ranks import place
+    from svdistill.ranks import find_ranks
     from svdistill.version import __version__
 
     return {
@@ -48,7 +48,7 @@ def environment() -> dict[str, Any]:
         "cpu": _processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        "processes": place().world,
+        "processes": find_ranks().world,
         "command": sys.argv,
     }
 

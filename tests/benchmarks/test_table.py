@@ -26,7 +26,7 @@ MACHINE = {
 
 
 def test_the_published_page_is_what_the_figures_give() -> None:
-    """NoCallbacks has changed a table by hand, and none is older than its figures."""
+    """Nobody has changed a table by hand, and none is older than its figures."""
     page = table.PAGE.read_text()
     assert table.filled(page, table.FIGURES) == page
     for name in NAMES:

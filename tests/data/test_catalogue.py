@@ -108,7 +108,7 @@ def test_unfit_classes(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "big"])
 def test_impossible_image_size(size: Any) -> None:
-    """A size that is no number of pixels is refused."""
+    """A size that is not a number of pixels is refused."""
     with pytest.raises(DataError, match="image_size is"):
         load("digits", image_size=size)
 

@@ -191,7 +191,7 @@ def spoil(name: str, change: Callable[[bytes], bytes]) -> Callable[[Cifar, Path]
         (spoil("data_batch_3.bin", lambda _: b""), "data_batch_3.bin has 0 bytes"),
         (spoil("test_batch.bin", lambda content: b"\x0b" + content[1:]), "label 11 is outside the 10 classes"),
         (spoil("batches.meta.txt", lambda _: b"cat\ndog\n"), "batches.meta.txt names 2 classes, expected 10"),
-        (spoil("data_batch_2", lambda content: content[:-5]), "data_batch_2 is no readable pickle"),
+        (spoil("data_batch_2", lambda content: content[:-5]), "data_batch_2 is not a readable pickle"),
         (spoil("data_batch_2", lambda _: python2({"labels": [1]})), "data_batch_2 has no list 'data'"),
         (
             spoil("data_batch_2", lambda _: python2({"data": pictures(2, 0), "labels": [1]})),
@@ -223,10 +223,12 @@ def test_cut_off_archive(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 5, 100, len(whole) // 2, len(whole) - 2000):
         path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"cifar-10-binary.tar.gz is no (whole tar archive|archive of CIFAR-10)"):
+        with pytest.raises(
+            DataError, match=r"cifar-10-binary.tar.gz is not (a complete tar archive|an archive of CIFAR-10)"
+        ):
             load("cifar10", root=path)
     path.write_bytes(b"<html>not found</html>" * 100)
-    with pytest.raises(DataError, match="is no whole tar archive"):
+    with pytest.raises(DataError, match="is not a complete tar archive"):
         load("cifar10", root=tmp_path)
 
 
@@ -250,7 +252,7 @@ def test_archive_that_was_unzipped(tmp_path: Path) -> None:
 def test_foreign_archive(tmp_path: Path) -> None:
     """The archive of the other data set is refused, with what is missing."""
     path = pack(tmp_path / "cifar-10-binary.tar.gz", "cifar-100-binary", binary(CIFAR100))
-    with pytest.raises(DataError, match=r"is no archive of CIFAR-10: it lacks data_batch_1.*; name cifar-10"):
+    with pytest.raises(DataError, match=r"is not an archive of CIFAR-10: it lacks data_batch_1.*; name cifar-10"):
         load("cifar10", root=path)
 
 

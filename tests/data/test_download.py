@@ -142,8 +142,8 @@ def test_no_server(tmp_path, monkeypatch):
 
 
 def test_no_address(tmp_path):
-    """What is no address is not asked for."""
-    with pytest.raises(DataError, match="'nowhere' is no address"):
+    """What is not an address is not asked for."""
+    with pytest.raises(DataError, match="'nowhere' is not an address"):
         download("nowhere", tmp_path / "a", size=1, digest=DIGEST)
 
 

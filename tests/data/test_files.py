@@ -127,7 +127,7 @@ def test_random_numbers_stay(folder: Path) -> None:
 
 
 def test_an_epoch_that_is_left_early_ends_its_workers(folder: Path) -> None:
-    """NoCallbacks goes on reading for a loop that has ended."""
+    """Nobody keeps reading for a loop that has ended."""
     batches = file_set(folder, workers=2).batches(torch.arange(NUMBER).split(10))
     next(batches)
     assert multiprocessing.active_children()

@@ -49,7 +49,7 @@ def test_values(tmp_path: Path) -> None:
     ids=["nothing", "half a head", "labels", "no bytes", "too short", "too long", "huge"],
 )
 def test_wrong_content(content: bytes, message: str, tmp_path: Path) -> None:
-    """A head that is no head of images, or states what is not there, is refused, and the file named."""
+    """A head that is not one of images, or states what is not there, is refused, and the file named."""
     path = write(tmp_path, content)
     with pytest.raises(DataError, match=message) as caught:
         read_idx(path, dimensions=3)
@@ -62,7 +62,7 @@ def test_not_gzip(tmp_path: Path) -> None:
     """A file that is not gzip is called so: unzipped, a web page, or empty."""
     for content in (idx((2,), b"\0\0"), b"<html>404</html>"):
         (tmp_path / "file.gz").write_bytes(content)
-        with pytest.raises(DataError, match=r"file\.gz is no gzip file"):
+        with pytest.raises(DataError, match=r"file\.gz is not a gzip file"):
             read_idx(tmp_path / "file.gz", dimensions=1)
 
 
@@ -71,7 +71,7 @@ def test_cut_off(keep: int, tmp_path: Path) -> None:
     """A file that ends too early is refused wherever it was cut."""
     path = write(tmp_path, idx((1000,), CONTENT))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"file\.gz (is cut off or damaged|holds 0 bytes|is no gzip)"):
+    with pytest.raises(DataError, match=r"file\.gz (is cut off or damaged|holds 0 bytes|is not a gzip)"):
         read_idx(path, dimensions=1)
 
 

@@ -242,6 +242,6 @@ def test_resize_in_pieces_is_resize_at_once() -> None:
 
 @pytest.mark.parametrize("size", [0, -4, 2.0, "8", True, None])
 def test_resize_to_an_impossible_size(size: Any) -> None:
-    """A size that is no number of pixels is refused."""
+    """A size that is not a number of pixels is refused."""
     with pytest.raises(DataError, match="image_size is"):
         example().resized(size)

@@ -153,11 +153,11 @@ def test_damaged_archives(tmp_path: Path) -> None:
     """A cut-off archive, another one, and no archive."""
     path = zipped(tiny(tmp_path / "made"), tmp_path / "a.zip")
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(DataError, match="is no whole zip archive"):
+    with pytest.raises(DataError, match="is not a complete zip archive"):
         load("tiny-imagenet", root=path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("other/readme.txt", "something else")
-    with pytest.raises(DataError, match=r"is no archive of Tiny-ImageNet: it lacks wnids.txt"):
+    with pytest.raises(DataError, match=r"is not an archive of Tiny-ImageNet: it lacks wnids.txt"):
         load("tiny-imagenet", root=path)
 
 

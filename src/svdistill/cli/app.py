@@ -20,7 +20,7 @@ from svdistill.cli.recipes import recipes_app
 from svdistill.cli.report import report
 from svdistill.cli.train import train
 from svdistill.errors import SvdistillError, SvdistillWarning
-from svdistill.ranks import place, refuse_several
+from svdistill.ranks import find_ranks, refuse_several
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -165,7 +165,7 @@ def _leave() -> None:
 
 def _several() -> bool:
     try:
-        return place().world > 1
+        return find_ranks().world > 1
     except SvdistillError:
         return False
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from svdistill.errors import RecipeError
-from svdistill.ranks import place
+from svdistill.ranks import find_ranks
 
 if TYPE_CHECKING:
     from typer import BadParameter
@@ -25,7 +25,7 @@ def notes() -> Console:
 def first() -> bool:
     """Whether this process speaks for all that were started together."""
     try:
-        return place().rank == 0
+        return find_ranks().rank == 0
     except RecipeError:  # it is reported where it matters
         return True
 

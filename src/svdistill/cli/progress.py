@@ -13,7 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from svdistill.cli.console import note, notes
-from svdistill.ranks import place
+from svdistill.ranks import find_ranks
 from svdistill.report.tables import percent, seconds
 
 if TYPE_CHECKING:
@@ -183,11 +183,11 @@ class Reporter:
 
     def training(self, recipe: "Recipe", run: "Run") -> "Watched":
         """Show a bar in a terminal, lines elsewhere."""
-        here = place()
-        if here.world > 1 and not self._told:
+        ranks = find_ranks()
+        if ranks.world > 1 and not self._told:
             self._told = True
-            on = f" on {here.machines} machines" if here.machines > 1 else ""
-            note(f"{here.world} processes{on} work on every batch together")
+            on = f" on {ranks.machines} machines" if ranks.machines > 1 else ""
+            note(f"{ranks.world} processes{on} work on every batch together")
         self._known.add(run.path)
         console = notes()
         title = f"{recipe.name} seed {recipe.seed}"

@@ -23,7 +23,7 @@ class Augmentation:
         flip: mirror left and right, each image with probability ½.
         rotation: largest angle in degrees, 0 to 180; each image turns by an angle drawn evenly from ± this.
         shift: largest shift in whole pixels; each image moves by a number of pixels drawn evenly from ± this, in both
-            directions. The same as padding with so many zeros and cropping at random.
+            directions. The same as padding with as many zeros and cropping at random.
 
     Raises:
         RecipeError: a value has the wrong type or is out of range.
@@ -68,7 +68,7 @@ class Warps(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """So many fixed warps of every image in place of ever new ones, for instance to store what a teacher says to each.
+    """A few fixed warps of every image in place of ever new ones, for instance to store what a teacher says to each.
 
     Attributes:
         count: views an image, at least 1.
@@ -237,5 +237,5 @@ def _look_up(images: Tensor, theta: Tensor) -> Tensor:
 
 
 def _centres(size: int, like: Tensor) -> Tensor:
-    """Return where the centres of so many pixels are between −1 and 1."""
+    """Return where the centres of `size` pixels are between −1 and 1."""
     return (2 * torch.arange(size, device=like.device, dtype=like.dtype) + 1) / size - 1

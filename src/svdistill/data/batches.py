@@ -50,7 +50,7 @@ class Shard:
         if batch_size % self.of:
             nearest = max(self.of, round(batch_size / self.of) * self.of)
             raise RecipeError(
-                f"a batch of {batch_size} cannot be shared evenly by {self.of} processes; take {nearest}, or another "
+                f"a batch of {batch_size} cannot be divided evenly by {self.of} processes; take {nearest}, or another "
                 "number of processes"
             )
         size = batch_size // self.of
@@ -72,14 +72,14 @@ class Batches:
         seed: seeds the generator.
         augmentation: how far images are varied, before standardization.
         mean: (C,), of the training set, as `channel_statistics` gives it.
-        std: (C,), likewise.
+        std: (C,), of the same images as `mean`.
         views: fixed warps, of which one is chosen at random, in place of new ones.
         shard: the part of each batch that this process gets. Order and warps are those of the whole batch, so that
             all processes together work on what a single one would, and a state fits any number of them.
         first: number of the first image, where the images of another set come before these.
 
     Raises:
-        RecipeError: the batch size is no whole number of at least 1, or cannot be shared evenly.
+        RecipeError: the batch size is not a whole number of at least 1, or cannot be divided evenly.
         DataError: a batch is larger than the data.
         ShapeError: mean or std do not fit the number of channels.
     """
@@ -224,7 +224,7 @@ def every_view(
         views: the fixed warps.
         augmentation: how far images are varied.
         mean: (C,), see `Batches`.
-        std: (C,), likewise.
+        std: (C,), of the same images as `mean`.
         start: number of the image to begin with, the first of a batch.
 
     Yields:
@@ -248,7 +248,7 @@ def every_view(
 class Mixed:
     """Labelled batches, to each of which a batch of images without labels is added.
 
-    An epoch is one pass over the labelled images. The unlabelled ones go on beside them, epoch after epoch of their
+    An epoch is one pass over the labelled images. The unlabelled ones run beside them, epoch after epoch of their
     own, wherever the labelled ones stand. It has the interface of `Batches`.
 
     Args:

@@ -28,13 +28,13 @@ class Description:
         name: what `load` calls it.
         shape: (C, H, W) of its images; None where that is chosen.
         classes: how many classes it has; None where the folder says.
-        train: how many images there are to train with; None likewise.
-        test: how many to test with; None likewise.
+        train: how many images there are to train with; None where the folder says.
+        test: how many to test with; None where the folder says.
         flip_allowed: whether a mirrored image still belongs to its class.
         source: who made it.
         size: bytes to download; 0 where nothing is.
         expected: what `root` may name.
-        found: where it lies already, of the places that are searched without `root`; None where it does not.
+        found: where it was found among the folders that are searched without `root`; None where it was not.
         folder: where a download puts it; None where there is none.
     """
 
@@ -87,7 +87,7 @@ def describe(name: str) -> Description:
     if entry.find is None:
         return entry.description
     folder = cache_folder(name)
-    found = next((place for place in map(entry.find, (*entry.elsewhere, folder)) if place is not None), None)
+    found = next((path for path in map(entry.find, (*entry.elsewhere, folder)) if path is not None), None)
     return Description(**{**entry.description.__dict__, "found": found, "folder": folder})
 
 
@@ -99,7 +99,7 @@ def fetch(name: str, *, folder: Root = None) -> Path:
         folder: where to put it; None = the user's cache, where `load` finds it.
 
     Returns:
-        The folder with the files, or, without `folder`, another place where the data set was found.
+        The folder with the files, or, without `folder`, the other folder where the data set was found.
 
     Raises:
         RecipeError: the name is unknown.
@@ -109,15 +109,15 @@ def fetch(name: str, *, folder: Root = None) -> Path:
     if entry.fetch is None or entry.files is None:
         what = "comes with svdistill" if entry.load is not None else "is any folder of your own"
         raise DataError(f"{name} {what}; there is nothing to fetch")
-    place = cache_folder(name) if folder is None else Path(folder)
-    there = [file for file in entry.files if (place / file).is_file()]
+    target = cache_folder(name) if folder is None else Path(folder)
+    there = [file for file in entry.files if (target / file).is_file()]
     found = describe(name).found
     if folder is None and found is not None and not there:
         return found  # unpacked, or where the system keeps it
-    entry.fetch(place)
+    entry.fetch(target)
     for file in there:  # what has just come was checked on its way
-        check_file(place / file, size=entry.files[file].size, digest=entry.files[file].digest)
-    return place
+        check_file(target / file, size=entry.files[file].size, digest=entry.files[file].digest)
+    return target
 
 
 def load(
@@ -238,7 +238,7 @@ def _catalogue() -> dict[str, _Entry]:
                 train=1_000,
                 test=797,
                 flip_allowed=False,
-                source="E. Alpaydin, C. Kaynak, 1998; in scikit-learn",
+                source="E. Alpaydin, C. Kaynak, 1998",
                 size=0,
                 expected="nothing: it comes with svdistill",
             ),

@@ -215,7 +215,7 @@ def _read_archive(kind: Cifar, path: Path) -> tuple[Version, Mapping[str, bytes]
             while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
                 pass
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is no whole tar archive ({error}); get {kind.binary.archive} again") from error
+        raise DataError(f"{path} is not a complete tar archive ({error}); get {kind.binary.archive} again") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check the file") from error
     for version in (kind.binary, kind.python):
@@ -223,7 +223,7 @@ def _read_archive(kind: Cifar, path: Path) -> tuple[Version, Mapping[str, bytes]
             return version, found
     least = min((kind.binary, kind.python), key=lambda version: len(set(version.files) - found.keys()))
     missing = [name for name in least.files if name not in found]
-    raise DataError(f"{path} is no archive of {kind.title}: it lacks {', '.join(missing)}; name {least.archive}")
+    raise DataError(f"{path} is not an archive of {kind.title}: it lacks {', '.join(missing)}; name {least.archive}")
 
 
 def _unzipped(path: Path) -> IO[bytes]:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from textwrap import shorten
 from typing import IO, Any
 
 from svdistill.atomic import lock
+from svdistill.data.progress import progress_bar
 from svdistill.errors import DataError
 
-# A connection that breaks is taken up again as long as each one brings something.
+# After a connection that breaks another is opened, as long as each one brings something.
 _CONNECTIONS = 8
 _CHUNK = 1 << 18
 
@@ -48,20 +49,21 @@ class _BrokenError(Exception):
 
 
 def download(url: str, path: str | os.PathLike[str], *, size: int, digest: str, progress: bool = True) -> None:
-    """Download a file, going on where an earlier attempt stopped, and check its size and hash.
+    """Download a file, resuming where an earlier attempt stopped, and check its size and hash.
 
-    What has come so far lies beside the file, as ``NAME.part``; the file itself appears when it is whole and right.
-    A server that cannot go on in the middle is asked for the whole. A second process waits for the first.
+    What has come so far lies beside the file, as ``NAME.part``; the file itself appears when it is complete and
+    checked. A server that cannot resume in the middle is asked for the whole file. A second process waits
+    for the first.
 
     Args:
         url: where it comes from.
-        path: where it is to be; its folder is made if need be. Where it is there already, nothing happens.
+        path: where to put it; its folder is made where it is missing. Where the file exists, nothing happens.
         size: how many bytes it must have.
         digest: the hash that it must have, as ``sha256:…`` or ``md5:…``.
         progress: whether to show a bar, where standard error is a terminal.
 
     Raises:
-        DataError: the file cannot be had or written, or it is another one than was expected.
+        DataError: the file cannot be downloaded or written, or is not the one that was expected.
     """
     path = Path(path)
     try:
@@ -133,7 +135,7 @@ def _part(path: Path) -> Path:
 
 @contextmanager
 def _part_of(path: Path) -> Iterator[IO[bytes] | None]:
-    """Open the beginning of a file for going on, alone; None where the file is complete by now."""
+    """Open the part of a file that has come, to append to it, alone; None where the file is complete by now."""
     while True:
         if path.is_file():
             yield None
@@ -159,7 +161,7 @@ def _same(file: IO[bytes], path: Path) -> bool:
 
 
 def _fill(part: IO[bytes], url: str, path: Path, *, size: int, digest: str, progress: bool) -> None:
-    """Bring a part to its full size and check it; a wrong one is emptied and, if it was continued, had anew."""
+    """Bring a part to its full size and check it; a wrong one is emptied and, if it was resumed, downloaded again."""
     continued = part.seek(0, os.SEEK_END) > 0
     free = shutil.disk_usage(path.parent).free
     if free < size - part.tell():
@@ -176,19 +178,15 @@ def _fill(part: IO[bytes], url: str, path: Path, *, size: int, digest: str, prog
 
 
 def _receive(part: IO[bytes], url: str, name: str, *, size: int, progress: bool) -> None:
-    from tqdm import tqdm
-
     if part.seek(0, os.SEEK_END) > size:
         part.truncate(0)
-    # disable=None: no bar where standard error is no terminal.
-    with tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None if progress else True, leave=False) as bar:
+    with progress_bar(name, total=size, unit="bytes", wanted=progress) as show:
         for connection in range(_CONNECTIONS):
             before = part.seek(0, os.SEEK_END)
             if before == size:
                 return
-            bar.update(before - bar.n)
             try:
-                _connect(part, url, bar, size=size)
+                _connect(part, url, show, size=size)
             except (
                 urllib.error.URLError,
                 http.client.HTTPException,
@@ -205,21 +203,21 @@ def _receive(part: IO[bytes], url: str, name: str, *, size: int, progress: bool)
                 kept = f", {came:,} of {size:,} bytes are kept" if came else ""
                 raise DataError(f"{url} failed ({reason}){kept}; try again") from error
             except ValueError as error:
-                raise DataError(f"{url!r} is no address ({error}); give one like https://host/file") from error
+                raise DataError(f"{url!r} is not an address ({error}); give one like https://host/file") from error
         came = part.seek(0, os.SEEK_END)
         if came != size:
             raise DataError(f"{url} failed ({came:,} of {size:,} bytes after {_CONNECTIONS} connections); try again")
 
 
 def _refused(part: IO[bytes], error: Exception) -> bool:
-    """Whether a server would not go on from here, so that the file is to be had from its start."""
+    """Whether a server would not resume from here, so that the file is to be downloaded from its start."""
     refused = isinstance(error, urllib.error.HTTPError) and error.code == 416 and part.tell() > 0
     if refused:
         part.truncate(0)
     return refused
 
 
-def _connect(part: IO[bytes], url: str, bar: Any, *, size: int) -> None:
+def _connect(part: IO[bytes], url: str, show: Callable[[int], None], *, size: int) -> None:
     """Open one connection and write what comes to the end of the part."""
     start = part.seek(0, os.SEEK_END)
     headers = {"User-Agent": "svdistill", "Accept-Encoding": "identity"}
@@ -229,13 +227,14 @@ def _connect(part: IO[bytes], url: str, bar: Any, *, size: int) -> None:
         if start and not (response.headers["Content-Range"] or "").startswith(f"bytes {start}-"):
             part.truncate(0)
             start = 0
+        show(start)
         length = response.headers["Content-Length"]
         if length is not None and start + int(length) != size:
             raise DataError(f"{url} has {start + int(length):,} bytes, expected {size:,}; it is another file")
         while chunk := _read(response):
             part.write(chunk)
             start += len(chunk)
-            bar.update(len(chunk))
+            show(start)
             if start > size:
                 part.truncate(0)
                 raise DataError(f"{url} has more than {size:,} bytes; it is another file")

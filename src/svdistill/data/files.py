@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from svdistill.data.progress import progress_bar
 from svdistill.data.sets import (
     UNLABELLED,
     ImageSet,
@@ -28,10 +29,10 @@ from svdistill.data.sets import (
 )
 from svdistill.errors import DataError, SvdistillWarning
 from svdistill.machine import usable_cores
-from svdistill.ranks import place as place_of_process
+from svdistill.ranks import find_ranks
 
 _MOST_WORKERS = 16
-# So few images are decoded sooner than worker processes are started.
+# Up to this many images are decoded sooner than worker processes can be started.
 _FEW = 64
 # What a worker is asked for at a time, twice: all workers share each batch, so that the first one is there soon, and
 # what is read ahead is two batches, or 64 images a worker where that is more.
@@ -51,7 +52,7 @@ class Files:
     Attributes:
         base: see above.
         names: see above.
-        failures: why a file could not be decoded, by its place in `names`; grows as files are read.
+        failures: why a file could not be decoded, by its position in `names`; grows as files are read.
     """
 
     def __init__(self, base: Path, names: Sequence[str]) -> None:
@@ -68,35 +69,35 @@ class Files:
 
     @property
     def tolerated(self) -> int:
-        """How many unreadable files are made up for; one more is an error."""
+        """How many unreadable files are replaced; one more is an error."""
         return max(3, min(20, len(self) // 1000))
 
-    def read(self, place: int) -> bytes:
-        """Return the content of a file; OSError or zipfile.BadZipFile where it cannot be had."""
+    def read(self, position: int) -> bytes:
+        """Return the content of a file; OSError or zipfile.BadZipFile where it cannot be read."""
         if self.base.is_dir():
-            return (self.base / self.names[place]).read_bytes()
+            return (self.base / self.names[position]).read_bytes()
         # A handle that a forked process shares with its parent would share its position too.
         if self._archive is None or self._archive[0] != os.getpid():
             self._archive = (os.getpid(), zipfile.ZipFile(self.base))
-        return self._archive[1].read(self.names[place])
+        return self._archive[1].read(self.names[position])
 
-    def note(self, place: int, reason: str) -> None:
+    def note(self, position: int, reason: str) -> None:
         """Note, and say, that a file cannot be decoded.
 
         Raises:
-            DataError: by now there are more such files than can be made up for.
+            DataError: by now there are more such files than are tolerated.
         """
-        if place in self.failures:
+        if position in self.failures:
             return
-        self.failures[place] = reason
+        self.failures[position] = reason
         if len(self.failures) > self.tolerated:
-            named = ", ".join(self.names[place] for place in list(self.failures)[:5])
+            named = ", ".join(self.names[failed] for failed in list(self.failures)[:5])
             raise DataError(
                 f"{len(self.failures)} images in {self.base} cannot be decoded, {self.tolerated} are tolerated: {named}"
                 f"{', …' if len(self.failures) > 5 else ''} ({reason}); mend or remove them"
             )
         warnings.warn(
-            f"{self.base}/{self.names[place]} cannot be decoded ({reason}); another image of its class stands in; "
+            f"{self.base}/{self.names[position]} cannot be decoded ({reason}); another image of its class stands in; "
             f"{len(self.failures)} so far, {self.tolerated} are tolerated",
             SvdistillWarning,
             stacklevel=2,
@@ -113,7 +114,7 @@ class FileSet:
 
     Attributes:
         files: where the images are.
-        places: (N,), int64, on the CPU: each image's place in `files`; N ≥ 1.
+        places: (N,), int64, on the CPU: each image's position in `files`; N ≥ 1.
         labels: (N,), int64, each an index into `classes`, or −1 without labels; on the device of the batches.
         classes: the name of each class.
         image_size: height and width in pixels.
@@ -202,15 +203,13 @@ class FileSet:
         Returns:
             The same images and labels.
         """
-        from tqdm import tqdm
-
         images = torch.empty(len(self), *self.shape, dtype=torch.uint8, device=self.device)
         done = 0
-        with tqdm(total=len(self), desc=title, unit=" images", disable=None, leave=False) as bar:
+        with progress_bar(title, total=len(self), unit="images") as show:
             for batch in self.batches(torch.arange(len(self)).split(_PIECE)):
                 images[done : done + len(batch)] = batch
                 done += len(batch)
-                bar.update(len(batch))
+                show(done)
         return ImageSet(images, self.labels, self.classes, self.labelled)
 
     def to(self, device: torch.device | str) -> Self:
@@ -253,12 +252,12 @@ class FileSet:
         loader: DataLoader[tuple[Tensor, list[tuple[int, str]]]] = DataLoader(
             decoder,
             batch_size=None,
-            sampler=tasks,  # each element is what the decoder is asked for: a list of places
+            sampler=tasks,  # each element is what the decoder is asked for: a list of positions
             num_workers=workers,
             prefetch_factor=max(2, math.ceil(_AHEAD * max(map(len, batches)) / workers)),
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
-            # Its own, or else torch's global random numbers would move on with each epoch.
+            # Its own, or else each epoch would draw from torch's global random numbers.
             generator=torch.Generator(),
         )
         decoded = iter(loader)
@@ -287,13 +286,13 @@ class FileSet:
         of_class = torch.nonzero(self.labels == self.labels[index]).flatten().cpu()
         start = int(torch.searchsorted(of_class, index))
         for step in range(1, len(of_class)):
-            place = int(self.places[of_class[(start + step) % len(of_class)]])
-            if place in self.files.failures:
+            position = int(self.places[of_class[(start + step) % len(of_class)]])
+            if position in self.files.failures:
                 continue
             try:
-                return torch.from_numpy(decode(self.files.read(place), self.image_size, self.channels).copy())
+                return torch.from_numpy(decode(self.files.read(position), self.image_size, self.channels).copy())
             except Exception as error:  # see _Decoder
-                self.files.note(place, _reason(error))
+                self.files.note(position, _reason(error))
         name = self.files.names[int(self.places[index])]
         raise DataError(
             f"{self.files.base}/{name} cannot be decoded and nothing can stand in for it; mend or remove it"
@@ -301,20 +300,20 @@ class FileSet:
 
 
 class _Decoder(Dataset[tuple[Tensor, list[tuple[int, str]]]]):
-    """Decodes the files at a list of places; runs in worker processes."""
+    """Decodes the files at a list of positions; runs in worker processes."""
 
     def __init__(self, files: Files, image_size: int, channels: int) -> None:
         self._files, self._image_size, self._channels = files, image_size, channels
 
-    def __getitem__(self, places: list[int]) -> tuple[Tensor, list[tuple[int, str]]]:
-        """Return the images (B, C, H, W), black where one cannot be decoded, and where and why that was."""
-        images = np.zeros((len(places), self._channels, self._image_size, self._image_size), dtype=np.uint8)
+    def __getitem__(self, positions: list[int]) -> tuple[Tensor, list[tuple[int, str]]]:
+        """Return the images (B, C, H, W), black where one cannot be decoded, and which and why."""
+        images = np.zeros((len(positions), self._channels, self._image_size, self._image_size), dtype=np.uint8)
         failures = []
-        for position, place in enumerate(places):
+        for index, position in enumerate(positions):
             try:
-                images[position] = decode(self._files.read(place), self._image_size, self._channels)
+                images[index] = decode(self._files.read(position), self._image_size, self._channels)
             except Exception as error:  # a damaged file can make a decoder fail in any way; each is told to the user
-                failures.append((position, _reason(error)))
+                failures.append((index, _reason(error)))
         return torch.from_numpy(images), failures
 
 
@@ -360,6 +359,6 @@ def _reason(error: Exception) -> str:
 
 
 def _neighbours() -> int:
-    """How many training processes share these processors, this one included; Slurm gives each task its own."""
-    here = place_of_process()
-    return here.local_world if here.launcher == "torchrun" else 1
+    """Return how many training processes use these cores, this one included; Slurm gives each task its own."""
+    ranks = find_ranks()
+    return ranks.local_world if ranks.launcher == "torchrun" else 1

@@ -33,7 +33,7 @@ def load_image_folder(
         image_size: height and width in pixels; see `FileSet`.
         classes: the classes to take, in this order; None = all folders in ``train``, sorted.
         channels: 1 or 3; None = 3.
-        in_memory: a part of so many bytes of pixels, or fewer, is decoded once into memory; a larger one is streamed.
+        in_memory: a part with at most this many bytes of pixels is decoded once into memory; a larger one is streamed.
 
     Returns:
         The data set.
@@ -69,7 +69,7 @@ def load_image_folder(
 
 
 def fit_in_memory(files: FileSet, title: str, *, in_memory: int = IN_MEMORY) -> ImageSource:
-    """Decode a set into memory where it takes at most so many bytes there, else return it as it is."""
+    """Decode a set into memory where it takes at most `in_memory` bytes, else return it as it is."""
     return files.loaded(title) if files.bytes <= in_memory else files
 
 

@@ -46,7 +46,7 @@ def _unzip(path: Path) -> bytes:
         with gzip.open(path) as file:
             return file.read()
     except gzip.BadGzipFile as error:
-        raise _damaged(path, f"is no gzip file or is damaged ({error})") from error
+        raise _damaged(path, f"is not a gzip file or is damaged ({error})") from error
     except (EOFError, zlib.error) as error:
         raise _damaged(path, f"is cut off or damaged ({error})") from error
     except OSError as error:

@@ -25,7 +25,7 @@ def read_pickle(content: bytes, source: str) -> dict[bytes | str, Any]:
         The dictionary; byte strings of Python 2 are bytes, arrays are uint8 `numpy.ndarray`.
 
     Raises:
-        DataError: the content is damaged, names something else, or is no dictionary.
+        DataError: the content is damaged, names something else, or is not a dictionary.
     """
     try:
         result = _Reader(io.BytesIO(content), encoding="bytes").load()
@@ -48,7 +48,7 @@ def read_pickle(content: bytes, source: str) -> dict[bytes | str, Any]:
     ) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{source} is no readable pickle ({type(error).__name__}: {error}); get it again") from error
+        raise DataError(f"{source} is not a readable pickle ({type(error).__name__}: {error}); get it again") from error
 
 
 class _ForbiddenError(Exception):

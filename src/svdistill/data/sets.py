@@ -174,7 +174,7 @@ class ImageSet:
             image_size: height and width in pixels, at least 1.
 
         Raises:
-            DataError: the size is no whole number of at least 1.
+            DataError: the size is not a whole number of at least 1.
         """
         check_image_size(image_size)
         if self.images.shape[2:] == (image_size, image_size):
@@ -227,9 +227,9 @@ class Dataset:
 
 
 def choose(source: ImageSource, size: int, *, seed: int) -> Tensor:
-    """Choose images at random, equally many of each class; without labels, simply so many.
+    """Choose images at random, equally many of each class; without labels, any `size` of them.
 
-    Where `size` is no multiple of the number of classes, the numbers differ by at most one. With one seed a smaller
+    Where `size` is not a multiple of the number of classes, the numbers differ by at most one. With one seed a smaller
     subset lies within every larger one, so that a sweep over sizes only ever adds images.
 
     Args:

@@ -42,7 +42,7 @@ def load_tiny_imagenet(
         image_size: height and width in pixels; None = 64, as they are.
         classes: the classes to take, in this order; None = all, in the order of ``wnids.txt``.
         channels: 1 or 3; None = 3.
-        in_memory: a part of so many bytes of pixels, or fewer, is decoded once into memory; a larger one is streamed.
+        in_memory: a part with at most this many bytes of pixels is decoded once into memory; a larger one is streamed.
 
     Returns:
         The data set.
@@ -114,12 +114,12 @@ def _listing(place: Path) -> tuple[Path, str, list[str]]:
         with zipfile.ZipFile(place) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise DataError(f"{place} is no whole zip archive ({error}); get {ARCHIVE} again") from error
+        raise DataError(f"{place} is not a complete zip archive ({error}); get {ARCHIVE} again") from error
     except OSError as error:
         raise DataError(f"{place} cannot be read ({error.strerror or error}); check the file") from error
     heads = [name for name in names if name.rsplit("/", 1)[-1] == "wnids.txt"]
     if not heads:
-        raise DataError(f"{place} is no archive of Tiny-ImageNet: it lacks wnids.txt; name {ARCHIVE}")
+        raise DataError(f"{place} is not an archive of Tiny-ImageNet: it lacks wnids.txt; name {ARCHIVE}")
     return (
         place,
         heads[0].removesuffix("wnids.txt"),

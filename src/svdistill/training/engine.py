@@ -1,20 +1,21 @@
-"""The one file that knows the distributed engine: device, precision, seed and processes of a run."""
+"""The engine of a run: device, precision and seed, and the connection between its processes."""
 
-import logging
 import os
+import random
+import re
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, cast
+from typing import overload
 
+import numpy as np
 import torch
-from lightning_fabric import Fabric as Engine
-from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.single_device import SingleDeviceStrategy
-from lightning_fabric.strategies.strategy import Strategy
+import torch.distributed as dist
+from torch import Tensor
 
 from svdistill.errors import RecipeError, TrainingError, nearest
-from svdistill.ranks import Place, place
+from svdistill.machine import usable_cores
+from svdistill.ranks import Ranks, find_ranks
 from svdistill.training.memory import keep_freed_memory
 
 __all__ = ["DEVICES", "PRECISIONS", "Engine", "launch"]
@@ -23,12 +24,62 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed")
 
 # A process that ends is noticed at once, because its connections close. This is for one that no longer answers, and it
-# must be longer than the first process may keep the others waiting: for a download, a checkpoint or a look inside.
+# must be longer than rank zero may keep the others waiting: for a download, a checkpoint or diagnostics.
 TIMEOUT = timedelta(minutes=30)
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What a run computes on and in which precision, and which of its processes this is.
+
+    Attributes:
+        device: of the model and the batches.
+        precision: one of `PRECISIONS`.
+        ranks: which of how many processes this is.
+    """
+
+    device: torch.device
+    precision: str
+    ranks: Ranks
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes, over all machines."""
+        return self.ranks.world
+
+    @property
+    def global_rank(self) -> int:
+        """The number of this process among all, from 0."""
+        return self.ranks.rank
+
+    @property
+    def local_rank(self) -> int:
+        """The number of this process among those on its machine, from 0."""
+        return self.ranks.local_rank
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context for forward passes and losses: autocast to bfloat16, or none in float32."""
+        if self.precision == "bf16-mixed":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    @overload
+    def to_device(self, tensors: Tensor) -> Tensor: ...
+
+    @overload
+    def to_device(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]: ...
+
+    def to_device(self, tensors: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        """Move one or several tensors to the device; a GPU is not waited for."""
+        # From a GPU to the CPU it must wait: the values could be read before they are there.
+        non_blocking = self.device.type != "cpu"
+        if isinstance(tensors, Tensor):
+            return tensors.to(self.device, non_blocking=non_blocking)
+        return tuple(tensor.to(self.device, non_blocking=non_blocking) for tensor in tensors)
+
+
 def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> Engine:
-    """Choose the device, set the precision, seed everything and, where several processes were started, find the others.
+    """Choose the device, set the precision, seed everything and connect the processes, where several were started.
 
     With one seed, one number of threads and one version of torch, a run on a CPU gives the same weights bit for bit.
     Where torchrun or Slurm's srun has started several processes, they are connected (gloo on CPUs, NCCL between GPUs,
@@ -47,118 +98,107 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> En
         The engine: its device, its autocast, its transfers, and which of how many processes this is.
 
     Raises:
-        RecipeError: an unknown device or precision, a seed out of range, or no such device is there.
+        RecipeError: the device or precision is unknown, the seed is out of range, or there is no such device.
         TrainingError: the other processes cannot be reached.
     """
     if precision not in PRECISIONS:
         raise RecipeError(f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}")
     if not 0 <= seed < 2**32:
         raise RecipeError(f"the seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
-    here = place()
-    accelerator, index = _device(device, here)
-    if accelerator == "cpu":
+    ranks = find_ranks()
+    engine = Engine(_device(device, ranks), precision, ranks)
+    if engine.device.type == "cpu":
         keep_freed_memory()
-    # It announces the precision that the recipe asks for, in the middle of what a command prints.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    engine = Engine(
-        accelerator=accelerator,
-        devices=here.local_world if here.world > 1 or accelerator == "cpu" else [index],
-        num_nodes=here.machines,
-        strategy=_strategy(accelerator, index, here),
-        plugins=[_Started(here)],
-        precision=cast(Literal["32-true", "bf16-mixed"], precision),
-    )
-    try:
-        engine.launch()
-    except RuntimeError as error:
-        if here.world == 1:
-            raise
-        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise TrainingError(
-            f"the {here.world} processes cannot reach each other by way of {address} ({error}); see docs/scale.md"
-        ) from error
-    engine.seed_everything(seed, verbose=False)
+    else:
+        torch.cuda.set_device(engine.device)
+    if ranks.world > 1:
+        _divide_cores(ranks)
+        if not dist.is_initialized():
+            _connect(engine)
+    _seed(seed)
     return engine
 
 
-def _strategy(accelerator: str, index: int, here: Place) -> Strategy:
-    """Return how the processes are connected: no wrapper is put around any model."""
-    if here.world == 1:
-        return SingleDeviceStrategy(torch.device(accelerator, index) if accelerator == "cuda" else "cpu")
-    # What the processes tell each other in words does not go through the GPU.
-    return DDPStrategy(process_group_backend="gloo" if accelerator == "cpu" else "cpu:gloo,cuda:nccl", timeout=TIMEOUT)
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # of every GPU too
 
 
-class _Started(ClusterEnvironment):
-    """Tells Fabric what the launcher has said; its own reading of Slurm's variables also takes in jobs without srun."""
-
-    def __init__(self, here: Place) -> None:
-        self._here = here
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        return True
-
-    @property
-    def main_address(self) -> str:
-        nodes = os.environ.get("SLURM_STEP_NODELIST", "localhost")
-        return os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
-
-    @property
-    def main_port(self) -> int:
-        """Slurm hands out no port: one that other jobs on the same machine hardly have."""
-        job, step = (int(os.environ.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-        return int(os.environ.get("MASTER_PORT") or 15000 + (7 * job + step) % 10000)
-
-    @staticmethod
-    def detect() -> bool:
-        return False
-
-    def world_size(self) -> int:
-        return self._here.world
-
-    def set_world_size(self, size: int) -> None:
-        """Do nothing: it is as it is."""
-
-    def global_rank(self) -> int:
-        return self._here.rank
-
-    def set_global_rank(self, rank: int) -> None:
-        """Do nothing: it is as it is."""
-
-    def local_rank(self) -> int:
-        return self._here.local_rank
-
-    def node_rank(self) -> int:
-        return self._here.rank // self._here.local_world
+def _divide_cores(ranks: Ranks) -> None:
+    """Give each process of this machine as many threads, unless the user or torchrun has said how many."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, usable_cores() // ranks.local_world)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that this one starts
 
 
-def _device(device: str, here: Place) -> tuple[str, int]:
-    """Return the kind of the device and its number."""
+def _connect(engine: Engine) -> None:
+    """Connect the processes; each calls this, and it returns when all have."""
+    cpu = engine.device.type == "cpu"
+    # In the environment, where whoever looks for the others later finds them.
+    os.environ["MASTER_ADDR"] = _root_address()
+    os.environ["MASTER_PORT"] = str(_root_port())
+    try:
+        dist.init_process_group(
+            # Objects that are pickled do not go through the GPU.
+            "gloo" if cpu else "cpu:gloo,cuda:nccl",
+            rank=engine.global_rank,
+            world_size=engine.world_size,
+            timeout=TIMEOUT,
+            device_id=None if cpu else engine.device,
+        )
+    except RuntimeError as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise TrainingError(
+            f"the {engine.world_size} processes cannot reach each other by way of {address} ({error}); "
+            "see docs/scale.md"
+        ) from error
+
+
+def _root_address() -> str:
+    """Return the name of rank zero's machine; Slurm lists all of a step's, such as ``gpu[03-05,9],login``."""
+    given = os.environ.get("MASTER_ADDR")
+    if given:
+        return given
+    machines = os.environ.get("SLURM_STEP_NODELIST", "localhost")
+    first_of_ranges = re.sub(r"\[(.*?)[,-].*\]", r"\1", machines)
+    return re.sub(r"\[(.*?)\]", r"\1", first_of_ranges).split(" ")[0].split(",")[0]
+
+
+def _root_port() -> int:
+    """Return the port of rank zero; Slurm assigns none, so one is taken that other jobs on the machine hardly use."""
+    job, step = (int(os.environ.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return int(os.environ.get("MASTER_PORT") or 15000 + (7 * job + step) % 10000)
+
+
+def _device(device: str, ranks: Ranks) -> torch.device:
+    """Return the device of this process."""
     kind, _, number = device.partition(":")
     if kind not in DEVICES or (number and not (kind == "cuda" and number.isdigit())):
         raise RecipeError(f"unknown device {device!r}{nearest(device, DEVICES)}")
     available = torch.cuda.device_count()
-    if here.world > 1:
-        return _shared_device(kind, number, here, available)
-    if kind == "auto":
-        return ("cuda", 0) if available else ("cpu", 0)
-    if kind == "cuda" and int(number or 0) >= available:
+    if ranks.world > 1:
+        return _device_of_its_own(kind, number, ranks, available)
+    if kind == "cpu" or (kind == "auto" and not available):
+        return torch.device("cpu")
+    index = int(number or 0)
+    if index >= available:
         raise RecipeError(f"device {device!r} is not there ({available} CUDA devices visible); use device=cpu")
-    return kind, int(number or 0)
+    return torch.device("cuda", index)
 
 
-def _shared_device(kind: str, number: str, here: Place, available: int) -> tuple[str, int]:
+def _device_of_its_own(kind: str, number: str, ranks: Ranks, available: int) -> torch.device:
     """Give each of the processes of a machine a GPU of its own."""
     if number:
         raise RecipeError(
-            f"device 'cuda:{number}' names one GPU, but {here.world} processes take one each; use device=cuda"
+            f"device 'cuda:{number}' names one GPU, but {ranks.world} processes take one each; use device=cuda"
         )
     if kind == "cpu" or (kind == "auto" and not available):
-        return "cpu", 0
-    if here.local_world > available:
+        return torch.device("cpu")
+    if ranks.local_world > available:
         raise RecipeError(
-            f"{here.local_world} processes on this machine see {available} CUDA devices; start one for each, let every "
-            "process see them all, or use device=cpu"
+            f"{ranks.local_world} processes on this machine see {available} CUDA devices; start one for each, let "
+            "every process see them all, or use device=cpu"
         )
-    return "cuda", here.local_rank
+    return torch.device("cuda", ranks.local_rank)

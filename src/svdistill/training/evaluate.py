@@ -5,7 +5,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from svdistill.data import ImageSource, Shard, standardize
 from svdistill.errors import DataError, ShapeError
@@ -53,9 +52,7 @@ def evaluate(
     if not test.labelled:
         raise DataError("the images to measure on have no labels; give a set that has them")
     device = test.device if engine is None else engine.device
-    # validate_args would look at the values, which waits for the device in each batch. Left to itself the matrix would
-    # ask the other processes, of which there may be some that do something else.
-    matrix = MulticlassConfusionMatrix(test.num_classes, validate_args=False, sync_on_compute=False).to(device)
+    counts = torch.zeros(test.num_classes, test.num_classes, dtype=torch.int64, device=device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # right ones, loss
     with eval_mode(model):
         own = torch.arange(shard.rank, len(test), shard.of)
@@ -69,8 +66,7 @@ def evaluate(
             sums[0] += (logits.argmax(dim=1) == labels).sum()
             sums[1] += F.cross_entropy(logits, labels, reduction="sum")
             if confusion:
-                matrix.update(logits, labels)
-    counts = matrix.confmat
+                _count(counts, labels, logits.argmax(dim=1))
     if shard.of > 1:
         all_reduce(sums)
         if confusion:
@@ -78,6 +74,13 @@ def evaluate(
     accuracy, mean_loss = (sums / len(test)).tolist()
     result: dict[str, Any] = {"accuracy": accuracy, "loss": mean_loss}
     return {**result, "confusion": counts.tolist()} if confusion else result
+
+
+def _count(counts: Tensor, labels: Tensor, predicted: Tensor) -> None:
+    """Add a batch to the counts of what was taken for what, in place: rows are true classes, columns predicted ones."""
+    cells = labels * len(counts) + predicted
+    # bincount would wait for a GPU in each batch: it looks at the values to find out how many bins there are.
+    counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
 
 def _logits(engine: Engine | None, model: nn.Module, images: Tensor) -> Tensor:

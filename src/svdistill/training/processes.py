@@ -17,7 +17,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is do
 
 from svdistill.data import Shard
 from svdistill.errors import DataError, SvdistillError, TrainingError
-from svdistill.ranks import place
+from svdistill.ranks import find_ranks
 from svdistill.training.engine import Engine
 
 T = TypeVar("T")
@@ -210,12 +210,12 @@ def speaks_first() -> bool:
     All of them fail when one does, some because of the same mistake and some because the others are gone. The first
     knows best. Before they are connected, the first process of each machine reports.
     """
-    here = place()
-    if here.world == 1:
+    ranks = find_ranks()
+    if ranks.world == 1:
         return True
-    hosted = here.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    hosted = ranks.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not hosted and not dist.is_initialized():
-        return here.local_rank == 0
+        return ranks.local_rank == 0
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
@@ -242,7 +242,7 @@ def _portable(error: Exception) -> Exception:
             return TrainingError(str(error))
         return error
     text = " ".join(str(error).split())
-    return TrainingError(f"process {place().rank} on {socket.gethostname()}: {type(error).__name__}: {text}")
+    return TrainingError(f"process {find_ranks().rank} on {socket.gethostname()}: {type(error).__name__}: {text}")
 
 
 def _opened(outcome: list[Any]) -> Any:

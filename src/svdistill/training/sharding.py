@@ -2,8 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from svdistill.training.engine import Engine
 
@@ -29,6 +27,10 @@ def shard_parameters(engine: Engine, teacher: nn.Module, images: Tensor) -> bool
     """
     if engine.world_size == 1:
         return False
+    # Late: it takes a second, and only a sharded teacher needs it.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(engine.device.type, (engine.world_size,))
     teacher.requires_grad_(False)
     for block in blocks(teacher, images):

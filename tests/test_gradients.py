@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svdistill import gradients
-from svdistill.errors import RecipeError, ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.gradients import CLIPS, TransferHealth, combine
 
 EPS = torch.finfo(torch.float64).eps
@@ -197,13 +197,13 @@ def test_non_contiguous_and_empty_gradients():
 def test_errors_name_what_came():
     """Unknown rule, sequences that do not fit, a negative epoch."""
     one = [tensor(1.0)]
-    with pytest.raises(RecipeError, match=r"'per_varable'; did you mean 'per_variable'\?"):
+    with pytest.raises(OptionError, match=r"'per_varable'; did you mean 'per_variable'\?"):
         combine(one, one, epoch=0, clip="per_varable")
     with pytest.raises(ShapeError, match="1 main and 2 transfer"):
         combine(one, one * 2, epoch=0)
     with pytest.raises(ShapeError, match=r"variable 0 have shapes \(1,\) and \(2,\)"):
         combine(one, [tensor(1.0, 2.0)], epoch=0)
-    with pytest.raises(ShapeError, match="epoch is -1"):
+    with pytest.raises(OptionError, match="epoch is -1"):
         combine(one, one, epoch=-1)
 
 

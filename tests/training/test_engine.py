@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.training import launch
 
 
@@ -53,7 +53,7 @@ def test_precision_is_that_of_autocast(precision, dtype):
 )
 def test_errors_say_what_to_use(options, message):
     """Before any work starts."""
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(OptionError, match=message):
         launch(**{"device": "cpu", "seed": 0, **options})
 
 
@@ -71,5 +71,5 @@ def test_processes_need_a_gpu_each(monkeypatch, device, cuda, message):
     for name, value in here.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(OptionError, match=message):
         launch(device=device, seed=0)

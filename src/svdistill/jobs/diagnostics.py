@@ -14,7 +14,8 @@ from svdistill import training
 from svdistill.atomic import replacing
 from svdistill.data import ImageSource, standardize
 from svdistill.errors import ShapeError, SvdistillWarning
-from svdistill.linalg import assign, decompose
+from svdistill.linalg import assign
+from svdistill.linalg.svd import decompose
 from svdistill.nets import Taps, eval_mode
 from svdistill.records import RunRecord
 

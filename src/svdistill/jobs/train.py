@@ -14,7 +14,7 @@ from torch import nn
 
 from svdistill import nets, recipes, training
 from svdistill.distiller import Distiller
-from svdistill.errors import DataError, RecipeError, SvdistillError
+from svdistill.errors import DataError, OptionError, RecipeError, SvdistillError
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
 from svdistill.jobs.diagnostics import write_diagnostics
 from svdistill.jobs.run import BusyError, Run, fingerprint
@@ -269,7 +269,7 @@ def launch(recipe: Recipe) -> training.Engine:
     """Return device and precision of a recipe, with all random numbers seeded."""
     try:
         return training.launch(device=recipe.train.device, precision=recipe.train.precision, seed=recipe.seed)
-    except RecipeError as error:
+    except (OptionError, RecipeError) as error:
         raise RecipeError(f"train.device: {error}") from error
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from svdistill import data, nets, training
 from svdistill.distiller import Adapted, Distiller, Knowledge, StorableLoss, TransferLoss
-from svdistill.errors import CheckpointError, RecipeError, SvdistillError, nearest
+from svdistill.errors import CheckpointError, OptionError, RecipeError, SvdistillError, nearest
 from svdistill.losses import AttentionLoss, FitNetLoss, FSPLoss, RelationalLoss, SoftTargetLoss, SVDLoss
 from svdistill.recipes.schema import AnyLoss, DataSettings, LossSettings, Recipe
 
@@ -62,6 +62,8 @@ def _named(key: str) -> Iterator[None]:
     """Put the key in front of the message of an error that the settings under it cause."""
     try:
         yield
+    except OptionError as error:
+        raise RecipeError(f"{key}: {error}") from error
     except SvdistillError as error:
         raise type(error)(f"{key}: {error}") from error
 

@@ -13,7 +13,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from lightning_fabric.strategies.strategy import Strategy
 
-from svdistill.errors import RecipeError, TrainingError, nearest
+from svdistill.errors import OptionError, TrainingError, nearest
 from svdistill.ranks import Place, place
 from svdistill.training.memory import keep_freed_memory
 
@@ -47,13 +47,13 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> En
         The engine: its device, its autocast, its transfers, and which of how many processes this is.
 
     Raises:
-        RecipeError: an unknown device or precision, a seed out of range, or no such device is there.
+        OptionError: an unknown device or precision, a seed out of range, or no such device is there.
         TrainingError: the other processes cannot be reached.
     """
     if precision not in PRECISIONS:
-        raise RecipeError(f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}")
+        raise OptionError(f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}")
     if not 0 <= seed < 2**32:
-        raise RecipeError(f"the seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
+        raise OptionError(f"the seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
     here = place()
     accelerator, index = _device(device, here)
     if accelerator == "cpu":
@@ -137,27 +137,27 @@ def _device(device: str, here: Place) -> tuple[str, int]:
     """Return the kind of the device and its number."""
     kind, _, number = device.partition(":")
     if kind not in DEVICES or (number and not (kind == "cuda" and number.isdigit())):
-        raise RecipeError(f"unknown device {device!r}{nearest(device, DEVICES)}")
+        raise OptionError(f"unknown device {device!r}{nearest(device, DEVICES)}")
     available = torch.cuda.device_count()
     if here.world > 1:
         return _shared_device(kind, number, here, available)
     if kind == "auto":
         return ("cuda", 0) if available else ("cpu", 0)
     if kind == "cuda" and int(number or 0) >= available:
-        raise RecipeError(f"device {device!r} is not there ({available} CUDA devices visible); use device=cpu")
+        raise OptionError(f"device {device!r} is not there ({available} CUDA devices visible); use device=cpu")
     return kind, int(number or 0)
 
 
 def _shared_device(kind: str, number: str, here: Place, available: int) -> tuple[str, int]:
     """Give each of the processes of a machine a GPU of its own."""
     if number:
-        raise RecipeError(
+        raise OptionError(
             f"device 'cuda:{number}' names one GPU, but {here.world} processes take one each; use device=cuda"
         )
     if kind == "cpu" or (kind == "auto" and not available):
         return "cpu", 0
     if here.local_world > available:
-        raise RecipeError(
+        raise OptionError(
             f"{here.local_world} processes on this machine see {available} CUDA devices; start one for each, let every "
             "process see them all, or use device=cpu"
         )

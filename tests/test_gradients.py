@@ -132,7 +132,7 @@ def test_both_ways_of_adding_agree(monkeypatch, clip):
     main = [torch.full((3,), 1e-30), tensor(3.0, 4.0), torch.ones(2, 2), tensor(7.0)]
     transfer = [torch.full((3,), 1e25), tensor(1.0, 0.5), torch.full((2, 2), math.nan), torch.zeros(1)]
     at_hand = combine(main, transfer, epoch=1, clip=clip)
-    monkeypatch.setattr(gradients, "_add_at_hand", gradients._add_unseen)
+    monkeypatch.setattr(gradients, "_add_on_cpu", gradients._add_unseen)
     unseen = combine(main, transfer, epoch=1, clip=clip)
     for first, second in zip(at_hand, unseen, strict=True):
         torch.testing.assert_close(first, second, rtol=4 * torch.finfo(torch.float32).eps, atol=0)
@@ -182,7 +182,7 @@ def test_the_gradients_that_came_are_left_as_they_are():
 
 
 def test_non_contiguous_and_empty_gradients():
-    """A transposed gradient gives what its copy gives; a variable without elements is no trouble."""
+    """A transposed gradient gives what its copy gives; a variable without elements does no harm."""
     # Positive, so that no sum cancels and a few eps of each element are asked for rightly.
     generator = torch.Generator().manual_seed(0)
     main, transfer = (torch.rand(shape, dtype=torch.float64, generator=generator) + 0.1 for shape in ((4, 3), (3, 4)))
@@ -232,7 +232,7 @@ def test_health_ratio_is_over_the_variables_that_transfer_reaches():
 
 
 def test_health_goes_through_a_checkpoint():
-    """What was saved and loaded goes on as if nothing had been."""
+    """What was saved and loaded continues as if nothing had happened."""
     whole, parts = TransferHealth(), TransferHealth()
     for step in range(4):
         pair = [tensor(1.0)], [tensor(step + 0.25)]

@@ -150,7 +150,7 @@ def test_autocast():
 
 
 def test_second_derivative_is_refused():
-    """A second derivative, which would be zero in silence, is refused in so many words."""
+    """A second derivative, which would be zero in silence, is refused with a message that says so."""
     student = [v.requires_grad_() for v in taps(1)]
     with pytest.raises(NotImplementedError, match="no second derivative"):
         torch.autograd.grad(rbf_distance(student, taps(7)), student, create_graph=True)

@@ -430,7 +430,7 @@ def test_cosine():
 
 
 def test_second_derivative_is_refused():
-    """A second derivative, which would be zero in silence, is refused in so many words."""
+    """A second derivative, which would be zero in silence, is refused with a message that says so."""
     x = random_matrices(2, 5, 4).requires_grad_()
     with pytest.raises(NotImplementedError, match="no second derivative"):
         torch.autograd.grad(truncated_svd(x, 1)[0].sum(), x, create_graph=True)

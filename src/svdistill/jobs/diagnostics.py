@@ -66,7 +66,7 @@ def insight(
 
     Raises:
         ShapeError: the numbers of taps differ, or a tap gives something else.
-        RecipeError: an unknown tap.
+        OptionError: an unknown tap.
     """
     if teacher is not None and len(teacher_taps) != len(student_taps):
         raise ShapeError(f"{len(student_taps)} student taps came with {len(teacher_taps)} teacher taps")

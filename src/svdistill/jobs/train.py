@@ -310,7 +310,7 @@ def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: build.I
         # A sharded teacher runs in all processes or in none, and here is one.
         there = distiller.teacher is not None and not _is_sharded(recipe, distiller, engine)
         others = build.teacher_taps(recipe, recipes.teacher_of(recipe)) if there else ()
-    except RecipeError:  # a network of another library, of which no taps are named
+    except (OptionError, RecipeError):  # a network of another library, of which no taps are named
         taps, others = (), ()
     student_drop, teacher_drop = build.drop_tokens(recipe, recipes.teacher_of(recipe))
     write_diagnostics(

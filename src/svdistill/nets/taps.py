@@ -7,7 +7,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from svdistill.errors import RecipeError, ShapeError, nearest
+from svdistill.errors import OptionError, ShapeError, nearest
 
 
 class Taps:
@@ -24,20 +24,20 @@ class Taps:
 
     Args:
         model: any module.
-        names: dotted names as in ``model.named_modules()``, in the order in which the maps shall come.
-        drop_tokens: so many tokens at the front of a (B, N, D) output are left out: 1 for a class token, which is no
-            place in the image. Outputs of other shapes stay as they are.
+        names: dotted names as in ``model.named_modules()``, in the order in which `collect` returns the maps.
+        drop_tokens: how many tokens at the front of a (B, N, D) output are left out: 1 for a class token, which is not
+            a position in the image. Outputs of other shapes stay as they are.
 
     Raises:
-        RecipeError: there are no names, the model has no submodule of a name, or drop_tokens is below 0.
+        OptionError: there are no names, the model has no submodule of a name, or drop_tokens is below 0.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], *, drop_tokens: int = 0) -> None:
         self._names = _checked(model, names)
         if drop_tokens < 0:
-            raise RecipeError(f"drop_tokens is {drop_tokens}, expected 0 or more (1 for a class token)")
+            raise OptionError(f"drop_tokens is {drop_tokens}, expected 0 or more (1 for a class token)")
         self._drop_tokens = drop_tokens
-        # A string stands for an output that is no tensor; `collect` reports it.
+        # A string stands for an output that is not a tensor; `collect` reports it.
         self._outputs: dict[str, Tensor | str] = {}
         self._handles = [self._attach(model, name) for name in dict.fromkeys(self._names)]
         self._closed = False
@@ -54,8 +54,8 @@ class Taps:
             One tensor a name, of whatever shape the submodule gives.
 
         Raises:
-            ShapeError: a submodule did not run since the last call, gave something that is no tensor, or has no token
-                but those to be dropped.
+            ShapeError: a submodule did not run since the last call, gave something that is not a tensor, or has no
+                tokens beyond those to be dropped.
         """
         outputs, self._outputs = self._outputs, {}
         maps: list[Tensor] = []
@@ -70,7 +70,7 @@ class Taps:
                 if output.shape[1] <= self._drop_tokens:
                     raise ShapeError(
                         f"tap {name!r} has {output.shape[1]} tokens, {self._drop_tokens} of which are to be dropped; "
-                        "lower drop_tokens, so that one at least is left"
+                        "lower drop_tokens, so that at least one is left"
                     )
                 output = output[:, self._drop_tokens :]
             maps.append(output)
@@ -102,12 +102,12 @@ class Taps:
 def _checked(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     if isinstance(names, str):
-        raise RecipeError(f"taps are a list of names, but the single string {names!r} came; write [{names!r}]")
+        raise OptionError(f"taps are a list of names, but the single string {names!r} came; write [{names!r}]")
     if not names:
-        raise RecipeError("no taps are named; name at least one submodule, as in model.named_modules()")
+        raise OptionError("no taps are named; name at least one submodule, as in model.named_modules()")
     for name in names:
         if name not in known:
-            raise RecipeError(f"{type(model).__name__} has no submodule {name!r}{nearest(str(name), known)}")
+            raise OptionError(f"{type(model).__name__} has no submodule {name!r}{nearest(str(name), known)}")
     return tuple(names)
 
 

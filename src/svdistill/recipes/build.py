@@ -467,7 +467,7 @@ def check_names(*recipes: Recipe) -> None:
             if name not in known:
                 raise RecipeError(f"{key}: no {name!r}{nearest(name, known)}")
         with _named("model.name"):
-            nets.check_name(recipe.model.name)
+            nets.zoo.check_name(recipe.model.name)
 
 
 def check(

@@ -15,7 +15,7 @@ NAMES = ("loss", "decomposition", "step", "pipeline", "scaling", "gpu")
 
 
 def run(names: list[str]) -> None:
-    """Run benchmarks one after the other, each in a process of its own: what one leaves in memory costs no other."""
+    """Run benchmarks in turn, each in a process of its own, so that what one leaves in memory does not slow another."""
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         sys.exit(f"error: unknown benchmark {unknown[0]!r}; known: {', '.join(NAMES)}, and table")
@@ -31,7 +31,7 @@ def run(names: list[str]) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (all that the machine can run), or table"

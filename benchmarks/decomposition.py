@@ -2,7 +2,7 @@
 
 Each shape is timed in both of its parts: as a teacher's tap (k vectors, forward only) and as a student's (k + 1
 candidates, of which k answer given targets, forward and backward). Run it after a change to the solvers of
-`svdistill.linalg` and paste the line that it prints over `SUBSPACE_FROM`.
+`svdistill.linalg` and replace `SUBSPACE_FROM` by the line that it prints.
 """
 
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def measure(taps: str, tap: int, rank: int) -> list[dict[str, Any]]:
 
 
 def maps(size: int) -> Tensor:
-    """Return post-ReLU maps (B, size, 2 size) whose spectrum falls off as that of features does."""
+    """Return post-ReLU maps (B, size, 2 size) whose spectrum falls off like that of features."""
     generator = torch.Generator().manual_seed(size)
     batch = BATCH if size < LARGE else LARGE_BATCH
     mixing = torch.randn(size, size, generator=generator) / torch.arange(1, size + 1)
@@ -92,7 +92,7 @@ def maps(size: int) -> Tensor:
 
 
 def crossover(*, rounds: int = 9) -> tuple[dict[int, dict[int, float]], dict[int, int]]:
-    """Return the time of eigh over that of the block iteration by rank and size, and from which size on it wins."""
+    """Return the time of eigh over that of the block iteration by rank and size, and the size where the latter wins."""
     wins: dict[int, dict[int, float]] = {rank: {} for rank in TABLE_RANKS}
     for size in TABLE_SIZES:
         x = maps(size)

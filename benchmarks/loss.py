@@ -19,7 +19,7 @@ from benchmarks.straightforward import straightforward_loss
 from benchmarks.taps import TAPS
 from svdistill.losses import svd_loss
 
-TARGETS = {1: (25, 6), 4: (40, 14)}  # rank: at least so many times faster than (a), at most so many floors
+TARGETS = {1: (25, 6), 4: (40, 14)}  # rank: least times faster than straightforward, most floors
 MEMORY_TARGET = 2  # peak above the inputs, in units of the student's taps
 RELATIONS_HELD = 5  # dense relations that the straightforward form holds at its peak, as its profile shows
 MEMORY_SHARE = 0.6  # of the free memory that the straightforward form may take
@@ -37,7 +37,7 @@ def floor(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
 
 
 def straightforward_bytes(student: Sequence[Tensor], rank: int) -> int:
-    """Return about how much memory the straightforward form needs: dense relations, nearly nothing else."""
+    """Return about how much memory the straightforward form needs: almost all of it for dense relations."""
     batch, widths = len(student[0]), [m.shape[1] for m in student]
     relations = sum(front * back for front, back in itertools.pairwise(widths))
     return RELATIONS_HELD * relations * batch * rank * student[0].element_size()
@@ -126,7 +126,7 @@ def _broken(gradients: Sequence[Tensor]) -> int:
 
 
 def _free_bytes() -> int:
-    """Return the memory that can be had without swapping, as Linux tells it."""
+    """Return the memory that is available without swapping, as Linux reports it."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
@@ -140,7 +140,7 @@ def main() -> None:
     for name in ("ours", "floor", "straightforward"):
         table.add_row(f"{name}, ms (quartiles)", *(_time(r[name]) for r in results))
     table.add_row(
-        "straightforward timed on so many samples", *(str(r.get("straightforward_batch", 0)) for r in results)
+        "samples on which straightforward was timed", *(str(r.get("straightforward_batch", 0)) for r in results)
     )
     for key, form in {
         "times_faster": "{:.0f} (target ≥ {})",

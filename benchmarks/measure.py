@@ -25,9 +25,9 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "a
 def side_by_side(
     functions: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2, title: str = "", rotate: bool = True
 ) -> dict[str, list[float]]:
-    """Run functions in turn, so that a change in the machine's speed meets all of them alike.
+    """Run functions in turn, so that a change in the machine's speed affects all of them alike.
 
-    Each round begins with another of them, since whoever follows one that leaves much memory behind pays for it.
+    Each round begins with a different one, because whoever follows one that leaves much memory behind pays for it.
 
     Args:
         functions: by name.
@@ -64,13 +64,13 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 
 def rate(seconds: list[float], images: int) -> dict[str, float]:
-    """Return median, first and third quartile in images a second, and the number of runs, where a run is so many."""
+    """Return median, first and third quartile in images a second, and the number of runs, of ``images`` each."""
     found = spread([images / s for s in seconds])
     return {**{key.replace("_ms", "_per_s"): value / 1e3 for key, value in found.items()}, "runs": len(seconds)}
 
 
 def target(value: float, *, at_most: float | None = None, at_least: float | None = None) -> dict[str, float]:
-    """Return a figure with what it ought to be, as the page of tables marks it: met, or not met."""
+    """Return a figure with its target, which the page of tables marks as met or not met."""
     if (at_most is None) == (at_least is None):
         raise ValueError("a target is either at_most or at_least")
     return {"value": value, **({"at_most": at_most} if at_most is not None else {"at_least": at_least or 0.0})}
@@ -82,7 +82,7 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Return the largest sum of tensor memory that a function holds at one time, above what was there before.
+    """Return the peak of tensor memory that a function holds, above what was held before.
 
     Counted from torch's own allocator, by its profiler, so the figure is exact and the same on every run.
     """
@@ -103,7 +103,7 @@ def machine() -> dict[str, Any]:
 
     Returns:
         Versions, processor and those of its instructions that matter, GPU, cores, threads, settings of the allocator,
-        the load average over a minute before the start (None where it was not taken), and the date.
+        the load average over the minute before the start (None where it was not measured), and the date.
     """
     allocator = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_") or k == "LD_PRELOAD"}
     load = os.environ.get(LOAD_BEFORE)

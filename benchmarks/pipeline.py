@@ -1,7 +1,7 @@
-"""The input pipeline: images a second decoded, augmented, handed out from memory, and taken in by a training step.
+"""The input pipeline: images a second decoded, augmented, handed out from memory, and consumed by a training step.
 
-The first three stand beside the plain way to do the same (`benchmarks.plain_input`). The last says how much a pipeline
-has to bring on this machine, so that one sees whether it could be what training waits for.
+The first three are compared with the plain way to do the same (`benchmarks.plain_input`). The last says how much a
+pipeline has to supply on this machine, which shows whether training could be waiting for it.
 """
 
 import os
@@ -43,7 +43,7 @@ STEPS = {  # what learns: student, teacher, image size, batch
 
 
 def exhaust(batches: Callable[[], Iterable[object]]) -> None:
-    """Take all batches and drop them."""
+    """Take all batches and discard them."""
     for _ in batches():
         pass
 
@@ -114,7 +114,7 @@ def augmented(size: int, device: str, *, batches: int = 8, rounds: int = 9) -> d
 
 
 def from_memory(channels: int, size: int, device: str, *, number: int = 6400, rounds: int = 7) -> dict[str, Any]:
-    """Time one epoch of shuffled, augmented, standardized batches of images that lie in memory as uint8."""
+    """Time one epoch of shuffled, augmented, standardized batches of images that are in memory as uint8."""
     pixels, mean, std = _pixels(number, channels, size)
     images = ImageSet(pixels, torch.zeros(number, dtype=torch.int64), ("all",)).to(device)
     ours = Batches(images, BATCH, seed=0, augmentation=AUGMENTATION, mean=mean, std=std)
@@ -143,7 +143,7 @@ def _pixels(number: int, channels: int, size: int) -> tuple[Tensor, Tensor, Tens
 
 
 def consumed(name: str, device: str, *, rounds: int = 5) -> dict[str, Any]:
-    """Time a training step: how many images it takes in."""
+    """Time a training step: how many images a second it consumes."""
     student_name, teacher_name, size, batch = STEPS[name]
     engine = launch(device=device, seed=0)
     student = create(student_name, num_classes=100)

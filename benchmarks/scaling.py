@@ -1,6 +1,6 @@
 """One training step on one global batch by one process and by two, and what the all-reduce between them takes.
 
-The three settings take turns: their processes are started once and wait for a word. They are connected as torchrun
+The three settings take turns: their processes are started once and wait for commands. They are connected as torchrun
 connects them, by gloo, on this machine; a GPU takes no part.
 """
 
@@ -38,19 +38,19 @@ SETTINGS = {  # name: processes, threads of each
     "two processes, one thread each": (2, 1),
 }
 ONE, THREADS, PROCESSES = SETTINGS
-# What a worker writes for us stands behind this, should anything else be written.
+# A worker's answers begin with this, in case anything else is printed.
 MARK = "=> "
 WORKER = "worker"
 
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """The processes of one setting, which do what they are told together."""
+    """The processes of one setting, which carry out commands together."""
 
     workers: tuple[subprocess.Popen[str], ...]
 
     def tell(self, word: str) -> Any:
-        """Tell all the same, wait until each has done it, and return what the first one answers.
+        """Send all the same command, wait until each is done, and return the first one's answer.
 
         Raises:
             RuntimeError: one of them has ended.
@@ -100,7 +100,7 @@ def crew(processes: int, threads: int, width: float) -> Iterator[WorkerPool]:
 
 
 def work(width: float) -> None:
-    """Do, in one of the processes, what is told on standard input, and answer on standard output."""
+    """Carry out, in one of the processes, commands from standard input, and answer on standard output."""
     engine = launch(device="cpu", seed=0)
     if engine.world_size != int(os.environ.get("WORLD_SIZE", "1")):
         raise RuntimeError(f"{engine.world_size} process found, {os.environ['WORLD_SIZE']} were started")

@@ -41,7 +41,7 @@ def filled(text: str, figures: Path) -> str:
     """Return a page whose sections are made from the figures in a folder; where there are none, the section says so.
 
     Raises:
-        SystemExit: figures have no place in the page, or a section does not end.
+        SystemExit: the page has no section for some figures, or a section does not end.
     """
     known = {path.stem: json.loads(path.read_text()) for path in sorted(figures.glob("*.json"))}
     names = [line[5:-4] for line in text.splitlines() if line.startswith("<!-- ") and not line.startswith("<!-- /")]
@@ -66,7 +66,7 @@ def section(name: str, figures: Figures) -> str:
 
 
 def machine_line(machine: Figures) -> str:
-    """Return one sentence about where figures come from; it says so where there was no GPU."""
+    """Return one sentence about where figures come from; it says so when there was no GPU."""
     instructions = machine.get("instructions")
     load = machine.get("load_before")
     allocator = machine["allocator"]
@@ -99,7 +99,7 @@ def loss(figures: Figures) -> str:
 
 
 def _straightforward(result: Figures) -> str:
-    """Return its time, and whether it was taken on a part of the batch and scaled."""
+    """Return its time, and whether it was measured on a part of the batch and scaled."""
     part, batch = result.get("straightforward_batch"), result.get("batch")
     return spread(result["straightforward"]) + (
         f", scaled from {part} of {batch} images" if part and part != batch else ""
@@ -162,26 +162,26 @@ def decomposition(figures: Figures) -> str:
 
 
 def pipeline(figures: Figures) -> str:
-    """Return what is decoded, augmented, handed out and taken in, in images a second: a table for each."""
+    """Return what is decoded, augmented, handed out and consumed, in images a second: a table for each."""
     headings = {
         "decoded": "### Decoded: photographs to 224 × 224",
         "augmented": "### Augmented and standardized: from uint8 in memory to float",
         "from_memory": "### A whole epoch from memory: shuffled, augmented, standardized",
-        "consumed": "### Taken in by a training step",
+        "consumed": "### Consumed by a training step",
     }
-    parts = [f"Batch {figures['batch']}, but where another is named; medians with quartiles."]
+    parts = [f"Batch {figures['batch']} unless another is given; medians with quartiles."]
     for key, heading in headings.items():
         columns = list(figures[key][0])
         rows = [[_versus(column, row[column]) for column in columns] for row in figures[key]]
         if key == "consumed":
-            columns.append("the pipeline brings so many times as much")
+            columns.append("pipeline / step, times")
             rows = [[*cells, _brought(figures, row)] for cells, row in zip(rows, figures[key], strict=True)]
         parts += [heading, grid(columns, rows)]
     return "\n\n".join(parts)
 
 
 def _brought(figures: Figures, step: Figures) -> str:
-    """Return how many times as many images the pipeline brings as a step takes in; where it is less, it is marked.
+    """Return the pipeline's images a second over those that a step consumes; where that is below 1, it is marked.
 
     At 224 pixels files are decoded, by as many workers as were fastest, and then augmented; below they lie in memory.
     """
@@ -203,7 +203,7 @@ def _brought(figures: Figures, step: Figures) -> str:
 
 
 def _versus(column: str, value: Any) -> str:
-    """Return a cell; where it says how many times faster something is, a loss is marked."""
+    """Return a cell; where it says how many times faster something is, a value below 1 is marked."""
     if not column.startswith("times faster"):
         return cell(value)
     return number(value) if value >= 0.995 else f"{number(value)} **slower**"
@@ -238,8 +238,8 @@ def by_shape(figures: Figures, *, level: int = 3, batch: int | None = None) -> s
     """Lay figures out by their shape.
 
     Times and rates become the rows of a table, single figures a list, a list of mappings a table with a row for each,
-    and a mapping a part with its own heading. ``target_X`` beside ``X`` is what X ought to be: at least so much for
-    what counts how often something is faster, else at most.
+    and a mapping a part with its own heading. ``target_X`` beside ``X`` is the target for X: a lower bound where X
+    counts how many times faster something is, else an upper bound.
     """
     own = figures.get("batch")
     batch = own if isinstance(own, int) else batch
@@ -279,7 +279,7 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def judged(
     value: float, form: str = ".2f", *, at_most: float | None = None, at_least: float | None = None, brief: bool = False
 ) -> str:
-    """Return a figure beside its target and whether it meets it; a digit more where rounding would hide a miss."""
+    """Return a figure with its target and whether it meets it; one more digit where rounding would hide a miss."""
     shown, limit = format(value, form), at_most if at_most is not None else at_least
     if limit is None:
         return shown
@@ -301,7 +301,7 @@ def spread(figure: Figures | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a figure with three digits that count, whole from 100 on; – where there is none."""
+    """Return a figure with three significant digits, whole from 100 on; – where there is none."""
     if value is None:
         return "–"
     size = abs(value)

@@ -38,9 +38,55 @@ def test_environment_names_versions_and_machine():
 
 
 def test_create_again_keeps_what_is_there(record):
-    """A run that goes on keeps its metrics."""
+    """A run that is resumed keeps its metrics."""
     record.append({"epoch": 1})
     assert RunRecord.create(record.path, RECIPE).metrics() == [{"epoch": 1}]
+
+
+def test_names_of_the_files(record):
+    """Those of every version so far: runs that exist stay readable."""
+    files = [record.student, record.data, record.diagnostics, record.last, record.best, record.tensorboard]
+    assert [file.relative_to(record.path).as_posix() for file in files] == [
+        "student.safetensors",
+        "data.json",
+        "insight.npz",
+        "checkpoints/last.pt",
+        "checkpoints/best.pt",
+        "tensorboard",
+    ]
+
+
+def test_a_run_exists_as_soon_as_it_has_a_recipe(tmp_path):
+    """A folder of something else is not a run, and neither is one that is missing."""
+    assert not RunRecord(tmp_path).exists
+    assert not RunRecord(tmp_path / "missing").exists
+    assert RunRecord.create(tmp_path, RECIPE).exists
+
+
+def test_find(tmp_path):
+    """Runs at any depth or in the folder's own subfolders, in order; not those that were set aside."""
+    for name in ("b", "a/two", "a/one"):
+        RunRecord.create(tmp_path / name, RECIPE)
+    for name in ("b", "a/one"):
+        RunRecord.create(tmp_path / name, RECIPE).set_aside()
+        RunRecord.create(tmp_path / name, RECIPE)
+    (tmp_path / "c").mkdir()
+    found = [record.path.relative_to(tmp_path).as_posix() for record in RunRecord.find(tmp_path)]
+    assert found == ["a/one", "a/two", "b"]
+    assert [record.path.name for record in RunRecord.find(tmp_path, deep=False)] == ["b"]
+    assert RunRecord.find(tmp_path / "missing") == []
+
+
+def test_set_aside_keeps_everything(tmp_path):
+    """The folder has another name, also where it is set aside twice within a second; without one nothing happens."""
+    kept = []
+    for epoch in (1, 2):
+        record = RunRecord.create(tmp_path / "one", RECIPE)
+        record.append({"epoch": epoch})
+        kept.append(record.set_aside())
+        assert not record.exists
+    assert [RunRecord(path).metrics() for path in kept] == [[{"epoch": 1}], [{"epoch": 2}]]
+    assert RunRecord(tmp_path / "one").set_aside() is None
 
 
 def test_create_refuses_the_folder_of_another_recipe(record):

@@ -1,4 +1,4 @@
-"""Files that are either there as a whole or not at all, what tells them apart, and locks between processes."""
+"""Files that are there as a whole or not at all, their digests, and locks between processes."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ else:
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path`` that takes its place when the block ends, and not before.
 
-    Whoever reads ``path``, at any moment and also after a ``kill -9``, finds the old content or the new, whole.
+    Whoever reads ``path``, at any moment and even after a ``kill -9``, finds the old content or the new, whole.
 
     Args:
         path: the file to write; its folder is made if need be.
@@ -47,20 +47,29 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 @contextmanager
-def locked(path: str | os.PathLike[str], *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Keep other processes from the same block for the same path; where one is in it, its end is awaited.
+def locked(
+    path: str | os.PathLike[str], *, wait: bool = True, waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Keep other processes from the same block for the same path.
 
-    The lock is a hidden file beside the path, so that the path itself can be replaced; the system gives it free when
-    the process ends, however it ends.
+    The lock is a hidden file beside the path, so that the path itself can be replaced; the system releases it when the
+    process ends, however it ends.
 
     Args:
         path: a file or folder, there or yet to be made; the folder it lies in is made if need be.
-        waiting: called once where another process has to be awaited.
+        wait: whether to wait while another process is in its block.
+        waiting: called once where another process has to be waited for.
+
+    Raises:
+        BlockingIOError: another process is in its block, and ``wait`` is False.
+        OSError: the folder that the path lies in cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("a") as file:
         if not lock(file, wait=False):
+            if not wait:
+                raise BlockingIOError(f"another process has locked {path}")
             if waiting is not None:
                 waiting()
             lock(file, wait=True)
@@ -72,7 +81,7 @@ def lock(file: IO[Any], *, wait: bool) -> bool:
 
     Args:
         file: the file.
-        wait: whether to wait until whoever has the lock gives it free.
+        wait: whether to wait until whoever has the lock releases it.
 
     Returns:
         Whether the lock is ours; True where the system has no locks.

@@ -1,4 +1,4 @@
-"""How a transfer gradient may be bounded by the main one; see `svdistill.gradients.combine`."""
+"""How a transfer gradient may be bounded by the main one, by name. Knows no torch."""
 
 from typing import Literal, get_args
 

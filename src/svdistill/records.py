@@ -4,7 +4,9 @@ import json
 import math
 import os
 import platform
+import re
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,21 @@ import yaml
 
 from svdistill.atomic import write_atomically
 from svdistill.errors import DataError
+
+# Where the files lie, on what the run runs and how often it saves: none of it changes the result beyond rounding.
+MACHINE_KEYS = (
+    "data.root",
+    "train.device",
+    "train.compile",
+    "train.channels_last",
+    "train.recompute",
+    "train.checkpoint_minutes",
+    "teacher.shard",
+)
+
+_RECIPE = "recipe.yaml"
+# A run that was renamed to make room for a fresh one: its seed and digest, then when that was.
+_SET_ASIDE = re.compile(r"\.\d{8}-\d{6}(\.\d+)?$")
 
 
 def environment() -> dict[str, Any]:
@@ -40,12 +57,13 @@ class RunRecord:
 
     ===========================  =======================================================================
     ``recipe.yaml``              the full recipe
+    ``data.json``                which images and which teacher it was made with
     ``environment.json``         versions, processor, GPU, threads
-    ``metrics.jsonl``            one line an epoch; ``epoch`` is the number of epochs done, so the first is 1
+    ``metrics.jsonl``            one line for each epoch; ``epoch`` is the number of epochs done, so the first is 1
     ``summary.json``             written last: where it is, the run has finished
     ``student.safetensors``      the trained network alone
     ``insight.npz``              spectra, singular vectors, a few images and the confusion matrix, for the report
-    ``checkpoints/last.pt``      everything needed to go on
+    ``checkpoints/last.pt``      everything needed to resume
     ``checkpoints/best.pt``      the same, of the epoch with the best accuracy
     ``tensorboard/``             training curves
     ===========================  =======================================================================
@@ -57,11 +75,12 @@ class RunRecord:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.student = self.path / "student.safetensors"
-        self.insight = self.path / "insight.npz"
+        self.data = self.path / "data.json"
+        self.diagnostics = self.path / "insight.npz"
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.tensorboard = self.path / "tensorboard"
-        self._recipe = self.path / "recipe.yaml"
+        self._recipe = self.path / _RECIPE
         self._environment = self.path / "environment.json"
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
@@ -96,6 +115,36 @@ class RunRecord:
             ) from error
         return record
 
+    @classmethod
+    def find(cls, folder: str | os.PathLike[str], *, deep: bool = True) -> list["RunRecord"]:
+        """Find the runs in a folder, in order of their paths; those that were renamed to make room are left out.
+
+        Args:
+            folder: where to look.
+            deep: whether at any depth, or in its own subfolders alone.
+        """
+        files = sorted(Path(folder).glob(f"{'**' if deep else '*'}/{_RECIPE}"))
+        return [cls(file.parent) for file in files if not _SET_ASIDE.search(file.parent.name)]
+
+    def set_aside(self) -> Path | None:
+        """Rename the folder, so that the run can be made afresh and nothing is lost.
+
+        Returns:
+            Where it is now; None where there was none.
+        """
+        if not self.path.exists():
+            return None
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        names = (f"{self.path.name}.{stamp}{suffix}" for suffix in ("", *(f".{n}" for n in range(1, 1000))))
+        target = next(path for name in names if not (path := self.path.with_name(name)).exists())
+        self.path.rename(target)
+        return target
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder is that of a run."""
+        return self._recipe.exists()
+
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
@@ -122,7 +171,7 @@ class RunRecord:
         return _from_json(_read(self._summary), self._summary)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return one mapping an epoch, in order; a last line cut off by an interruption is left out.
+        """Return one mapping for each epoch, in order; a last line cut off by an interruption is left out.
 
         Raises:
             DataError: any other line is damaged; the message names it.
@@ -168,7 +217,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; is {path.parent} the folder of a run that came so far?") from error
+        raise DataError(f"{path} is missing; is {path.parent} the folder of a run that got that far?") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}); restore it, or remove the run's folder and train again"
@@ -178,7 +227,7 @@ def _read(path: Path) -> str:
 def _mapping(content: Any, path: Path, where: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(
-            f"{path}{where} is damaged (no mapping); restore it, or remove the run's folder and train again"
+            f"{path}{where} is damaged (not a mapping); restore it, or remove the run's folder and train again"
         )
     return content
 

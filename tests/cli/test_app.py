@@ -114,7 +114,7 @@ def test_too_little_memory(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 
 def test_interrupt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C says that the run goes on when called again, status 130."""
+    """Ctrl-C says that the run resumes when called again, status 130."""
     from svdistill import jobs
 
     def interrupted(*_: object, **__: object) -> None:

@@ -55,7 +55,7 @@ def test_seeds_that_are_none(text: str) -> None:
         (["digits/svd", "loss.rnk=[1,2]"], "loss.rnk: unknown key"),
         (["digits/svd", "--seeds", "none"], "Invalid value for '--seeds': 'none': expected how many"),
         (["digits/svd", "--jobs", "0"], "Invalid value for '--jobs'"),
-        (["digits/svd", "--on", "rays"], "no place 'rays' to train on; did you mean 'ray'"),
+        (["digits/svd", "--on", "rays"], "no backend 'rays'; did you mean 'ray'"),
         (["digits/sdv"], "no recipe 'digits/sdv'; did you mean 'digits/svd'"),
         (["digits/student"], "method 'soft-target' needs a teacher, and digits/student has none"),
     ],
@@ -95,7 +95,7 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_goes_on_after_everything_was_killed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_resumes_after_everything_was_killed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The parent dies of SIGKILL, its workers follow, and the same command finishes what they had begun."""
     arguments = ["compare", *SMALL, "train.epochs=25", "--seeds", "1", "--jobs", "2"]
     with subprocess.Popen([sys.executable, "-m", "svdistill", *arguments], stderr=subprocess.DEVNULL) as parent:
@@ -114,7 +114,7 @@ def test_goes_on_after_everything_was_killed(capsys: pytest.CaptureFixture[str],
 
     assert app.run(arguments) == 0
     out, err = capsys.readouterr()
-    assert f"svd seed 0: begins, goes on after epoch {done}" in err or f"after epoch {done - 1}" in err
+    assert f"svd seed 0: resumes after epoch {done}" in err or f"after epoch {done - 1}" in err
     assert len(Run(folder).metrics) == 25
     assert next(tmp_path.glob("runs/digits/teacher/0-*/summary.json")).stat().st_mtime_ns == teacher
     assert "digits/svd: 2 methods, 1 seed" in out
@@ -128,16 +128,16 @@ def test_goes_on_after_everything_was_killed(capsys: pytest.CaptureFixture[str],
 
 
 def test_tables_that_cannot_be_written_stop_nothing(tmp_path: Path) -> None:
-    """A full disk is told, and training goes on."""
+    """A full disk is reported, and training continues."""
     planned = sweep.plan("digits/svd", overrides=TINY, methods=["alone"], seeds=[0], runs=tmp_path)
     text = io.StringIO()
-    crowd = CompareProgress(planned, tmp_path / "out", Console(file=text, width=200, color_system=None))
-    with crowd.shown():
+    progress = CompareProgress(planned, tmp_path / "out", Console(file=text, width=200, color_system=None))
+    with progress.shown():
         for file in (tmp_path / "out").iterdir():
             file.unlink()
         (tmp_path / "out").rmdir()
         (tmp_path / "out").write_text("in the way")
-        crowd.ended(Task(planned.members[0].key, planned.members[0].recipe), Outcome("it broke"))
+        progress.ended(Task(planned.members[0].key, planned.members[0].recipe), Outcome("it broke"))
     assert "cannot write the tables to" in text.getvalue()
     assert "1/1  alone seed 0: failed: it broke" in text.getvalue()
 
@@ -150,17 +150,17 @@ def test_the_view_follows_the_runs(terminal: bool, tmp_path: Path) -> None:
     )
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=80, color_system=None)
-    crowd = CompareProgress(planned, tmp_path / "out", console, pause=0)
+    progress = CompareProgress(planned, tmp_path / "out", console, pause=0)
     first, second = (Task(member.key, member.recipe) for member in planned.members)
-    with crowd.shown():
-        crowd.started(first, epochs=4, steps=2, done_epochs=1)
-        crowd.moved(first, done_steps=3, loss=1.25)
-        crowd.measured(first, {"epoch": 2})
-        crowd.measured(first, {"epoch": 3, "accuracy": 0.5})
-        crowd.warned(first, "odd [thing]")
+    with progress.shown():
+        progress.started(first, epochs=4, steps=2, done_epochs=1)
+        progress.stepped(first, done_steps=3, loss=1.25)
+        progress.measured(first, {"epoch": 2})
+        progress.measured(first, {"epoch": 3, "accuracy": 0.5})
+        progress.warned(first, "odd [thing]")
         planned.members[0].settle(Outcome("it broke"))
-        crowd.ended(first, Outcome("it broke"))
-        crowd.waiting(second)
+        progress.ended(first, Outcome("it broke"))
+        progress.postponed(second)
         assert '"error": "it broke"' in (tmp_path / "out" / "comparison.json").read_text()
     lines = text.getvalue()
     assert "2 runs, 0 of them found finished" in lines
@@ -168,13 +168,13 @@ def test_the_view_follows_the_runs(terminal: bool, tmp_path: Path) -> None:
     assert "1/2  alone seed 0: failed: it broke" in lines
     assert "alone seed 1: another process is training it" in lines
     if not terminal:
-        assert "alone seed 0: begins, goes on after epoch 1, 4 × 2 steps" in lines
+        assert "alone seed 0: resumes after epoch 1, 4 × 2 steps" in lines
         assert "0/2 runs" in lines
         assert "alone seed 0: epoch 4/4  loss 1.250  50.0 %" in lines
 
 
 def test_a_failed_run_gives_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The table tells what failed, the files too."""
+    """Table and files say what failed."""
     arguments = ["digits/svd", *TINY, "train.device=cpu", "optimizer.lr=1e30", "train.epochs=3", "--methods", "alone"]
     assert app.run(["compare", *arguments, "--seeds", "1", "--output", "out"]) == 1
     out, err = capsys.readouterr()

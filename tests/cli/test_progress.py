@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes."""
+"""The progress of a run."""
 
 import io
 import re
@@ -31,14 +31,14 @@ def test_lines_do_not_spam() -> None:
 
 
 def test_lines_of_a_resumed_run() -> None:
-    """A run that goes on says after which epoch."""
+    """A run that resumes says after which epoch."""
     out = io.StringIO()
     play(Lines("x", Console(file=out, width=80)), done=27)
-    assert out.getvalue().splitlines()[0] == "x: 30 epochs of 4 steps, goes on after epoch 27"
+    assert out.getvalue().splitlines()[0] == "x: 30 epochs of 4 steps, resumes after epoch 27"
 
 
 def test_bar_stays_with_the_result() -> None:
-    """While a run goes its figures are below the bar; in the end one line of 80 columns has its accuracy."""
+    """While a run is training its figures are below the bar; at the end one line of 80 columns has its accuracy."""
     out = io.StringIO()
     play(Bar("fashion-mnist/soft-target seed 0", Console(file=out, width=80, force_terminal=True, color_system=None)))
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())

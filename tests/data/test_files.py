@@ -102,7 +102,7 @@ def test_batches_of_any_size(folder: Path, sizes: list[int]) -> None:
 
 def test_workers_are_shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two training processes on one machine start half as many workers each, but one at least."""
-    monkeypatch.setattr("svdistill.data.files._processors", lambda: 2)
+    monkeypatch.setattr("svdistill.data.files.usable_cores", lambda: 2)
 
     def started() -> int:
         batches = file_set(folder).batches(torch.arange(NUMBER).split(9))

@@ -1,9 +1,10 @@
-"""Training without the teacher: what it knows is stored once, found again, and refused where it is stale."""
+"""Training without the teacher: what is stored of it is made once, found again, and refused where it is stale."""
 
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from svdistill import jobs, nets, recipes
 from svdistill.errors import CheckpointError, DataError, RecipeError
 from svdistill.jobs import NoCallbacks, Run
 from svdistill.recipes import Recipe, build
+from svdistill.recipes.images import Images, batches, load_images, noise
+from svdistill.recipes.weights import load_teacher, save
 from svdistill.teacher_cache import TeacherCache
 
 TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
@@ -112,7 +115,7 @@ def test_training_without_the_teacher_is_training_with_it(
     for key in ("loss", "transfer"):
         assert last(stored, key) == pytest.approx(last(live, key), rel=0.02), key
     assert stored.summary["train_images"] == 20
-    insight = np.load(stored.record.insight)
+    insight = np.load(stored.record.diagnostics)
     assert "student_spectrum" in insight
     assert "teacher_spectrum" not in insight
 
@@ -127,20 +130,20 @@ def test_training_without_the_teacher_is_training_with_it(
 def test_every_batch_of_training_finds_its_own(runs: Path, more: list[str]) -> None:
     """Each loss of each batch, images without labels included, is the live one; that of other views is not."""
     recipe = recipes.load("digits/svd", [*SETTINGS, "data.unlabelled.size=30", "teacher.views=3", *more])
-    images, parent = build.images(recipe), recipes.teacher_of(recipe)
+    images, parent = load_images(recipe), recipes.teacher_of(recipe)
     (weights,) = runs.glob("digits/teacher/*/student.safetensors")
     known = TeacherCache.open(jobs.cache(recipe, runs=runs).path)
     torch.manual_seed(0)
     student = build.model(recipe, images)
-    live = build.distiller(recipe, student, build.teacher(weights, images), teacher_recipe=parent)
+    live = build.distiller(recipe, student, load_teacher(weights, images), teacher_recipe=parent)
     stored = build.distiller(recipe, student, known, teacher_recipe=parent)
     for one in (live, stored):
         torch.manual_seed(1)
-        one.prepare(build.noise(images))
-    batches, apart = build.batches(recipe, images), dict.fromkeys(live.losses, 0.0)
+        one.prepare(noise(images))
+    stream, apart = batches(recipe, images), dict.fromkeys(live.losses, 0.0)
     with torch.no_grad():
         for _ in range(3):
-            for batch in batches.epoch():
+            for batch in stream.epoch():
                 assert {True, False} == set((batch.indices < 20).tolist())
                 expected = live(batch.images).terms
                 found = stored(batch.images, indices=batch.indices, views=batch.views).terms
@@ -167,12 +170,12 @@ def test_training_makes_what_is_missing_and_does_not_depend_on_who_made_it(runs:
 def test_views_are_fewer_images(runs: Path) -> None:
     """With one view, each image comes as the same pixels in every epoch."""
     recipe = recipes.load("digits/svd", [*SETTINGS, "teacher.views=1"])
-    images = build.images(recipe)
+    images = load_images(recipe)
     seen = {
         (int(index), pixels.numpy().tobytes())
-        for batches in [build.batches(recipe, images)]
+        for stream in [batches(recipe, images)]
         for _ in range(3)
-        for batch in batches.epoch()
+        for batch in stream.epoch()
         for index, pixels in zip(batch.indices, batch.images, strict=True)
     }
     assert len(seen) == 20
@@ -219,7 +222,7 @@ def test_what_changes_nothing_of_the_teachers_side_shares_it(runs: Path) -> None
 
 
 def test_a_teacher_that_was_trained_again(runs: Path) -> None:
-    """The old knowledge lies where the new one is looked for: it is refused with the reason; --fresh replaces it."""
+    """The old cache lies where the new one is looked for: it is refused with the reason; --fresh replaces it."""
     old = cache("views=2", runs=runs)
     (weights,) = runs.glob("digits/teacher/*/student.safetensors")
     network = nets.load(weights)
@@ -227,7 +230,7 @@ def test_a_teacher_that_was_trained_again(runs: Path) -> None:
         next(network.parameters()).mul_(2)
     spec = nets.spec(weights)
     recipe = recipes.lineage(recipes.load("digits/svd", SETTINGS))[1]
-    build.save(network, weights, recipe=recipe, images=build.images(recipe))
+    save(network, weights, recipe=recipe, images=load_images(recipe))
     assert nets.spec(weights) == spec
     for call in (cache, train):
         with pytest.raises(DataError, match=r"is of another teacher.*svdistill cache RECIPE --fresh"):
@@ -262,15 +265,14 @@ def test_a_teacher_whose_file_is_gone_or_cut_off(runs: Path) -> None:
 def test_other_images_of_the_same_name(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels are compared, not names."""
     cache("views=2", runs=runs)
-    load = build.images
 
-    def changed(recipe: Recipe, **options: Any) -> build.Images:
-        found = load(recipe, **options)
+    def changed(recipe: Recipe, **options: Any) -> Images:
+        found = load_images(recipe, **options)
         if recipe.teacher is not None:
             found.train.images[0, 0, 0, 0] ^= 1  # type: ignore[attr-defined]
         return found
 
-    monkeypatch.setattr(build, "images", changed)
+    monkeypatch.setattr(import_module("svdistill.jobs.train"), "load_images", changed)
     with pytest.raises(DataError, match="is of other training images"):
         cache("views=2", runs=runs)
 

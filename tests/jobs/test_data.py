@@ -7,7 +7,7 @@ import pytest
 from tests.data.pictures import tree
 
 from svdistill.errors import DataError, RecipeError
-from svdistill.jobs.data import samples
+from svdistill.jobs.data import Variation, samples
 
 
 def test_samples_of_digits() -> None:
@@ -22,7 +22,7 @@ def test_samples_of_digits() -> None:
 
 def test_seed() -> None:
     """The seed fixes how the images are varied, and not which they are."""
-    first, same, other = (samples("digits", seed=seed) for seed in (1, 1, 2))
+    first, same, other = (samples("digits", variation=Variation(seed=seed)) for seed in (1, 1, 2))
     assert np.array_equal(first.varied, same.varied)
     assert np.array_equal(first.images, other.images)
     assert not np.array_equal(first.varied, other.varied)
@@ -30,7 +30,7 @@ def test_seed() -> None:
 
 def test_without_augmentation() -> None:
     """Where nothing is varied, both halves are the same to the last bit."""
-    drawn = samples("digits", flip=False, rotation=0.0, shift=0)
+    drawn = samples("digits", variation=Variation(flip=False, rotation=0.0, shift=0))
     assert np.array_equal(drawn.images, drawn.varied)
 
 
@@ -64,4 +64,4 @@ def test_impossible() -> None:
     with pytest.raises(RecipeError, match="did you mean 'digits'"):
         samples("digit")
     with pytest.raises(RecipeError, match="rotation is 200"):
-        samples("digits", rotation=200.0)
+        samples("digits", variation=Variation(rotation=200.0))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from svdistill.data import ImageSet
 from svdistill.errors import OptionError, ShapeError, SvdistillWarning
-from svdistill.jobs.diagnostics import insight, write_diagnostics
+from svdistill.jobs.diagnostics import Tapped, diagnose, write_diagnostics
 from svdistill.records import RunRecord
 
 
@@ -58,7 +58,7 @@ def nets() -> tuple[Net, Net]:
 def test_spectrum_and_vectors_are_those_of_the_full_svd(images: Tensor, nets: tuple[Net, Net]) -> None:
     """LAPACK's SVD of each image's matrix gives the same shares and the same leading vectors."""
     student, teacher = nets
-    found = insight(student, teacher, images=images, student_taps=TAPS, teacher_taps=TAPS, pictures=2)
+    found = diagnose(Tapped(student, TAPS), Tapped(teacher, TAPS), images=images, pictures=2)
     maps = student.one(images).flatten(2).mT.double()
     _, s, v = torch.linalg.svd(maps, full_matrices=False)
     share = (s.square() / s.square().sum(1, keepdim=True)).mean(0)
@@ -76,29 +76,27 @@ def test_spectrum_and_vectors_are_those_of_the_full_svd(images: Tensor, nets: tu
 
 def test_student_alone(images: Tensor, nets: tuple[Net, Net]) -> None:
     """Without a teacher there are its spectra and vectors, and nothing of a teacher."""
-    found = insight(nets[0], images=images, student_taps=TAPS)
+    found = diagnose(Tapped(nets[0], TAPS), images=images)
     assert not [name for name in found if "teacher" in name or name == "alignment"]
     assert found["student_vectors_1"].shape == (3, 4)
 
 
 def test_no_taps(images: Tensor, nets: tuple[Net, Net]) -> None:
     """A network of which no taps are known has no spectra."""
-    assert insight(nets[0], images=images, student_taps=()) == {}
+    assert diagnose(Tapped(nets[0]), images=images) == {}
 
 
 def test_unequal_widths(images: Tensor) -> None:
     """Vectors of unlike length have no alignment, unless something lifts the student's maps."""
     student, teacher = Net(3, 2), Net(5, 4)
-    found = insight(student, teacher, images=images, student_taps=TAPS, teacher_taps=TAPS)
+    found = diagnose(Tapped(student, TAPS), Tapped(teacher, TAPS), images=images)
     assert np.isnan(found["alignment"]).all()
     assert (found["student_vectors_0"].shape[1], found["teacher_vectors_0"].shape[1]) == (3, 5)
     lifts = nn.ModuleList([nn.Conv2d(3, 5, 1), nn.Conv2d(2, 4, 1)])
-    found = insight(
-        student,
-        teacher,
+    found = diagnose(
+        Tapped(student, TAPS),
+        Tapped(teacher, TAPS),
         images=images,
-        student_taps=TAPS,
-        teacher_taps=TAPS,
         lift=lambda maps: [lift(m) for lift, m in zip(lifts, maps, strict=True)],
     )
     assert np.isfinite(found["alignment"]).all()
@@ -122,7 +120,7 @@ def test_unequal_widths(images: Tensor) -> None:
 def test_degenerate_maps(feature: Tensor) -> None:
     """Zero, broken, constant, tiny and huge maps, one position, one channel: numbers or NaN, no error."""
     net, images = Gives(feature), torch.zeros(20, 1, 4, 4)
-    found = insight(net, net, images=images, student_taps=["tap"], teacher_taps=["tap"])
+    found = diagnose(Tapped(net, ["tap"]), Tapped(net, ["tap"]), images=images)
     broken = not feature.isfinite().all() or not feature.any()
     assert np.isnan(found["student_spectrum"]).all() == broken
     assert np.isfinite(found["student_vectors_0"]).all()
@@ -134,9 +132,9 @@ def test_degenerate_maps(feature: Tensor) -> None:
 def test_broken_images_are_left_out() -> None:
     """A mean over the images is one over those that have a spectrum."""
     feature = torch.randn(20, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    whole = insight(Gives(feature[:10]), images=torch.zeros(10, 1, 4, 4), student_taps=["tap"])
+    whole = diagnose(Tapped(Gives(feature[:10]), ["tap"]), images=torch.zeros(10, 1, 4, 4))
     feature[10:, 0, 0, 0] = torch.nan
-    found = insight(Gives(feature), images=torch.zeros(10, 1, 4, 4), student_taps=["tap"])
+    found = diagnose(Tapped(Gives(feature), ["tap"]), images=torch.zeros(10, 1, 4, 4))
     np.testing.assert_array_equal(found["student_spectrum"], whole["student_spectrum"])
 
 
@@ -144,8 +142,8 @@ def test_tokens() -> None:
     """(B, N, D) is taken as it is, without the leading tokens that are to be dropped."""
     tokens = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0))
     images = torch.zeros(4, 1, 4, 4)
-    found = insight(Gives(tokens), images=images, student_taps=["tap"], student_drop_tokens=1)
-    plain = insight(Gives(tokens[:, 1:]), images=images, student_taps=["tap"])
+    found = diagnose(Tapped(Gives(tokens), ["tap"], drop_tokens=1), images=images)
+    plain = diagnose(Tapped(Gives(tokens[:, 1:]), ["tap"]), images=images)
     np.testing.assert_array_equal(found["student_vectors_0"], plain["student_vectors_0"])
 
 
@@ -153,11 +151,11 @@ def test_errors(images: Tensor, nets: tuple[Net, Net]) -> None:
     """Unknown taps, taps of different number, and outputs that are no maps."""
     student, teacher = nets
     with pytest.raises(OptionError, match="no submodule 'three'"):
-        insight(student, images=images, student_taps=["three"])
+        diagnose(Tapped(student, ["three"]), images=images)
     with pytest.raises(ShapeError, match="2 student taps came with 1"):
-        insight(student, teacher, images=images, student_taps=TAPS, teacher_taps=["one"])
+        diagnose(Tapped(student, TAPS), Tapped(teacher, ["one"]), images=images)
     with pytest.raises(ShapeError, match="a tap gave"):
-        insight(Gives(torch.zeros(20, 2, 2, 2, 2)), images=images, student_taps=["tap"])
+        diagnose(Tapped(Gives(torch.zeros(20, 2, 2, 2, 2)), ["tap"]), images=images)
 
 
 def image_set(count: int = 90, *, side: int = 8) -> ImageSet:
@@ -173,15 +171,15 @@ def test_written_at_the_end_of_a_run(tmp_path, nets: tuple[Net, Net]) -> None:
     """The file has the confusion matrix, pictures of unlike classes and the spectra, and is small."""
     record = RunRecord(tmp_path)
     test = image_set(side=100)
-    write_diagnostics(record, *nets, test=test, **STATISTICS, student_taps=TAPS, teacher_taps=TAPS)
-    with np.load(record.insight, allow_pickle=False) as found:
+    write_diagnostics(record, *(Tapped(net, TAPS) for net in nets), test=test, **STATISTICS)
+    with np.load(record.diagnostics, allow_pickle=False) as found:
         assert found["confusion"].sum(1).tolist() == [30, 30, 30]
         assert found["labels"].tolist() == [0, 1, 2]
         assert found["images"].shape == (3, 1, 64, 64)
         assert [found["images"][i].flat[0] // 30 for i in range(3)] == [0, 1, 2]
         assert found["classes"].tolist() == ["a", "b", "c"]
         assert found["student_spectrum"].shape[0] == found["teacher_spectrum"].shape[0] == 2
-    assert record.insight.stat().st_size < 300_000
+    assert record.diagnostics.stat().st_size < 300_000
     assert [path.name for path in tmp_path.iterdir()] == ["insight.npz"]
 
 
@@ -189,9 +187,9 @@ def test_a_finished_training_never_fails(tmp_path, nets: tuple[Net, Net]) -> Non
     """What goes wrong is a warning, and what was found before it is kept."""
     record = RunRecord(tmp_path / "run")
     with pytest.warns(SvdistillWarning, match="incomplete"):
-        write_diagnostics(record, nets[0], test=image_set(4), **STATISTICS, student_taps=["three"])
-    with np.load(record.insight) as found:
+        write_diagnostics(record, Tapped(nets[0], ["three"]), test=image_set(4), **STATISTICS)
+    with np.load(record.diagnostics) as found:
         assert sorted(found) == ["classes", "confusion", "images", "labels"]
     (tmp_path / "file").write_text("")
     with pytest.warns(SvdistillWarning, match="incomplete"):
-        write_diagnostics(RunRecord(tmp_path / "file"), nets[0], test=image_set(4), **STATISTICS)
+        write_diagnostics(RunRecord(tmp_path / "file"), Tapped(nets[0]), test=image_set(4), **STATISTICS)

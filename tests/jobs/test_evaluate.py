@@ -36,7 +36,7 @@ def test_wrong_paths(run: Run, tmp_path: Path) -> None:
     """Nothing there, no run, an unfinished run and a damaged file are told apart."""
     with pytest.raises(DataError, match="there is no run and no file"):
         jobs.evaluate(tmp_path / "nothing")
-    with pytest.raises(DataError, match="is no run's folder"):
+    with pytest.raises(DataError, match="is not the folder of a run"):
         jobs.evaluate(tmp_path)
     (tmp_path / "recipe.yaml").write_text("seed: 0")
     with pytest.raises(DataError, match="has not finished"):

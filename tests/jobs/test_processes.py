@@ -53,7 +53,7 @@ def test_a_teacher_that_others_train_is_awaited(together):
     assert run.finished
     assert [line["epoch"] for line in run.metrics] == [1, 2]
     assert json.loads((run.path / "environment.json").read_text())["processes"] == 2
-    assert run.record.insight.exists()
+    assert run.record.diagnostics.exists()
 
 
 def test_what_is_stored_of_a_teacher_serves_all(together):

@@ -401,7 +401,7 @@ def test_helpers_stay_behind(shared: Path) -> None:
     assert run.summary["accuracy"] == run.metrics[-1]["accuracy"]
     assert run.summary["best_epoch"] in (3, 4)
     assert run.summary["train_images"] == 20
-    assert run.record.insight.exists()
+    assert run.record.diagnostics.exists()
 
 
 def test_images_without_labels_change_the_student_but_not_its_labels(shared: Path) -> None:

@@ -29,7 +29,7 @@ def measure(network):
 
 def look_inside(network):
     """Take its maps for the report."""
-    diagnostics._maps(network, ["block2"], IMAGES, 0)
+    diagnostics._maps(diagnostics.Tapped(network, ["block2"]), IMAGES)
 
 
 def prepare(network):

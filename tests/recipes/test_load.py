@@ -100,9 +100,9 @@ def test_own_file_extends(tmp_path: Path) -> None:
     ("text", "match"),
     [
         ("a: [1", "is not valid YAML"),
-        ("just words", "is no recipe"),
-        ("[1, 2]", "is no recipe"),
-        ("", "is no recipe"),
+        ("just words", "is not a recipe"),
+        ("[1, 2]", "is not a recipe"),
+        ("", "is not a recipe"),
         ("extends: me.yaml", "in a circle"),
         ("extends: [1]", "extends: expected a recipe's name"),
         ("extends: digits/svd\nsed: 1", "^sed: unknown key; did you mean 'seed'"),
@@ -117,7 +117,7 @@ def test_wrong_files(tmp_path: Path, text: str, match: str) -> None:
 
 
 def test_binary_file(tmp_path: Path) -> None:
-    """A file that is no text is refused."""
+    """A file that is not text is refused."""
     (tmp_path / "me.yaml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         recipes.load(tmp_path / "me.yaml")
@@ -148,7 +148,7 @@ def test_teacher_with_help_of_its_own() -> None:
 
 
 def test_teacher_of_another_data_set_keeps_its_folder() -> None:
-    """The student's data folder is no folder of another data set."""
+    """The student's data folder is not that of another data set."""
     teacher = recipes.teacher_of(recipes.load("digits/svd", ["data.root=/a", "teacher.recipe=fashion-mnist/teacher"]))
     assert teacher is not None
     assert teacher.data.root is None

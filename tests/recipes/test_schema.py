@@ -75,7 +75,7 @@ def test_teacher_has_one_source() -> None:
     ],
 )
 def test_milestone_epochs(milestones: str, epochs: int, expected: tuple[int, ...]) -> None:
-    """Shares follow the number of epochs, rounded up; one that falls on the end is left out."""
+    """Fractions follow the number of epochs, rounded up; one that falls on the end is left out."""
     recipe = recipes.load("digits/teacher", [f"train.milestones={milestones}", f"train.epochs={epochs}"])
     assert recipe.train.milestone_epochs == expected
 
@@ -144,7 +144,7 @@ def test_digest_covers_the_teacher() -> None:
             r"^loss\.stage: no 'third'; expected 'first' or 'second' or 'both'",
         ),
         (["teacher=null", "loss=null", "train.first_stage=3"], r"^train\.first_stage: no loss takes part in it"),
-        (["train.first_stage=1.5"], r"^train\.first_stage: expected epochs .* a share of them .*; got 1\.5$"),
+        (["train.first_stage=1.5"], r"^train\.first_stage: expected epochs .* a fraction of them .*; got 1\.5$"),
         (["train.first_stage=-1"], r"^train\.first_stage: .* got -1$"),
         (["train.first_stage=true"], r"^train\.first_stage: .* got True$"),
         (["train.first_stage=half"], r"^train\.first_stage: .* got 'half'$"),
@@ -192,7 +192,7 @@ def test_what_does_not_fit_together(overrides: list[str], match: str) -> None:
     ],
 )
 def test_first_stage_epochs(first: str, epochs: int, expected: int) -> None:
-    """A share of the epochs of the main task, rounded up; a whole number as it is; 0 is one stage."""
+    """A fraction of the epochs of the main task, rounded up; a whole number as it is; 0 is one stage."""
     recipe = recipes.load("digits/svd", [f"train.first_stage={first}", f"train.epochs={epochs}"])
     assert recipe.train.first_stage_epochs == expected
     assert recipe.method == ("svd-two-stage" if expected else "svd")

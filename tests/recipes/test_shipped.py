@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from svdistill import data, nets, recipes, training
 from svdistill.recipes import Recipe, build
+from svdistill.recipes.images import Images, batches, noise
+from svdistill.recipes.naming import check_names
 
 # Enough to tell a batch's images apart; the images are as large, the networks as wide as the recipe says.
 BATCH = 4
@@ -27,7 +29,7 @@ BENCHMARK = ("teacher", "student", "soft-target", "fitnet", "attention", "fsp", 
 
 
 @cache
-def made_up(name: str, image_size: int | None, batch: int) -> build.Images:
+def made_up(name: str, image_size: int | None, batch: int) -> Images:
     """Return images of noise in the shape and with the classes of a data set."""
     described = data.describe(name)
     channels, height, width = described.shape or (3, 0, 0)
@@ -38,10 +40,10 @@ def made_up(name: str, image_size: int | None, batch: int) -> build.Images:
     labels = torch.randint(0, classes, (batch,), generator=generator)
     images = data.ImageSet(pixels, labels, tuple(map(str, range(classes))))
     mean, std = data.channel_statistics(images)
-    return build.Images(images, images, mean, std)
+    return Images(images, images, mean, std)
 
 
-def images_for(recipe: Recipe) -> build.Images:
+def images_for(recipe: Recipe) -> Images:
     """Return made-up images for a recipe."""
     return made_up(recipe.data.name, recipe.data.image_size, 2 * BATCH)
 
@@ -69,7 +71,7 @@ def test_two_steps(name: str) -> None:
     """Student, teacher, taps and losses fit, and two steps of each stage change the student and not the teacher."""
     recipe = loaded(name)
     images, parent = images_for(recipe), recipes.teacher_of(recipe)
-    build.check_names(*recipes.lineage(recipe))
+    check_names(*recipes.lineage(recipe))
     torch.manual_seed(0)
     student = build.model(recipe, images)
     teacher = None
@@ -79,15 +81,15 @@ def test_two_steps(name: str) -> None:
         model = parent.model
         teacher = teacher_for(model.name, model.width, images.train.num_classes, images.shape[0])
     distiller = build.distiller(recipe, student, teacher, teacher_recipe=parent)
-    assert distiller.prepare(build.noise(images)) == (), "teacher and student of a shipped pair have equal widths"
+    assert distiller.prepare(noise(images)) == (), "teacher and student of a shipped pair have equal widths"
     distiller.train()
     optimizer = build.optimizer(recipe, distiller)
     engine = training.launch(device="cpu", precision="32-true", seed=0)
-    batches = iter(build.batches(recipe, images).epoch())
+    stream = iter(batches(recipe, images).epoch())
     before_teacher = [] if teacher is None else state(teacher)
     stages = build.stages(recipe)
     assert len(stages) == (2 if recipe.train.first_stage_epochs else 1)
-    drawn = [next(batches) for _ in range(2)]
+    drawn = [next(stream) for _ in range(2)]
     for stage in stages:
         before = state(student)
         for pixels, labels, *_ in drawn:

@@ -30,7 +30,7 @@ def make_run(
     size: int = 1000,
     epochs: int = 6,
     finished: bool = True,
-    insight: bool = True,
+    diagnostics: bool = True,
     metrics: Sequence[Mapping[str, Any]] | None = None,
     summary: Mapping[str, Any] | None = None,
     **settings: Any,
@@ -58,8 +58,8 @@ def make_run(
     record.student.write_bytes(b"weights of the teacher" if teacher else b"weights")
     noted = hashlib.sha256(b"weights of the teacher").hexdigest() if helped else None
     (record.path / "data.json").write_text(json.dumps({"labels": "…", "teacher": noted}))
-    if insight:
-        np.savez_compressed(record.insight, **make_insight(seed, helped=helped))
+    if diagnostics:
+        np.savez_compressed(record.diagnostics, **make_diagnostics(seed, helped=helped))
     if finished:
         costs = {"parameters": 678_106 if teacher else 231_290, "flops": 30_000_000 if teacher else 6_000_000}
         times = {"train_images": 60_000 if teacher else size, "epochs": epochs, "seconds": 963.0 + seed}
@@ -77,7 +77,7 @@ def _epoch(epoch: int, epochs: int, last: float, *, helped: bool, method: str) -
     return {**line, "accuracy": last * (1 - 0.5 / epoch) if epoch < epochs else last}
 
 
-def make_insight(seed: int = 0, *, helped: bool = True, images: int = 2) -> dict[str, Any]:
+def make_diagnostics(seed: int = 0, *, helped: bool = True, images: int = 2) -> dict[str, Any]:
     """Return what ``insight.npz`` holds, of three taps."""
     random = np.random.default_rng(seed)
     spectrum = np.full((3, 8), np.nan, dtype=np.float32)

@@ -98,7 +98,7 @@ def test_variants_of_a_method(tmp_path: Path) -> None:
 
 
 def test_runs_of_an_older_version(tmp_path: Path) -> None:
-    """A setting that they do not know is no difference, and their method is told from the loss."""
+    """A setting that they do not know does not count as a difference, and their method is told from the loss."""
     make_run(tmp_path, "svd", 0, train={"epochs": 6, "first_stage": 0, "evaluate_every": 1}, summary={"method": "svd"})
     make_run(tmp_path, "svd", 1, train={"epochs": 6})
     assert [run.seed for run in only(collect([tmp_path]))["svd"].runs] == [0, 1]
@@ -146,7 +146,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "missing", "there is no"),
         (tmp_path, "holds no run"),
-        (tmp_path / "note.txt", "is no comparison"),
+        (tmp_path / "note.txt", "is not a comparison"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             collect([path])
@@ -192,15 +192,15 @@ def test_damaged(tmp_path: Path, name: str, content: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half", b"nonsense"])
-def test_damaged_insight(tmp_path: Path, content: bytes) -> None:
+def test_damaged_diagnostics(tmp_path: Path, content: bytes) -> None:
     """Without what the networks look like inside there is still a run to tell about."""
     run = make_run(tmp_path, "svd")
     whole = (run / "insight.npz").read_bytes()
     for damage in (content, whole[: len(whole) // 2], whole[:200] + bytes(200) + whole[400:]):
         (run / "insight.npz").write_bytes(damage)
-        assert isinstance(dict(read(run).insight), dict)
+        assert isinstance(dict(read(run).diagnostics), dict)
     (run / "insight.npz").write_bytes(content)
-    assert read(run).insight == {}
+    assert read(run).diagnostics == {}
 
 
 def test_comparison(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_comparison(tmp_path: Path) -> None:
 def test_foreign_comparison(tmp_path: Path, content: str) -> None:
     """A file of something else, or a comparison of which nothing is there."""
     (tmp_path / "comparison.json").write_text(content)
-    with pytest.raises(DataError, match=r"is no comparison|names no run"):
+    with pytest.raises(DataError, match=r"is not a comparison|names no run"):
         collect([tmp_path / "comparison.json"])
 
 

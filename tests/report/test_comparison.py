@@ -195,4 +195,4 @@ def test_plan_table() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2 runs, 1 of them found finished" in text
     assert "svd rank=2" in text
-    assert "goes on" in text
+    assert "to be resumed" in text

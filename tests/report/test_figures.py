@@ -17,7 +17,9 @@ from svdistill.report.collect import Key
 from svdistill.report.figures import Bar, Line
 from svdistill.report.methods import looks
 from svdistill.report.statistics import Interval
+from svdistill.report.svg import NARROW, Frame
 
+FRAME = Frame("f", "t")
 ALONE, SVD = looks([Key("alone"), Key("svd")]).values()
 LINES = [Line(ALONE, [1, 2, 3], [[0.5, 0.6, 0.7], [0.4, 0.6, 0.8]]), Line(SVD, [2, 3], [[0.7, 0.75]])]
 ROWS = [(SVD, Interval(1.0, 0.5, 1.5), [0.8, 1.2]), (ALONE, Interval(-2.0, None, None), [-2.0])]
@@ -25,21 +27,19 @@ WIDE_ROWS = [(SVD, Interval(1.0, -80.0, 82.0), [0.8, 1.2])]
 BARS = [Bar(ALONE, 2.0, 70.0, 69.0, 71.0), Bar(SVD, 2.0, 71.0, None, None), Bar(None, 30.0, 90.0, None, None)]
 SPECTRUM = [(SVD, [0.7, 0.2, 0.1, np.nan]), (None, [1.0, 0.0, 0.0, 0.0])]
 DRAWN: dict[str, Callable[[], str]] = {
-    "curves": lambda: figures.curves(LINES, name="f", title="t", teacher=0.9, scale=100, late=True),
-    "one epoch": lambda: figures.curves([Line(SVD, [1], [[0.5]])], name="f", title="t"),
-    "constant": lambda: figures.curves([Line(SVD, [1, 2], [[0.0, 0.0]])], name="f", title="t"),
-    "logarithmic": lambda: figures.curves(
-        [Line(SVD, [1, 2], [[1e-6, 10.0], [1e-7, 9.0]])], name="f", title="t", log=True
-    ),
-    "many": lambda: figures.curves([Line(SVD, [1, 2], [[0.1, 0.2]] * 2)] * 9, name="f", title="t"),
+    "curves": lambda: figures.curves(LINES, FRAME, teacher=0.9, scale=100, late=True),
+    "one epoch": lambda: figures.curves([Line(SVD, [1], [[0.5]])], FRAME),
+    "constant": lambda: figures.curves([Line(SVD, [1, 2], [[0.0, 0.0]])], FRAME),
+    "logarithmic": lambda: figures.curves([Line(SVD, [1, 2], [[1e-6, 10.0], [1e-7, 9.0]])], FRAME, log=True),
+    "many": lambda: figures.curves([Line(SVD, [1, 2], [[0.1, 0.2]] * 2)] * 9, FRAME),
     "gains": lambda: figures.gains(ROWS, name="f", title="t"),
-    "wide intervals": lambda: figures.gains(WIDE_ROWS, name="f", title="t", width=figures.NARROW),
-    "bars": lambda: figures.bars(BARS, name="f", title="t", x_label="x", joined=True, zero=True),
-    "bars in logarithm": lambda: figures.bars(BARS, name="f", title="t", x_label="x", log=True),
-    "ticks": lambda: figures.bars(BARS, name="f", title="t", x_label="x", ticks=[(2.0, "two"), (30.0, "30")]),
-    "one bar": lambda: figures.bars(BARS[:1], name="f", title="t", x_label="x"),
-    "spectrum": lambda: figures.spectrum(SPECTRUM, name="f", title="t"),
-    "no spectrum": lambda: figures.spectrum([(SVD, [np.nan, np.nan])], name="f", title="t"),
+    "wide intervals": lambda: figures.gains(WIDE_ROWS, name="f", title="t", width=NARROW),
+    "bars": lambda: figures.bars(BARS, FRAME, x_label="x", joined=True, zero=True),
+    "bars in logarithm": lambda: figures.bars(BARS, FRAME, x_label="x", log=True),
+    "ticks": lambda: figures.bars(BARS, FRAME, x_label="x", ticks=[(2.0, "two"), (30.0, "30")]),
+    "one bar": lambda: figures.bars(BARS[:1], FRAME, x_label="x"),
+    "spectrum": lambda: figures.spectrum(SPECTRUM, FRAME),
+    "no spectrum": lambda: figures.spectrum([(SVD, [np.nan, np.nan])], FRAME),
     "confusion": lambda: figures.confusion(np.eye(3) * 4 + 1, ["<a>", "b & c", "d" * 40], title="t"),
     "many classes": lambda: figures.confusion(np.eye(100), list(map(str, range(100))), title="t"),
     "no images": lambda: figures.confusion(np.zeros((2, 2)), ["a", "b"], title="t"),
@@ -88,23 +88,8 @@ def test_gains_are_written_beside_their_bars() -> None:
     """Name, mean and interval stand there; a long name on a narrow figure leaves out the interval."""
     assert {"KD-SVD", "+1.00 (+0.50 to +1.50)", "student alone", "−2.00"} <= set(texts(DRAWN["gains"]()))
     long = SVD._replace(label="FitNets + soft targets, two stages")
-    svg = figures.gains([(long, ROWS[0][1], [1.0])], name="f", title="t", width=figures.NARROW)
+    svg = figures.gains([(long, ROWS[0][1], [1.0])], name="f", title="t", width=NARROW)
     assert {long.label, "+1.00"} <= set(texts(svg))
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [(1.234, 2, "+1.23"), (-1.236, 2, "−1.24"), (0.004, 2, "0.00"), (-0.004, 2, "0.00"), (12.0, 0, "+12")],
-)
-def test_signed(value: float, digits: int, text: str) -> None:
-    """A true minus, and no sign on what rounds to zero."""
-    assert figures.signed(value, digits=digits) == text
-
-
-def test_points() -> None:
-    """An interval that is known is written, a wide one with fewer digits."""
-    assert figures.points(Interval(1.5, None, None)) == "+1.50"
-    assert figures.points(Interval(1.5, -50.25, 53.25)) == "+1.5 (−50.2 to +53.2)"
 
 
 def pixels(address: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.report.runs import CLASSES, make_comparison, make_insight, make_run
+from tests.report.runs import CLASSES, make_comparison, make_diagnostics, make_run
 
 from svdistill.errors import DataError
 from svdistill.report import page
@@ -95,16 +95,16 @@ def test_one_plain_run(tmp_path: Path) -> None:
     """A student alone has curves, spectra and a confusion matrix, and nothing that would need a second method."""
     run = make_run(tmp_path, "alone")
     (run / "insight.npz").unlink()
-    np.savez(run / "insight.npz", **make_insight(helped=False))
+    np.savez(run / "insight.npz", **make_diagnostics(helped=False))
     html = page.render(collect([run]))
     assert sections(html) == ["results", "training", "spectra", "confusion", "runs"]
     assert "Student alone reaches 72.00 %." in words(html)
 
 
 def test_older_runs(tmp_path: Path) -> None:
-    """Without an insight file there are fewer sections."""
-    make_run(tmp_path, "alone", insight=False)
-    make_run(tmp_path, "svd", insight=False)
+    """Without a file of diagnostics there are fewer sections."""
+    make_run(tmp_path, "alone", diagnostics=False)
+    make_run(tmp_path, "svd", diagnostics=False)
     html = page.render(collect([tmp_path]))
     assert sections(html) == ["results", "gain", "training", "health", "runs"]
     assert "on one seed, which proves nothing" in words(html)
@@ -134,17 +134,17 @@ def test_sparse_metrics(tmp_path: Path) -> None:
     assert "Main loss" in text
 
 
-def test_unequal_insights(tmp_path: Path) -> None:
+def test_unequal_diagnostics(tmp_path: Path) -> None:
     """Other widths, other numbers of taps, other images and degenerate maps leave figures out, not the page."""
     make_run(tmp_path, "teacher")
     make_run(tmp_path, "svd")
-    odd = make_insight()
+    odd = make_diagnostics()
     odd["student_vectors_1"] = odd["student_vectors_1"][:, :5]
     odd["student_spectrum"][:] = np.nan
     odd["alignment"][:] = np.nan
     for method, arrays in (
         ("svd-k2", odd),
-        ("alone", {**make_insight(3, helped=False), "images": np.zeros((1, 3, 4, 4), np.uint8)}),
+        ("alone", {**make_diagnostics(3, helped=False), "images": np.zeros((1, 3, 4, 4), np.uint8)}),
         ("soft-target", {name: array for name, array in odd.items() if name in ("classes", "confusion")}),
         ("svd+soft-target", {**odd, "student_spectrum": odd["student_spectrum"][:2]}),
     ):
@@ -158,7 +158,7 @@ def test_unequal_insights(tmp_path: Path) -> None:
 def test_single_tap(tmp_path: Path) -> None:
     """One tap has a spectrum but relates to no other."""
     run = make_run(tmp_path, "svd")
-    arrays = make_insight()
+    arrays = make_diagnostics()
     one = {k: v[:1] for k, v in arrays.items() if k.endswith(("taps", "spectrum")) or k == "alignment"}
     kept = {
         k: v for k, v in arrays.items() if k.endswith("vectors_0") or k in ("images", "labels", "classes", "confusion")
@@ -179,9 +179,9 @@ def test_names_are_text(tmp_path: Path) -> None:
 
 
 def test_tap_and_class_names_are_text(tmp_path: Path) -> None:
-    """Likewise the names in an insight file."""
+    """So are the names in a file of diagnostics."""
     run = make_run(tmp_path, "svd")
-    arrays = make_insight() | {
+    arrays = make_diagnostics() | {
         "classes": np.array([f'<i>{name}"' for name in CLASSES]),
         "student_taps": np.array(['<u>"a', "b&c", "d"]),
     }
@@ -212,7 +212,7 @@ def test_confounded_settings_are_told(tmp_path: Path) -> None:
 def test_many_regimes(tmp_path: Path) -> None:
     """With very many regimes the curves are those of one, and the page says which."""
     for size in range(100, 900, 100):
-        make_run(tmp_path, "svd", size=size, insight=False)
+        make_run(tmp_path, "svd", size=size, diagnostics=False)
     html = page.render(collect([tmp_path]))
     assert html.count("Test accuracy while training") == 2  # wide and narrow
     assert len(re.findall("<caption>", html)) == 8

@@ -5,6 +5,8 @@ from typing import Any
 
 import matplotlib.image
 import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
 
 from svdistill.errors import DataError
 from svdistill.report import plots
@@ -26,12 +28,39 @@ def test_writes_a_png(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
 
 
+def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: Any, **options: Any) -> Figure:
+    """Draw a figure and return it as it was written."""
+    written: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **o: (written.append(self), save(self, *a, **o))[1])
+    plots.training_curves(*arguments, tmp_path / "figure.png", **options)
+    return written[0]
+
+
+def test_shows_the_numbers_of_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means over the epochs, every seed's last accuracy, its mean in words, and the teacher, all in percent."""
+    curves = [plots.Curve("alone", runs(0.8, 0.82)), plots.Curve("soft targets", runs(0.85, 0.87))]
+    lines, ends = draw(tmp_path, monkeypatch, curves, teacher=0.95, title="Digits").axes
+    drawn = [line.get_ydata() for line in lines.lines]
+    assert drawn[0] == pytest.approx([8.1 * (epoch + 1) for epoch in range(10)])
+    assert drawn[1][-1] == pytest.approx(86.0)
+    assert list(drawn[2]) == [95.0, 95.0]
+    dots = [sorted(dots.get_offsets()[:, 1]) for dots in ends.collections if isinstance(dots, PathCollection)]
+    assert dots == [pytest.approx([80.0, 82.0]), pytest.approx([85.0, 87.0])]
+    assert [label.get_text() for label in ends.get_xticklabels()] == ["alone\n81.0", "soft\ntargets\n86.0"]
+    assert "teacher 95.0" in [text.get_text() for text in lines.texts]
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 200])
-def test_any_length(tmp_path: Path, epochs: int) -> None:
-    """A single run of a single epoch is drawn, and so are runs that were cut off at different places."""
-    uneven = [*runs(0.5, epochs=epochs), *runs(0.6, epochs=max(1, epochs - 1))]
-    plots.training_curves([plots.Curve("a", uneven)], tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 0
+def test_any_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """A single run of a single epoch is drawn, and runs of different lengths as far as all of them go."""
+    common = max(1, epochs - 1)
+    uneven = [*runs(0.5, epochs=epochs), *runs(0.6, epochs=common)]
+    lines, ends = draw(tmp_path, monkeypatch, [plots.Curve("a", uneven)]).axes
+    assert list(lines.lines[0].get_xdata()) == list(range(1, common + 1))
+    assert lines.lines[0].get_ydata()[-1] == pytest.approx(100 * (0.5 * common / epochs + 0.6) / 2)
+    assert (lines.lines[0].get_marker() == "o") == (common == 1)
+    assert [label.get_text() for label in ends.get_xticklabels()] == ["a\n55.0"]
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
-"""Intervals against values worked out by hand and against SciPy's own test."""
+"""Intervals against values worked out by hand, printed tables, and a numerical integral."""
 
 import math
 
 import pytest
-from scipy import stats
 
-from svdistill.report.statistics import Interval, paired_differences, paired_interval
+from svdistill.report.statistics import Interval, paired_differences, paired_interval, student_quantile
 
 EPS = 2.3e-16
 
@@ -25,13 +24,55 @@ def test_two_differences_have_a_closed_form() -> None:
     assert low == pytest.approx(1 - math.tan(math.pi * 0.475), rel=100 * EPS)
 
 
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
-def test_agrees_with_scipys_paired_test(level: float) -> None:
-    """The same interval as that of SciPy's test of two related samples."""
+@pytest.mark.parametrize(
+    ("level", "low", "high"),
+    [
+        (0.5, 0.3304309280166038, 0.589569071983395),
+        (0.95, -0.025679535412606036, 0.9456795354126049),
+        (0.99, -0.34538767142436444, 1.2653876714243633),
+    ],
+)
+def test_agrees_with_a_paired_test(level: float, low: float, high: float) -> None:
+    """The interval of the test of two related samples in SciPy 1.17.1."""
     ours, other = [81.9, 82.4, 82.1, 83.0, 81.5], [81.2, 82.5, 81.4, 82.2, 81.3]
-    interval = stats.ttest_rel(ours, other).confidence_interval(level)
-    _, low, high = paired_interval([a - b for a, b in zip(ours, other, strict=True)], level=level)
-    assert (low, high) == pytest.approx((interval.low, interval.high), rel=1e3 * EPS, abs=100 * EPS)
+    _, *ends = paired_interval([a - b for a, b in zip(ours, other, strict=True)], level=level)
+    assert ends == pytest.approx([low, high], rel=1e3 * EPS, abs=100 * EPS)
+
+
+@pytest.mark.parametrize(
+    ("level", "freedom", "printed"),
+    [
+        (0.95, 1, 12.706),
+        (0.95, 3, 3.182),
+        (0.95, 4, 2.776),
+        (0.95, 9, 2.262),
+        (0.95, 30, 2.042),
+        (0.95, 120, 1.98),
+        (0.99, 2, 9.925),
+        (0.99, 7, 3.499),
+        (0.5, 5, 0.727),
+    ],
+)
+def test_quantiles_of_a_printed_table(level: float, freedom: int, printed: float) -> None:
+    """Abramowitz and Stegun, table 26.10, to its three digits."""
+    assert round(student_quantile(level, freedom), 3) == printed
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 29, 200])
+@pytest.mark.parametrize("level", [0.01, 0.5, 0.95, 0.999])
+def test_quantile_inverts_the_integral_of_the_density(level: float, freedom: int) -> None:
+    """Simpson's rule over the density between −t and t gives the level back."""
+    t = student_quantile(level, freedom)
+    scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+
+    def density(angle: float) -> float:
+        # In t = √ν tan(angle), so that long tails need no more steps than short ones.
+        return math.exp(scale) * math.sqrt(freedom) * math.cos(angle) ** (freedom - 1)
+
+    end, steps = math.atan(t / math.sqrt(freedom)), 4000
+    values = [density(end * i / steps) for i in range(steps + 1)]
+    simpson = values[0] + values[-1] + 4 * math.fsum(values[1:-1:2]) + 2 * math.fsum(values[2:-1:2])
+    assert 2 * simpson * end / (3 * steps) == pytest.approx(level, rel=1e-10)
 
 
 def test_one_difference_has_no_interval() -> None:

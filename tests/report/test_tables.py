@@ -65,7 +65,7 @@ def test_seconds(value: float | None, expected: str) -> None:
 
 
 def test_percent() -> None:
-    """A share is shown in percent, nothing as a dash."""
+    """A fraction is shown in percent, nothing as a dash."""
     assert [tables.percent(0.12345), tables.percent(1.0, digits=0)] == ["12.35 %", "100 %"]
     assert [tables.percent(None), tables.percent(float("nan"))] == ["–", "–"]
 

@@ -13,8 +13,8 @@ from svdistill import recipes
 from svdistill.errors import RecipeError
 from svdistill.jobs import Run
 from svdistill.recipes import Recipe
-from svdistill.sweep import Observer, Outcome, Task, Unobserved, pool
-from svdistill.sweep.scheduler import PATIENCE, run_tasks
+from svdistill.sweep import Observer, Outcome, Task, pool
+from svdistill.sweep.scheduler import PATIENCE, NoObserver, run_tasks
 
 TINY = [
     "model.width=0.1",
@@ -37,7 +37,7 @@ def task(recipe: Recipe, runs: Path, *needs: Task) -> Task:
     return Task(key, recipe, tuple(need.key for need in needs))
 
 
-class Diary(Unobserved):
+class Diary(Observer):
     """Writes down what happens, and kills the worker of one task once it has begun."""
 
     def __init__(self, *, kill: Task | None = None) -> None:
@@ -64,7 +64,7 @@ class Diary(Unobserved):
         assert task.key not in self.outcomes
         self.outcomes[task.key] = outcome
 
-    def waiting(self, task: Task) -> None:
+    def postponed(self, task: Task) -> None:
         """Note it."""
         self.put_off.append(task.key)
 
@@ -73,12 +73,12 @@ def train_all(
     tasks: Sequence[Task], runs: Path, observer: Observer, *, jobs: int = 1, patience: float = PATIENCE
 ) -> None:
     """Train in processes of this machine."""
-    with pool.worker_pool(runs, jobs=jobs) as worker_pool:
-        run_tasks(tasks, worker_pool, observer=observer, patience=patience)
+    with pool.local_pool(runs, jobs=jobs) as workers:
+        run_tasks(tasks, workers, observer=observer, patience=patience)
 
 
 def test_failures_and_deaths_stop_no_other(tmp_path: Path) -> None:
-    """An error nobody expected, a killed worker and a loss that is not finite are told; other runs are made."""
+    """An unexpected error, a killed worker and a loss that is not finite are reported; the other runs finish."""
     broken, killed, wild, good = (
         task(student(*overrides), tmp_path)
         for overrides in (["seed=1"], ["seed=2", "train.epochs=2000"], ["optimizer.lr=1e30", "train.epochs=3"], [])
@@ -102,7 +102,7 @@ def test_failures_and_deaths_stop_no_other(tmp_path: Path) -> None:
 
 
 def test_a_run_that_another_process_trains_is_put_off(tmp_path: Path) -> None:
-    """It is asked for again once others are done, and told of once; two workers share the rest."""
+    """It is tried again once others are done, and reported once; two workers share the rest."""
     taken, first, second = (task(student(f"seed={seed}"), tmp_path) for seed in range(3))
     lock = Run(taken.key).locked()
 
@@ -125,18 +125,30 @@ def test_a_run_that_another_process_trains_is_put_off(tmp_path: Path) -> None:
 def test_no_process_is_too_few(tmp_path: Path) -> None:
     """A number of processes below 1 is refused."""
     with pytest.raises(RecipeError, match="jobs: expected at least 1 process, got 0"):
-        train_all([], tmp_path, Unobserved(), jobs=0)
+        train_all([], tmp_path, NoObserver(), jobs=0)
 
 
 def test_nothing_to_do_starts_no_process(tmp_path: Path) -> None:
     """Without tasks it is over at once."""
-    train_all([], tmp_path, Unobserved(), jobs=2)
+    train_all([], tmp_path, NoObserver(), jobs=2)
 
 
-def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cores are shared; the environment may ask for fewer, never for none."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert pool.cores() == 8
-    for limit, share, expected in (("", 4, 4), ("", 0, 1), ("1", 4, 1), ("16", 4, 4), ("0", 4, 4)):
+@pytest.mark.parametrize(
+    ("limit", "cores", "expected"), [("", 4, 4), ("", 0, 1), ("1", 4, 1), ("16", 4, 4), ("0", 4, 4)]
+)
+def test_threads_of(monkeypatch: pytest.MonkeyPatch, limit: str, cores: int, expected: int) -> None:
+    """As many as there are cores; the environment may ask for fewer, never for none."""
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert pool.threads_of(cores) == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 3), ("2", 2)])
+def test_threads_of_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str | None, expected: int) -> None:
+    """A run is trained with its worker's part of the cores, at most the number in the environment."""
+    monkeypatch.setattr(pool, "usable_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if limit is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", limit)
-        assert pool.threads_of(share) == expected
+    one = task(student(), tmp_path)
+    train_all([one], tmp_path, NoObserver(), jobs=2)
+    assert Run(one.key).record.environment()["threads"] == expected

@@ -14,13 +14,14 @@ from svdistill import recipes, sweep
 from svdistill.atomic import lock
 from svdistill.errors import DataError, RecipeError
 from svdistill.jobs import Run
-from svdistill.sweep import Comparison, Outcome, Task, Unobserved
+from svdistill.sweep import Comparison, Observer, Outcome, Task
 from svdistill.sweep.scheduler import run_tasks
 
 ray = pytest.importorskip("ray")
 
-from svdistill.sweep import ray as cluster  # noqa: E402
-from svdistill.sweep.ray import Node, Share  # noqa: E402
+from svdistill.sweep import ray as on_ray  # noqa: E402
+from svdistill.sweep import ray_cluster, ray_folder  # noqa: E402
+from svdistill.sweep.ray_cluster import Allotment, Node, allot  # noqa: E402
 
 OWN = ["model.width=0.1", "data.image_size=16", "data.train_size=20", "train.batch_size=10"]
 TINY = [*OWN, *(f"teacher.overrides.{setting}" for setting in OWN), "train.device=cpu"]
@@ -30,10 +31,10 @@ GPU = Node("b", "two", 16, 4)
 
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
-    """A Ray of this machine alone, begun as the program begins it, and over afterwards."""
+    """A Ray of this machine alone, started as the program starts it, and ended afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "local")
-        with cluster._connected():
+        with ray_cluster.connected():
             yield
     assert not ray.is_initialized()
 
@@ -70,13 +71,13 @@ def test_the_same_as_on_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("_ray")
 def test_a_worker_that_dies_is_a_failed_run(tmp_path: Path) -> None:
-    """The run is told to have failed, and the next one is trained."""
+    """The run is reported as failed, and the next one is trained."""
 
     def dies(*_: Any) -> Iterator[tuple[str, ...]]:
         yield ("arrived",)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    class Diary(Unobserved):
+    class Diary(Observer):
         def __init__(self) -> None:
             self.outcomes: dict[str, Outcome] = {}
 
@@ -86,11 +87,11 @@ def test_a_worker_that_dies_is_a_failed_run(tmp_path: Path) -> None:
 
     first, second = a_task(tmp_path, "train.epochs=1"), a_task(tmp_path, "train.epochs=1", "seed=1")
     diary = Diary()
-    with cluster.worker_pool(tmp_path, [first.recipe], jobs=1) as worker_pool:
-        watch, worker_pool._watch = worker_pool._watch, ray.remote(dies)
-        run_tasks([first], worker_pool, observer=diary)
-        worker_pool._watch = watch
-        run_tasks([second], worker_pool, observer=diary)
+    with on_ray.ray_pool(tmp_path, [first.recipe], jobs=1) as workers:
+        supervise, workers._supervise = workers._supervise, ray.remote(dies)
+        run_tasks([first], workers, observer=diary)
+        workers._supervise = supervise
+        run_tasks([second], workers, observer=diary)
     assert "its worker or node died (WorkerCrashedError" in str(diary.outcomes[first.key].error)
     assert diary.outcomes[second.key] == Outcome()
     assert Run(second.key).finished
@@ -98,11 +99,11 @@ def test_a_worker_that_dies_is_a_failed_run(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_ray")
 def test_what_is_running_ends_with_the_block(tmp_path: Path) -> None:
-    """Where the program is interrupted, the run's lock is soon free and its folder can be gone on with."""
+    """Where the program is interrupted, the run's lock is soon free and its folder can be resumed."""
     task = a_task(tmp_path, "train.epochs=2000")
-    with pytest.raises(KeyboardInterrupt), cluster.worker_pool(tmp_path, [task.recipe]) as worker_pool:  # noqa: PT012
-        worker_pool.give(task)
-        while not any(message[0] == "measured" for _, message in worker_pool.listen(1)):
+    with pytest.raises(KeyboardInterrupt), on_ray.ray_pool(tmp_path, [task.recipe]) as workers:  # noqa: PT012
+        workers.submit(task)
+        while not any(message[0] == "measured" for _, message in workers.messages(1)):
             pass
         raise KeyboardInterrupt
     with Run(task.key).locked(waiting=lambda: None):
@@ -113,18 +114,18 @@ def test_what_is_running_ends_with_the_block(tmp_path: Path) -> None:
 def test_a_node_that_does_not_see_the_runs(tmp_path: Path) -> None:
     """It is refused by one line, before any work."""
     with pytest.raises(RecipeError, match=r"node .* does not see the folder of runs, .*; choose one") as caught:
-        cluster._check_sight(cluster._nodes(), tmp_path / "elsewhere" / "mark")
+        ray_folder.check_views(ray_cluster.living_nodes(), tmp_path / "elsewhere" / "mark")
     assert "\n" not in str(caught.value)
 
 
 def test_a_run_whose_process_is_killed_on_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever watches over it says how it died, and where; no GPU was in its reach."""
+    """Its supervisor reports how it died, and where; no GPU was within its reach."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     task = a_task(tmp_path, "train.epochs=2000")
-    with cluster._mark(tmp_path) as mark:
+    with ray_folder.marked(tmp_path) as mark:
         said = []
-        for message in cluster._watch_over(task, tmp_path, mark, str(tmp_path), 1, False):
+        for message in on_ray._supervise(task, tmp_path, mark, str(tmp_path), 1, False):
             said.append(message)
             if message[0] == "started":
                 (worker,) = multiprocessing.active_children()
@@ -143,8 +144,8 @@ def test_a_node_without_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     task = a_task(tmp_path)
     Run(task.key).path.mkdir(parents=True)
     (Run(task.key).path / "data.json").write_text("{")
-    with cluster._mark(tmp_path) as mark:
-        *_, last = cluster._watch_over(task, tmp_path, mark, str(tmp_path), 1, False)
+    with ray_folder.marked(tmp_path) as mark:
+        *_, last = on_ray._supervise(task, tmp_path, mark, str(tmp_path), 1, False)
     assert "data.json is damaged" in str(last[1])
     assert "which needs the data and teachers under the same paths" in str(last[1])
 
@@ -152,29 +153,29 @@ def test_a_node_without_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("nodes", "gpus", "wanted", "expected"),
     [
-        ([CPU], False, None, Share(8, 1, False)),
-        ([CPU], False, 2, Share(2, 4, False)),
-        ([CPU], False, 3, Share(3, 2, False)),
-        ([CPU], False, 99, Share(8, 1, False)),
-        ([CPU, Node("c", "three", 4, 0)], False, 2, Share(2, 4, False)),
-        ([CPU, GPU], True, None, Share(4, 4, True)),
-        ([CPU, GPU], True, 3, Share(3, 4, True)),
-        ([CPU, GPU], False, None, Share(24, 1, False)),
-        ([CPU], True, None, Share(8, 1, False)),
-        ([Node("d", "four", 2, 4)], True, None, Share(4, 0, True)),
+        ([CPU], False, None, Allotment(8, 1, False)),
+        ([CPU], False, 2, Allotment(2, 4, False)),
+        ([CPU], False, 3, Allotment(3, 2, False)),
+        ([CPU], False, 99, Allotment(8, 1, False)),
+        ([CPU, Node("c", "three", 4, 0)], False, 2, Allotment(2, 4, False)),
+        ([CPU, GPU], True, None, Allotment(4, 4, True)),
+        ([CPU, GPU], True, 3, Allotment(3, 4, True)),
+        ([CPU, GPU], False, None, Allotment(24, 1, False)),
+        ([CPU], True, None, Allotment(8, 1, False)),
+        ([Node("d", "four", 2, 4)], True, None, Allotment(4, 0, True)),
     ],
 )
-def test_share(nodes: Sequence[Node], gpus: bool, wanted: int | None, expected: Share) -> None:
-    """One GPU each, or the cores shared out; a run has room on one node."""
-    assert cluster.share(nodes, gpus=gpus, jobs=wanted) == expected
+def test_allotment(nodes: Sequence[Node], gpus: bool, wanted: int | None, expected: Allotment) -> None:
+    """One GPU each, or the cores divided; a run has room on one node."""
+    assert allot(nodes, gpus=gpus, jobs=wanted) == expected
 
 
-def test_shares_that_are_none() -> None:
+def test_nothing_to_allot() -> None:
     """No job, and a cluster that lends nothing, are refused."""
     with pytest.raises(RecipeError, match="jobs: expected at least 1, got 0"):
-        cluster.share([CPU], gpus=False, jobs=0)
+        allot([CPU], gpus=False, jobs=0)
     with pytest.raises(RecipeError, match="lend no CPUs"):
-        cluster.share([Node("e", "head", 0, 0)], gpus=False, jobs=None)
+        allot([Node("e", "head", 0, 0)], gpus=False, jobs=None)
 
 
 def test_devices_that_ray_cannot_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,56 +183,59 @@ def test_devices_that_ray_cannot_give(tmp_path: Path, monkeypatch: pytest.Monkey
     for device, match in (("cuda:1", "write 'cuda'"), ("cuda", "no node of the Ray cluster has a GPU")):
         recipe = recipes.load("digits/student", [f"train.device={device}"])
         monkeypatch.setattr(ray, "is_initialized", lambda: True)
-        monkeypatch.setattr(cluster, "_nodes", lambda: [CPU])
-        with pytest.raises(RecipeError, match=match), cluster.worker_pool(tmp_path / "runs", [recipe]):
+        monkeypatch.setattr(on_ray, "living_nodes", lambda: [CPU])
+        with pytest.raises(RecipeError, match=match), on_ray.ray_pool(tmp_path / "runs", [recipe]):
             pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_which_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RAY_ADDRESS, or that of this machine; one that is gone is found out at once."""
+    """RAY_ADDRESS, or that of this machine; one that is gone is noticed at once."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert cluster._address() is None
+    assert ray_cluster.find_address() is None
     (tmp_path / "ray").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         (tmp_path / "ray" / "ray_current_cluster").write_text(address + "\n")
-        assert cluster._address() == address
+        assert ray_cluster.find_address() == address
         monkeypatch.setenv("RAY_ADDRESS", address)
-        assert cluster._address() == address
+        assert ray_cluster.find_address() == address
         monkeypatch.setenv("RAY_ADDRESS", "local")
-        assert cluster._address() is None
+        assert ray_cluster.find_address() is None
     monkeypatch.delenv("RAY_ADDRESS")
-    assert cluster._address() is None
+    assert ray_cluster.find_address() is None
     for given, match in ((address, "no Ray cluster answers"), ("auto", "belongs to no"), ("ray://x:1", "on a node")):
         monkeypatch.setenv("RAY_ADDRESS", given)
         with pytest.raises(RecipeError, match=match):
-            cluster._address()
+            ray_cluster.find_address()
 
 
 def test_the_mark(tmp_path: Path) -> None:
-    """It is locked while it is there and leaves nothing; those of killed programs are swept, those in use are not."""
+    """It is locked while it is there and leaves nothing; those of killed programs are removed, those in use are not."""
     runs = tmp_path / "runs"
-    with cluster._mark(runs) as mark:
-        assert cluster._look(mark).problem is None
+    with ray_folder.marked(runs) as mark:
+        assert ray_folder.look(mark).problem is None
         (runs / ".seen-by-all-old").touch()
-        with cluster._mark(runs):
+        with ray_folder.marked(runs):
             assert mark.exists()
             assert not (runs / ".seen-by-all-old").exists()
         assert list(runs.iterdir()) == [mark]
     assert not runs.exists()
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot write to the folder of runs"), cluster._mark(tmp_path / "file" / "x"):
+    with (
+        pytest.raises(DataError, match="cannot write to the folder of runs"),
+        ray_folder.marked(tmp_path / "file" / "x"),
+    ):
         pass
 
 
 def test_what_a_node_may_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another folder of the same name, and one whose locks do not reach here."""
-    monkeypatch.setattr(cluster, "REACH", 0.0)
-    assert "does not see the folder of runs" in str(cluster._look(tmp_path / "mark").problem)
+    monkeypatch.setattr(ray_folder, "APPEAR", 0.0)
+    assert "does not see the folder of runs" in str(ray_folder.look(tmp_path / "mark").problem)
     (tmp_path / "mark").touch()
-    assert "does not see the locks of other nodes" in str(cluster._look(tmp_path / "mark").problem)
+    assert "does not see the locks of other nodes" in str(ray_folder.look(tmp_path / "mark").problem)
     with (tmp_path / "mark").open("a") as file:
         assert lock(file, wait=False)
-        assert cluster._look(tmp_path / "mark").problem is None
+        assert ray_folder.look(tmp_path / "mark").problem is None

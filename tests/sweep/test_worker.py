@@ -1,4 +1,4 @@
-"""What a worker says of a run that it cannot train."""
+"""What a worker reports of a run that it cannot train."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from svdistill.sweep import Task, worker
 
 
 def test_a_program_that_changed_meanwhile_trains_nothing(tmp_path: Path) -> None:
-    """A worker that would put the run elsewhere than where it is expected says so."""
+    """A worker that would put the run elsewhere than expected reports that."""
     said: list[tuple[object, ...]] = []
     wrong = Task(str(tmp_path / "elsewhere"), recipes.load("digits/student"))
     assert worker.train_one(wrong, tmp_path, lambda *message: said.append(message))

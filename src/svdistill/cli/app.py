@@ -1,10 +1,10 @@
-"""The program ``svdistill``: its commands put together, and every error turned into one line."""
+"""The program ``svdistill``: its commands, and every error turned into one line."""
 
 import os
 import sys
 import time
 import warnings
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -70,8 +70,9 @@ app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 
-# What typer raises for a wrong option or argument: the base of the one such error that it makes public.
-_WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
+# What typer raises for a wrong option or argument: the base of the one such error that it makes public, which adds
+# nothing that is used here.
+_WrongUsage = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 INTERRUPTED = 130
 _LAST_WORDS_SECONDS = 1.0
 
@@ -86,7 +87,7 @@ def _version(wanted: bool) -> None:
 def options(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Train a small image model with the help of a large one, by KD-SVD."""
@@ -95,14 +96,14 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program and end it with its status: 0, 2 for what is wrong before work starts, 1 while it runs.
+    """Run the program and end it with its status: 0, or 2 for an error before work starts, 1 for one while it runs.
 
     Args:
-        arguments: what follows the program's name; None = those that it was called with.
+        arguments: what follows the program's name; None = what it was called with.
     """
     status = run(arguments)
     if _several():
-        # Its work is done and written. A thread of gloo that outlives its connection now and then aborts the process
+        # Its work is done and written. A thread of gloo that outlives its connection sometimes aborts the process
         # while the interpreter ends, and the launcher would take that for a failure of the run.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -124,7 +125,7 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has closed it, for instance 'head'; Python must not complain again while it ends.
+        # The reader of the output has closed it, for instance 'head'; Python must not complain again while it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (MemoryError, RuntimeError) as error:
@@ -137,13 +138,13 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
     # Typer turns Ctrl-C into this status by itself, without a word.
     if status == INTERRUPTED:
-        _report("interrupted; call the same command again and the run goes on after its last checkpoint")
+        _report("interrupted; call the same command again to resume after the last checkpoint")
     _leave()
     return status if isinstance(status, int) else 0
 
 
 def _report(text: str) -> None:
-    """Write an error; of several processes that fail together, only the first that knows."""
+    """Print an error; of several processes that fail together, only the first to notice does."""
     if not _several():
         console.error(text)
         return
@@ -152,7 +153,7 @@ def _report(text: str) -> None:
     if speaks_first():
         console.error(text)
     else:
-        time.sleep(_LAST_WORDS_SECONDS)  # when one ends, torchrun ends the others
+        time.sleep(_LAST_WORDS_SECONDS)  # when one process ends, torchrun ends the others
 
 
 def _leave() -> None:
@@ -182,6 +183,6 @@ def _show_warning(
     file: object = None,
     line: str | None = None,
 ) -> None:
-    """Print our own warnings in one line; those of libraries are not for whoever types a command."""
+    """Print our own warnings in one line; those of libraries do not concern the user of a command."""
     if issubclass(category, SvdistillWarning):
         console.warning(str(message))

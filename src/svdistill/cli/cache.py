@@ -16,17 +16,18 @@ def cache(
         typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's; views=8 is teacher.views=8."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Store what this method needs, in place of the recipe's own.")
+        str | None, typer.Option(metavar="NAME", help="Store what this method needs, instead of the recipe's own.")
     ] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Run the teacher again; what is there is replaced.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run the teacher again, and replace what is stored.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the folder.")] = False,
 ) -> None:
     """Store what the losses need of a teacher, for training without it.
 
-    The teacher is run once over so many fixed warps of every training image.
-    Training by the same recipe and settings then reads from disk what it
-    needs of the teacher. A call that was interrupted goes on where it was.
+    The teacher is run once over a fixed number of views, random warps, of
+    every training image. Training by the same recipe and settings then reads
+    what it needs of the teacher from disk. An interrupted call resumes where
+    it stopped.
     """
     from svdistill import jobs
     from svdistill.cli.progress import Reporter

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from svdistill.cli.console import note, results
+from svdistill.methods import compared
 
 MOST_SEEDS = 1000
 
@@ -24,7 +25,7 @@ def compare(
     ] = None,
     methods: Annotated[
         str, typer.Option(metavar="A,B,C", help="Methods, see docs/compare.md; 'alone' is the plain student.")
-    ] = "alone,soft-target,fitnet,attention,relational,fsp,svd",
+    ] = ",".join(compared()),
     seeds: Annotated[str, typer.Option(metavar="N", help="3 for the seeds 0, 1, 2; or a list, 3,5,8-9.")] = "3",
     on: Annotated[
         str, typer.Option(metavar="PLACE", help="'local', or 'ray': runs are spread over a Ray cluster.")
@@ -39,32 +40,32 @@ def compare(
         typer.Option(metavar="DIR", help="For comparison.md, .csv and .json; by default comparisons/RECIPE."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, list what would be trained and what is found, and end.")
+        bool, typer.Option("--dry-run", help="Check everything, list the runs and which are there, train nothing.")
     ] = False,
 ) -> None:
     """Train by several methods over several seeds, into one table.
 
     Everything is checked before the first run. Runs that have finished are
-    found again, interrupted ones go on: after a crash or a kill, call the
-    same command again. A run that fails is reported and stops no other; then
-    the status is 1.
+    reused, interrupted ones resume: after a crash or a kill, call the same
+    command again. A run that fails is reported and does not stop the others;
+    the status is then 1.
     """
     from svdistill import sweep
     from svdistill.cli.compare_progress import watch
     from svdistill.report import comparison as report
 
-    sweep.check_place(on)
+    sweep.check_backend(on)
     wanted = [name.strip() for name in methods.split(",") if name.strip()]
     planned = sweep.plan(recipe, overrides=overrides or (), methods=wanted, seeds=parse_seeds(seeds), runs=runs)
     if dry_run:
         results().print(report.plan_table(planned.record()))
         return
     folder = output or Path("comparisons") / re.sub(r"[^\w.-]+", "-", re.sub(r"\.ya?ml$", "", recipe)).strip("-.")
-    with _without_ray() if on == "ray" else nullcontext(), sweep.worker_pool(planned, on=on, jobs=jobs) as workers:
-        if workers.description is not None:
-            note(workers.description)
+    with _silent_stdout() if on == "ray" else nullcontext(), sweep.open_pool(planned, on=on, jobs=jobs) as pool:
+        if pool.description is not None:
+            note(pool.description)
         with watch(planned, folder) as observer:
-            sweep.carry_out(planned, workers, observer=observer)
+            sweep.carry_out(planned, pool, observer=observer)
     results().print(report.table(planned.record()))
     note(f"written to {folder / report.STEM}.md, .csv and .json")
     if planned.failed:
@@ -72,17 +73,17 @@ def compare(
 
 
 @contextmanager
-def _without_ray() -> Iterator[None]:
-    """Drop what is printed: Ray prints pages about a node that died, and we print only to stderr meanwhile."""
+def _silent_stdout() -> Iterator[None]:
+    """Discard what is printed: Ray prints pages about a node that died, while our progress goes to stderr."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Return the seeds that are meant: ``3`` → 0, 1, 2; ``4,`` → 4; ``1,5,8-9`` → 1, 5, 8, 9.
+    """Read the option ``--seeds``: ``3`` → 0, 1, 2; ``4,`` → 4; ``1,5,8-9`` → 1, 5, 8, 9.
 
     Args:
-        text: as it was typed.
+        text: the option as it was typed.
 
     Returns:
         The seeds.

@@ -1,4 +1,4 @@
-"""What is seen of many runs at a time: live bars in a terminal, a few lines elsewhere; the tables follow each run."""
+"""The progress of many runs: live bars in a terminal, a few lines elsewhere; the tables are updated after each run."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -20,11 +20,11 @@ from svdistill.report.tables import percent, seconds
 if TYPE_CHECKING:
     from svdistill.sweep import Comparison, Member, Outcome, Task
 
-PAUSE = 60.0  # seconds between two lines on how far all runs are, where there is no terminal
+PAUSE = 60.0  # seconds between two lines on the progress of all runs, where there is no terminal
 
 
 @dataclass
-class Place:
+class RunProgress:
     """How far a run is."""
 
     title: str
@@ -44,25 +44,25 @@ class Place:
 
 
 class CompareProgress:
-    """Follows the runs of a comparison, writes its tables after each, and tells whoever watches.
+    """An observer that shows the progress of a comparison and writes its tables after each run.
 
     Args:
         comparison: what is trained.
         folder: where the tables are written.
-        console: where to tell.
-        pause: seconds between two lines on how far all runs are, where the console is no terminal.
+        console: where the progress is shown.
+        pause: seconds between two lines on the progress of all runs, where the console is not a terminal.
     """
 
     def __init__(self, comparison: "Comparison", folder: Path, console: Console, *, pause: float = PAUSE) -> None:
         self._comparison, self._folder, self._console, self._pause = comparison, folder, console, pause
         self._members: dict[str, Member] = {member.key: member for member in comparison.members}
-        self._places: dict[str, Place] = {}
-        # A run counts for its epochs; those of a first stage are known once it begins.
+        self._running: dict[str, RunProgress] = {}
+        # A run counts for its epochs; those of a first stage are known once it starts.
         self._epochs = {key: self._length(one) for key, one in self._members.items() if one.state in ("new", "begun")}
         self._over: set[str] = set()
         self._began = self._told = time.monotonic()
-        self._begun = False
-        self._fresh = 0.0  # epochs that were trained since
+        self._started = False
+        self._trained = 0.0  # epochs, in all runs, since the first one started
         self._bars = self._all = None
         if console.is_terminal:
             self._bars = Progress(
@@ -72,9 +72,9 @@ class CompareProgress:
                 console=console,
                 refresh_per_second=4,
                 transient=True,
-                redirect_stdout=False,  # whoever sends that elsewhere means it
+                redirect_stdout=False,  # it may have been redirected on purpose
             )
-            self._all = self._bars.add_task("all runs", total=sum(self._epochs.values()) or 1, state="begins")
+            self._all = self._bars.add_task("all runs", total=sum(self._epochs.values()) or 1, state="starting")
 
     @staticmethod
     def _length(member: "Member") -> int:
@@ -82,7 +82,7 @@ class CompareProgress:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Write the tables as they are, and show the bars until the block ends; DataError where they cannot be."""
+        """Write the tables, DataError where that fails, and show the bars until the block ends."""
         try:
             report.write(self._comparison.record(), self._folder)
         except OSError as error:
@@ -99,45 +99,45 @@ class CompareProgress:
             yield
 
     def started(self, task: "Task", *, epochs: int, steps: int, done_epochs: int) -> None:
-        """Show a bar of its own."""
+        """Show a bar for the run."""
         title = self._members[task.key].title
-        if not self._begun:
-            self._begun, self._began = True, time.monotonic()
-        place = self._places[task.key] = Place(title, epochs, steps, float(done_epochs))
+        if not self._started:
+            self._started, self._began = True, time.monotonic()
+        run = self._running[task.key] = RunProgress(title, epochs, steps, float(done_epochs))
         self._epochs[task.key] = epochs
-        again = f", goes on after epoch {done_epochs}" if done_epochs else ""
         if self._bars is None:
-            self._say(f"{title}: begins{again}, {epochs} × {steps} steps")
+            starts = f"resumes after epoch {done_epochs}" if done_epochs else "starts"
+            self._say(f"{title}: {starts}, {epochs} × {steps} steps")
         else:
-            place.bar = self._bars.add_task(title, total=epochs, completed=done_epochs, state="")
-        self._show(place)
+            run.bar = self._bars.add_task(title, total=epochs, completed=done_epochs, state="")
+        self._show(run)
 
-    def moved(self, task: "Task", *, done_steps: int, loss: float) -> None:
+    def stepped(self, task: "Task", *, done_steps: int, loss: float) -> None:
         """Move its bar."""
-        place = self._places[task.key]
-        done = done_steps / max(1, place.steps)
-        self._fresh += max(0.0, done - place.done)
-        place.done, place.loss = max(done, place.done), loss
-        self._show(place)
+        run = self._running[task.key]
+        done = done_steps / max(1, run.steps)
+        self._trained += max(0.0, done - run.done)
+        run.done, run.loss = max(done, run.done), loss
+        self._show(run)
 
     def measured(self, task: "Task", metrics: Mapping[str, Any]) -> None:
         """Show the accuracy, where there is a new one."""
-        place = self._places[task.key]
-        self._fresh += max(0.0, metrics["epoch"] - place.done)
-        place.done = max(place.done, float(metrics["epoch"]))
-        place.accuracy = metrics.get("accuracy", place.accuracy)
-        self._show(place)
+        run = self._running[task.key]
+        self._trained += max(0.0, metrics["epoch"] - run.done)
+        run.done = max(run.done, float(metrics["epoch"]))
+        run.accuracy = metrics.get("accuracy", run.accuracy)
+        self._show(run)
 
     def ended(self, task: "Task", outcome: "Outcome") -> None:
-        """Write the tables, and leave a line."""
+        """Write the tables, and print a line."""
         self._over.add(task.key)
         try:
             report.write(self._comparison.record(), self._folder)
         except OSError as error:  # a full disk may have room again later; hours of training are worth more
             self._say(f"cannot write the tables to {self._folder} ({error.strerror or error})", style="yellow")
-        place, member = self._places.pop(task.key, None), self._members[task.key]
-        if self._bars is not None and place is not None and place.bar is not None:
-            self._bars.remove_task(place.bar)
+        run, member = self._running.pop(task.key, None), self._members[task.key]
+        if self._bars is not None and run is not None and run.bar is not None:
+            self._bars.remove_task(run.bar)
         number = f"{len(self._over):{len(str(len(self._epochs)))}}/{len(self._epochs)}"
         if outcome.error is not None:
             self._say(f"{number}  {member.title}: failed: {outcome.error}", style="red")
@@ -146,27 +146,27 @@ class CompareProgress:
             self._say(f"{number}  {member.title}: {percent(summary['accuracy'])} in {seconds(summary['seconds'])}")
         self._show(None)
 
-    def waiting(self, task: "Task") -> None:
-        """Tell what is put off."""
+    def postponed(self, task: "Task") -> None:
+        """Print which run is put off, and why."""
         self._say(f"{self._members[task.key].title}: another process is training it; put off until that ends")
 
     def warned(self, task: "Task", text: str) -> None:
-        """Pass the warning on."""
+        """Print the warning."""
         self._say(f"{self._members[task.key].title}: warning: {text}", style="yellow")
 
-    def _show(self, place: Place | None) -> None:
-        done = sum(self._epochs[key] for key in self._over) + sum(place.done for place in self._places.values())
+    def _show(self, run: RunProgress | None) -> None:
+        done = sum(self._epochs[key] for key in self._over) + sum(one.done for one in self._running.values())
         total = sum(self._epochs.values())
         state = f"{len(self._over)}/{len(self._epochs)} runs"
-        if self._fresh > 1:
-            left = (time.monotonic() - self._began) / self._fresh * max(0.0, total - done)
+        if self._trained > 1:
+            left = (time.monotonic() - self._began) / self._trained * max(0.0, total - done)
             state += f"  about {seconds(left)} left" if done < total else ""
         if self._bars is not None and self._all is not None:
             self._bars.update(self._all, total=total or 1, completed=done, state=state)
-            if place is not None and place.bar is not None:
-                self._bars.update(place.bar, completed=place.done, state=place.text)
+            if run is not None and run.bar is not None:
+                self._bars.update(run.bar, completed=run.done, state=run.text)
         elif time.monotonic() - self._told >= self._pause:
-            running = "; ".join(f"{place.title}: {place.text}" for place in self._places.values())
+            running = "; ".join(f"{one.title}: {one.text}" for one in self._running.values())
             self._say(f"{state}; {running}" if running else state)
 
     def _say(self, text: str, *, style: str = "dim") -> None:
@@ -177,7 +177,7 @@ class CompareProgress:
 
 @contextmanager
 def watch(comparison: "Comparison", folder: Path) -> Iterator[CompareProgress]:
-    """Follow a comparison until the block ends; see ``CompareProgress``."""
-    crowd = CompareProgress(comparison, folder, notes())
-    with crowd.shown():
-        yield crowd
+    """Show the progress of a comparison until the block ends; see ``CompareProgress``."""
+    progress = CompareProgress(comparison, folder, notes())
+    with progress.shown():
+        yield progress

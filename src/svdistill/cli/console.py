@@ -1,14 +1,19 @@
 """Where a command writes: results to standard output, everything else to standard error."""
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.markup import escape
 
 from svdistill.errors import RecipeError
 from svdistill.ranks import place
 
+if TYPE_CHECKING:
+    from typer import BadParameter
+
 
 def results() -> Console:
-    """Return the console for results, made anew, so that it follows a redirected standard output."""
+    """Return a new console for results, so that it follows a redirected standard output."""
     return Console(highlight=False, soft_wrap=False, quiet=not first())
 
 
@@ -26,7 +31,7 @@ def first() -> bool:
 
 
 def note(text: str) -> None:
-    """Write one line of what is going on."""
+    """Write one line on what is happening."""
     notes().print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
 
 
@@ -36,18 +41,16 @@ def warning(text: str) -> None:
 
 
 def error(text: str) -> None:
-    """Write an error of one line, in whichever process it is called."""
+    """Write an error of one line, in every process that calls it."""
     Console(stderr=True, highlight=False).print(
         f"[bold red]error:[/bold red] {escape(_one_line(text))}", soft_wrap=True
     )
 
 
-def usage(wrong: Exception) -> str:
-    """Say in one line what is wrong with the options or arguments, and where help is."""
-    text = getattr(wrong, "format_message", wrong.__str__)().rstrip(".")
-    context = getattr(wrong, "ctx", None)
-    command = getattr(context, "command_path", "svdistill")
-    return f"{text}; see '{command} --help'"
+def usage(wrong: "BadParameter") -> str:
+    """Return one line on what is wrong with the options or arguments, and where to find help."""
+    command = "svdistill" if wrong.ctx is None else wrong.ctx.command_path
+    return f"{wrong.format_message().rstrip('.')}; see '{command} --help'"
 
 
 def _one_line(text: str) -> str:

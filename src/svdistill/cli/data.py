@@ -41,9 +41,11 @@ def list_data() -> None:
 @data_app.command("fetch")
 def fetch(
     name: Name,
-    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the files; else the user's cache.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the files; by default the user's cache.")
+    ] = None,
 ) -> None:
-    """Download a data set, or go on with a download, and check every file by size and hash."""
+    """Download a data set, or resume its download, and check every file by size and hash."""
     from svdistill import data
 
     known = data.describe(name)
@@ -55,14 +57,14 @@ def fetch(
 @data_app.command("show", epilog="Example: svdistill data show image-folder --root photos --image-size 64")
 def show(
     name: Name,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG file; else NAME.png here.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG file; by default NAME.png here.")] = None,
     root: Annotated[Path | None, typer.Option(metavar="PATH", help="Its folder or archive.")] = None,
     image_size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Height and width.")] = None,
     classes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take the classes in this file, one a line.")
     ] = None,
     channels: Annotated[int | None, typer.Option(help="1 = grey, 3 = colour.")] = None,
-    rows: Annotated[int, typer.Option(help="At most so many classes.")] = 10,
+    rows: Annotated[int, typer.Option(help="The largest number of classes.")] = 10,
     each: Annotated[int, typer.Option(help="Images of each class.")] = 6,
     flip: Annotated[
         bool | None, typer.Option("--flip/--no-flip", help="Mirror some; by default where the data allow it.")
@@ -74,7 +76,7 @@ def show(
     seed: Annotated[int, typer.Option(help="Of the augmentation.")] = 0,
 ) -> None:
     """Draw a sheet of sample images, before and after augmentation."""
-    from svdistill.jobs.data import samples
+    from svdistill.jobs.data import Variation, samples
     from svdistill.report import sheet
 
     drawn = samples(
@@ -85,10 +87,7 @@ def show(
         channels=channels,
         rows=rows,
         each=each,
-        flip=flip,
-        rotation=rotation,
-        shift=shift,
-        seed=seed,
+        variation=Variation(flip, rotation, shift, seed),
     )
     path = output or Path(f"{name}.png")
     size = "×".join(map(str, drawn.images.shape[2:]))

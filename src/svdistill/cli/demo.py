@@ -15,7 +15,7 @@ def demo(
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")] = Path("runs/demo"),
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Train each network for only so many epochs, for a quick look."),
+        typer.Option(min=1, metavar="N", help="Train each network for only N epochs, for a quick look."),
     ] = None,
 ) -> None:
     """Tell the whole story on embedded data, in two minutes.
@@ -40,4 +40,4 @@ def demo(
     plots.training_curves(curves, output, teacher=teacher["accuracy"], title=title)
     results().print(tables.comparison_table(rows))
     results().print(f"figure  {output}", markup=False, soft_wrap=True)
-    note(f"{tables.seconds(time.monotonic() - began)} in all; the runs are in {runs} and are found again next time")
+    note(f"{tables.seconds(time.monotonic() - began)} in all; the runs are in {runs} and are reused next time")

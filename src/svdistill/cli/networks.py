@@ -16,11 +16,10 @@ def networks(
         str | None, typer.Option(metavar="NAME", help="Show the maps at the taps of this network instead.")
     ] = None,
 ) -> None:
-    """List the networks: parameters and FLOPs, beside what their papers print.
+    """List the networks: parameters and FLOPs, beside those of their papers.
 
-    The printed figures are shown where they belong: 32 × 32 × 3 images,
-    width 1, and the number of classes that they were printed for (100,
-    for some networks 10).
+    The papers' figures are shown where they apply: 32 × 32 × 3 images,
+    width 1, and the papers' number of classes (100, for some networks 10).
     """
     from svdistill import nets
     from svdistill.report import networks as tables
@@ -32,4 +31,4 @@ def networks(
         return
     entries = nets.survey(image_size=image_size, num_classes=classes, in_channels=channels, width=width)
     console.print(tables.networks_table(entries))
-    console.print("what comes out at the taps of one:  svdistill networks --taps NAME", markup=False, soft_wrap=True)
+    console.print("the maps at the taps of one:  svdistill networks --taps NAME", markup=False, soft_wrap=True)

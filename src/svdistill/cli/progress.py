@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes: a live bar in a terminal, a few lines elsewhere."""
+"""The progress of a run: a live bar in a terminal, a few lines elsewhere."""
 
 import math
 import time
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Rate:
-    """Images a second and the time that is left, from what has been done since the run began or went on."""
+    """Images a second and the time that is left, from what has been done since the run started or resumed."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -51,7 +51,7 @@ class Rate:
         return self.images / max(self.elapsed, 1e-9)
 
     def left(self, steps: int) -> float | None:
-        """Seconds that so many further steps will take; None while nothing is known."""
+        """Seconds that this number of further steps will take; None while nothing is known."""
         return self.elapsed / self.steps * steps if self.steps > 1 else None
 
 
@@ -68,7 +68,7 @@ class TwoLines(Progress):
 
 
 class Bar:
-    """A live bar of one run, for terminals; in the end its line stays, with the last accuracy and the time."""
+    """A live bar of one run, for terminals; at the end its line stays, with the last accuracy and the time."""
 
     def __init__(self, title: str, console: Console) -> None:
         self._rate = Rate()
@@ -109,7 +109,7 @@ class Bar:
         self._show()
 
     def finish(self) -> None:
-        """Leave one line, with what the run came to."""
+        """Leave one line, with the result of the run."""
         self._progress.figures = ""
         if self._task is not None:
             over = self._done >= self._total and self._accuracy is not None
@@ -143,10 +143,10 @@ class Lines:
         self._epochs = self._steps = 0
 
     def start(self, epochs: int, steps: int, done_epochs: int) -> None:
-        """Tell how long the run is, and where it goes on."""
+        """Print how long the run is, and where it resumes."""
         self._epochs, self._steps = epochs, steps
         self._rate.start()
-        again = f", goes on after epoch {done_epochs}" if done_epochs else ""
+        again = f", resumes after epoch {done_epochs}" if done_epochs else ""
         self._write(f"{epochs} epochs of {steps} steps{again}")
 
     def step(self, *, loss: float, images: int) -> None:
@@ -154,7 +154,7 @@ class Lines:
         self._rate.add(images)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Tell about the last epoch, and about one before it where it is time."""
+        """Print a line on the last epoch, and on one before it where it is time."""
         epoch = metrics["epoch"]
         soon = epoch % max(1, self._epochs // 10) or time.monotonic() - self._last < self._pause
         if epoch != self._epochs and soon:
@@ -167,7 +167,7 @@ class Lines:
         self._write("  ".join(figures))
 
     def finish(self) -> None:
-        """Say nothing: the last epoch has been told."""
+        """Do nothing: the last epoch has its line."""
 
     def _write(self, text: str) -> None:
         self._last = time.monotonic()
@@ -175,7 +175,7 @@ class Lines:
 
 
 class Reporter:
-    """Tells whoever sits in front of the screen which runs a job makes, finds and waits for."""
+    """Callbacks that show on the screen which runs a job makes, reuses and waits for."""
 
     def __init__(self) -> None:
         self._known: set[Path] = set()
@@ -194,18 +194,18 @@ class Reporter:
         return Bar(title, console) if console.is_terminal else Lines(title, console)
 
     def found(self, recipe: "Recipe", run: "Run") -> None:
-        """Tell which finished run is used, once; what has just been trained is no news."""
+        """Print which finished run is reused, once; one that was trained just now is not mentioned."""
         if run.path in self._known:
             return
         self._known.add(run.path)
         note(f"{recipe.name} seed {recipe.seed}: found in {run.path}")
 
     def waiting(self, recipe: "Recipe", run: "Run") -> None:
-        """Tell what is waited for."""
+        """Print which run is waited for."""
         note(f"{recipe.name} seed {recipe.seed}: another process is training it in {run.path}; waiting for its end")
 
     def moved(self, old: Path, new: Path) -> None:
-        """Tell where the earlier run is now."""
+        """Print where the earlier run is now."""
         note(f"the earlier run is kept in {new}")
 
     @contextmanager
@@ -223,9 +223,9 @@ class Reporter:
             yield lambda done: progress.advance(task, done)
 
     def stored(self, folder: Path) -> None:
-        """Tell what is used."""
+        """Print where it is."""
         note(f"what is stored of the teacher: found in {folder}")
 
     def awaiting(self, folder: Path) -> None:
-        """Tell what is waited for."""
+        """Print which folder is waited for."""
         note(f"another process is running the teacher for {folder}; waiting for its end")

@@ -32,7 +32,7 @@ def list_recipes() -> None:
 
 @recipes_app.command("methods")
 def list_methods() -> None:
-    """List the methods that any recipe with a teacher can be trained by."""
+    """List the methods by which any recipe with a teacher can be trained."""
     from svdistill import recipes
     from svdistill.report import tables
 
@@ -51,18 +51,20 @@ def show(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's.")
     ] = None,
-    method: Annotated[str | None, typer.Option(metavar="NAME", help="Lay this method over the recipe.")] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Use this method instead of the recipe's own.")
+    ] = None,
 ) -> None:
-    """Print every setting of a recipe as YAML, checked, with key=value settings laid over it.
+    """Print every setting of a recipe as YAML, checked, with key=value settings applied.
 
-    The output is a recipe itself: write it into a file, change it, and train it by its path.
+    The output is itself a recipe: write it to a file, change it, and train it by its path.
     """
     import yaml
 
     from svdistill import recipes
-    from svdistill.recipes import build
+    from svdistill.recipes.naming import check_names
 
     settings = recipes.load(recipe, overrides or (), method=method)
-    build.check_names(*recipes.lineage(settings))
+    check_names(*recipes.lineage(settings))
     text = yaml.safe_dump(settings.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=False)
     results().file.write(text)

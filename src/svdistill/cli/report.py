@@ -18,7 +18,7 @@ def report(
     """Make one HTML page about finished runs.
 
     Tables, training curves, gains, the health of the transfer task, spectra,
-    distilled features and confusion matrices, in one file that needs no network.
+    distilled features and confusion matrices, in one file that works offline.
     Runs that have not finished are left out.
     """
     from svdistill.report import page

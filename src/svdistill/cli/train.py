@@ -32,7 +32,7 @@ def train(
     """Train one network, alone or from a teacher.
 
     A teacher that the recipe names is trained first, once. A run that has
-    finished is found again, one that was interrupted goes on after its last
+    finished is reused, one that was interrupted resumes after its last
     checkpoint.
     """
     from svdistill import jobs

@@ -27,6 +27,7 @@ from svdistill.data.sets import (
     selection,
 )
 from svdistill.errors import DataError, SvdistillWarning
+from svdistill.machine import usable_cores
 from svdistill.ranks import place as place_of_process
 
 _MOST_WORKERS = 16
@@ -278,7 +279,7 @@ class FileSet:
         # A daemon, as a pool's process may be one, must not start processes itself.
         if sum(map(len, tasks)) <= _FEW or multiprocessing.current_process().daemon:
             return 0
-        wanted = min(_MOST_WORKERS, max(1, _processors() // _neighbours())) if self.workers is None else self.workers
+        wanted = min(_MOST_WORKERS, max(1, usable_cores() // _neighbours())) if self.workers is None else self.workers
         return min(wanted, len(tasks))
 
     def _stand_in(self, index: int) -> Tensor:
@@ -356,10 +357,6 @@ def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":  # of pillow; its own text names an object in memory
         return "it holds no image of a known format"
     return " ".join(f"{type(error).__name__}: {error}".split())[:120]
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _neighbours() -> int:

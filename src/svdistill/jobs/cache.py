@@ -1,4 +1,4 @@
-"""Store what the losses need of a teacher, so that training reads it in place of running the teacher."""
+"""Store what the losses need of a teacher, so that training reads it instead of running the teacher."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ class Stored:
 
     Attributes:
         path: its folder.
-        images: how many images, those without labels included.
-        views: of each.
-        bytes: all of it on disk.
-        taken: images that this call has run the teacher on, all views counted; 0 where it was found.
+        images: the number of images, those without labels included.
+        views: the number of views of each.
+        bytes: the size of all of it on disk.
+        taken: the number of images that this call ran the teacher on, all views counted; 0 where it was reused.
         seconds: how long that took.
     """
 
@@ -59,11 +59,11 @@ def cache(
         overrides: as for ``train``; ``views`` is short for ``teacher.views``.
         method: as for ``train``.
         runs: folder of all runs.
-        fresh: take it again, even if it is there.
+        fresh: run the teacher again, even if all is there.
         callbacks: is told what happens.
 
     Returns:
-        What is stored now, by this call or an earlier one.
+        What is stored, by this call or an earlier one.
 
     Raises:
         RecipeError: a wrong setting, no teacher, no number of views, or a loss that needs too much of the teacher.

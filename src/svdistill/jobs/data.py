@@ -11,6 +11,31 @@ from svdistill.data.statistics import unit_range
 from svdistill.errors import DataError
 
 
+@dataclass(frozen=True)
+class Variation:
+    """How images are varied.
+
+    Attributes:
+        flip: whether to mirror; None = where the data set allows it.
+        rotation: largest angle in degrees.
+        shift: largest shift in pixels; None = an eighth of the image.
+        seed: of the random numbers.
+    """
+
+    flip: bool | None = None
+    rotation: float = 15.0
+    shift: int | None = None
+    seed: int = 0
+
+    def augmentation(self, loaded: data.Dataset) -> data.Augmentation:
+        """Return the augmentation of a data set's images."""
+        return data.Augmentation(
+            flip=loaded.flip_allowed if self.flip is None else self.flip,
+            rotation=self.rotation,
+            shift=max(1, min(loaded.train.shape[1:]) // 8) if self.shift is None else self.shift,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """A few training images of each class.
@@ -20,10 +45,10 @@ class Samples:
         classes: the names of the classes that are shown.
         images: (classes, each, C, H, W), uint8, as they are loaded.
         varied: the same, augmented as in training.
-        counts: how many training images each class has.
-        train: how many images there are to train with.
-        test: how many to test with.
-        num_classes: how many classes there are.
+        counts: the number of training images of each class that is shown.
+        train: the number of training images.
+        test: the number of test images.
+        num_classes: the number of classes of the data set.
         augmentation: how the images were varied.
     """
 
@@ -47,10 +72,7 @@ def samples(
     channels: int | None = None,
     rows: int = 10,
     each: int = 6,
-    flip: bool | None = None,
-    rotation: float = 15.0,
-    shift: int | None = None,
-    seed: int = 0,
+    variation: Variation = Variation(),
 ) -> Samples:
     """Take the first images of each class of a data set, and vary them as training would.
 
@@ -60,12 +82,9 @@ def samples(
         image_size: height and width in pixels.
         classes: the classes to take.
         channels: 1 or 3.
-        rows: at most so many classes, spread evenly over all.
-        each: at most so many images of each.
-        flip: whether to mirror; None = where the data set allows it.
-        rotation: largest angle in degrees.
-        shift: largest shift in pixels; None = an eighth of the image.
-        seed: of the augmentation.
+        rows: the largest number of classes, spread evenly over all.
+        each: the largest number of images of each.
+        variation: how they are varied.
 
     Returns:
         The images.
@@ -79,11 +98,7 @@ def samples(
             raise DataError(f"{key} is {value}, expected at least 1")
     loaded = data.load(name, root=root, image_size=image_size, classes=classes, channels=channels, in_memory=0)
     train = loaded.train
-    augmentation = data.Augmentation(
-        flip=loaded.flip_allowed if flip is None else flip,
-        rotation=rotation,
-        shift=max(1, min(train.shape[1:]) // 8) if shift is None else shift,
-    )
+    augmentation = variation.augmentation(loaded)
     counts = train.labels.bincount(minlength=train.num_classes)
     filled = torch.nonzero(counts).flatten()
     number = min(rows, len(filled))
@@ -91,7 +106,7 @@ def samples(
     each = min(each, int(counts[shown].min()))
     index = [torch.nonzero(train.labels == label).flatten()[:each] for label in shown]
     images = torch.stack(list(train.batches(index)))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(variation.seed)
     varied = augment(unit_range(images.flatten(0, 1)), augmentation, generator)
     return Samples(
         name=name,

@@ -15,7 +15,7 @@ STUDENTS = {"alone": "digits/student", "KD-SVD": "digits/svd", "soft targets": "
 
 
 class Demo(NamedTuple):
-    """What the demo came to.
+    """The runs of the demo.
 
     Attributes:
         teacher: the teacher's run.
@@ -37,8 +37,8 @@ def demo(
 
     Args:
         seeds: each kind of student is trained with the seeds 0 to ``seeds`` − 1; it also chooses the labelled images.
-        runs: folder of the runs; those that are finished are found again.
-        epochs: train every network for so many epochs instead of its recipe's, for a quick look.
+        runs: folder of the runs; those that have finished are reused.
+        epochs: the number of epochs of every network; None = those of its recipe. A small number gives a quick look.
         callbacks: is told what happens.
 
     Returns:

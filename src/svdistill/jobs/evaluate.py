@@ -8,7 +8,7 @@ from typing import Any
 from svdistill import data, nets, training
 from svdistill.errors import CheckpointError, DataError
 from svdistill.jobs.run import Run
-from svdistill.recipes import build
+from svdistill.recipes import weights
 
 
 def evaluate(
@@ -37,7 +37,7 @@ def evaluate(
     """
     file = _student_file(Path(path))
     model, spec = nets.load(file), nets.spec(file)
-    mean, std = build.statistics(file, spec)
+    mean, std = weights.statistics(file, spec)
     name = name or spec.get("data")
     if name is None:
         raise CheckpointError(f"{file} does not say what it was trained on; give the data set's name")
@@ -69,14 +69,16 @@ def _student_file(path: Path) -> Path:
             raise DataError(f"there is no run and no file {path}; give a run's folder or its student.safetensors")
         return path
     run = Run(path)
-    if not (path / "recipe.yaml").exists():
-        raise DataError(f"{path} is no run's folder (it has no recipe.yaml); give one that 'svdistill train' has named")
+    if not run.record.exists:
+        raise DataError(
+            f"{path} is not the folder of a run (no recipe.yaml); give one that 'svdistill train' has named"
+        )
     if not run.finished:
-        raise DataError(f"the run {path} has not finished; call the same training again, it goes on where it stopped")
+        raise DataError(f"the run {path} has not finished; call the same training again to resume it")
     return run.student_file
 
 
 def _recorded_root(file: Path) -> str | None:
-    """Return the data folder that the file's run was told of; a file that was moved away from its run has none."""
+    """Return the data folder in the recipe of the file's run; a file that was moved away from its run has none."""
     run = Run(file.parent)
-    return run.recipe.data.root if (file.parent / "recipe.yaml").exists() else None
+    return run.recipe.data.root if run.record.exists else None

@@ -3,27 +3,26 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdistill import recipes
-from svdistill.atomic import digest, lock, write_atomically
+from svdistill.atomic import digest, locked, write_atomically
 from svdistill.errors import DataError, SvdistillError
 from svdistill.records import RunRecord
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from svdistill.recipes.build import Images
+    from svdistill.recipes.images import Images
 
 TEACHER = "teacher"
 
 
 class BusyError(DataError):
-    """Another process trains this run; whoever can do something else meanwhile need not give up."""
+    """Another process is training this run; a caller that has other work can do that first."""
 
 
 class Run:
@@ -37,6 +36,16 @@ class Run:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.record = RunRecord(self.path)
+
+    @classmethod
+    def of(cls, recipe: recipes.Recipe, runs: str | os.PathLike[str]) -> "Run":
+        """Return the run of a recipe, whether it has been trained or not.
+
+        Args:
+            recipe: what is trained.
+            runs: folder of all runs.
+        """
+        return cls(Path(runs) / recipe.name / recipes.identity(recipe))
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -79,55 +88,46 @@ class Run:
         from svdistill import nets
 
         if not self.finished:
-            raise DataError(f"the run {self.path} has not finished; call the same training again, it goes on there")
+            raise DataError(f"the run {self.path} has not finished; call the same training again to resume it")
         return nets.load(self.student_file)
 
     def set_aside(self) -> Path | None:
-        """Rename the folder, so that the run can be made afresh and nothing is lost.
+        """Rename the folder, so that the run can be trained afresh and nothing is lost.
 
         Returns:
             Where it is now; None where there was none.
         """
-        if not self.path.exists():
-            return None
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        names = (f"{self.path.name}.{stamp}{suffix}" for suffix in ("", *(f".{n}" for n in range(1, 1000))))
-        target = next(path for name in names if not (path := self.path.with_name(name)).exists())
-        self.path.rename(target)
-        return target
+        return self.record.set_aside()
 
     @contextmanager
     def locked(self, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Keep other processes from training this run at the same time.
 
-        The lock is a hidden file beside the folder, so that the folder itself can be renamed; the system gives it free
-        when the process ends, however it ends.
+        The lock is that of :func:`svdistill.atomic.locked`, so the folder itself can be renamed.
 
         Args:
-            waiting: called once where another process has the lock, whose end is then awaited; None raises instead.
+            waiting: called once where another process has the lock, which is then waited for; None raises instead.
 
         Raises:
             BusyError: another process trains this run.
             DataError: the folder of runs cannot be written.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.with_name(f".{self.path.name}.lock").open("a")
-        except OSError as error:
-            reason = error.strerror or error
-            raise DataError(
-                f"cannot write to the folder of runs, {self.path.parent} ({reason}); choose another with --runs"
-            ) from error
-        with file:
-            if not lock(file, wait=False):
-                if waiting is None:
-                    raise BusyError(f"the run {self.path} is being trained by another process; wait for its end")
-                waiting()
-                lock(file, wait=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path, wait=waiting is not None, waiting=waiting))
+            except BlockingIOError as error:
+                raise BusyError(
+                    f"the run {self.path} is being trained by another process; wait until that has ended"
+                ) from error
+            except OSError as error:
+                reason = error.strerror or error
+                raise DataError(
+                    f"cannot write to the folder of runs, {self.path.parent} ({reason}); choose another with --runs"
+                ) from error
             yield
 
     def check_data(self, images: "Images") -> None:
-        """Make sure that a run that was begun is gone on with, or reused, only for the images that it was begun with.
+        """Make sure that a run is resumed or reused only for the images that it was begun with.
 
         Args:
             images: what would be trained on now.
@@ -135,7 +135,7 @@ class Run:
         Raises:
             DataError: the run's images were others.
         """
-        file = self.path / "data.json"
+        file = self.record.data
         try:
             known = json.loads(file.read_text())
         except FileNotFoundError:
@@ -149,7 +149,7 @@ class Run:
             )
 
     def check_teacher(self, file: Path | None) -> None:
-        """Make sure that a run goes on with the teacher that it was begun with.
+        """Make sure that a run is resumed with the teacher that it was begun with.
 
         Args:
             file: the teacher's weights now; None without a teacher.
@@ -158,7 +158,7 @@ class Run:
             DataError: the teacher was another.
         """
         try:
-            known = json.loads((self.path / "data.json").read_text()).get(TEACHER)
+            known = json.loads(self.record.data.read_text()).get(TEACHER)
         except (OSError, ValueError):
             return  # of an earlier version, or reported by `check_data`
         if known is not None and known != _digest(file):
@@ -170,7 +170,7 @@ class Run:
     def note_data(self, images: "Images", teacher_file: Path | None) -> None:
         """Write down which images and which teacher the run is made with."""
         noted = {**fingerprint(images), TEACHER: _digest(teacher_file)}
-        write_atomically(self.path / "data.json", json.dumps(noted).encode())
+        write_atomically(self.record.data, json.dumps(noted).encode())
 
 
 def _digest(file: Path | None) -> str | None:
@@ -178,7 +178,7 @@ def _digest(file: Path | None) -> str | None:
 
 
 def fingerprint(images: "Images") -> dict[str, Any]:
-    """Labels and shapes tell data sets apart, and unlike resized pixels they are the same in every version of torch."""
+    """Return what tells data sets apart: labels and shapes, which unlike resized pixels no version of torch changes."""
     sets = (images.train, images.test, *([] if images.unlabelled is None else [images.unlabelled]))
     labels = hashlib.sha256(b"".join(part.labels.cpu().numpy().astype("<i8").tobytes() for part in sets))
     return {

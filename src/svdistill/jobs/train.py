@@ -16,10 +16,12 @@ from svdistill import nets, recipes, training
 from svdistill.distiller import Distiller
 from svdistill.errors import DataError, OptionError, RecipeError, SvdistillError
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
-from svdistill.jobs.diagnostics import write_diagnostics
+from svdistill.jobs.diagnostics import Tapped, write_diagnostics
 from svdistill.jobs.run import BusyError, Run, fingerprint
 from svdistill.jobs.teacher_cache import provide
-from svdistill.recipes import Recipe, build
+from svdistill.recipes import Recipe, build, weights
+from svdistill.recipes.check import check, check_parts
+from svdistill.recipes.images import Images, Loaded, batches, load_images, noise
 from svdistill.teacher_cache import TeacherCache
 
 _ASK_AGAIN_SECONDS = 1.0
@@ -69,7 +71,7 @@ def train(
 
 def prepared(
     recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[str, Any], method: str | None
-) -> tuple[tuple[Recipe, ...], list[build.Images]]:
+) -> tuple[tuple[Recipe, ...], list[Images]]:
     """Read a recipe and those of its teachers, load their images, and check that all of it fits together.
 
     Args: as for ``train``.
@@ -86,22 +88,22 @@ def prepared(
     line = recipes.lineage(settings)
     processes = training.Processes(launch(settings))
     for member in line:
-        build.check_parts(member, processes=processes.world)
-    loaded: build.Loaded = {}
-    images = processes.in_turn(lambda: [build.images(member, loaded=loaded) for member in line])
+        check_parts(member, processes=processes.world)
+    loaded: Loaded = {}
+    images = processes.in_turn(lambda: [load_images(member, loaded=loaded) for member in line])
     processes.same([fingerprint(own) for own in images], what="images")
     processes.together(lambda: _check(line, images, processes=processes.world))
     return line, images
 
 
-def _check(line: Sequence[Recipe], images: Sequence[build.Images], *, processes: int) -> None:
+def _check(line: Sequence[Recipe], images: Sequence[Images], *, processes: int) -> None:
     for member, own, parent, theirs in zip(line, images, (*line[1:], None), (*images[1:], None), strict=True):
-        build.check(member, own, teacher_recipe=parent, teacher_images=theirs, processes=processes)
+        check(member, own, teacher_recipe=parent, teacher_images=theirs, processes=processes)
 
 
 def _train_line(
     line: Sequence[Recipe],
-    images: Sequence[build.Images],
+    images: Sequence[Images],
     runs: Path,
     processes: training.Processes,
     *,
@@ -156,7 +158,7 @@ def _locked(run: Run, processes: training.Processes, *, waiting: Callable[[], No
 
 def teacher_file(
     line: Sequence[Recipe],
-    images: Sequence[build.Images],
+    images: Sequence[Images],
     runs: Path,
     processes: training.Processes,
     *,
@@ -179,7 +181,7 @@ def teacher_file(
 
 
 def _train_one(
-    recipe: Recipe, images: build.Images, run: Run, *, runs: Path, teacher_file: Path | None, callbacks: Callbacks
+    recipe: Recipe, images: Images, run: Run, *, runs: Path, teacher_file: Path | None, callbacks: Callbacks
 ) -> None:
     """Train one network whose teacher is ready, and write down what came of it."""
     knobs = recipe.train
@@ -205,7 +207,7 @@ def _train_one(
             engine,
             distiller,
             optimizer,
-            build.batches(recipe, on_device, share=processes.share),
+            batches(recipe, on_device, share=processes.share),
             on_device.test,
             mean=on_device.mean,
             std=on_device.std,
@@ -219,16 +221,16 @@ def _train_one(
         )
 
     def finish() -> None:
-        build.save(distiller.student, run.student_file, recipe=recipe, images=images)
+        weights.save(distiller.student, run.student_file, recipe=recipe, images=images)
         _look_inside(recipe, run, distiller, on_device, engine)
         run.record.finish(_summary(recipe, run, distiller, images))
 
     processes.lead(finish)
 
 
-def _begin(recipe: Recipe, images: build.Images, run: Run, teacher_file: Path | None) -> None:
+def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None) -> None:
     """Write down what a run is made with, or make sure that one that was begun goes on with the same."""
-    if (run.path / "recipe.yaml").exists():
+    if run.record.exists:
         run.check_teacher(teacher_file)
     else:
         run.note_data(images, teacher_file)
@@ -237,7 +239,7 @@ def _begin(recipe: Recipe, images: build.Images, run: Run, teacher_file: Path | 
 
 def _see(run: Run) -> None:
     """Make sure that this process sees what the first has written."""
-    if not (run.path / "recipe.yaml").exists():
+    if not run.record.exists:
         raise DataError(
             f"{socket.gethostname()} does not see {run.path}, which the first process has made; let --runs be a folder "
             "that all machines share"
@@ -275,7 +277,7 @@ def launch(recipe: Recipe) -> training.Engine:
 
 def _distiller(
     recipe: Recipe,
-    images: build.Images,
+    images: Images,
     teacher_file: Path | None,
     known: TeacherCache | None,
     engine: training.Engine,
@@ -284,12 +286,12 @@ def _distiller(
     student = build.model(recipe, images)
     teacher: nn.Module | TeacherCache | None = known
     if known is None and teacher_file is not None:
-        teacher = build.teacher(teacher_file, images)
+        teacher = weights.load_teacher(teacher_file, images)
     distiller = build.distiller(recipe, student, teacher, teacher_recipe=recipes.teacher_of(recipe))
-    distiller.prepare(build.noise(images))
+    distiller.prepare(noise(images))
     if _is_sharded(recipe, distiller, engine):
         assert distiller.teacher is not None
-        training.shard(engine, distiller.teacher, build.noise(images))
+        training.shard(engine, distiller.teacher, noise(images))
         if recipe.train.channels_last:  # what is sharded must lie as it is
             distiller.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif recipe.train.channels_last:  # weights are enough: a convolution's map lies as they do
@@ -303,7 +305,7 @@ def _is_sharded(recipe: Recipe, distiller: Distiller, engine: training.Engine) -
     return several and recipe.teacher is not None and recipe.teacher.shard and distiller.teacher is not None
 
 
-def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: build.Images, engine: training.Engine) -> None:
+def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: Images, engine: training.Engine) -> None:
     """Write what a report shows of the networks' insides, at the taps of the recipe where their networks have any."""
     try:
         taps = build.taps(recipe)
@@ -313,23 +315,20 @@ def _look_inside(recipe: Recipe, run: Run, distiller: Distiller, images: build.I
     except (OptionError, RecipeError):  # a network of another library, of which no taps are named
         taps, others = (), ()
     student_drop, teacher_drop = build.drop_tokens(recipe, recipes.teacher_of(recipe))
+    teacher = distiller.teacher if len(taps) == len(others) else None
     write_diagnostics(
         run.record,
-        distiller.student,
-        distiller.teacher if len(taps) == len(others) else None,
+        Tapped(distiller.student, taps, student_drop),
+        None if teacher is None else Tapped(teacher, others, teacher_drop),
         test=images.test,
         mean=images.mean,
         std=images.std,
-        student_taps=taps,
-        teacher_taps=others if len(taps) == len(others) else (),
         lift=distiller.adapters,
-        student_drop_tokens=student_drop,
-        teacher_drop_tokens=teacher_drop,
         engine=engine,
     )
 
 
-def _summary(recipe: Recipe, run: Run, distiller: Distiller, images: build.Images) -> dict[str, Any]:
+def _summary(recipe: Recipe, run: Run, distiller: Distiller, images: Images) -> dict[str, Any]:
     metrics = run.metrics
     best = max((line for line in metrics if "accuracy" in line), key=lambda line: float(line["accuracy"]))
     cost = nets.count(distiller.student, images.shape)

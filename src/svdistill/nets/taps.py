@@ -33,7 +33,7 @@ class Taps:
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], *, drop_tokens: int = 0) -> None:
-        self._names = _checked(model, names)
+        self._names = tap_names(model, names)
         if drop_tokens < 0:
             raise OptionError(f"drop_tokens is {drop_tokens}, expected 0 or more (1 for a class token)")
         self._drop_tokens = drop_tokens
@@ -99,7 +99,37 @@ class Taps:
         return model.get_submodule(name).register_forward_hook(record)
 
 
-def _checked(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+def run_tapped(
+    model: nn.Module, names: Sequence[str], images: Tensor, *, drop_tokens: int = 0
+) -> tuple[Tensor, list[Tensor]]:
+    """Run a model once and return its logits and its maps; no hook is left behind.
+
+    Args:
+        model: any module.
+        names: its taps, as for `Taps`; () for the logits alone.
+        images: (B, C, H, W).
+        drop_tokens: as for `Taps`.
+
+    Raises:
+        OptionError: the model has no submodule of a name.
+        ShapeError: a submodule did not run or did not give a tensor.
+    """
+    if not names:
+        return model(images), []
+    with Taps(model, names, drop_tokens=drop_tokens) as taps:
+        return model(images), taps.collect()
+
+
+def tap_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a model's taps, checked.
+
+    Args:
+        model: any module.
+        names: dotted names as in ``model.named_modules()``.
+
+    Raises:
+        OptionError: there are no names, or the model has no submodule of a name.
+    """
     known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     if isinstance(names, str):
         raise OptionError(f"taps are a list of names, but the single string {names!r} came; write [{names!r}]")

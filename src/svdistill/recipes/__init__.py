@@ -1,6 +1,19 @@
 """Settings of a run: YAML recipes, validated. ``svdistill.recipes.build`` turns them into objects."""
 
+from svdistill.methods import compared as compared_methods
 from svdistill.recipes.load import identity, lineage, load, methods, names, teacher_of, validate
-from svdistill.recipes.schema import PRESETS, Recipe
+from svdistill.recipes.losses import PRESETS
+from svdistill.recipes.schema import Recipe
 
-__all__ = ["PRESETS", "Recipe", "identity", "lineage", "load", "methods", "names", "teacher_of", "validate"]
+__all__ = [
+    "PRESETS",
+    "Recipe",
+    "compared_methods",
+    "identity",
+    "lineage",
+    "load",
+    "methods",
+    "names",
+    "teacher_of",
+    "validate",
+]

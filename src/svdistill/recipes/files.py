@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from svdistill.errors import RecipeError, nearest
-from svdistill.recipes.schema import own_settings
+from svdistill.methods import KEYS
+from svdistill.recipes.losses import own_settings
 
 SUFFIXES = (".yaml", ".yml")
 METHODS = "methods"
@@ -90,7 +91,7 @@ def read(name: str, *, beside: Path | None = None) -> Plain:
         Its settings, merged, not yet validated, with a ``name``.
 
     Raises:
-        RecipeError: a file is missing or is no YAML mapping, or recipes extend each other in a circle.
+        RecipeError: a file is missing or is not a YAML mapping, or recipes extend each other in a circle.
     """
     layers = _layers(name, beside=beside, above=())
     merged: Plain = {}
@@ -107,6 +108,8 @@ def _layers(name: str, *, beside: Path | None, above: tuple[Path, ...]) -> list[
     if path in above:
         raise RecipeError(f"extends: {name!r} extends itself in a circle; take one 'extends' out")
     layer = _read_file(path)
+    if name.startswith(f"{METHODS}/"):
+        layer = {key: value for key, value in layer.items() if key not in KEYS}
     wanted = layer.pop("extends", None) or []
     parents = [wanted] if isinstance(wanted, str) else wanted
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
@@ -124,7 +127,7 @@ def _read_file(path: Path) -> Plain:
     except (YAMLError, OmegaConfBaseException) as error:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict) or not plain or (len(plain) == 1 and next(iter(plain.values())) is None):
-        raise RecipeError(f"{path} is no recipe: expected 'key: value' lines such as 'extends: digits/svd'")
+        raise RecipeError(f"{path} is not a recipe: expected 'key: value' lines such as 'extends: digits/svd'")
     return {str(key): value for key, value in plain.items()}
 
 
@@ -138,7 +141,7 @@ def parse(overrides: Iterable[str]) -> Plain:
         e.g. ``{"seed": 3, "train": {"milestones": [60, 90]}, "teacher": None}``.
 
     Raises:
-        RecipeError: no ``=``, an empty key, or a value that is no YAML.
+        RecipeError: no ``=``, an empty key, or a value that is not YAML.
     """
     merged: Plain = {}
     for override in overrides:

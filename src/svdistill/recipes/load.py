@@ -11,35 +11,32 @@ from pydantic_core import ErrorDetails
 
 from svdistill.atomic import digest
 from svdistill.errors import RecipeError, nearest
+from svdistill.methods import shipped
 from svdistill.recipes import files
+from svdistill.recipes.losses import LOSSES
 from svdistill.recipes.schema import (
-    LOSSES,
-    MACHINE_KEYS,
-    AdamWSettings,
+    OPTIMIZERS,
     AugmentSettings,
     DataSettings,
     ModelSettings,
     Recipe,
-    SGDSettings,
     TeacherSettings,
     TrainSettings,
     UnlabelledSettings,
 )
+from svdistill.records import MACHINE_KEYS
 
-_SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
+# The sections whose settings are told apart by a name.
+_TAGS: Mapping[str, Mapping[str, type[BaseModel]]] = {"loss": LOSSES, "optimizer": OPTIMIZERS}
+_SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "": (Recipe,),
     "data": (DataSettings,),
     "data.augment": (AugmentSettings,),
     "data.unlabelled": (UnlabelledSettings,),
     "model": (ModelSettings,),
     "teacher": (TeacherSettings,),
-    "loss": tuple(LOSSES.values()),
-    "optimizer": (SGDSettings, AdamWSettings),
+    **{section: tuple(kinds.values()) for section, kinds in _TAGS.items()},
     "train": (TrainSettings,),
-}
-_TAGS: dict[str, dict[str, type[BaseModel]]] = {
-    "loss": dict(LOSSES),
-    "optimizer": {"sgd": SGDSettings, "adamw": AdamWSettings},
 }
 _SAME_IMAGES = ("classes", "image_size", "channels")
 _EXPECTED = {
@@ -71,7 +68,7 @@ def names() -> tuple[str, ...]:
 
 def methods() -> dict[str, str]:
     """Return the methods that a recipe can be loaded with: name → what it is, in alphabetical order."""
-    return {name: str(files.read(f"{files.METHODS}/{name}")["description"]) for name in files.methods()}
+    return {name: method.description for name, method in shipped().items()}
 
 
 def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *, method: str | None = None) -> Recipe:
@@ -251,7 +248,7 @@ def _known_keys() -> list[str]:
 
 def _sentence(problem: ErrorDetails) -> str:
     """Turn one of pydantic's errors into our line: the dotted key, what came, what was expected."""
-    # In a list of losses the place of one in the list says less than its name, which follows as the tag.
+    # In a list of losses the position of one says less than its name, which follows as the tag.
     parts = [str(part) for part in problem["loc"] if not (isinstance(part, int) and problem["loc"][0] == "loss")]
     tag = None
     if len(parts) > 1 and parts[0] in _TAGS and parts[1] in _TAGS[parts[0]]:

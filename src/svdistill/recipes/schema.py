@@ -4,32 +4,18 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
+
+from svdistill.recipes.base import Settings, by_name
+from svdistill.recipes.losses import AnyLoss
+from svdistill.records import MACHINE_KEYS
 
 Taps = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 Classes = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
-
-# Where the files lie, on what the run runs and how often it saves: none of it changes the result beyond rounding.
-MACHINE_KEYS = (
-    "data.root",
-    "train.device",
-    "train.compile",
-    "train.channels_last",
-    "train.recompute",
-    "train.checkpoint_minutes",
-    "teacher.shard",
-)
-
-
-class Settings(BaseModel):
-    """Base of every part of a recipe: unknown keys and wrong types are refused, nothing changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class AugmentSettings(Settings):
@@ -37,8 +23,8 @@ class AugmentSettings(Settings):
 
     Attributes:
         flip: mirror half of the images left to right; refused for data sets where a mirror image is another class.
-        rotation: rotate by up to so many degrees to either side.
-        shift: move by up to so many pixels in each direction, the edge filled with zeros.
+        rotation: rotate by up to this many degrees to either side.
+        shift: move by up to this many pixels in each direction, the edge filled with zeros.
     """
 
     flip: bool = False
@@ -52,8 +38,8 @@ class UnlabelledSettings(Settings):
     Attributes:
         name: ``rest``, the training images whose labels ``data.train_size`` leaves out, or a data set's name.
         root: folder that holds its files.
-        size: use only so many, chosen at random; null = all.
-        batch_size: how many join each step; null = as many as the labelled ones.
+        size: how many to use, chosen at random; null = all.
+        batch_size: how many join each step; null = as many as there are labelled ones.
     """
 
     name: str = "rest"
@@ -67,9 +53,9 @@ class DataSettings(Settings):
 
     Attributes:
         name: a data set's name, e.g. ``digits``.
-        root: folder that holds its files; null = the usual places, then a download.
+        root: folder that holds its files; null = the usual folders, then a download.
         classes: use only these classes, by name: a list, or the path of a text file with one a line; null = all.
-        train_size: use only so many labelled training images, equally many of each class; null = all.
+        train_size: how many labelled training images to use, equally many of each class; null = all.
         image_size: resize once to this many pixels a side; null = as they are.
         channels: 1 = grey, 3 = colour; null = as they are.
         augment: random warps of the training images.
@@ -109,7 +95,7 @@ class ModelSettings(Settings):
         name: e.g. ``vgg-bn-student``.
         width: factor on every channel count.
         taps: dotted names of the submodules whose outputs are compared, in order; null = the model's own.
-        drop_tokens: how many tokens at the front of a (B, N, D) tap are no image positions: 1 for a class token.
+        drop_tokens: how many tokens at the front of a (B, N, D) tap are not image positions: 1 for a class token.
     """
 
     name: str
@@ -127,9 +113,9 @@ class TeacherSettings(Settings):
         checkpoint: path of a ``.safetensors`` file that an earlier run has written.
         taps: as for the model; null = the taps of the teacher's recipe or model.
         drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.
-        views: train on so many fixed warps of each image; the teacher is run over them once, and what the losses need
-            of it is stored and read from disk; null = ever new warps, with the teacher in every step. The warps are the
-            same for every seed.
+        views: how many fixed warps of each image to train on; the teacher is run over them once, and what the losses
+            need of it is stored and read from disk; null = ever new warps, with the teacher in every step. The warps
+            are the same for every seed.
         live: with ``views``, run the teacher in every step all the same, for comparison.
         shard: with several processes, each keeps a part of the teacher's parameters, and a block's are put together
             only while it runs; for a teacher that does not fit into the memory of one GPU. One process keeps them all.
@@ -168,191 +154,6 @@ class TeacherSettings(Settings):
         return self
 
 
-class LossSettings(Settings):
-    """What every transfer loss may be told about its place beside the main task.
-
-    Attributes:
-        clip: how its gradient is bounded by the main one; ``none``: a plain weighted sum, as the other methods have it.
-        weight: factor on the transfer loss.
-        main_weight: factor on the main loss; in a sum of losses the factors are multiplied.
-        stage: where training has two stages (``train.first_stage``), in which of them the loss takes part: ``first`` if
-            nothing is said; null where there is one stage.
-    """
-
-    clip: Literal["per_variable", "global", "poster", "none"] = "none"
-    weight: float = Field(default=1.0, gt=0)
-    main_weight: float = Field(default=1.0, ge=0)
-    stage: Literal["first", "second", "both"] | None = None
-
-
-# KD-SVD as each of its sources has it; they disagree (METHOD, sections 2 to 4). What a recipe says itself goes first.
-# All of them sum over the batch.
-PRESETS: dict[str, dict[str, Any]] = {
-    # The paper and the code published with it.
-    "eccv2018": {
-        "rank": 1,
-        "extra": 1,
-        "assignment": "argmax",
-        "gradient": "paper",
-        "reduction": "sum",
-        "clip": "per_variable",
-    },
-    # The poster, whose sweep over the rank peaks at 2; its alignment is the paper's.
-    "poster": {
-        "rank": 2,
-        "extra": 1,
-        "assignment": "argmax",
-        "gradient": "paper",
-        "reduction": "sum",
-        "clip": "poster",
-    },
-    # The author's later collection of methods: more candidates, no factor.
-    "kd-methods": {
-        "rank": 1,
-        "extra": 3,
-        "scaled": False,
-        "assignment": "argmax",
-        "gradient": "paper",
-        "reduction": "sum",
-        "clip": "per_variable",
-    },
-    # Without a decomposition of the student.
-    "teacher-basis": {"rank": 1, "basis": "teacher", "reduction": "sum", "clip": "per_variable"},
-}
-
-
-class SVDLossSettings(LossSettings):
-    """KD-SVD: the transfer loss of METHOD section 2 and how its gradient is joined to the main one (section 3).
-
-    Attributes:
-        preset: settings as one of the published sources has them: ``eccv2018``, ``poster``, ``kd-methods`` or
-            ``teacher-basis``; each may still be replaced. null = what we recommend.
-        rank: kept singular vectors, k.
-        extra: the student keeps so many more, of which the alignment chooses.
-        beta: width of the radial basis function.
-        assignment: which student vector answers which teacher vector; null = by rank.
-        gradient: derivative of the truncated SVD.
-        basis: ``own``: the student's singular vectors; ``teacher``: its map projected on the teacher's left vectors.
-        scaled: whether the loss has its factor ½ √k.
-        reduction: over the batch; ``sum`` as published, made for the clipping.
-        clip: as published, ``per_variable``.
-    """
-
-    name: Literal["svd"]
-    preset: Literal["eccv2018", "poster", "kd-methods", "teacher-basis"] | None = None
-    rank: int = Field(default=1, ge=1)
-    extra: int = Field(default=1, ge=0)
-    beta: float = Field(default=8.0, gt=0)
-    assignment: Literal["argmax", "one_to_one"] | None = None
-    gradient: Literal["exact", "paper"] = "exact"
-    basis: Literal["own", "teacher"] = "own"
-    scaled: bool = True
-    reduction: Literal["sum", "mean"] = "sum"
-    clip: Literal["per_variable", "global", "poster", "none"] = "per_variable"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset_below(cls, given: Any) -> Any:
-        """Lay what the recipe says itself over its preset; an unknown preset is reported as any wrong value is."""
-        preset = given.get("preset") if isinstance(given, dict) else None
-        if not isinstance(preset, str):
-            return given
-        return {**PRESETS.get(preset, {}), **given}
-
-
-class SoftTargetLossSettings(LossSettings):
-    """Soft targets (Hinton et al. 2015): temperature² times the divergence of the softened outputs.
-
-    Attributes:
-        temperature: divides both networks' logits.
-        weight: 0.9 by default.
-        main_weight: 0.1 by default.
-    """
-
-    name: Literal["soft-target"]
-    temperature: float = Field(default=4.0, gt=0)
-    weight: float = Field(default=0.9, gt=0)
-    main_weight: float = Field(default=0.1, ge=0)
-
-
-class FitNetLossSettings(LossSettings):
-    """FitNets (Romero et al. 2015): a regressor of 1×1 leads the student's middle map to the teacher's.
-
-    Attributes:
-        hint: which of the taps, from 0; null = the middle one.
-    """
-
-    name: Literal["fitnet"]
-    hint: int | None = Field(default=None, ge=0)
-
-
-class FSPLossSettings(LossSettings):
-    """FSP (Yim et al. 2017): the Gram matrices between neighbouring taps."""
-
-    name: Literal["fsp"]
-
-
-class AttentionLossSettings(LossSettings):
-    """Attention transfer (Zagoruyko & Komodakis 2017): where, not what, each tap responds to.
-
-    Attributes:
-        power: p of the attention map Σ_c |A_c|^p.
-    """
-
-    name: Literal["attention"]
-    power: float = Field(default=2.0, ge=1)
-
-
-class RelationalLossSettings(LossSettings):
-    """RKD (Park et al. 2019): distances and angles between the images of a batch, at the last tap.
-
-    Attributes:
-        distance: factor on the part of distances.
-        angle: factor on the part of angles.
-    """
-
-    name: Literal["relational"]
-    distance: float = Field(default=25.0, ge=0)
-    angle: float = Field(default=50.0, ge=0)
-
-
-LOSSES: dict[str, type[LossSettings]] = {
-    "svd": SVDLossSettings,
-    "soft-target": SoftTargetLossSettings,
-    "fitnet": FitNetLossSettings,
-    "fsp": FSPLossSettings,
-    "attention": AttentionLossSettings,
-    "relational": RelationalLossSettings,
-}
-
-
-def own_settings(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a loss says beyond its preset and the defaults, which a recipe written out in full says too.
-
-    Args:
-        loss: settings of one loss, not yet validated.
-
-    Returns:
-        Its name and the settings that differ; no preset.
-    """
-    kind, preset = LOSSES.get(str(loss.get("name"))), loss.get("preset")
-    usual = {} if kind is None else {key: field.default for key, field in kind.model_fields.items() if key != "name"}
-    usual |= PRESETS.get(preset, {}) if isinstance(preset, str) else {}
-    same = {key for key, value in loss.items() if key in usual and value == usual[key]}
-    return {key: value for key, value in loss.items() if key not in same | {"preset"}}
-
-
-AnyLoss = Annotated[
-    SVDLossSettings
-    | SoftTargetLossSettings
-    | FitNetLossSettings
-    | FSPLossSettings
-    | AttentionLossSettings
-    | RelationalLossSettings,
-    Field(discriminator="name"),
-]
-
-
 class SGDSettings(Settings):
     """Stochastic gradient descent with Nesterov momentum.
 
@@ -381,17 +182,21 @@ class AdamWSettings(Settings):
     weight_decay: float = Field(default=1e-2, ge=0)
 
 
+AnyOptimizer = Annotated[SGDSettings | AdamWSettings, Field(discriminator="name")]
+OPTIMIZERS: dict[str, type[Settings]] = by_name(AnyOptimizer)
+
+
 class TrainSettings(Settings):
     """How long and on what.
 
     Attributes:
         epochs: passes over the training images.
-        milestones: when the learning rate falls: an epoch (a whole number) or a share of all epochs (between 0 and 1).
+        milestones: when the learning rate falls: epochs (whole numbers) or fractions of all epochs (between 0 and 1).
         gamma: factor on the learning rate at each milestone.
         batch_size: images a step, of all processes and all parts together; a last partial batch is left out.
-        accumulate: each process works on so many equal parts of its images one after the other, which needs less
-            memory; their gradients are summed before the two tasks' are combined, so but for batch norm, and losses
-            that compare images with each other, the step is that of the whole batch.
+        accumulate: into how many equal parts each process divides its images, to work on one after the other, which
+            needs less memory; their gradients are summed before the two tasks' are combined, so but for batch norm, and
+            losses that compare images with each other, the step is that of the whole batch.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``32-true``, or ``bf16-mixed`` for autocast.
         compile: use ``torch.compile``, for the student and on a GPU for the transfer losses.
@@ -400,19 +205,19 @@ class TrainSettings(Settings):
         recompute: keep only what goes in and out of the student's blocks and compute their inside again in the backward
             pass: less memory, more time; not together with ``compile``.
         checkpoint_minutes: within long epochs, save at least this often.
-        first_stage: two stages where above 0: so many epochs (a whole number), or such a share of ``epochs``, of the
-            transfer task alone, at the learning rate of the start, go before the ``epochs`` of the main task, which
-            then learns alone but for the losses whose ``stage`` says otherwise.
+        first_stage: how long the first of two stages is, in epochs (a whole number) or as a fraction of ``epochs``; 0 =
+            one stage. It is of the transfer task alone, at the learning rate of the start, and comes before the
+            ``epochs`` of the main task, which then learns alone but for the losses whose ``stage`` says otherwise.
         first_stage_norm: bound on the norm of the whole gradient in the first of two stages, in which no main gradient
             bounds that of the transfer task; null = no bound.
-        evaluate_every: measure on the test images after every so many epochs, and after the last.
+        evaluate_every: measure on the test images after every n-th epoch, and after the last.
     """
 
     epochs: int = Field(ge=1)
-    first_stage: Annotated[int, Field(ge=0)] | Share = 0
+    first_stage: Annotated[int, Field(ge=0)] | Fraction = 0
     first_stage_norm: float | None = Field(default=1.0, gt=0)
     evaluate_every: int = Field(default=1, ge=1)
-    milestones: Annotated[tuple[Epoch | Share, ...], Strict(False)] = ()
+    milestones: Annotated[tuple[Epoch | Fraction, ...], Strict(False)] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
     batch_size: int = Field(default=128, ge=1)
     accumulate: int = Field(default=1, ge=1)
@@ -430,7 +235,7 @@ class TrainSettings(Settings):
         for item in value if isinstance(value, list | tuple) else ():
             number = isinstance(item, int | float) and not isinstance(item, bool)
             if not number or not (0 < item < 1 or (isinstance(item, int) and item >= 1)):
-                raise ValueError(f"each is an epoch (1, 2, …) or a share of all epochs (0.5); got {item!r}")
+                raise ValueError(f"each is an epoch (1, 2, …) or a fraction of all epochs (0.5); got {item!r}")
         return value
 
     @model_validator(mode="after")
@@ -438,15 +243,15 @@ class TrainSettings(Settings):
         whole = [m for m in self.milestones if isinstance(m, int)]
         if whole and whole[-1] >= self.epochs:
             raise ValueError(f"milestones: {whole[-1]} is not below epochs, {self.epochs}")
-        places = [m if isinstance(m, int) else m * self.epochs for m in self.milestones]
-        if any(later <= earlier for earlier, later in itertools.pairwise(places)):
+        positions = [m if isinstance(m, int) else m * self.epochs for m in self.milestones]
+        if any(later <= earlier for earlier, later in itertools.pairwise(positions)):
             raise ValueError(f"milestones: must rise, got {list(self.milestones)}")
         return self
 
     @model_validator(mode="after")
     def _one_who_decides(self) -> Self:
         if self.recompute and self.compile:
-            raise ValueError("recompute: a compiled network decides by itself what it computes again; take one of both")
+            raise ValueError("recompute: a compiled network decides by itself what it computes again; take either")
         return self
 
     @field_validator("first_stage", mode="before")
@@ -455,21 +260,21 @@ class TrainSettings(Settings):
         """Say in one sentence what a first stage is."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not (0 <= value < 1 or (isinstance(value, int) and value >= 1)):
-            raise ValueError(f"expected epochs (1, 2, …), a share of them (0.5), or 0 for one stage; got {value!r}")
+            raise ValueError(f"expected epochs (1, 2, …), a fraction of them (0.5), or 0 for one stage; got {value!r}")
         return int(value) if value == 0 else value
 
     @property
     def first_stage_epochs(self) -> int:
-        """The length of the first of two stages in epochs, a share rounded up; 0 where there is one stage."""
+        """The length of the first of two stages in epochs, a fraction rounded up; 0 where there is one stage."""
         if isinstance(self.first_stage, int):
             return self.first_stage
         return math.ceil(self.first_stage * self.epochs - 1e-9)
 
     @property
     def milestone_epochs(self) -> tuple[int, ...]:
-        """The milestones as epochs; shares are rounded up, and those that fall on the end are left out."""
-        places = [m if isinstance(m, int) else math.ceil(m * self.epochs - 1e-9) for m in self.milestones]
-        return tuple(place for place in places if place < self.epochs)
+        """The milestones as epochs; fractions are rounded up, and those that fall on the end are left out."""
+        epochs = [m if isinstance(m, int) else math.ceil(m * self.epochs - 1e-9) for m in self.milestones]
+        return tuple(epoch for epoch in epochs if epoch < self.epochs)
 
 
 class Recipe(Settings):
@@ -495,7 +300,7 @@ class Recipe(Settings):
     model: ModelSettings
     teacher: TeacherSettings | None = None
     loss: Annotated[tuple[AnyLoss, ...], Strict(False)] = ()
-    optimizer: Annotated[SGDSettings | AdamWSettings, Field(discriminator="name")]
+    optimizer: AnyOptimizer
     train: TrainSettings
 
     @field_validator("loss", mode="before")
@@ -547,12 +352,7 @@ class Recipe(Settings):
     @property
     def method(self) -> str:
         """What helps the student, in a word: ``alone``, ``fsp-two-stage``, ``svd-poster``, ``svd+soft-target``."""
-        parts = []
-        for loss in self.loss:
-            variant = ""
-            if isinstance(loss, SVDLossSettings):
-                variant = f"-{loss.preset}" if loss.preset else f"-k{loss.rank}" if loss.rank > 1 else ""
-            parts.append(loss.name + variant)
+        parts = [f"{loss.name}-{loss.variant}" if loss.variant else loss.name for loss in self.loss]
         return ("+".join(parts) or "alone") + ("-two-stage" if self.train.first_stage_epochs else "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -566,11 +366,11 @@ class Recipe(Settings):
         return plain
 
     def digest(self, *, teacher: str | None = None) -> str:
-        """Return ten letters that name the experiment: two recipes that give the same result share them.
+        """Return ten letters that name the experiment: two recipes that give the same result have the same.
 
         Left out are the seed (a run's folder shows it), name and description, what only says where and how fast
-        (``MACHINE_KEYS`` and ``data.unlabelled.root``),
-        and whatever is at its default. A teacher counts by what it is, not by what it is called, and so does a preset.
+        (``MACHINE_KEYS`` and ``data.unlabelled.root``), and whatever is at its default. A teacher counts by what it is,
+        not by what it is called, and so does a preset.
 
         Args:
             teacher: identity of the teacher: the digest and seed of its own recipe, or a hash of its file.
@@ -590,9 +390,9 @@ class Recipe(Settings):
             loss.pop("preset", None)  # what it stands for counts
         settings.get("loss", []).sort(key=lambda loss: str(loss["name"]))  # a sum has no order
         if self.teacher is not None:
-            place = self.teacher.model_dump(
+            use = self.teacher.model_dump(
                 mode="json", exclude_defaults=True, include={"taps", "drop_tokens", "views", "live"}
             )
-            settings["teacher"] = {"identity": teacher, **place}
+            settings["teacher"] = {"identity": teacher, **use}
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:10]

@@ -1,4 +1,4 @@
-"""Which stored knowledge of a teacher a recipe asks for: what it must be of, and where it lies."""
+"""Which teacher cache a recipe asks for: what it must be of, and where it lies."""
 
 import hashlib
 import json
@@ -10,16 +10,16 @@ from torch import nn
 
 from svdistill import nets, teacher_cache
 from svdistill.atomic import digest
-from svdistill.distiller import StorableLoss
 from svdistill.recipes import build
+from svdistill.recipes.images import Images, augmentation, fixed_views, noise
 from svdistill.recipes.load import identity, teacher_of
 from svdistill.recipes.schema import Recipe
 
 FOLDER = "knowledge"
 
 
-def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_file: Path) -> teacher_cache.Key:
-    """Return what stored knowledge must be of to serve a recipe.
+def key(recipe: Recipe, images: Images, *, student: nn.Module, teacher_file: Path) -> teacher_cache.Key:
+    """Return what a teacher cache must be of to serve a recipe.
 
     Args:
         recipe: it has ``teacher.views``.
@@ -33,7 +33,7 @@ def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_fil
     Raises:
         CheckpointError: the teacher's file is missing or damaged.
     """
-    views, parent = build.views(recipe), teacher_of(recipe)
+    views, parent = fixed_views(recipe), teacher_of(recipe)
     assert views is not None
     nets.spec(teacher_file)  # whoever reads a file's bytes alone does not notice that it is cut off
     criteria = build.losses(recipe)
@@ -44,18 +44,18 @@ def key(recipe: Recipe, images: build.Images, *, student: nn.Module, teacher_fil
         images=[teacher_cache.fingerprint(one) for one in sets],
         mean=images.mean.tolist(),
         std=images.std.tolist(),
-        augmentation=asdict(build.augmentation(recipe)),
+        augmentation=asdict(augmentation(recipe)),
         views=views.count,
         seed=views.seed,
         taps=build.teacher_taps(recipe, parent) if maps else (),
         drop_tokens=build.drop_tokens(recipe, parent)[1] if maps else 0,
         grids=_grids(recipe, student, images) if maps else (),
-        losses={name: dict(one.extracts) for name, one in criteria.items() if isinstance(one, StorableLoss)},
+        losses={name: dict(one.extracts) for name, one in criteria.items() if one.storable},
     )
 
 
 def folder(recipe: Recipe, wanted: teacher_cache.Key) -> Path:
-    """Return where a recipe's knowledge lies, below the folder of runs.
+    """Return where a recipe's teacher cache lies, below the folder of runs.
 
     The name comes from settings, not from what files hold: where weights or images have changed under the same
     settings, what was stored of the old ones is found, and refused.
@@ -92,9 +92,9 @@ def _images(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
-def _grids(recipe: Recipe, student: nn.Module, images: build.Images) -> list[list[int]]:
+def _grids(recipe: Recipe, student: nn.Module, images: Images) -> list[list[int]]:
     """Return height and width, or the number of positions, of the student's map at each tap."""
     with nets.Taps(student, build.taps(recipe), drop_tokens=recipe.model.drop_tokens) as taps:
-        student.eval()(build.noise(images)[:1])
+        student.eval()(noise(images)[:1])
         shapes = [one.shape for one in taps.collect()]
     return [list(shape[2:]) if len(shape) == 4 else list(shape[1:-1]) for shape in shapes]

@@ -1,10 +1,9 @@
-"""Find finished runs, read their records, and put together what belongs together: method, regime, seed."""
+"""Find finished runs, read their records, and group them by regime, method and seed."""
 
 import itertools
 import json
 import math
 import os
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from svdistill import methods
 from svdistill.atomic import digest
 from svdistill.errors import DataError, SvdistillError
-from svdistill.recipes.schema import MACHINE_KEYS
-from svdistill.records import RunRecord
+from svdistill.records import MACHINE_KEYS, RunRecord
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 
 BASELINE = "alone"
-# A run that was renamed to make room for a fresh one: its seed and digest, then when that was.
-_SET_ASIDE = re.compile(r"\.\d{8}-\d{6}(\.\d+)?$")
 _NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.unlabelled.root"})
 # What changes how a method helps, not what it is compared under: the student alone has none of it.
 _OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage")
-# Runs that differ in these are never compared with each other, even where each method has but one value.
+# Runs that differ in these are never compared with each other, even where each method has only one value.
 _OF_REGIME = ("data", "model", "train.epochs")
 _NEEDED = ("accuracy", "best_accuracy", "best_epoch", "train_images", "epochs", "parameters", "flops", "seconds")
 
@@ -39,8 +36,8 @@ class RunView:
         path: its folder.
         recipe: the full recipe.
         summary: what it came to.
-        metrics: one mapping an epoch.
-        insight: arrays of its ``insight.npz``; {} where there is none.
+        metrics: one mapping for each epoch.
+        diagnostics: arrays of its ``insight.npz``; {} where there is none.
         settings: the recipe's settings by dotted key, without what does not change the result.
     """
 
@@ -48,7 +45,7 @@ class RunView:
     recipe: Mapping[str, Any]
     summary: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
-    insight: Mapping[str, NDArray[Any]] = field(repr=False)
+    diagnostics: Mapping[str, NDArray[Any]] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -82,13 +79,13 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The runs of one method under the same conditions, one a seed.
+    """The runs of one method under the same conditions, one for each seed.
 
     Attributes:
         key: method, and settings of it that runs of this method differ in.
         runs: in order of the seeds.
         gain: accuracy over the student alone on the same seeds, with its interval; None without such runs.
-        gains: the differences themselves, one a common seed.
+        gains: the differences themselves, one for each common seed.
     """
 
     key: Key
@@ -97,11 +94,11 @@ class Group:
     gains: Sequence[float] = ()
 
     def values(self, name: str) -> list[float]:
-        """Return a figure of the summaries, one a run."""
+        """Return a number of the summaries, one for each run."""
         return [float(run.summary[name]) for run in self.runs]
 
     def mean(self, name: str) -> float:
-        """Return the mean of a figure of the summaries."""
+        """Return the mean of a number of the summaries."""
         return statistics.fmean(self.values(name))
 
 
@@ -110,10 +107,10 @@ class Regime:
     """Conditions that methods are compared under.
 
     Attributes:
-        conditions: the settings that tell it from other regimes; () where there is one only.
-        also: further settings in which regimes differ, but none that differ in nothing else.
+        conditions: the fewest settings that tell it from the other regimes; () where there is only one.
+        also: further settings that differ between regimes, always along with the conditions.
         train_images: how many labelled images there were.
-        groups: one a method, the student alone first.
+        groups: one for each method, the student alone first.
     """
 
     conditions: tuple[tuple[str, Any], ...]
@@ -170,12 +167,12 @@ def read(path: str | os.PathLike[str]) -> RunView:
     """Read one finished run.
 
     Raises:
-        DataError: it is no run, has not finished, or a file is damaged.
+        DataError: it is not a run, has not finished, or a file is damaged.
     """
     record = RunRecord(path)
     recipe = record.recipe()
     if not record.finished:
-        raise DataError(f"the run {record.path} has not finished; call the same training again, it goes on there")
+        raise DataError(f"the run {record.path} has not finished; call the same training again to resume it")
     summary, metrics = record.summary(), record.metrics()
     missing = [key for key in _NEEDED if not _is_number(summary.get(key))]
     if missing:
@@ -183,11 +180,11 @@ def read(path: str | os.PathLike[str]) -> RunView:
     if not any(_is_number(line.get("accuracy")) and _is_number(line.get("epoch")) for line in metrics):
         raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics.jsonl; train it again")
     metrics = [line for line in metrics if _is_number(line.get("epoch"))]
-    return RunView(record.path, recipe, summary, metrics, _insight(record.insight), _settings(recipe))
+    return RunView(record.path, recipe, summary, metrics, _diagnostics(record.diagnostics), _settings(recipe))
 
 
 def method_of(recipe: Mapping[str, Any]) -> str:
-    """Return in a word what a recipe helps its student with: ``alone``, ``svd-k2``, ``svd+soft-target``."""
+    """Return the name of what a recipe helps its student with: ``alone``, ``svd-k2``, ``svd+soft-target``."""
     parts = []
     for loss in _losses(recipe):
         preset, rank = loss.get("preset"), loss.get("rank")
@@ -217,29 +214,28 @@ def _find(path: Path) -> tuple[list[RunView], dict[str, str]]:
         return _compared(path)
     if not path.is_dir():
         raise DataError(f"there is no {path}; give a run's folder, a folder of runs or a comparison.json")
-    if (path / "recipe.yaml").exists():
+    if RunRecord(path).exists:
         return [read(path)], {}
-    folders = [file.parent for file in sorted(path.rglob("recipe.yaml")) if not _SET_ASIDE.search(file.parent.name)]
-    if not folders:
+    records = RunRecord.find(path)
+    if not records:
         raise DataError(
             f"{path} holds no run (no recipe.yaml in it or below); give one that 'svdistill train' has made"
         )
-    found, left_out = _read_all(folders)
+    found, left_out = _read_all(records)
     if not found:
         name, reason = next(iter(left_out.items()))
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-        raise DataError(f"{path} holds no finished run: {name} {reason}{more}; let a training come to its end first")
+        raise DataError(f"{path} holds no finished run: {name} {reason}{more}; let a training finish first")
     return found, left_out
 
 
-def _read_all(folders: Iterable[Path]) -> tuple[list[RunView], dict[str, str]]:
+def _read_all(records: Iterable[RunRecord]) -> tuple[list[RunView], dict[str, str]]:
     found, left_out = [], {}
-    for folder in folders:
+    for record in records:
         try:
-            found.append(read(folder))
+            found.append(read(record.path))
         except SvdistillError as error:
-            finished = RunRecord(folder).finished
-            left_out[str(folder)] = f"cannot be read ({error})" if finished else "has not finished"
+            left_out[str(record.path)] = f"cannot be read ({error})" if record.finished else "has not finished"
     return found, left_out
 
 
@@ -249,18 +245,20 @@ def _compared(file: Path) -> tuple[list[RunView], dict[str, str]]:
         runs = json.loads(file.read_bytes())["runs"]
         named = [(file.parent / run["folder"], run.get("state"), run.get("error")) for run in runs]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file} is no comparison; give the comparison.json that 'svdistill compare' writes") from error
+        raise DataError(
+            f"{file} is not a comparison; give the comparison.json that 'svdistill compare' writes"
+        ) from error
     named = [(Path(os.path.relpath(folder)), state, error) for folder, state, error in named]
-    there = [folder for folder, _, _ in named if (folder / "recipe.yaml").exists()]
-    found, left_out = _read_all(there)
+    there = [folder for folder, _, _ in named if RunRecord(folder).exists]
+    found, left_out = _read_all(map(RunRecord, there))
     left_out |= {str(folder): "has not begun" for folder, _, _ in named if folder not in there}
     left_out |= {str(folder): f"failed ({error})" for folder, state, error in named if state == "failed"}
     if not found:
-        raise DataError(f"{file} names no run that has finished; call the same comparison again, it goes on there")
+        raise DataError(f"{file} names no run that has finished; call the same comparison again to resume it")
     return found, left_out
 
 
-def _insight(file: Path) -> dict[str, NDArray[Any]]:
+def _diagnostics(file: Path) -> dict[str, NDArray[Any]]:
     """Read the arrays of a run; without them, or where they are damaged, the report has fewer figures."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
@@ -292,7 +290,7 @@ def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _arrange(runs: Sequence[RunView], left_out: dict[str, str]) -> Collection:
     runs, teachers, unused = _split(runs)
-    left_out |= {str(run.path): "is a teacher's, but of no run here" for run in unused}
+    left_out |= {str(run.path): "is a teacher that no run here learned from" for run in unused}
     axes = [key for key in _differing(runs) if not _is_of(key, _OF_METHOD) and _is_axis(key, runs)]
     keys = _telling(runs, axes)
     regimes: dict[tuple[Any, ...], list[RunView]] = {}
@@ -312,7 +310,7 @@ def _arrange(runs: Sequence[RunView], left_out: dict[str, str]) -> Collection:
 
 
 def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[RunView]]:
-    """Tell students, teachers that they learned from, and runs of a teacher's recipe that none learned from apart."""
+    """Return the students, the teachers that they learned from, and runs of a teacher's recipe that taught none."""
     names = {run.teacher for run in runs if run.teacher is not None}
     students = [run for run in runs if run.name not in names]
     candidates = {run.path.resolve(): run for run in runs if run.name in names}
@@ -331,13 +329,12 @@ def _beside(run: RunView) -> list[RunView]:
     if run.teacher is None or run.path.resolve().parts[-1 - depth : -1] != Path(run.name).parts:
         return []
     folder = run.path.resolve().parents[depth] / run.teacher
-    folders = [file.parent for file in sorted(folder.glob("*/recipe.yaml")) if not _SET_ASIDE.search(file.parent.name)]
-    return _read_all(folders)[0] if not Path(run.teacher).is_absolute() else []
+    return _read_all(RunRecord.find(folder, deep=False))[0] if not Path(run.teacher).is_absolute() else []
 
 
 def _noted_teacher(run: RunView) -> str | None:
     try:
-        noted = json.loads((run.path / "data.json").read_bytes()).get("teacher")
+        noted = json.loads(RunRecord(run.path).data.read_bytes()).get("teacher")
     except (OSError, ValueError, AttributeError):
         return None
     return noted if isinstance(noted, str) else None
@@ -351,7 +348,7 @@ def _digest(run: RunView) -> str | None:
 
 
 def _differing(runs: Sequence[RunView]) -> list[str]:
-    """Return the settings in which runs differ; one that a run of another version does not have is no difference."""
+    """Return the settings in which runs differ; one that a run of another version lacks does not count."""
     keys = dict.fromkeys(itertools.chain.from_iterable(run.settings for run in runs))
     return [key for key in keys if len({run.settings[key] for run in runs if key in run.settings}) > 1]
 
@@ -361,11 +358,11 @@ def _is_of(key: str, prefixes: Sequence[str]) -> bool:
 
 
 def _is_axis(key: str, runs: Sequence[RunView]) -> bool:
-    """Tell whether runs with different values are to be kept apart: where they are not only a method's own choice."""
+    """Tell whether runs with different values are kept apart: where the value is not merely a method's own choice."""
     if _is_of(key, _OF_REGIME):
         return True
-    methods = {run.method for run in runs}
-    return any(key in _differing([run for run in runs if run.method == method]) for method in methods)
+    present = {run.method for run in runs}
+    return any(key in _differing([run for run in runs if run.method == method]) for method in present)
 
 
 def _telling(runs: Sequence[RunView], keys: Sequence[str]) -> list[str]:
@@ -401,14 +398,12 @@ def _groups(members: Sequence[RunView], runs: Sequence[RunView], left_out: dict[
     return groups
 
 
-_ORDER = (BASELINE, "soft-target", "fitnet", "attention", "relational", "fsp", "svd")
-
-
 def method_order(key: Key) -> tuple[Any, ...]:
     """Return what rows are sorted by: the student alone first, KD-SVD after the other methods, sums of several last."""
-    place = next((i for i, name in enumerate(_ORDER) if key.method.startswith(name)), len(_ORDER))
+    compared = methods.compared()
+    position = next((i for i, name in enumerate(compared) if key.method.startswith(name)), len(compared))
     several = "+" in key.method and not key.method.startswith("fitnet")  # FitNets are a hint and then soft targets
-    return (several, place, len(key.method), key.method, [_sortable(value) for _, value in key.variant])
+    return (several, position, len(key.method), key.method, [_sortable(value) for _, value in key.variant])
 
 
 def _order(values: tuple[Any, ...], members: Sequence[RunView]) -> tuple[Any, ...]:

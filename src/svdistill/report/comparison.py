@@ -35,17 +35,17 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One method with one choice of settings, over its seeds; accuracies are shares between 0 and 1.
+    """One method with one choice of settings, over its seeds; accuracies are fractions between 0 and 1.
 
     Attributes:
         method: its name; ``teacher`` for a teacher.
-        axes: the settings that vary and mean something to it, with their values.
+        axes: the settings that vary and that it has, with their values.
         planned: number of seeds that were asked for.
         seeds: those that have finished.
         accuracy: mean and deviation after the last epoch; None where no seed has finished.
-        best: likewise at each run's best epoch.
+        best: mean and deviation at each run's best epoch.
         gain: of the last epoch over the student alone, over the common seeds; None where there is none.
-        best_gain: likewise of the best epoch.
+        best_gain: of the best epoch, over the same seeds; None where there is none.
         parameters: of the network.
         flops: of one image.
         seconds: mean time of a run.
@@ -67,7 +67,7 @@ class Row:
 
 
 def rows(record: Mapping[str, Any]) -> list[Row]:
-    """Sum a comparison up, one row a method and choice of settings.
+    """Sum a comparison up, one row for each method and choice of settings.
 
     Args:
         record: as ``sweep.Comparison.record`` returns it.
@@ -84,7 +84,7 @@ def rows(record: Mapping[str, Any]) -> list[Row]:
 
 
 def _baseline(run: Mapping[str, Any], plain: Sequence[Sequence[Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
-    """Return the runs of the student alone with the same settings, as far as these mean something to it."""
+    """Return the runs of the student alone with the same settings, as far as it has them."""
     if run["method"] in (BASELINE, TEACHER):
         return ()
     return next((group for group in plain if group[0]["axes"].items() <= run["axes"].items()), ())
@@ -123,7 +123,7 @@ def table(record: Mapping[str, Any]) -> Group:
         record: as ``sweep.Comparison.record`` returns it.
 
     Returns:
-        A heading, a table of one row a method and choice of settings, and a line for each failure.
+        A heading, a table with one row for each method and choice of settings, and a line for each failure.
     """
     axes, done = list(record["axes"]), rows(record)
     students = {(row.parameters, row.flops) for row in done if row.method != TEACHER and row.parameters is not None}
@@ -184,7 +184,7 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 
 def comma_separated(record: Mapping[str, Any]) -> str:
-    """Write a comparison as CSV, one line a row; accuracies and gains are shares between 0 and 1.
+    """Write a comparison as CSV, one line for each row; accuracies and gains are fractions between 0 and 1.
 
     Args:
         record: as ``sweep.Comparison.record`` returns it.
@@ -267,17 +267,17 @@ def write(record: Mapping[str, Any], folder: str | os.PathLike[str]) -> None:
 
 
 def plan_table(record: Mapping[str, Any]) -> Group:
-    """List what a comparison would train, and what of it is there already.
+    """List what a comparison would train, and which of its runs are there already.
 
     Args:
         record: as ``sweep.Comparison.record`` returns it.
 
     Returns:
-        A heading and a table of one row a run.
+        A heading and a table with one row for each run.
     """
     states = {
         "new": "to be trained",
-        "begun": "goes on",
+        "begun": "to be resumed",
         "finished": "found",
         "failed": "damaged",
         "unneeded": "not needed",

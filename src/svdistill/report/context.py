@@ -1,4 +1,4 @@
-"""What every section of a report page is made from, and what it is made into."""
+"""What the sections of a report page are made from, and what they are made into."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from svdistill.report import figures, tables
+from svdistill.report import tables
 from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView
 from svdistill.report.methods import Look, setting
 
-MAX_ALSO = 2  # more settings that go along with others, for instance with the data set, are no help to read
+MAX_ALSO = 2  # more settings that change along with others, for instance with the data set, only clutter a title
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Strip(NamedTuple):
     Attributes:
         look: of its method; None = the teacher.
         label: its name.
-        tiles: for each pair of taps the address of a PNG, and what stands below it.
+        tiles: for each pair of taps a PNG as a ``data:`` address, and what stands below it.
     """
 
     look: Look | None
@@ -49,7 +49,7 @@ class Shown(NamedTuple):
     """One image with the DFVs of several networks.
 
     Attributes:
-        address: of the image as a PNG.
+        address: the image, a PNG as a ``data:`` address.
         caption: its class.
         strips: one a network, the teacher first.
     """
@@ -66,7 +66,7 @@ class Section:
     Attributes:
         id: where links lead.
         title: its heading.
-        lead: what is to be seen in it.
+        lead: what it shows and how to read it.
         legend: methods, and None for the teacher.
         marks: whether the legend shows each method's mark.
         large: figures across the page.
@@ -86,8 +86,8 @@ class Section:
     pairs: Sequence[str] = ()
 
 
-class Context(NamedTuple):
-    """What a page tells about.
+class PageContext(NamedTuple):
+    """What a page reports on; each of its sections is made from it.
 
     Attributes:
         found: all runs.
@@ -123,13 +123,13 @@ class Context(NamedTuple):
 
     @property
     def under(self) -> str:
-        """The conditions of the main regime, as an end of a sentence; empty where there are no others."""
+        """The conditions of the main regime, as the end of a sentence; empty where there is no other regime."""
         named = conditions(self.main)
         return f", with {named}" if named else ""
 
 
 def conditions(regime: Regime) -> str:
-    """Write what tells a regime from the others, for people; empty where there is one only."""
+    """Write what tells a regime from the others, for people; empty where there is only one."""
     named = dict(regime.conditions) | dict(regime.also if len(regime.also) <= MAX_ALSO else ())
     if "data.train_size" in named:
         named["data.train_size"] = regime.train_images
@@ -142,13 +142,13 @@ def choose(groups: Sequence[Group], number: int) -> list[Group]:
     The student alone and the best KD-SVD come first, then the best of the rest; they stay in their order.
     """
 
-    def place(group: Group) -> tuple[int, float]:
+    def order(group: Group) -> tuple[int, float]:
         first = group.key.method == BASELINE
         second = group is max(ours, key=lambda g: g.mean("accuracy"), default=None)
         return (0 if first else 1 if second else 2, -group.mean("accuracy"))
 
     ours = [group for group in groups if group.key.method.startswith("svd")]
-    kept = sorted(groups, key=place)[:number]
+    kept = sorted(groups, key=order)[:number]
     return [group for group in groups if group in kept]
 
 
@@ -166,11 +166,6 @@ def capital(text: str) -> str:
 def plural(number: int, noun: str) -> str:
     """Write a number of things: ``1 run``, ``1,000 runs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def share(value: float) -> str:
-    """Write a share as a whole number of percent."""
-    return f"{figures.whole(value)} %"
 
 
 def finite(value: Any) -> bool:

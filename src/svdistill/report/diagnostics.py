@@ -11,26 +11,28 @@ from numpy.typing import NDArray
 
 from svdistill.report import figures
 from svdistill.report.collect import Group, RunView
-from svdistill.report.context import Context, Picture, Section, Shown, Strip, capital, choose, share
-from svdistill.report.figures import PANEL, Line
+from svdistill.report.context import PageContext, Picture, Section, Shown, Strip, capital, choose
+from svdistill.report.figures import Line
 from svdistill.report.methods import Look
+from svdistill.report.numbers import row_fractions, whole_percent
+from svdistill.report.svg import PANEL, Frame
 
-MAX_STRIPS = 6  # so many methods are shown beside the teacher with their DFVs
-MAX_MATRICES = 8  # so many confusion matrices, the teacher's among them
-CHANNELS = 64  # so many rows and columns of a DFV
-BETA = 8.0  # where no loss of a run says another
+MAX_STRIPS = 6  # most methods that are shown beside the teacher with their DFVs
+MAX_MATRICES = 8  # most confusion matrices, the teacher's among them
+CHANNELS = 64  # most rows and columns of a DFV
+BETA = 8.0  # the published width, where no loss of a run says another
 
 Array = NDArray[np.float64]
 
 
-def spectra(context: Context) -> Section | None:
+def spectra(context: PageContext) -> Section | None:
     """Make the section with the singular values at each tap; None where no run has any."""
     measured = [(group, _mean(group, "student_spectrum")) for group in context.main.groups]
     found = [(group, spectrum) for group, spectrum in measured if spectrum is not None]
     if not found:
         return None
     groups = [group for group, _ in found]
-    names = [str(name) for name in groups[0].runs[0].insight["student_taps"]]
+    names = [str(name) for name in groups[0].runs[0].diagnostics["student_taps"]]
     found = [(group, spectrum) for group, spectrum in found if len(spectrum) == len(names)]
     teacher = _teacher_spectrum(context, len(names))
     noted = choose(groups, 3)
@@ -38,21 +40,25 @@ def spectra(context: Context) -> Section | None:
     for tap, name in enumerate(names):
         lines: list[tuple[Look | None, Sequence[float]]] = [(context.look(g), spectrum[tap]) for g, spectrum in found]
         lines += [] if teacher is None else [(None, teacher[tap])]
-        svg = figures.spectrum(lines, name=f"spectrum{tap}", title=f"Singular values at {name}")
+        frame = Frame(f"spectrum{tap}", f"Singular values at {name}", PANEL, height=230)
+        svg = figures.spectrum(lines, frame)
         first = [(context.look(g).label, spectrum[tap][0]) for g, spectrum in found if g in noted]
         first += [] if teacher is None else [("teacher", teacher[tap][0])]
-        note = "; ".join(f"{label} {share(value)}" for label, value in first if math.isfinite(value))
-        pictures.append(Picture(f"Tap {tap + 1}: {name}", Markup(svg), note=f"In the first: {note}." if note else ""))
+        note = "; ".join(f"{label} {whole_percent(value)}" for label, value in first if math.isfinite(value))
+        pictures.append(
+            Picture(f"Tap {tap + 1}: {name}", Markup(svg), note=f"In the first one: {note}." if note else "")
+        )
     pictures += _alignment(context, groups)
     lead = (
-        f"What share of a feature map's energy, σ² / ‖M‖², lies in each of its singular values{context.under}: mean "
-        "over up to 64 test images and over the seeds. A steep fall means that few vectors tell nearly all about a map."
+        "The fraction of a feature map's energy, σ² / ‖M‖², that lies in each of its singular values"
+        f"{context.under}: mean over up to 64 test images and over the seeds. A steep fall means that a few vectors "
+        "describe nearly all of a map."
     )
     legend = context.legend(groups, teacher=teacher is not None)
     return Section("spectra", "Singular values", lead, legend, small=pictures)
 
 
-def distilled(context: Context) -> Section | None:
+def distilled(context: PageContext) -> Section | None:
     """Make the section with the DFVs of a few images; None where no run has its teacher's vectors."""
     helped = next((group.runs[0] for group in context.main.groups if _has_dfvs(group.runs[0])), None)
     if helped is None:
@@ -62,19 +68,20 @@ def distilled(context: Context) -> Section | None:
     for group in choose(comparable, MAX_STRIPS):
         run = next(run for run in group.runs if _same_images(run, helped))
         networks.append(_Network(context.look(group), f"{context.look(group).label}, seed {run.seed}", _vectors(run)))
-    shown = [_shown(helped, number, networks) for number in range(len(helped.insight["images"]))]
-    names = [str(name) for name in helped.insight["student_taps"]]
+    shown = [_shown(helped, number, networks) for number in range(len(helped.diagnostics["images"]))]
+    names = [str(name) for name in helped.diagnostics["student_taps"]]
     lead = (
         f"What KD-SVD asks the student to reproduce{context.under}: exp(−(front[m] − back[n])² / β) for the leading "
         "singular vectors of neighbouring taps, on a few test images; bright is 1. Channels are sorted by the "
-        "teacher's vectors, so that its picture is smooth; the more a student agrees, the more its own looks the same. "
-        "Below each: its distance from the teacher's, in percent of the teacher's own distance from 1 throughout."
+        "teacher's vectors, so its own picture is smooth; the more a student agrees with it, the more alike the "
+        "pictures are. Below each: its distance from the teacher's, in percent of the distance between the teacher's "
+        "and a picture that is 1 everywhere."
     )
     pairs = [f"{front} → {back}" for front, back in itertools.pairwise(names)]
     return Section("dfv", "Distilled features", lead, shown=shown, pairs=pairs)
 
 
-def confusion(context: Context) -> Section | None:
+def confusion(context: PageContext) -> Section | None:
     """Make the section with the confusion matrices; None where no run has one."""
     shown: list[tuple[str, Sequence[RunView]]] = [
         (context.look(group).label, group.runs) for group in choose(context.main.groups, MAX_MATRICES - 1)
@@ -82,9 +89,9 @@ def confusion(context: Context) -> Section | None:
     shown += [("teacher", [context.teacher])] if context.teacher is not None else []
     pictures = []
     for label, runs in shown:
-        known = [run.insight for run in runs if {"confusion", "classes"} <= run.insight.keys()]
+        known = [run.diagnostics for run in runs if {"confusion", "classes"} <= run.diagnostics.keys()]
         size = len(known[0]["classes"]) if known else 0
-        counts = [insight["confusion"] for insight in known if insight["confusion"].shape == (size, size)]
+        counts = [arrays["confusion"] for arrays in known if arrays["confusion"].shape == (size, size)]
         if not size or not counts:
             continue
         total = np.sum(np.stack(counts).astype(np.int64), axis=0)
@@ -92,10 +99,10 @@ def confusion(context: Context) -> Section | None:
         svg = figures.confusion(total, names, title=f"Confusion matrix of {label}")
         pictures.append(Picture(capital(label), Markup(svg), note=_mistakes(total, names)))
     lead = (
-        f"Rows are true classes, columns what they were taken for{context.under}: all seeds together, in percent of "
-        "the true class. Right answers are grey, mistakes orange; below, the most frequent mistakes."
+        f"Rows are true classes, columns predicted ones{context.under}: all seeds together, in percent of the true "
+        "class. Right answers are grey, mistakes orange; below each matrix, the most frequent mistakes."
     )
-    return Section("confusion", "What is taken for what", lead, small=pictures) if pictures else None
+    return Section("confusion", "Confusion matrices", lead, small=pictures) if pictures else None
 
 
 class _Network(NamedTuple):
@@ -107,22 +114,22 @@ class _Network(NamedTuple):
 
 
 def _mean(group: Group, name: str) -> Array | None:
-    """Return the mean of an array over the runs, None where they have not all the same shape of it."""
-    arrays = [run.insight[name] for run in group.runs if name in run.insight]
+    """Return the mean of an array over the runs, None where it has not the same shape in all."""
+    arrays = [run.diagnostics[name] for run in group.runs if name in run.diagnostics]
     if not arrays or any(array.shape != arrays[0].shape for array in arrays):
         return None
     mean: Array = np.mean(np.stack(arrays).astype(np.float64), axis=0)
     return mean
 
 
-def _teacher_spectrum(context: Context, taps: int) -> Array | None:
+def _teacher_spectrum(context: PageContext, taps: int) -> Array | None:
     """Return the teacher's spectrum as its students saw it, else as its own run has it."""
     seen = (_mean(group, "teacher_spectrum") for group in context.main.groups)
-    own = None if context.teacher is None else context.teacher.insight.get("student_spectrum")
+    own = None if context.teacher is None else context.teacher.diagnostics.get("student_spectrum")
     return next((spectrum for spectrum in [*seen, own] if spectrum is not None and len(spectrum) == taps), None)
 
 
-def _alignment(context: Context, groups: Sequence[Group]) -> list[Picture]:
+def _alignment(context: PageContext, groups: Sequence[Group]) -> list[Picture]:
     lines = []
     for group in groups:
         found = _mean(group, "alignment")
@@ -131,33 +138,33 @@ def _alignment(context: Context, groups: Sequence[Group]) -> list[Picture]:
     if not lines:
         return []
     title = "Alignment after training"
-    svg = figures.curves(lines, name="alignment", title=title, width=PANEL, height=230, x_label="tap, number")
+    svg = figures.curves(lines, Frame("alignment", title, PANEL, height=230), x_label="tap, number")
     return [Picture(title, Markup(svg), note="Mean |cosine| of the leading vectors of student and teacher.")]
 
 
 def _has_dfvs(run: RunView) -> bool:
-    return {"teacher_vectors_1", "images", "student_taps"} <= run.insight.keys()
+    return {"teacher_vectors_1", "images", "student_taps"} <= run.diagnostics.keys()
 
 
 def _same_images(run: RunView, other: RunView) -> bool:
-    if not {"student_vectors_0", "images"} <= run.insight.keys():
+    if not {"student_vectors_0", "images"} <= run.diagnostics.keys():
         return False
-    same = np.array_equal(run.insight["images"], other.insight["images"])
+    same = np.array_equal(run.diagnostics["images"], other.diagnostics["images"])
     return same and len(_vectors(run)) == len(_vectors(other))
 
 
 def _vectors(run: RunView, who: str = "student") -> list[Array]:
-    found = (run.insight.get(f"{who}_vectors_{tap}") for tap in itertools.count())
+    found = (run.diagnostics.get(f"{who}_vectors_{tap}") for tap in itertools.count())
     return [vectors.astype(np.float64) for vectors in itertools.takewhile(lambda v: v is not None, found)]  # type: ignore[union-attr]
 
 
 def _shown(run: RunView, number: int, networks: Sequence[_Network]) -> Shown:
-    """Draw the DFVs of all networks for one image, on scales that the teacher's sets."""
+    """Draw the DFVs of all networks for one image, on the colour scales that the teacher's set."""
     beta = _beta(run)
     teacher = [vectors[number] for vectors in _vectors(run, "teacher")]
     orders = [_order(vector) for vector in teacher]
     goals = _relations(teacher, orders, beta)
-    # A few channels of the lowest hundredth would else take all the dark colours.
+    # Otherwise the lowest hundredth of the values would take all the dark colours.
     lows = [float(np.quantile(goal, 0.01)) for goal in goals]
     strips = [Strip(None, "teacher", [(figures.heat(g, low=low), "") for g, low in zip(goals, lows, strict=True)])]
     for network in networks:
@@ -170,9 +177,9 @@ def _shown(run: RunView, number: int, networks: Sequence[_Network]) -> Shown:
             for values, goal, low in zip(made, goals, lows, strict=True)
         ]
         strips.append(Strip(network.look, network.label, tiles))
-    classes, labels = run.insight.get("classes"), run.insight.get("labels")
+    classes, labels = run.diagnostics.get("classes"), run.diagnostics.get("labels")
     caption = "" if classes is None or labels is None else str(classes[int(labels[number])])
-    return Shown(figures.picture(run.insight["images"][number]), caption, strips)
+    return Shown(figures.picture(run.diagnostics["images"][number]), caption, strips)
 
 
 def _beta(run: RunView) -> float:
@@ -203,12 +210,12 @@ def _distance(own: Array, goal: Array) -> str:
     if own.shape != goal.shape:
         return "other width"
     reach = float(np.linalg.norm(1 - goal))
-    return share(float(np.linalg.norm(own - goal)) / reach) if reach > 0 else ""
+    return whole_percent(float(np.linalg.norm(own - goal)) / reach) if reach > 0 else ""
 
 
 def _mistakes(counts: NDArray[Any], classes: Sequence[str], *, number: int = 3) -> str:
-    shares = figures.shares(counts)
-    np.fill_diagonal(shares, 0)
-    largest = np.argsort(-shares, axis=None, kind="stable")[:number]
-    pairs = [(divmod(int(place), len(classes)), float(shares.flat[place])) for place in largest]
-    return "; ".join(f"{classes[i]} → {classes[j]}: {share(value)}" for (i, j), value in pairs if value > 0)
+    fractions = row_fractions(counts)
+    np.fill_diagonal(fractions, 0)
+    largest = np.argsort(-fractions, axis=None, kind="stable")[:number]
+    pairs = [(divmod(int(position), len(classes)), float(fractions.flat[position])) for position in largest]
+    return "; ".join(f"{classes[i]} → {classes[j]}: {whole_percent(value)}" for (i, j), value in pairs if value > 0)

@@ -1,59 +1,39 @@
 """The figures of a report page: inline SVG whose colours are the page's, so that they follow light and dark mode."""
 
-import base64
-import io
 import itertools
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
-from PIL import Image
 
 from svdistill.report.methods import Look
+from svdistill.report.numbers import points, row_fractions, signed, whole
 from svdistill.report.statistics import Interval
+from svdistill.report.svg import (
+    INK,
+    PANEL,
+    PAPER,
+    TEACHER_DASHES,
+    WIDE,
+    Frame,
+    colour_of,
+    dashes_of,
+    drawing,
+    embedded,
+    plot_line,
+    png,
+    text_at,
+)
 from svdistill.report.tables import mean_deviation
 
-WIDE, NARROW, PANEL = 1040, 350, 345  # pixels; a figure across the page, the same on a phone, one of several abreast
 MAX_BANDS = 5  # with more methods, bands hide each other
-TEACHER_DASHES = (4, 3)
-
-# Stand-ins while matplotlib draws; in the SVG each becomes a CSS variable of the page.
-INK, MUTED, GRID, PAPER = "#010001", "#010002", "#010003", "#010004"
-_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched and copied
-    "font.family": "DejaVu Sans",  # what the room for texts is measured with; wider than most
-    "font.size": 12,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.xmargin": 0.02,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "xtick.major.width": 0.8,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-}
+MAX_NAMED, MAX_NUMBERED = 30, 12  # classes of a confusion matrix: with more, names and numbers do not fit
 
 
 class Line(NamedTuple):
@@ -61,8 +41,8 @@ class Line(NamedTuple):
 
     Attributes:
         look: of its method; None = the teacher.
-        x: where.
-        runs: for each run its values at ``x``.
+        x: positions on the horizontal axis.
+        runs: for each run its values there.
     """
 
     look: Look | None
@@ -74,11 +54,11 @@ Gain = tuple[Look, Interval, Sequence[float]]
 
 
 class Bar(NamedTuple):
-    """A mean with an interval at a place.
+    """A mean with an interval at a position.
 
     Attributes:
         look: of its method; None = the teacher.
-        x: where.
+        x: position on the horizontal axis.
         mean: the mean.
         low: lower end of the interval; None = no interval is known.
         high: upper end.
@@ -93,54 +73,46 @@ class Bar(NamedTuple):
 
 def curves(
     lines: Sequence[Line],
+    frame: Frame,
     *,
-    name: str,
-    title: str,
-    width: int = WIDE,
-    height: int = 400,
     teacher: float | None = None,
     scale: float = 1.0,
     log: bool = False,
     x_label: str = "epoch",
-    from_zero: bool = False,
     late: bool = False,
 ) -> str:
     """Draw the mean over the runs of each method, with a band of one deviation to either side.
 
     Args:
         lines: the methods.
-        name: unlike any other figure's of the page.
-        title: for those who do not see the figure.
-        width: in pixels.
-        height: likewise.
+        frame: name, title and size.
         teacher: the teacher's value, for a line across; None = no line.
         scale: what values are multiplied by, 100 for percent.
         log: whether the vertical axis is logarithmic; values of 0 and below are then left out.
         x_label: under the horizontal axis.
-        from_zero: whether the vertical axis begins at 0.
         late: whether the first fifth of the lines may leave the picture below, which gives room to where they differ.
 
     Returns:
         An ``<svg>`` element.
     """
-    with _drawing(name, width, height) as (figure, finish):
+    with drawing(frame) as (figure, finish):
         axes = figure.subplots()
         shown: list[float] = [] if teacher is None else [teacher * scale]
         for line in lines:
             means, low, high = _band(line, scale)
             if log:
                 low = np.maximum(low, means / 10)
-            _plot(axes, line.look, line.x, means, marker=len(line.x) == 1)
+            plot_line(axes, line.look, line.x, means, marker=len(line.x) == 1)
             if len(lines) <= MAX_BANDS and len(line.runs) > 1:
-                axes.fill_between(line.x, low, high, color=_colour(line.look), alpha=0.13, linewidth=0)
+                axes.fill_between(line.x, low, high, color=colour_of(line.look), alpha=0.13, linewidth=0)
             first = len(means) // 5 if late else 0
             shown += [*low[first:], *high[first:]]
         if teacher is not None:
             axes.axhline(teacher * scale, color=INK, linewidth=1.3, dashes=TEACHER_DASHES, zorder=1)
-        _limit(axes, [value for value in shown if math.isfinite(value)], log=log, from_zero=from_zero)
+        _limit(axes, [value for value in shown if math.isfinite(value)], log=log)
         axes.set_xlabel(x_label)
-        axes.xaxis.set_major_locator(MaxNLocator(6 if width > 600 else 5, integer=True))
-        return finish(title)
+        axes.xaxis.set_major_locator(MaxNLocator(6 if frame.width > 600 else 5, integer=True))
+        return finish()
 
 
 def gains(rows: Sequence[Gain], *, name: str, title: str, width: int = WIDE) -> str:
@@ -148,33 +120,19 @@ def gains(rows: Sequence[Gain], *, name: str, title: str, width: int = WIDE) -> 
 
     Args:
         rows: look, interval and the gains themselves, in points, of each method.
-        name: unlike any other figure's of the page.
-        title: for those who do not see the figure.
+        name: differs from that of every other figure of the page.
+        title: read out to those who do not see the figure.
         width: in pixels.
 
     Returns:
         An ``<svg>`` element.
     """
-    with _drawing(name, width, 46 * len(rows) + 46) as (figure, finish):
+    with drawing(Frame(name, title, width, height=46 * len(rows) + 46)) as (figure, finish):
         axes = figure.subplots()
         low, high = _gain_limits(rows)
-        for place, (look, interval, values) in enumerate(rows):
-            colour = _colour(look)
-            axes.scatter(values, [place + 0.2] * len(values), s=15, color=colour, alpha=0.75, linewidth=0)
-            if interval.low is not None and interval.high is not None:
-                axes.plot([interval.low, interval.high], [place] * 2, color=colour, linewidth=2.6)
-                ends = [(low, "<")] * (interval.low < low) + [(high, ">")] * (interval.high > high)
-                for end, marker in ends:
-                    axes.plot([end], [place], marker, color=colour, markersize=7, clip_on=False)
-            axes.plot([interval.mean], [place], look.marker, color=colour, markersize=9, markeredgecolor=PAPER)
-            behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}  # lines do not cross texts
-            # On a narrow figure a long name leaves room for the mean only.
-            room = width / 7 - len(look.label)
-            number = points(interval) if len(points(interval)) < room else signed(interval.mean)
-            for x, text, side in ((0, look.label, "left"), (1, number, "right")):
-                axes.text(
-                    x, place - 0.32, text, transform=axes.get_yaxis_transform(), va="center", ha=side, bbox=behind
-                )
+        for position, row in enumerate(rows):
+            _draw_gain(axes, row, position, limits=(low, high))
+            _name_gain(axes, row, position, room=width / 7)
         axes.axvline(0, color=INK, linewidth=1)
         axes.set_xlim(low, high)
         axes.set_ylim(len(rows) - 0.45, -0.65)
@@ -186,111 +144,101 @@ def gains(rows: Sequence[Gain], *, name: str, title: str, width: int = WIDE) -> 
             FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", "−") if value else "0")
         )
         axes.set_xlabel("points of accuracy over the student alone")
-        return finish(title)
+        return finish()
 
 
-def points(interval: Interval) -> str:
-    """Write a gain and its interval: ``+1.23 (+0.98 to +1.48)``; a wide one needs fewer digits."""
-    if interval.low is None or interval.high is None:
-        return signed(interval.mean)
-    digits = 2 if interval.high - interval.low < 20 else 1
-    mean, low, high = (signed(value, digits=digits) for value in (interval.mean, interval.low, interval.high))
-    return f"{mean} ({low} to {high})"
+def _draw_gain(axes: Axes, row: Gain, position: float, *, limits: tuple[float, float]) -> None:
+    """Draw one row's seeds, interval and mean; an arrowhead marks an interval that leaves the figure."""
+    look, interval, values = row
+    colour = colour_of(look)
+    axes.scatter(values, [position + 0.2] * len(values), s=15, color=colour, alpha=0.75, linewidth=0)
+    if interval.low is not None and interval.high is not None:
+        low, high = limits
+        axes.plot([interval.low, interval.high], [position] * 2, color=colour, linewidth=2.6)
+        ends = [(low, "<")] * (interval.low < low) + [(high, ">")] * (interval.high > high)
+        for end, marker in ends:
+            axes.plot([end], [position], marker, color=colour, markersize=7, clip_on=False)
+    axes.plot([interval.mean], [position], look.marker, color=colour, markersize=9, markeredgecolor=PAPER)
 
 
-def signed(value: float, *, digits: int = 2) -> str:
-    """Write a number with its sign, a true minus, and none on what rounds to zero."""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if not text.strip("+-0.") else text.replace("-", "−")
+def _name_gain(axes: Axes, row: Gain, position: float, *, room: float) -> None:
+    """Write one row's method and gain above its interval; where they need more letters than room, the mean alone."""
+    look, interval, _ = row
+    number = points(interval) if len(look.label) + len(points(interval)) < room else signed(interval.mean)
+    behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}  # lines do not cross texts
+    for x, text, side in ((0, look.label, "left"), (1, number, "right")):
+        axes.text(x, position - 0.32, text, transform=axes.get_yaxis_transform(), va="center", ha=side, bbox=behind)
 
 
 def bars(
     items: Sequence[Bar],
+    frame: Frame,
     *,
-    name: str,
-    title: str,
     x_label: str,
-    width: int = WIDE,
-    height: int = 360,
     joined: bool = False,
     log: bool = False,
     ticks: Sequence[tuple[float, str]] | None = None,
     zero: bool = False,
-    digits: str = "g",
 ) -> str:
-    """Draw means with their intervals over a quantity; those that share a place stand side by side.
+    """Draw means with their intervals over a quantity; those at the same position stand side by side.
 
     Args:
         items: what to draw.
-        name: unlike any other figure's of the page.
-        title: for those who do not see the figure.
+        frame: name, title and size.
         x_label: under the horizontal axis.
-        width: in pixels.
-        height: likewise.
         joined: whether a line joins those of one method.
         log: whether the horizontal axis is logarithmic.
-        ticks: places and texts on the horizontal axis; None = round numbers.
+        ticks: positions and texts on the horizontal axis; None = round numbers.
         zero: whether a line marks zero on the vertical axis.
-        digits: how numbers on the horizontal axis are written.
 
     Returns:
         An ``<svg>`` element.
     """
-    with _drawing(name, width, height) as (figure, finish):
+    with drawing(frame) as (figure, finish):
         axes = figure.subplots()
         if log:
             axes.set_xscale("log")
-        places = sorted({item.x for item in items})
+        positions = sorted({item.x for item in items})
         looks = list(dict.fromkeys(item.look for item in items))
-        inside = _dodge(places, log=log)
+        step = _step(positions, log=log)
         for look in looks:
             own = sorted((item for item in items if item.look == look), key=lambda item: item.x)
-            at = [inside(item.x, looks, items, look) for item in own]
+            at = [_moved(item, items, looks, step, log=log) for item in own]
             if joined and len(own) > 1:
-                axes.plot(at, [item.mean for item in own], color=_colour(look), linewidth=1.8, dashes=_dashes(look))
+                axes.plot(at, [item.mean for item in own], color=colour_of(look), linewidth=1.8, dashes=dashes_of(look))
             for x, item in zip(at, own, strict=True):
                 if item.low is not None and item.high is not None:
-                    axes.plot([x, x], [item.low, item.high], color=_colour(look), linewidth=2, alpha=0.55)
+                    axes.plot([x, x], [item.low, item.high], color=colour_of(look), linewidth=2, alpha=0.55)
                 marker = "*" if look is None else look.marker
                 size = 15 if look is None else 9
-                axes.plot([x], [item.mean], marker, color=_colour(look), markersize=size, markeredgecolor=PAPER)
+                axes.plot([x], [item.mean], marker, color=colour_of(look), markersize=size, markeredgecolor=PAPER)
         if zero:
             axes.axhline(0, color=INK, linewidth=1)
-        _place_ticks(axes, places, log=log, ticks=ticks, digits=digits)
+        _set_ticks(axes, log=log, ticks=ticks)
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(x_label)
-        return finish(title)
+        return finish()
 
 
-def spectrum(
-    lines: Sequence[tuple[Look | None, Sequence[float]]],
-    *,
-    name: str,
-    title: str,
-    width: int = PANEL,
-    height: int = 230,
-) -> str:
-    """Draw the share of a map's energy in each of its singular values, both axes logarithmic.
+def spectrum(lines: Sequence[tuple[Look | None, Sequence[float]]], frame: Frame) -> str:
+    """Draw the fraction of a map's energy in each of its singular values, both axes logarithmic.
 
     Args:
-        lines: for each method, and None for the teacher, the shares in descending order; NaN where there is none.
-        name: unlike any other figure's of the page.
-        title: for those who do not see the figure.
-        width: in pixels.
-        height: likewise.
+        lines: for each method, and None for the teacher, the fractions in descending order; NaN where there is none.
+        frame: name, title and size.
 
     Returns:
         An ``<svg>`` element.
     """
-    with _drawing(name, width, height) as (figure, finish):
+    with drawing(frame) as (figure, finish):
         axes = figure.subplots()
         longest = 1
-        for look, shares in lines:
-            values = np.asarray(shares, dtype=float)
+        for look, fractions in lines:
+            values = np.asarray(fractions, dtype=float)
             kept = np.flatnonzero(np.isfinite(values) & (values > 1e-7))
             if len(kept):
                 longest = max(longest, int(kept[-1]) + 1)
-                _plot(axes, look, kept + 1, values[kept], marker=len(kept) == 1)
+                plot_line(axes, look, kept + 1, values[kept], marker=len(kept) == 1)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(0.93, max(longest, 2) * 1.08)
@@ -305,7 +253,7 @@ def spectrum(
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         axes.set_xlabel("singular value, number")
-        return finish(title)
+        return finish()
 
 
 def confusion(counts: NDArray[Any], classes: Sequence[str], *, title: str) -> str:
@@ -314,40 +262,26 @@ def confusion(counts: NDArray[Any], classes: Sequence[str], *, title: str) -> st
     Args:
         counts: (C, C), rows are true classes.
         classes: their names.
-        title: for those who do not see the figure.
+        title: read out to those who do not see the figure.
 
     Returns:
         An ``<svg>`` element; with numbers in percent up to 12 classes and class names up to 30.
     """
-    share = shares(counts)
-    number = len(share)
-    named = number <= 30
+    fractions = row_fractions(counts)
+    number = len(fractions)
+    named = number <= MAX_NAMED
     left = min(92.0, 8 + 5.9 * max(map(len, classes))) if named else 4.0
     below = left if named and max(map(len, classes)) > 2 else 18.0 * named
     side = PANEL - left - 2
     cell = side / number
-    parts = [_image(_confusion_pixels(share), left, 2, side)]
-    for i, label in enumerate(classes if named else ()):
-        middle = (i + 0.5) * cell
-        text = escape(label if len(label) <= 15 else label[:14] + "…")
-        size = min(11.0, 0.85 * cell)
-        parts.append(_text(text, left - 5, 2 + middle, size=size, anchor="end", variable="--muted"))
-        turn = below == left
-        under = _text(
-            text,
-            left + middle,
-            side + (7 if turn else 12),
-            size=size,
-            anchor="end" if turn else "middle",
-            variable="--muted",
-            turn=turn,
-        )
-        parts.append(under)
-    if number <= 12:
-        for (i, j), value in np.ndenumerate(share):
+    parts = [embedded(_confusion_pixels(fractions), left, 2, side)]
+    if named:
+        parts += _class_names(classes, left=left, side=side, turn=below == left)
+    if number <= MAX_NUMBERED:
+        for (i, j), value in np.ndenumerate(fractions):
             if value >= 0.005:
                 x, y = left + (j + 0.5) * cell, 2 + (i + 0.5) * cell
-                parts.append(_text(whole(value), x, y, size=min(10.5, 0.42 * cell), anchor="middle"))
+                parts.append(text_at(whole(value), x, y, size=min(10.5, 0.42 * cell), anchor="middle"))
     height = side + 4 + below
     return (
         f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {PANEL} {height:.1f}" '
@@ -355,17 +289,16 @@ def confusion(counts: NDArray[Any], classes: Sequence[str], *, title: str) -> st
     )
 
 
-def shares(counts: NDArray[Any]) -> NDArray[np.float64]:
-    """Divide each row of a confusion matrix by its sum; a class without images has zeros."""
-    rows = np.asarray(counts, dtype=np.float64)
-    total = rows.sum(axis=1, keepdims=True)
-    found: NDArray[np.float64] = np.divide(rows, total, out=np.zeros_like(rows), where=total > 0)
-    return found
-
-
-def whole(value: float) -> str:
-    """Write a share as a whole number of percent, halves up, without the sign."""
-    return str(math.floor(100 * value + 0.5))
+def _class_names(classes: Sequence[str], *, left: float, side: float, turn: bool) -> Iterator[str]:
+    """Write each class to the left of its row and under its column, there upwards if asked for."""
+    cell = side / len(classes)
+    size = min(11.0, 0.85 * cell)
+    anchor, y = ("end", side + 7) if turn else ("middle", side + 12)
+    for i, label in enumerate(classes):
+        middle = (i + 0.5) * cell
+        text = escape(label if len(label) <= 15 else label[:14] + "…")
+        yield text_at(text, left - 5, 2 + middle, size=size, anchor="end", variable="--muted")
+        yield text_at(text, left + middle, y, size=size, anchor=anchor, variable="--muted", turn=turn)
 
 
 def heat(values: NDArray[Any], *, low: float) -> str:
@@ -379,73 +312,12 @@ def heat(values: NDArray[Any], *, low: float) -> str:
         A PNG as a ``data:`` address, one pixel a value.
     """
     scaled = np.clip((values - low) / max(1 - low, 1e-12), 0, 1)
-    return _png((255 * matplotlib.colormaps["viridis"](scaled)[..., :3]).round().astype(np.uint8))
+    return png((255 * matplotlib.colormaps["viridis"](scaled)[..., :3]).round().astype(np.uint8))
 
 
 def picture(pixels: NDArray[Any]) -> str:
     """Return an image (C, H, W), uint8, as a PNG in a ``data:`` address; without 3 channels, the first is shown."""
-    return _png(np.ascontiguousarray(pixels.transpose(1, 2, 0)) if len(pixels) == 3 else pixels[0])
-
-
-@contextmanager
-def _drawing(name: str, width: int, height: int) -> Iterator[tuple[Figure, Callable[[str], str]]]:
-    """Hand out an empty figure and what turns it into an ``<svg>``, under the style of the page and no other."""
-    larger = {"font.size": 13.5, "xtick.labelsize": 12.5, "ytick.labelsize": 12.5} if width == WIDE else {}
-    with matplotlib.style.context(["default", {**_STYLE, **larger, "svg.hashsalt": name}]):
-        figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
-        figure.patch.set_visible(False)
-        FigureCanvasSVG(figure)
-
-        def finish(title: str) -> str:
-            for axes in figure.axes:
-                axes.patch.set_visible(False)
-            stream = io.StringIO()
-            figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-            return _inline(stream.getvalue(), name=name, title=title, width=width, height=height)
-
-        yield figure, finish
-
-
-def _inline(svg: str, *, name: str, title: str, width: int, height: int) -> str:
-    """Make an element of a page from an SVG file: ids of its own, colours and font of the page."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r"^<svg[^>]*>", "", body)
-    body = re.sub(r"<g id=\"[^\"]*\">", "<g>", body)
-    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
-    body = re.sub(
-        r"font-family: [^;\"]*;?|font: ([\d.]+px) [^;\"]*", lambda m: f"font-size: {m[1]}" if m[1] else "", body
-    )
-    body = re.sub(r"#0[12][0-9a-f]{4}", lambda m: f"var({_variable(m[0])})", body)
-    body = re.sub(r"\n\s*", "\n", body)
-    head = f'<svg role="img" aria-label="{escape(title, {chr(34): "&quot;"})}" viewBox="0 0 {width} {height}"'
-    return f'{head} style="max-width:{width}px">{body}'
-
-
-def _variable(colour: str) -> str:
-    return _VARIABLES.get(colour) or f"--method-{int(colour[3:5], 16)}"
-
-
-def _colour(look: Look | None) -> str:
-    return INK if look is None else f"#02{int(look.variable.rpartition('-')[2]):02x}00"
-
-
-def _dashes(look: Look | None) -> tuple[float, ...]:
-    # matplotlib takes no empty pattern: a gap of nothing is a whole line.
-    return TEACHER_DASHES if look is None else look.dashes or (1, 0)
-
-
-def _plot(axes: Axes, look: Look | None, x: Any, y: Any, *, marker: bool = False) -> None:
-    axes.plot(
-        x,
-        y,
-        color=_colour(look),
-        linewidth=1.4 if look is None else 1.9,
-        dashes=_dashes(look),
-        marker=(look.marker if look else "*") if marker else None,
-        markersize=7,
-        zorder=2 if look is None else 3,
-    )
+    return png(np.ascontiguousarray(pixels.transpose(1, 2, 0)) if len(pixels) == 3 else pixels[0])
 
 
 def _band(line: Line, scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -455,7 +327,7 @@ def _band(line: Line, scale: float) -> tuple[NDArray[np.float64], NDArray[np.flo
     return means, means - deviation, means + deviation
 
 
-def _limit(axes: Axes, shown: Sequence[float], *, log: bool, from_zero: bool) -> None:
+def _limit(axes: Axes, shown: Sequence[float], *, log: bool) -> None:
     if log:
         axes.set_yscale("log")
         few = max(shown, default=1) / max(min(shown, default=1), 1e-300) < 100
@@ -466,7 +338,7 @@ def _limit(axes: Axes, shown: Sequence[float], *, log: bool, from_zero: bool) ->
     if shown:
         low, high = min(shown), max(shown)
         margin = 0.07 * (high - low) or 0.05 * max(abs(high), 1e-3)
-        axes.set_ylim(0 if from_zero else low - margin, high + margin)
+        axes.set_ylim(low - margin, high + margin)
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -489,63 +361,39 @@ def _gain_limits(rows: Sequence[Gain]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _dodge(places: Sequence[float], *, log: bool) -> Callable[..., float]:
-    """Return what moves those that share a place apart, by a small part of the axis."""
-    ends = [math.log(place) if log else place for place in (places[0], places[-1])]
-    step = 0.018 * ((ends[1] - ends[0]) or (0.5 if log else abs(ends[0]) or 1.0))
-
-    def inside(x: float, looks: Sequence[Look | None], items: Sequence[Bar], look: Look | None) -> float:
-        there = [one for one in looks if any(item.x == x and item.look == one for item in items)]
-        shift = (there.index(look) - (len(there) - 1) / 2) * step
-        return x * math.exp(shift) if log else x + shift
-
-    return inside
+def _step(positions: Sequence[float], *, log: bool) -> float:
+    """Return how far apart those at the same position stand: a small part of the axis."""
+    first, last = (math.log(position) if log else position for position in (positions[0], positions[-1]))
+    return 0.018 * ((last - first) or (0.5 if log else abs(first) or 1.0))
 
 
-def _place_ticks(
-    axes: Axes, places: Sequence[float], *, log: bool, ticks: Sequence[tuple[float, str]] | None, digits: str
-) -> None:
+def _moved(item: Bar, items: Sequence[Bar], looks: Sequence[Look | None], step: float, *, log: bool) -> float:
+    """Return where something is drawn beside the others at its position."""
+    there = [one for one in looks if any(other.x == item.x and other.look == one for other in items)]
+    shift = (there.index(item.look) - (len(there) - 1) / 2) * step
+    return item.x * math.exp(shift) if log else item.x + shift
+
+
+def _set_ticks(axes: Axes, *, log: bool, ticks: Sequence[tuple[float, str]] | None) -> None:
     axes.margins(x=0.08)
     if ticks is not None:
-        axes.xaxis.set_major_locator(FixedLocator([place for place, _ in ticks]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda _, place: ticks[place][1] if place < len(ticks) else ""))
+        axes.xaxis.set_major_locator(FixedLocator([position for position, _ in ticks]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda _, at: ticks[at][1] if at < len(ticks) else ""))
         axes.xaxis.set_minor_locator(NullLocator())
     elif log:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:{digits}}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
-def _confusion_pixels(share: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _confusion_pixels(fractions: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Half transparent, so that it fits light and dark: the diagonal grey, the rest orange, stronger where rare."""
-    pixels = np.empty((*share.shape, 4), dtype=np.uint8)
+    pixels = np.empty((*fractions.shape, 4), dtype=np.uint8)
     pixels[...] = (224, 96, 16, 0)
-    pixels[..., 3] = (255 * 0.9 * np.sqrt(np.clip(share / 0.4, 0, 1))).round()
-    diagonal = np.arange(len(share))
+    pixels[..., 3] = (255 * 0.9 * np.sqrt(np.clip(fractions / 0.4, 0, 1))).round()
+    diagonal = np.arange(len(fractions))
     pixels[diagonal, diagonal, :3] = (122, 134, 150)
-    pixels[diagonal, diagonal, 3] = (255 * 0.55 * share.diagonal()).round()
+    pixels[diagonal, diagonal, 3] = (255 * 0.55 * fractions.diagonal()).round()
     return pixels
-
-
-def _image(pixels: NDArray[np.uint8], x: float, y: float, side: float) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}"'
-    frame = f'<rect {place} fill="none" stroke="var(--grid)"/>'
-    return f'<image {place} preserveAspectRatio="none" class="pixels" href="{_png(pixels)}"/>{frame}'
-
-
-def _text(
-    text: str, x: float, y: float, *, size: float, anchor: str, variable: str = "--ink", turn: bool = False
-) -> str:
-    turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turn else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" dominant-baseline="central" text-anchor="{anchor}" fill="var({variable})" '
-        f'font-size="{size:.1f}"{turned}>{text}</text>'
-    )
-
-
-def _png(pixels: NDArray[np.uint8]) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

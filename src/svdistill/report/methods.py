@@ -5,17 +5,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from svdistill import methods
 from svdistill.report.collect import Key
 
-NAMES = {
-    "alone": "student alone",
-    "attention": "AT",
-    "fitnet": "FitNets",
-    "fsp": "FSP",
-    "relational": "RKD",
-    "soft-target": "soft targets",
-    "svd": "KD-SVD",
-}
 _SETTINGS = {
     "data.train_size": "{} labelled images",
     "data.image_size": "{} pixels",
@@ -24,20 +16,21 @@ _SETTINGS = {
     "loss.rank": "rank {}",
     "loss.weight": "weight {}",
 }
-# After Okabe and Ito, darkened where white paper asks for it; of each pair the second is for dark backgrounds.
-_COLOURS = {
-    "alone": ("#767b82", "#a3a9b1"),
-    "soft-target": ("#cf5a00", "#f08a3c"),
-    "fitnet": ("#008a66", "#35c79b"),
-    "attention": ("#a87b00", "#e3b341"),
-    "relational": ("#c0559a", "#e58cc4"),
-    "fsp": ("#8a4fc7", "#b98cf0"),
-    "svd": ("#0068ad", "#4aa8ea"),
-    "+": ("#8f1d3c", "#ef6f8c"),
-    "?": ("#5d6b3a", "#a9bd78"),
-}
+# One for each method of the standard comparison, in its order, then of sums of losses and of all others. After Okabe
+# and Ito, darkened where white paper asks for it; of each pair the second is for dark backgrounds.
+_COLOURS = (
+    ("#767b82", "#a3a9b1"),
+    ("#cf5a00", "#f08a3c"),
+    ("#008a66", "#35c79b"),
+    ("#a87b00", "#e3b341"),
+    ("#c0559a", "#e58cc4"),
+    ("#8a4fc7", "#b98cf0"),
+    ("#0068ad", "#4aa8ea"),
+)
+_SUM, _OTHER = ("#8f1d3c", "#ef6f8c"), ("#5d6b3a", "#a9bd78")
 # Variants of a method: turn of the hue and factor on the lightness.
 _VARIANTS = ((0.0, 1.0), (-0.04, 1.25), (0.05, 0.9), (-0.06, 0.8), (0.08, 1.2), (0.0, 0.65), (0.03, 1.4))
+SUM, UNKNOWN = "+", "?"
 CONTRAST = 3.5  # of a line with the page, after WCAG 2, which asks for 3
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (3, 1.5), (9, 2), (1, 2.5))
 MARKERS = "osD^vPX"
@@ -84,28 +77,40 @@ def looks(keys: Sequence[Key]) -> dict[Key, Look]:
     seen: dict[str, int] = {}
     chosen = {}
     for number, key in enumerate(dict.fromkeys(keys)):
-        family = _family(key.method)
-        variant = seen[family] = seen.get(family, -1) + 1
+        kind = family(key.method)
+        variant = seen[kind] = seen.get(kind, -1) + 1
         index = variant % len(_VARIANTS)
-        light, dark = (_varied(colour, *_VARIANTS[index]) for colour in _COLOURS[family])
+        light, dark = (_varied(colour, *_VARIANTS[index]) for colour in _colours(kind))
         light, dark = _readable(light, step=-0.02), _readable(dark, step=0.02)
         chosen[key] = Look(label(key), f"--method-{number}", light, dark, DASHES[index], MARKERS[index])
     return chosen
 
 
-def _family(method: str) -> str:
-    if "+" in method and not method.startswith("fitnet"):
-        return "+"
-    return next((name for name in NAMES if re.match(rf"{name}\b", method)), "?")
+def _colours(family: str) -> tuple[str, str]:
+    """Return the colours, for light and dark backgrounds, of a method with all its variants."""
+    compared = methods.compared()
+    known = dict(zip(compared, _COLOURS, strict=False)) | {SUM: _SUM}
+    return known.get(family, _OTHER)
+
+
+def family(method: str) -> str:
+    """Return the method that this one is a variant of; ``+`` of a sum of losses, ``?`` of none that is known."""
+    if "+" in method and not method.startswith("fitnet"):  # FitNets are a hint and then soft targets
+        return SUM
+    return next((name for name in _labels() if re.match(rf"{name}\b", method)), UNKNOWN)
+
+
+def _labels() -> dict[str, str]:
+    return {name: method.label for name, method in methods.shipped().items() if method.label is not None}
 
 
 def _part(part: str) -> str:
-    name = next((name for name in NAMES if re.match(rf"{name}(-|$)", part)), None)
+    name, written = next((item for item in _labels().items() if re.match(rf"{item[0]}(-|$)", part)), (None, part))
     if name is None:
         return part
     rest = part.removeprefix(name).removeprefix("-")
     rank = re.fullmatch(r"k(\d+)", rest)
-    return NAMES[name] + (f", rank {rank[1]}" if rank else f", {rest}" if rest else "")
+    return written + (f", rank {rank[1]}" if rank else f", {rest}" if rest else "")
 
 
 def _varied(colour: str, turn: float, factor: float) -> str:

@@ -1,4 +1,4 @@
-"""One HTML page about many runs, self-contained: no network and no script; for screens, phones, the dark and paper."""
+"""One self-contained HTML page about many runs: no network, no script; for screens, phones, dark mode and paper."""
 
 import os
 import re
@@ -11,20 +11,22 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from svdistill import __version__
 from svdistill.atomic import write_atomically
 from svdistill.errors import DataError, SvdistillError
 from svdistill.records import RunRecord
-from svdistill.report import diagnostics, figures, sections, tables
+from svdistill.report import diagnostics, sections, tables
 from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView, collect, method_order
-from svdistill.report.context import Context, Section, accuracy, capital, conditions, plural, share
+from svdistill.report.context import PageContext, Section, accuracy, capital, conditions, plural
 from svdistill.report.methods import Look, looks
+from svdistill.report.numbers import points, signed, whole_percent
 from svdistill.report.statistics import Interval
+from svdistill.report.svg import TEACHER_DASHES
+from svdistill.version import __version__
 
 TEMPLATE = "page.html.j2"
 MAX_SENTENCES = 4  # regimes that the headline speaks of
 
-_SECTIONS: tuple[Callable[[Context], Section | None], ...] = (
+_SECTIONS: tuple[Callable[[PageContext], Section | None], ...] = (
     sections.gains,
     sections.curves,
     sections.cost,
@@ -37,12 +39,12 @@ _SECTIONS: tuple[Callable[[Context], Section | None], ...] = (
 
 
 class Written(NamedTuple):
-    """What came of a report.
+    """A report that was written.
 
     Attributes:
         path: the page.
-        runs: how many runs it tells about.
-        left_out: runs that it does not, with the reason.
+        runs: how many runs it reports on.
+        left_out: runs that it does not report on, with the reason.
     """
 
     path: Path
@@ -58,7 +60,7 @@ def write(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
         output: the HTML file, replaced in one piece.
 
     Returns:
-        Where it is and what it tells about.
+        Where it is and what it reports on.
 
     Raises:
         DataError: there is no finished run, one that was named is damaged, or the file cannot be written.
@@ -80,7 +82,7 @@ def render(found: Collection, *, made: str | None = None) -> str:
 
     Args:
         found: the runs.
-        made: when, as it is to be written; None = now.
+        made: the date and time to write on it; None = now.
 
     Returns:
         HTML.
@@ -88,7 +90,7 @@ def render(found: Collection, *, made: str | None = None) -> str:
     keys = [group.key for regime in found.regimes for group in regime.groups]
     main = max(found.regimes, key=lambda regime: (_has_baseline(regime), sum(len(g.runs) for g in regime.groups)))
     teacher = found.teachers[0] if found.teachers else None
-    context = Context(found, main, looks(sorted(set(keys), key=method_order)), teacher)
+    context = PageContext(found, main, looks(sorted(set(keys), key=method_order)), teacher)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -150,7 +152,7 @@ def _has_baseline(regime: Regime) -> bool:
     return any(group.key.method == BASELINE for group in regime.groups)
 
 
-def _subtitle(context: Context) -> str:
+def _subtitle(context: PageContext) -> str:
     runs = [run for group in context.groups for run in group.runs]
     parts = [f"{plural(len(runs), 'run')} of {plural(len(context.looks), 'method')}"]
     parts.append(plural(len({run.seed for run in runs}), "seed"))
@@ -164,18 +166,18 @@ def _models(runs: Sequence[RunView]) -> str:
     return ", ".join(sorted({str((run.recipe.get("model") or {}).get("name")) for run in runs}))
 
 
-def _headline(context: Context) -> list[str]:
-    """Say in a sentence for each regime what came of it, and what the seeds do not tell."""
+def _headline(context: PageContext) -> list[str]:
+    """Say in a sentence for each regime which method is best, and how sure that is."""
     regimes = context.found.regimes if len(context.found.regimes) <= MAX_SENTENCES else [context.main]
     said = [_finding(context, regime) for regime in regimes]
     if context.teacher is not None:
         part = context.main.groups[0].mean("flops") / float(context.teacher.summary["flops"])
         text = f"The teacher reaches {tables.percent(context.teacher_accuracy)}"
-        said.append(f"{text}; the student has {share(part)} of its FLOPs.")
+        said.append(f"{text}; the student has {whole_percent(part)} of its FLOPs.")
     return said
 
 
-def _finding(context: Context, regime: Regime) -> str:
+def _finding(context: PageContext, regime: Regime) -> str:
     best = max(regime.groups, key=lambda group: group.mean("accuracy"))
     under = conditions(regime)
     opening = f"{capital(under)}: " if under else ""
@@ -188,19 +190,19 @@ def _finding(context: Context, regime: Regime) -> str:
     elif best.gain is not None:
         text += f", {_gain(best.gain)}"
     proven = [g for g in regime.groups if g is not best and g.gain and g.gain.low is not None and g.gain.low > 0]
-    rest = "; ".join(f"{context.look(g).label}, {figures.points(g.gain)}" for g in proven if g.gain)
-    return f"{text}. Also above the student alone: {rest}." if rest else f"{text}."
+    rest = "; ".join(f"{context.look(g).label}, {points(g.gain)}" for g in proven if g.gain)
+    return f"{text}. Also better than the student alone: {rest}." if rest else f"{text}."
 
 
 def _gain(gain: Interval) -> str:
-    text = f"{figures.signed(gain.mean)} points against the student alone"
+    text = f"{signed(gain.mean)} points over the student alone"
     if gain.low is None or gain.high is None:
         return f"{text} on one seed, which proves nothing"
-    doubt = ", so it may be none" if gain.low <= 0 <= gain.high else ""
-    return f"{text} (95 % interval {figures.signed(gain.low)} to {figures.signed(gain.high)}{doubt})"
+    doubt = ", which includes zero" if gain.low <= 0 <= gain.high else ""
+    return f"{text} (95 % interval {signed(gain.low)} to {signed(gain.high)}{doubt})"
 
 
-def _tables(context: Context) -> list[tuple[str, list[_Row]]]:
+def _tables(context: PageContext) -> list[tuple[str, list[_Row]]]:
     made = []
     for regime in context.found.regimes:
         top = max(group.mean("accuracy") for group in regime.groups)
@@ -219,7 +221,7 @@ def _row(group: Group, look: Look | None, *, top: bool = False) -> _Row:
         seeds=len(group.runs),
         last=accuracy(group),
         best=accuracy(group, "best_accuracy"),
-        gain="" if gain is None else figures.points(gain),
+        gain="" if gain is None else points(gain),
         sure=sure,
         parameters=tables.count(group.mean("parameters")),
         flops=tables.flops(group.mean("flops")),
@@ -228,7 +230,7 @@ def _row(group: Group, look: Look | None, *, top: bool = False) -> _Row:
     )
 
 
-def _runs(context: Context) -> list[_RunRow]:
+def _runs(context: PageContext) -> list[_RunRow]:
     rows = []
     for regime in context.found.regimes:
         for group in regime.groups:
@@ -244,7 +246,7 @@ def _run_row(run: RunView, label: str, look: Look | None, under: str) -> _RunRow
     return _RunRow(look, label, under, run.seed, tables.percent(summary["accuracy"]), best, took, str(run.path))
 
 
-def _recipes(context: Context) -> list[tuple[str, str]]:
+def _recipes(context: PageContext) -> list[tuple[str, str]]:
     """Return the recipe of one run of each method, and of the teacher."""
     shown = [(context.look(group).label, group.runs[0]) for group in context.main.groups]
     shown += [("teacher", run) for run in context.found.teachers]
@@ -283,7 +285,7 @@ def _swatch(look: Look | None, marks: bool = False) -> Markup:
         inner = f'<g fill="var({variable})">{mark}</g>'
     else:
         width = 1.6 if look is None else 2.4
-        dashes = figures.TEACHER_DASHES if look is None else look.dashes
+        dashes = TEACHER_DASHES if look is None else look.dashes
         pattern = f' stroke-dasharray="{" ".join(f"{width * d:g}" for d in dashes)}"' if dashes else ""
         inner = f'<line x2="30" y1="6" y2="6" stroke="var({variable})" stroke-width="{width}"{pattern}/>'
     return Markup(f'<svg viewBox="0 0 30 12" aria-hidden="true">{inner}</svg>')

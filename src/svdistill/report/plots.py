@@ -22,11 +22,11 @@ TEACHER = "#444444"
 
 
 class Curve(NamedTuple):
-    """The runs of one method, one a seed.
+    """The runs of one method, one for each seed.
 
     Attributes:
         name: what stands at the end of the line.
-        runs: for each run its metrics, one mapping an epoch, with ``epoch`` and, where the network was evaluated,
+        runs: for each run its metrics, one mapping for each epoch, with ``epoch`` and, where the network was evaluated,
             ``accuracy``.
     """
 
@@ -52,6 +52,15 @@ def training_curves(curves: Sequence[Curve], path: Path, *, teacher: float | Non
     empty = [curve.name for curve in curves if not curve.runs or not all(curve.runs)]
     if empty or not curves:
         raise DataError(f"nothing to draw for {', '.join(empty) or 'an empty list'}; give runs of at least one epoch")
+    figure = _draw(curves, teacher=teacher, title=title)
+    try:
+        with replacing(path) as file:
+            figure.savefig(file, format="png")
+    except OSError as error:
+        raise DataError(f"cannot write the figure {path}: {error.strerror or error}; choose another file") from error
+
+
+def _draw(curves: Sequence[Curve], *, teacher: float | None, title: str) -> Figure:
     figure = Figure(figsize=(10, 5.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     lines, ends = figure.subplots(1, 2, width_ratios=(2.6, 1), sharey=True)
@@ -73,11 +82,7 @@ def training_curves(curves: Sequence[Curve], path: Path, *, teacher: float | Non
     _set_limits(lines, curves, teacher)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-    try:
-        with replacing(path) as file:
-            figure.savefig(file, format="png")
-    except OSError as error:
-        raise DataError(f"cannot write the figure {path}: {error.strerror or error}; choose another file") from error
+    return figure
 
 
 def check_writable(path: Path) -> None:
@@ -116,11 +121,11 @@ def _draw_lines(axes: Axes, curves: Sequence[Curve], colours: Sequence[str]) -> 
 
 def _draw_ends(axes: Axes, curves: Sequence[Curve], colours: Sequence[str]) -> None:
     labels = []
-    for place, (curve, colour) in enumerate(zip(curves, colours, strict=True)):
+    for position, (curve, colour) in enumerate(zip(curves, colours, strict=True)):
         values = [100 * run[-1]["accuracy"] for run in curve.runs]
         mean = statistics.fmean(values)
-        axes.scatter([place] * len(values), values, s=26, color=colour, alpha=0.6, linewidth=0, zorder=3)
-        axes.hlines(mean, place - 0.28, place + 0.28, color=colour, linewidth=2.4, zorder=4)
+        axes.scatter([position] * len(values), values, s=26, color=colour, alpha=0.6, linewidth=0, zorder=3)
+        axes.hlines(mean, position - 0.28, position + 0.28, color=colour, linewidth=2.4, zorder=4)
         labels.append(f"{textwrap.fill(curve.name, 9)}\n{mean:.1f}")
     axes.set_xticks(range(len(labels)), labels, fontsize=9)
     for tick, colour in zip(axes.get_xticklabels(), colours, strict=True):

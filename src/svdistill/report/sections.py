@@ -7,16 +7,17 @@ from markupsafe import Markup
 
 from svdistill.report import figures, tables
 from svdistill.report.collect import BASELINE, Group, Key, Regime, rank_of
-from svdistill.report.context import Context, Picture, Section, capital, conditions, finite
-from svdistill.report.figures import NARROW, PANEL, WIDE, Bar, Line
+from svdistill.report.context import PageContext, Picture, Section, capital, conditions, finite
+from svdistill.report.figures import Bar, Line
 from svdistill.report.methods import Look
+from svdistill.report.svg import NARROW, PANEL, WIDE, Frame
 
-MAX_REGIMES = 6  # training curves are drawn for at most so many regimes
+MAX_REGIMES = 6  # training curves are drawn for at most this many regimes
 HALF = 508  # pixels of one of two figures side by side
 Draw = Callable[[str, int], str]
 
 
-def gains(context: Context) -> Section | None:
+def gains(context: PageContext) -> Section | None:
     """Make the section on the gain over the student alone; None without a student alone."""
     pictures = []
     for number, regime in enumerate(context.found.regimes):
@@ -31,12 +32,12 @@ def gains(context: Context) -> Section | None:
     lead = (
         "Accuracy after the last epoch less that of the student alone on the same seed. Small dots are seeds, the "
         "large mark is their mean, the bar its 95 % interval (Student's t on the paired differences); an arrowhead "
-        "says that it goes on. A bar that crosses zero is no proof of a gain."
+        "marks a bar that continues. A bar that crosses zero does not prove a gain."
     )
     return Section("gain", "Gain over the student alone", lead, large=pictures) if pictures else None
 
 
-def curves(context: Context) -> Section | None:
+def curves(context: PageContext) -> Section | None:
     """Make the section with the training curves."""
     regimes = context.found.regimes if len(context.found.regimes) <= MAX_REGIMES else [context.main]
     pictures = []
@@ -45,28 +46,21 @@ def curves(context: Context) -> Section | None:
         title = conditions(regime)
 
         def draw(name: str, width: int, lines: list[Line] = lines, title: str = title) -> str:
-            return figures.curves(
-                lines,
-                name=name,
-                title=f"Test accuracy while training {title}".strip(),
-                width=width,
-                height=400 if width == WIDE else 290,
-                teacher=context.teacher_accuracy,
-                scale=100,
-                late=True,
-            )
+            named = f"Test accuracy while training {title}".strip()
+            frame = Frame(name, named, width, height=400 if width == WIDE else 290)
+            return figures.curves(lines, frame, teacher=context.teacher_accuracy, scale=100, late=True)
 
         if lines:
             pictures.append(_responsive(draw, f"curve{number}", capital(title)))
     many = max(len(regime.groups) for regime in regimes) > figures.MAX_BANDS
     bands = "" if many else "; band: one deviation to either side"
-    lead = f"Test accuracy in percent. Line: mean over the seeds{bands}. The first epochs may lie below the picture."
+    lead = f"Test accuracy in percent. Line: mean over the seeds{bands}. The first epochs may lie below the figure."
     shown = [group for regime in regimes for group in regime.groups]
     legend = context.legend(shown, teacher=context.teacher is not None)
     return Section("training", "Training", lead, legend, large=pictures) if pictures else None
 
 
-def cost(context: Context) -> Section | None:
+def cost(context: PageContext) -> Section | None:
     """Make the section on accuracy against FLOPs; None where all networks cost the same."""
     regimes = _same_but(context, "model.")
     groups = [group for regime in regimes for group in regime.groups]
@@ -75,21 +69,18 @@ def cost(context: Context) -> Section | None:
         items.append(
             _bar(Group(Key("teacher"), [context.teacher]), None, x=float(context.teacher.summary["flops"]) / 1e6)
         )
-    places = sorted({item.x for item in items})
-    if len(places) < 2 or places[0] <= 0:
+    positions = sorted({item.x for item in items})
+    if len(positions) < 2 or positions[0] <= 0:
         return None
 
     def draw(name: str, width: int) -> str:
         return figures.bars(
             items,
-            name=name,
-            title="Test accuracy against FLOPs",
+            Frame(name, "Test accuracy against FLOPs", width, height=340 if width == WIDE else 290),
             x_label="MFLOPs an image",
-            width=width,
-            height=340 if width == WIDE else 290,
             joined=True,
-            log=places[-1] / places[0] > 2,
-            ticks=[(place, f"{place:.3g}") for place in places] if len(places) < 5 else None,
+            log=positions[-1] / positions[0] > 2,
+            ticks=[(position, f"{position:.3g}") for position in positions] if len(positions) < 5 else None,
         )
 
     lead = (
@@ -102,8 +93,8 @@ def cost(context: Context) -> Section | None:
     return Section("cost", "Accuracy against cost", lead, legend, marks=True, large=[picture])
 
 
-def settings(context: Context) -> Section | None:
-    """Make the section on what the gain, or without a student alone the accuracy, does along each setting."""
+def settings(context: PageContext) -> Section | None:
+    """Make the section on how the gain, or without a student alone the accuracy, changes with each setting."""
     along = [_along(context, name, _same_but(context, name)) for name, _ in context.main.conditions]
     found = [one for one in [*along, _rank(context)] if one is not None]
     lead = (
@@ -113,11 +104,11 @@ def settings(context: Context) -> Section | None:
     drawn = {item.look for _, items in found for item in items}
     legend = [look for look in context.legend(context.groups) if look in drawn]
     pictures = [picture for picture, _ in found]
-    return Section("settings", "Along the settings", lead, legend, marks=True, small=pictures) if pictures else None
+    return Section("settings", "Effect of the settings", lead, legend, marks=True, small=pictures) if pictures else None
 
 
 class _Measure(NamedTuple):
-    """A figure of the metrics that tells how the transfer task goes."""
+    """A metric that tells how the transfer task goes."""
 
     key: str
     title: str
@@ -129,22 +120,41 @@ class _Measure(NamedTuple):
 
 _MEASURES = (
     _Measure("loss", "Main loss", "Cross-entropy on the labelled images.", log=True),
-    _Measure("transfer", "Transfer loss", "Each method's own, so only its course can be compared.", log=True),
+    _Measure(
+        "transfer",
+        "Transfer loss",
+        "Each method has its own: compare how the curves run, not how high they lie.",
+        log=True,
+    ),
     _Measure(
         "ratio",
         "Transfer / main gradient",
-        "Norms. Far above 1: clipped nearly everywhere; far below 0.1: it hardly counts.",
+        "Of their norms. Far above 1: clipped nearly everywhere; far below 0.1: it hardly counts.",
         log=True,
     ),
-    _Measure("clipped", "Clipped weight tensors, %", "Those whose transfer gradient was scaled down.", scale=100),
+    _Measure(
+        "clipped", "Clipped weight tensors, %", "Weight tensors whose transfer gradient was scaled down.", scale=100
+    ),
     _Measure("alignment", "Alignment", "Mean |cosine| between the teacher's vectors and the student's; should rise."),
-    _Measure("energy_student", "Energy in the vectors, %", "Of a map, in those that are compared.", scale=100),
-    _Measure("set_aside", "Images set aside", "In an epoch, without singular vectors; should be few.", if_any=True),
-    _Measure("dropped", "Gradients dropped", "In an epoch, not finite; should be none.", if_any=True),
+    _Measure(
+        "energy_student", "Energy in the vectors, %", "How much of a map's energy the compared vectors hold.", scale=100
+    ),
+    _Measure(
+        "set_aside",
+        "Images set aside",
+        "Per epoch; images with a map that has no singular vectors. Should be few.",
+        if_any=True,
+    ),
+    _Measure(
+        "dropped",
+        "Gradients dropped",
+        "Per epoch; transfer gradients that were not finite. Should be none.",
+        if_any=True,
+    ),
 )
 
 
-def health(context: Context) -> Section | None:
+def health(context: PageContext) -> Section | None:
     """Make the section on the health of the transfer task; None where no run has one."""
     pictures: list[Picture] = []
     drawn: set[Look | None] = set()
@@ -161,15 +171,15 @@ def health(context: Context) -> Section | None:
     if not any(group.key.method != BASELINE for group in context.main.groups) or len(pictures) < 2:
         return None
     lead = (
-        f"How both tasks went over the epochs{context.under}: mean over the seeds, and one deviation to either side "
-        f"where there is room.{_adapters(context)}"
+        f"How the main and the transfer task went over the epochs{context.under}: mean over the seeds, with one "
+        f"deviation to either side where there is room.{_adapters(context)}"
     )
     legend = [look for look in context.legend(context.main.groups, teacher=True) if look in drawn]
     return Section("health", "Health of the transfer task", lead, legend, small=pictures)
 
 
-def _adapters(context: Context) -> str:
-    """Tell which of the student's taps a learned adapter lifted to the teacher's width."""
+def _adapters(context: PageContext) -> str:
+    """Say which of the student's taps a learned adapter lifted to the teacher's width."""
     lifted: dict[str, None] = {}
     for group in context.main.groups:
         for adapter in group.runs[0].summary.get("adapters") or ():
@@ -182,17 +192,14 @@ def _health_picture(measure: _Measure, lines: Sequence[Line]) -> Picture:
     values = [value for line in lines for value in _values(line)]
     svg = figures.curves(
         lines,
-        name=f"health-{measure.key.replace('_', '-')}",
-        title=measure.title,
-        width=PANEL,
-        height=220,
+        Frame(f"health-{measure.key.replace('_', '-')}", measure.title, PANEL, height=220),
         scale=measure.scale,
         log=measure.log and max(values) / min(values) > 8,
     )
     return Picture(measure.title, Markup(svg), note=measure.note)
 
 
-def _teacher_energy(context: Context) -> list[Line]:
+def _teacher_energy(context: PageContext) -> list[Line]:
     """Return the teacher's line, unless methods keep unequal numbers of its vectors."""
     lines = [line for group in context.main.groups if (line := _line(group, "energy_teacher", None))]
     lasts = [line.runs[0][-1] for line in lines]
@@ -208,7 +215,7 @@ def _responsive(draw: Draw, name: str, title: str, *, wide: int = WIDE, note: st
 
 
 def _line(group: Group, key: str, look: Look | None) -> Line | None:
-    """Return a figure of the metrics over the epochs in which all runs of a method have it."""
+    """Return a metric over the epochs in which all runs of a method have it."""
     runs = [
         {int(line["epoch"]): float(line[key]) for line in run.metrics if finite(line.get(key))} for run in group.runs
     ]
@@ -216,8 +223,8 @@ def _line(group: Group, key: str, look: Look | None) -> Line | None:
     return Line(look, epochs, [[run[epoch] for epoch in epochs] for run in runs]) if epochs else None
 
 
-def _same_but(context: Context, names: str) -> list[Regime]:
-    """Return the regimes that differ from the main one at most in settings whose names begin so."""
+def _same_but(context: PageContext, names: str) -> list[Regime]:
+    """Return the regimes that differ from the main one at most in settings whose names begin with this."""
     rest = [item for item in context.main.conditions if not item[0].startswith(names)]
     return [
         regime
@@ -231,7 +238,7 @@ def _bar(group: Group, look: Look | None, *, x: float) -> Bar:
     return Bar(look, x, mean, None if spread is None else mean - spread, None if spread is None else mean + spread)
 
 
-def _along(context: Context, name: str, regimes: Sequence[Regime]) -> tuple[Picture, list[Bar]] | None:
+def _along(context: PageContext, name: str, regimes: Sequence[Regime]) -> tuple[Picture, list[Bar]] | None:
     """Draw the gain over one setting; None where fewer than two of its values can be compared."""
     gained = any(group.gain is not None for regime in regimes for group in regime.groups)
     if gained:
@@ -240,9 +247,9 @@ def _along(context: Context, name: str, regimes: Sequence[Regime]) -> tuple[Pict
     if len(set(values)) < 2:
         return None
     numeric = all(finite(value) and value > 0 for value in values)
-    places = [float(value) if numeric else float(place) for place, value in enumerate(values)]
+    positions = [float(value) if numeric else float(position) for position, value in enumerate(values)]
     items = []
-    for x, regime in zip(places, regimes, strict=True):
+    for x, regime in zip(positions, regimes, strict=True):
         for group in regime.groups:
             if not gained:
                 items.append(_bar(group, context.look(group), x=x))
@@ -255,14 +262,11 @@ def _along(context: Context, name: str, regimes: Sequence[Regime]) -> tuple[Pict
     def draw(figure: str, width: int) -> str:
         return figures.bars(
             items,
-            name=figure,
-            title=title,
+            Frame(figure, title, width, height=300),
             x_label=what,
-            width=width,
-            height=300,
             joined=True,
-            log=numeric and max(places) / min(places) >= 2,
-            ticks=list(zip(places, texts, strict=True)),
+            log=numeric and max(positions) / min(positions) >= 2,
+            ticks=list(zip(positions, texts, strict=True)),
             zero=gained,
         )
 
@@ -275,8 +279,8 @@ def _confounded(regimes: Sequence[Regime]) -> str:
     return f"Not the only difference between these runs: {', '.join(keys)}." if keys else ""
 
 
-def _rank(context: Context) -> tuple[Picture, list[Bar]] | None:
-    """Draw the gain of KD-SVD over the number of singular vectors; None where there is one number only."""
+def _rank(context: PageContext) -> tuple[Picture, list[Bar]] | None:
+    """Draw the gain of KD-SVD over the number of singular vectors; None where there is only one number."""
     ranked = [(rank, group) for group in context.main.groups if (rank := rank_of(group.runs[0])) is not None]
     ranks = sorted({rank for rank, _ in ranked})
     if len(ranks) < 2:
@@ -293,8 +297,7 @@ def _rank(context: Context) -> tuple[Picture, list[Bar]] | None:
     def draw(name: str, width: int) -> str:
         ticks = [(float(rank), str(rank)) for rank in ranks]
         what = "kept singular vectors"
-        return figures.bars(
-            items, name=name, title=title, x_label=what, width=width, height=300, log=True, ticks=ticks, zero=gained
-        )
+        frame = Frame(name, title, width, height=300)
+        return figures.bars(items, frame, x_label=what, log=True, ticks=ticks, zero=gained)
 
     return _responsive(draw, "rank", title, wide=HALF, note=capital(context.under.removeprefix(", "))), items

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
-# What a picture is wide on the sheet, at least, so that 8×8 pixels can be seen too.
+# The least width of a picture on the sheet, so that 8×8 pixels can be seen too.
 _CELL = 56
 _DPI = 100
 _NAME = FontProperties(size=9)
@@ -56,7 +56,7 @@ def draw_sheet(
     title: str = "",
     heads: tuple[str, str] = ("as they are", "augmented"),
 ) -> None:
-    """Draw images of some classes, a class a row; on the left as they are, on the right the same ones augmented.
+    """Draw images of some classes, one class in each row; on the left as they are, on the right augmented.
 
     Args:
         images: (classes, each, C, H, W), uint8, C = 1 or 3.
@@ -73,7 +73,7 @@ def draw_sheet(
     if images.ndim != 5 or images.shape != varied.shape or len(names) != len(images) or images.shape[2] not in (1, 3):
         raise ShapeError(
             f"{len(names)} names came with images {images.shape} and {varied.shape}, expected (classes, each, C, H, W) "
-            "twice, C = 1 or 3; give a name a class"
+            "twice, C = 1 or 3; give one name for each class"
         )
     zoom = max(1, -(-_CELL // images.shape[4]))
     halves = [_mosaic(part, zoom) for part in (images, varied)]
@@ -85,8 +85,8 @@ def draw_sheet(
     total = (max(left + 2 * width + gap + edge, 16 + _width(title, _TITLE)), top + height + edge)
     figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    for place, (half, head) in enumerate(zip(halves, heads, strict=True)):
-        start = left + place * (width + gap)
+    for position, (half, head) in enumerate(zip(halves, heads, strict=True)):
+        start = left + position * (width + gap)
         frame = (start / total[0], edge / total[1], width / total[0], height / total[1])
         axes = figure.add_axes(frame)
         axes.imshow(half, interpolation="nearest", aspect="auto", vmin=0, vmax=255)

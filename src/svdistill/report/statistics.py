@@ -12,7 +12,7 @@ class Interval(NamedTuple):
     Attributes:
         mean: of the values, in their unit.
         low: lower end; None where a single value says nothing about spread.
-        high: upper end, likewise.
+        high: upper end; None where a single value says nothing about spread.
     """
 
     mean: float
@@ -48,10 +48,42 @@ def paired_interval(differences: Sequence[float], *, level: float = 0.95) -> Int
     count = len(differences)
     if count == 1:
         return Interval(mean, None, None)
-    from scipy.special import stdtrit  # late: the command line must start without scipy
-
-    half = float(stdtrit(count - 1, (1 + level) / 2)) * statistics.stdev(differences) / math.sqrt(count)
+    half = student_quantile(level, count - 1) * statistics.stdev(differences) / math.sqrt(count)
     return Interval(mean, mean - half, mean + half)
+
+
+def student_quantile(level: float, freedom: int) -> float:
+    """Return the t that a number drawn from Student's distribution lies within, to either side, with a probability.
+
+    For a whole number of degrees of freedom ν the probability of |T| ≤ t is a finite sum in the angle θ = atan(t / √ν);
+    it rises with θ, which is found by bisection.
+
+    Args:
+        level: the probability, between 0 and 1.
+        freedom: degrees of freedom ν ≥ 1.
+
+    Returns:
+        The quantile (1 + level) / 2.
+
+    Source:
+        Abramowitz, Stegun, Handbook of Mathematical Functions, 1964, equations 26.7.3 and 26.7.4.
+    """
+    low, high = 0.0, math.pi / 2
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if _within(middle, freedom) < level else (low, middle)
+    return math.sqrt(freedom) * math.tan(high)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """Return the probability of |T| ≤ √ν tan(angle)."""
+    odd = freedom % 2
+    cosine, term, total = math.cos(angle), math.cos(angle) if odd else 1.0, 0.0
+    # Term by term, cos^j θ · (2·4·…) / (3·5·…) for odd ν from j = 1, and cos^j θ · (1·3·…) / (2·4·…) for even ν from 0.
+    for power in range(odd, freedom - 1, 2):
+        total += term
+        term *= cosine**2 * (power + 1) / (power + 2)
+    part = math.sin(angle) * total
+    return 2 / math.pi * (angle + part) if odd else part
 
 
 def paired_differences(values: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
@@ -59,7 +91,7 @@ def paired_differences(values: Mapping[int, float], baseline: Mapping[int, float
 
     Args:
         values: a number for each seed.
-        baseline: likewise.
+        baseline: a number for each seed.
 
     Returns:
         value − baseline of the common seeds, in order of the seeds.

@@ -24,7 +24,7 @@ def mean_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def percent(value: float | None, *, digits: int = 2) -> str:
-    """Write a share between 0 and 1 as percent; a dash where there is none."""
+    """Write a fraction between 0 and 1 as percent; a dash where there is none."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
 
 
@@ -41,7 +41,7 @@ def seconds(value: float | None) -> str:
 
 
 def count(value: float) -> str:
-    """Write a large number with a thin grouping: ``1,234,567``."""
+    """Write a large number, its digits grouped: ``1,234,567``."""
     return f"{value:,.0f}"
 
 
@@ -54,7 +54,7 @@ def health(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Sum up a run's transfer health: medians over its epochs, and the total of what was set aside or dropped.
 
     Args:
-        metrics: one mapping an epoch, as a run writes them.
+        metrics: one mapping for each epoch, as a run writes them.
 
     Returns:
         ``ratio``, ``clipped``, ``alignment``, ``energy_student``, ``energy_teacher`` (medians over the epochs that have
@@ -80,7 +80,7 @@ def _titled(title: str, table: Table) -> Group:
 
 
 def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Group:
-    """Tell how a run ended: accuracy, cost, time, and the health of its transfer task.
+    """Show how a run ended: accuracy, cost, time, and the health of its transfer task.
 
     Args:
         summary: as ``RunRecord.summary`` returns it.
@@ -122,13 +122,13 @@ def _health_rows(values: Mapping[str, float | None]) -> Iterable[tuple[str, str]
 
 
 def accuracy_table(evaluation: Mapping[str, Any]) -> Group:
-    """Tell how well a network tells the classes apart.
+    """Show how well a network tells the classes apart.
 
     Args:
         evaluation: as ``jobs.evaluate`` returns it.
 
     Returns:
-        A heading and a table of one row a class, the whole set last.
+        A heading and a table with one row for each class, the whole set last.
     """
     table = _plain()
     table.add_column("class")
@@ -136,8 +136,8 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> Group:
     table.add_column("right", justify="right")
     table.add_column("accuracy", justify="right")
     for row in evaluation["classes"]:
-        share = row["right"] / row["images"] if row["images"] else None
-        table.add_row(row["name"], count(row["images"]), count(row["right"]), percent(share))
+        fraction = row["right"] / row["images"] if row["images"] else None
+        table.add_row(row["name"], count(row["images"]), count(row["right"]), percent(fraction))
     table.add_section()
     right = sum(row["right"] for row in evaluation["classes"])
     table.add_row("all", count(evaluation["images"]), count(right), percent(evaluation["accuracy"]), style="bold")
@@ -149,10 +149,10 @@ def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
     """Put methods side by side: cost, accuracy after the last epoch over the seeds, and time.
 
     Args:
-        rows: name of each method and the summaries of its runs, one a seed.
+        rows: name of each method and the summaries of its runs, one for each seed.
 
     Returns:
-        A heading and a table of one row a method; ± is the sample deviation over the seeds.
+        A heading and a table with one row for each method; ± is the sample deviation over the seeds.
     """
     table = _plain()
     table.add_column("network", no_wrap=True)
@@ -176,7 +176,7 @@ def recipes_table(recipes: Iterable[tuple[str, str]], *, heading: str = "recipe"
         heading: what they are.
 
     Returns:
-        One row a recipe.
+        One row for each recipe.
     """
     table = _plain()
     table.add_column(heading, no_wrap=True, style="bold")

@@ -1,21 +1,19 @@
 """Many runs: methods × seeds × settings, trained side by side by processes of this machine or of a Ray cluster."""
 
-from svdistill.sweep.run import METHODS, PLACES, Comparison, Member, carry_out, check_place, compare, plan, worker_pool
-from svdistill.sweep.scheduler import Observer, Outcome, Task, Unobserved, WorkerPool
+from svdistill.sweep.comparison import Comparison, Member
+from svdistill.sweep.plan import plan
+from svdistill.sweep.run import carry_out, check_backend, compare, open_pool
+from svdistill.sweep.scheduler import Observer, Outcome, Task
 
 __all__ = [
-    "METHODS",
-    "PLACES",
     "Comparison",
     "Member",
     "Observer",
     "Outcome",
     "Task",
-    "Unobserved",
-    "WorkerPool",
     "carry_out",
-    "check_place",
+    "check_backend",
     "compare",
+    "open_pool",
     "plan",
-    "worker_pool",
 ]

@@ -1,4 +1,4 @@
-"""Long-lived processes that train runs side by side, are replaced when they die, and end when their parent does."""
+"""A pool of this machine's processes: they are reused, replaced when they die, and end when their parent does."""
 
 import os
 import signal
@@ -10,85 +10,81 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from svdistill.errors import RecipeError
+from svdistill.machine import usable_cores
 from svdistill.sweep.scheduler import HEARTBEAT, LAST_WORDS, Message, Task, WorkerPool
 from svdistill.sweep.worker import serve
 
 
-def cores() -> int:
-    """Return how many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads_of(share: int) -> int:
-    """Return how many threads a process with a share of the cores gets: as many, at most ``OMP_NUM_THREADS``.
+def threads_of(cores: int) -> int:
+    """Return the number of threads of a process: one for each of its cores, at most ``OMP_NUM_THREADS``.
 
     Args:
-        share: number of cores; 0 where it has none of its own.
+        cores: the number of cores that it has for itself; 0 where it has none.
 
     Returns:
         At least 1.
     """
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(share, int(limit) if limit.isdigit() and int(limit) else share))
+    return max(1, min(cores, int(limit) if limit.isdigit() and int(limit) else cores))
 
 
 @contextmanager
-def worker_pool(runs: str | os.PathLike[str], *, jobs: int = 1, threads: int | None = None) -> Iterator[WorkerPool]:
-    """Give processes of this machine that train runs; they are started when there is work for them.
+def local_pool(runs: str | os.PathLike[str], *, jobs: int = 1, threads: int | None = None) -> Iterator[WorkerPool]:
+    """Open a pool of processes of this machine; each is started when there is work for it.
 
     The processes are spawned, so a program that calls this needs the usual ``if __name__ == "__main__":``. They end
-    with the block and with their parent, also where that is killed; what they were training goes on after its last
-    checkpoint next time. A task whose process dies has failed and the process is replaced.
+    with the block and with their parent, even where that is killed; what they were training resumes after its last
+    checkpoint next time. A task whose process dies has failed, and the process is replaced.
 
     Args:
         runs: folder of all runs.
         jobs: number of processes, at least 1.
-        threads: of each; None shares out the cores, at most ``OMP_NUM_THREADS`` each.
+        threads: of each; None divides the cores among them, at most ``OMP_NUM_THREADS`` each.
 
     Yields:
-        The worker_pool.
+        The pool.
 
     Raises:
         RecipeError: fewer than one process.
     """
     if jobs < 1:
         raise RecipeError(f"jobs: expected at least 1 process, got {jobs}")
-    processes = _Processes(Path(runs), jobs, threads or threads_of(cores() // jobs))
+    pool = _LocalPool(Path(runs), jobs, threads or threads_of(usable_cores() // jobs))
     try:
-        yield processes
+        yield pool
     finally:
-        processes.end()
+        pool.end()
 
 
 class _Worker:
-    """A process, seen from its parent."""
+    """A worker process, as its parent sees it."""
 
     def __init__(self, runs: Path, threads: int) -> None:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         # No daemon: such a process may have no children of its own, and loading images from disk takes some.
         self.process = context.Process(target=serve, args=(theirs, runs, threads, os.getpid()), name="svdistill-worker")
-        with _deaf_to_interrupts():
+        with _ignoring_interrupts():
             self.process.start()
-        # Only the child may hold this end: when it dies, the other end must see that nothing more comes.
+        # Only the child may hold this end: when it dies, the other end must notice that no more messages come.
         theirs.close()
         self.dead = False
         self._task: Task | None = None
 
     @property
     def task(self) -> Task:
-        """What it was given last; it says nothing before."""
+        """What it was given last; there is no message before."""
         assert self._task is not None
         return self._task
 
-    def give(self, task: Task) -> None:
+    def submit(self, task: Task) -> None:
         self._task = task
         with suppress(OSError):  # it has died; `messages` finds that out
             self.connection.send(task)
 
     def messages(self) -> Iterator[Message]:
-        """Yield what it has said, then find out whether it is still alive."""
-        # Asked first: what a process said before its end is all there once it has ended.
+        """Yield the messages that have arrived, then find out whether the process is still alive."""
+        # Asked first: once a process has ended, all that it sent before is there.
         ended = self.process.exitcode is not None
         try:
             while self.connection.poll():
@@ -100,17 +96,17 @@ class _Worker:
         self.dead = ended
 
     def exit_reason(self) -> str:
-        """Say how the process ended."""
+        """Return how the process ended, in words."""
         self.process.join(HEARTBEAT)
         code = self.process.exitcode
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-            return f"its process was killed ({name}{why}); the same command goes on with it"
-        return f"its process ended with status {code}; the same command goes on with it"
+            return f"its process was killed ({name}{why}); the same command resumes it"
+        return f"its process ended with status {code}; the same command resumes it"
 
     def end(self) -> None:
-        """Close the line, on which the process ends by itself, and make sure that it does."""
+        """Close the connection, at which the process ends by itself, and make sure that it does."""
         self.connection.close()
         for stop in (self.process.terminate, self.process.kill):
             self.process.join(2 * HEARTBEAT)
@@ -119,31 +115,35 @@ class _Worker:
         self.process.join()
 
 
-class _Processes:
-    """The workers: made when there is work for them, kept for the next."""
-
-    description = None
+class _LocalPool(WorkerPool):
+    """Workers of this machine: started when there is work for them, and kept for the next task."""
 
     def __init__(self, runs: Path, jobs: int, threads: int) -> None:
-        self._runs, self.jobs, self._threads = runs, jobs, threads
+        self._runs, self._jobs, self._threads = runs, jobs, threads
         self._busy: list[_Worker] = []
         self._idle: list[_Worker] = []
+
+    @property
+    def description(self) -> None:
+        return None
+
+    @property
+    def jobs(self) -> int:
+        return self._jobs
 
     @property
     def busy(self) -> int:
         return len(self._busy)
 
-    def give(self, task: Task) -> None:
+    def submit(self, task: Task) -> None:
         worker = self._idle.pop() if self._idle else _Worker(self._runs, self._threads)
         self._busy.append(worker)
-        worker.give(task)
+        worker.submit(task)
 
-    def listen(self, timeout: float) -> Iterator[tuple[Task, Message]]:
-        everybody = [*self._busy, *self._idle]
-        connections.wait(
-            [thing for worker in everybody for thing in (worker.connection, worker.process.sentinel)], timeout
-        )
-        for worker in everybody:
+    def messages(self, timeout: float) -> Iterator[tuple[Task, Message]]:
+        workers = [*self._busy, *self._idle]
+        connections.wait([sign for one in workers for sign in (one.connection, one.process.sentinel)], timeout)
+        for worker in workers:
             for message in worker.messages():
                 if message[0] in LAST_WORDS:
                     self._busy.remove(worker)
@@ -164,12 +164,12 @@ class _Processes:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Let a process that is started here ignore Ctrl-C, which reaches every process of a terminal, from its beginning.
+def _ignoring_interrupts() -> Iterator[None]:
+    """Let a process that is started in this block ignore Ctrl-C, which reaches every process of a terminal.
 
     The parent decides what Ctrl-C means, and its workers end with it.
     """
-    if threading.current_thread() is not threading.main_thread():  # no other may set this
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a signal's handler
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What is trained in which order, whoever trains it: tasks, what is heard of them, and who wants to know."""
+"""Which run is trained when, whoever trains it: tasks, the worker pool, and who is told what happens."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,12 +7,14 @@ from typing import Any, NamedTuple, Protocol
 
 from svdistill.recipes import Recipe
 
-PATIENCE = 5.0  # seconds until a run that another process trains is asked for again
-HEARTBEAT = 1.0  # seconds between two looks at whether the other side is still there
-# A message about a task: started, moved, measured, warned, or one of these, after which the worker is free. "broken"
-# is a failure after which the process is not to be trusted with another run.
-LAST_WORDS = ("done", "failed", "broken", "busy")
+PATIENCE = 5.0  # seconds until a run that another process trains is tried again
+HEARTBEAT = 1.0  # seconds between two checks that the other side is still there
+
+# A worker's message about its task: a kind and its details. The kinds are "started", "stepped", "measured" and "warned"
+# while the task runs, and those of LAST_WORDS, after which the worker is free: "broken" is a failure after which its
+# process is not to be trusted with another run, "busy" a run that another process is training.
 Message = tuple[Any, ...]
+LAST_WORDS = ("done", "failed", "broken", "busy")
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Task:
     """One run to be trained.
 
     Attributes:
-        key: names the run: its folder, as text.
+        key: identifies the run: its folder, as text.
         recipe: what is trained.
         needs: keys of the tasks that must be done before, for instance the teacher's.
     """
@@ -35,7 +37,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         error: one line on what went wrong; None where the run has finished.
-        trace: where it went wrong, for an error that nobody expected.
+        trace: the traceback of an unexpected error.
     """
 
     error: str | None = None
@@ -43,95 +45,97 @@ class Outcome(NamedTuple):
 
 
 class Observer(Protocol):
-    """Whoever wants to know how far the tasks are; called in the parent, between two messages."""
+    """Is told how far the tasks are, between two messages, in the process that runs the scheduler.
+
+    Each method does nothing by default; a subclass overrides those for what it wants to know.
+    """
 
     def started(self, task: Task, *, epochs: int, steps: int, done_epochs: int) -> None:
-        """A run begins, or goes on after some epochs."""
+        """A run starts, or resumes.
 
-    def moved(self, task: Task, *, done_steps: int, loss: float) -> None:
-        """A run has done so many steps, counted from its first epoch; a few times a second at most."""
+        Args:
+            task: the run.
+            epochs: the number of epochs of the whole run.
+            steps: the number of steps of an epoch.
+            done_epochs: the number of epochs that are done already.
+        """
+        return
+
+    def stepped(self, task: Task, *, done_steps: int, loss: float) -> None:
+        """A run has made steps; told a few times a second at most.
+
+        Args:
+            task: the run.
+            done_steps: the number of steps since its first epoch.
+            loss: the main loss.
+        """
+        return
 
     def measured(self, task: Task, metrics: Mapping[str, Any]) -> None:
         """An epoch of a run is over; this is its line of metrics."""
+        return
 
     def ended(self, task: Task, outcome: Outcome) -> None:
-        """A run has finished, or will not."""
+        """A run has finished or failed."""
+        return
 
-    def waiting(self, task: Task) -> None:
-        """Another process trains this run, so that it is put off; told once a task."""
-
-    def warned(self, task: Task, text: str) -> None:
-        """A run was warned of something."""
-
-
-class Unobserved:
-    """Wants to know nothing."""
-
-    def started(self, task: Task, *, epochs: int, steps: int, done_epochs: int) -> None:
-        """Do nothing."""
-
-    def moved(self, task: Task, *, done_steps: int, loss: float) -> None:
-        """Do nothing."""
-
-    def measured(self, task: Task, metrics: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def ended(self, task: Task, outcome: Outcome) -> None:
-        """Do nothing."""
-
-    def waiting(self, task: Task) -> None:
-        """Do nothing."""
+    def postponed(self, task: Task) -> None:
+        """Another process is training this run, so it is put off; told once a task."""
+        return
 
     def warned(self, task: Task, text: str) -> None:
-        """Do nothing."""
+        """A run gave a warning."""
+        return
+
+
+class NoObserver(Observer):
+    """Where nobody wants to know."""
 
 
 class WorkerPool(Protocol):
-    """Those who train: processes of this machine, or of others."""
+    """The workers that train runs: processes of this machine, or of others."""
 
     @property
     def jobs(self) -> int:
-        """How many runs they train side by side at most."""
+        """The largest number of runs side by side."""
 
     @property
     def busy(self) -> int:
-        """How many they are training now."""
+        """The number of runs that are being trained now."""
 
     @property
     def description(self) -> str | None:
-        """One line on who they are, where that is worth a line."""
+        """One line on the pool, where it is worth a line."""
 
-    def give(self, task: Task) -> None:
+    def submit(self, task: Task) -> None:
         """Have a run trained; only while fewer than ``jobs`` are."""
 
-    def listen(self, timeout: float) -> Iterator[tuple[Task, Message]]:
-        """Wait so many seconds at most, and yield what is heard of the runs; of each, one of ``LAST_WORDS`` is last."""
+    def messages(self, timeout: float) -> Iterator[tuple[Task, Message]]:
+        """Wait for messages for ``timeout`` seconds at most, and yield them; a task's last is one of ``LAST_WORDS``."""
 
 
-def run_tasks(
-    tasks: Sequence[Task], worker_pool: WorkerPool, *, observer: Observer, patience: float = PATIENCE
-) -> None:
-    """Have runs trained, each in its turn; what fails does not stop the others.
+def run_tasks(tasks: Sequence[Task], pool: WorkerPool, *, observer: Observer, patience: float = PATIENCE) -> None:
+    """Have runs trained, each when its turn comes; a failure does not stop the others.
 
     A task that needs a failed one fails with it; a run that another program is training is put off until that has
     ended.
 
     Args:
         tasks: with distinct keys; of those that can start, the first starts first.
-        worker_pool: trains them.
+        pool: trains them.
         observer: is told what happens.
-        patience: seconds until a run that another process trains is asked for again.
+        patience: seconds until a run that another process trains is tried again.
     """
-    agenda = _Agenda(tasks, observer=observer, patience=patience)
-    while agenda.unfinished:
-        while worker_pool.busy < worker_pool.jobs and (task := agenda.take()) is not None:
-            worker_pool.give(task)
-        for task, message in worker_pool.listen(HEARTBEAT):
-            agenda.hear(task, *message)
+    scheduler = _Scheduler(tasks, observer=observer, patience=patience)
+    while scheduler.unfinished:
+        while pool.busy < pool.jobs and (task := scheduler.next()) is not None:
+            pool.submit(task)
+        for task, message in pool.messages(HEARTBEAT):
+            scheduler.receive(task, *message)
 
 
-class _Agenda:
-    """Which tasks are waiting, running, put off and done; hands on to the observer what is heard of them."""
+class _Scheduler:
+    """Which tasks are waiting, running, put off and done; passes on to the observer what their workers say."""
 
     def __init__(self, tasks: Sequence[Task], *, observer: Observer, patience: float) -> None:
         self._waiting = {task.key: task for task in tasks}
@@ -145,8 +149,11 @@ class _Agenda:
     def unfinished(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def take(self) -> Task | None:
-        """Take the first task that can start now; those that a failed one makes impossible end here."""
+    def next(self) -> Task | None:
+        """Return the first task that can start now, which then counts as running.
+
+        Those that a failed one makes impossible end here.
+        """
         for task in list(self._waiting.values()):
             if not self._failed.isdisjoint(task.needs):
                 del self._waiting[task.key]
@@ -160,21 +167,21 @@ class _Agenda:
         open_needs = any(need in self._waiting or need in self._running for need in task.needs)
         return not open_needs and self._not_before.get(task.key, 0.0) <= time.monotonic()
 
-    def hear(self, task: Task, kind: str, *details: Any) -> None:
+    def receive(self, task: Task, kind: str, *details: Any) -> None:
         """Take note of a worker's message."""
         if kind == "started":
             epochs, steps, done_epochs = details
             self._observer.started(task, epochs=epochs, steps=steps, done_epochs=done_epochs)
-        elif kind == "moved":
+        elif kind == "stepped":
             done_steps, loss = details
-            self._observer.moved(task, done_steps=done_steps, loss=loss)
+            self._observer.stepped(task, done_steps=done_steps, loss=loss)
         elif kind == "measured":
             self._observer.measured(task, *details)
         elif kind == "warned":
             self._observer.warned(task, *details)
         elif kind == "busy":
             if task.key not in self._not_before:
-                self._observer.waiting(task)
+                self._observer.postponed(task)
             self._not_before[task.key] = time.monotonic() + self._patience
             self._waiting[task.key] = self._running.pop(task.key)
         else:

@@ -1,4 +1,4 @@
-"""A worker's side: trains the runs that it is given, one after the other, and tells how far it is."""
+"""A worker process: trains the runs that it is given, one after the other, and reports how far it is."""
 
 import os
 import queue
@@ -11,7 +11,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from svdistill import recipes
 from svdistill.errors import SvdistillError, SvdistillWarning, TrainingError
 from svdistill.jobs.callbacks import NoCallbacks
 from svdistill.jobs.run import BusyError, Run
@@ -24,32 +23,32 @@ PACE = 0.2  # seconds between two messages about a run's steps
 
 
 def serve(connection: Connection, runs: Path, threads: int, parent: int) -> None:
-    """Train what comes, one after the other; a process's main function.
+    """Train the tasks that arrive, one after the other; a process's main function.
 
     Args:
-        connection: brings tasks, and takes what is to be told of them.
+        connection: brings tasks, and takes the messages about them.
         runs: folder of all runs.
-        threads: of torch.
-        parent: the process with whose end this one ends too.
+        threads: the number of torch's threads.
+        parent: id of the parent process; when that ends, this one ends too.
     """
     inbox: queue.SimpleQueue[Task] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, inbox, parent), daemon=True).start()
     lock = threading.Lock()
 
-    def say(*message: Any) -> None:
+    def send(*message: Any) -> None:
         with lock:
             connection.send(message)
 
     import torch
 
     torch.set_num_threads(threads)
-    warnings.showwarning = _forward_to(say)
-    while train_one(inbox.get(), runs, say):
+    warnings.showwarning = _forward_to(send)
+    while train_one(inbox.get(), runs, send):
         pass
 
 
 def _listen(connection: Connection, inbox: "queue.SimpleQueue[Task]", parent: int) -> None:
-    """Take in tasks; end the whole process, in whatever it is doing, once the parent is no more."""
+    """Receive tasks; end the whole process, whatever it is doing, once the parent is gone."""
     try:
         while os.getppid() == parent:
             if connection.poll(HEARTBEAT):
@@ -60,32 +59,32 @@ def _listen(connection: Connection, inbox: "queue.SimpleQueue[Task]", parent: in
         os._exit(1)
 
 
-def train_one(task: Task, runs: Path, say: Callable[..., None]) -> bool:
-    """Train one run and say what came of it.
+def train_one(task: Task, runs: Path, send: Callable[..., None]) -> bool:
+    """Train one run and report how it ended.
 
     Args:
         task: the run.
         runs: folder of all runs.
-        say: takes a kind of message and its details.
+        send: takes a message: its kind, then its details.
 
     Returns:
         Whether this process may be trusted with another run.
     """
     try:
-        # A process that is made later reads the program again, and may find another one.
-        if str(runs / task.recipe.name / recipes.identity(task.recipe)) != task.key:
+        # A process that is started later reads the program again, and may find another version.
+        if str(Run.of(task.recipe, runs).path) != task.key:
             raise TrainingError("the program has changed meanwhile; call the same command again")
-        train(task.recipe, runs=runs, callbacks=_Teller(say))
+        train(task.recipe, runs=runs, callbacks=_Reporter(send))
     except BusyError:
-        say("busy")
+        send("busy")
     except SvdistillError as error:
-        say("failed", _one_line(error), None)
+        send("failed", _one_line(error), None)
     except Exception as error:
         # Memory that does not come back, a GPU in an undefined state: a new process is cheap.
-        say("broken", _reason(error), traceback.format_exc())
+        send("broken", _reason(error), traceback.format_exc())
         return False
     else:
-        say("done")
+        send("done")
     return True
 
 
@@ -101,19 +100,19 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _forward_to(say: Callable[..., None]) -> Callable[..., None]:
+def _forward_to(send: Callable[..., None]) -> Callable[..., None]:
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, SvdistillWarning):
-            say("warned", " ".join(str(message).split()))
+            send("warned", " ".join(str(message).split()))
 
     return show
 
 
-class _Teller(NoCallbacks):
-    """A callbacks and its progress in one: tells the parent how far the run is."""
+class _Reporter(NoCallbacks):
+    """The callbacks of a run and its progress in one: reports to the parent how far the run is."""
 
-    def __init__(self, say: Callable[..., None]) -> None:
-        self._say = say
+    def __init__(self, send: Callable[..., None]) -> None:
+        self._send = send
         self._steps = 0
         self._last = 0.0
 
@@ -122,20 +121,20 @@ class _Teller(NoCallbacks):
         return self
 
     def start(self, epochs: int, steps: int, done_epochs: int) -> None:
-        """Tell it."""
+        """Report it."""
         self._steps = done_epochs * steps
-        self._say("started", epochs, steps, done_epochs)
+        self._send("started", epochs, steps, done_epochs)
 
     def step(self, *, loss: float, images: int) -> None:
-        """Count, and tell now and then."""
+        """Count, and report a few times a second."""
         self._steps += 1
         if time.monotonic() - self._last >= PACE:
             self._last = time.monotonic()
-            self._say("moved", self._steps, float(loss))
+            self._send("stepped", self._steps, float(loss))
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Tell it."""
-        self._say("measured", dict(metrics))
+        """Report it."""
+        self._send("measured", dict(metrics))
 
     def finish(self) -> None:
-        """Say nothing: the end of the task says it."""
+        """Do nothing: the end of the task is reported anyway."""

@@ -1,0 +1,245 @@
+"""Whether a recipe's student, teacher, losses and images fit each other, found out before work starts."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from svdistill import nets
+from svdistill.distiller import Adapted
+from svdistill.errors import RecipeError
+from svdistill.losses.protocol import Losses
+from svdistill.recipes import build, weights
+from svdistill.recipes.images import Images, noise
+from svdistill.recipes.naming import named
+from svdistill.recipes.schema import Recipe
+
+
+def check_parts(recipe: Recipe, *, processes: int = 1) -> None:
+    """Make sure that every step can be divided evenly, over the processes and into the parts of each.
+
+    Args:
+        recipe: its batch sizes and ``train.accumulate`` are read.
+        processes: how many there are.
+
+    Raises:
+        RecipeError: it cannot; says which batch size is the nearest that can.
+    """
+    sizes = {"train.batch_size": recipe.train.batch_size}
+    unlabelled = recipe.data.unlabelled
+    if unlabelled is not None:
+        sizes["data.unlabelled.batch_size"] = unlabelled.batch_size or recipe.train.batch_size
+    parts = processes * recipe.train.accumulate
+    for key, size in sizes.items():
+        if size % parts:
+            nearest_size = max(1, round(size / parts)) * parts
+            divided = [f"{processes} processes"] if processes > 1 else []
+            divided += [f"train.accumulate={recipe.train.accumulate}"] if recipe.train.accumulate > 1 else []
+            raise RecipeError(
+                f"{key}: {size} images cannot be divided evenly over {' and '.join(divided)}; take {key}={nearest_size}"
+            )
+
+
+def check(
+    recipe: Recipe,
+    images: Images,
+    *,
+    teacher_recipe: Recipe | None = None,
+    teacher_images: Images | None = None,
+    processes: int = 1,
+) -> tuple[Adapted, ...]:
+    """Find out before work starts whether student, teacher and losses fit each other and the images.
+
+    Both networks are built, images of noise go through them, and the losses compare what comes.
+
+    Args:
+        recipe: the student's recipe.
+        images: the student's.
+        teacher_recipe: its teacher's recipe; None without a teacher, or where it is a checkpoint.
+        teacher_images: the teacher's; None where there is no recipe of one.
+        processes: how many there are to work on each batch.
+
+    Returns:
+        The taps of the student that an adapter will lift to the teacher's width.
+
+    Raises:
+        RecipeError: an unknown network or tap, taps of different number or without positions, a different number of
+            classes, or images of another size than the teacher's.
+        ShapeError: the losses cannot compare the maps.
+        CheckpointError: the teacher's file is missing or damaged.
+    """
+    student = build.model(recipe, images)
+    if recipe.train.batch_size == recipe.train.accumulate * processes:
+        _check_single(student, images)
+    with build.recomputing(recipe, student):
+        pass
+    criteria = build.losses(recipe)
+    _check_images_together(recipe, criteria, processes=processes)
+    if not criteria:
+        _trace(student, recipe.model.taps or (), images, key="model.taps" if recipe.model.taps else "model")
+        return ()
+    assert recipe.teacher is not None
+    helper = _untrained_teacher(recipe, images, teacher_recipe, teacher_images)
+    # Taps that are named but not compared must be there all the same: the report looks at them.
+    names, other = recipe.model.taps or (), recipe.teacher.taps or ()
+    compared = build.reads_maps(criteria)
+    if compared:
+        names, other = build.taps(recipe), build.teacher_taps(recipe, teacher_recipe)
+    ours = _trace(student, names, images, key="model.taps")
+    theirs = _trace(helper, other, images, key="teacher.taps")
+    if compared:
+        _check_taps(criteria, ours, theirs)
+        _check_storable(recipe, criteria, ours, theirs)
+    _check_classes(recipe, criteria, images, teacher_images, ours.logits, theirs.logits)
+    with named("loss"):
+        whole = build.distiller(recipe, student, helper, teacher_recipe=teacher_recipe)
+        adapted = whole.prepare(noise(images))
+        whole(noise(images))
+    return adapted
+
+
+class _Traced(NamedTuple):
+    """What a network makes of images of noise: its taps, their maps, and the logits."""
+
+    taps: tuple[str, ...]
+    maps: list[Tensor]
+    logits: Tensor
+
+
+def _check_single(network: nn.Module, images: Images) -> None:
+    """Refuse to train on one image at a time where batch norm would have one number a channel."""
+    try:
+        network.train()(torch.rand(1, *images.shape))
+    except ValueError as error:
+        raise RecipeError(
+            f"train.batch_size: batch norm cannot learn from 1 image ({error}); take at least 2 for each process and "
+            "part"
+        ) from error
+
+
+def _check_images_together(recipe: Recipe, criteria: Losses, *, processes: int) -> None:
+    """Refuse to compare images with each other where too few are worked on together for a loss to learn anything."""
+    unlabelled = recipe.data.unlabelled
+    added = 0 if unlabelled is None else unlabelled.batch_size or recipe.train.batch_size
+    together = (recipe.train.batch_size + added) // (recipe.train.accumulate * processes)
+    for name, criterion in criteria.items():
+        if max(1, together) < criterion.least_images:
+            raise RecipeError(
+                f"train.batch_size: {name} compares the images of each process and part with each other, and here "
+                f"that is {together}; take at least {criterion.least_images} for each"
+            )
+
+
+def _untrained_teacher(
+    recipe: Recipe, images: Images, teacher_recipe: Recipe | None, teacher_images: Images | None
+) -> nn.Module:
+    """Make the teacher as it will be, its weights aside where they are yet to be trained."""
+    assert recipe.teacher is not None
+    if teacher_recipe is None:
+        path = Path(str(recipe.teacher.checkpoint))
+        with named("teacher.checkpoint"):
+            network, spec = weights.load_teacher(path, images), nets.spec(path)
+        size, home = spec.get("image_size"), spec.get("data")
+        key = ""
+    else:
+        assert teacher_images is not None
+        with named("teacher.recipe"):
+            network = build.model(teacher_recipe, teacher_images)
+        size, home = teacher_images.shape[1], teacher_recipe.data.name
+        key = " or, for both, teacher.overrides.data.image_size too"
+    # A teacher of another data set may have seen images of another size: its taps serve all the same.
+    if size is not None and home == recipe.data.name and int(size) != images.shape[1]:
+        raise RecipeError(
+            f"data.image_size: the student's images are {images.shape[1]} pixels high, the teacher's {size}; "
+            f"take data.image_size={size}{key}"
+        )
+    return network
+
+
+def _trace(network: nn.Module, taps: tuple[str, ...], images: Images, *, key: str) -> _Traced:
+    with named(key), torch.no_grad():
+        if not taps:
+            return _Traced((), [], _logits(network, images))
+        with nets.Taps(network, taps) as recorder:
+            logits = _logits(network, images)
+            return _Traced(taps, recorder.collect(), logits)
+
+
+def _logits(network: nn.Module, images: Images) -> Tensor:
+    try:
+        logits: Tensor = network.eval()(noise(images))
+    except (RuntimeError, AssertionError) as error:  # of a network of another library, which knows one size alone
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        size = " × ".join(map(str, images.shape))
+        raise RecipeError(f"the network cannot take images of {size} ({reason}); change data.image_size") from error
+    return logits
+
+
+def _check_taps(criteria: Losses, student: _Traced, teacher: _Traced) -> None:
+    """Refuse taps that do not pair up, too few of them, and pairs in which a loss finds nothing to compare."""
+    if len(student.maps) != len(teacher.maps):
+        raise RecipeError(
+            f"model.taps: the student has {len(student.maps)} taps and the teacher {len(teacher.maps)}; "
+            "they are paired in order: give model.taps and teacher.taps of the same number"
+        )
+    for name, criterion in criteria.items():
+        if len(student.maps) < criterion.least_taps:
+            raise RecipeError(
+                f"model.taps: {name} relates neighbouring taps, expected at least {criterion.least_taps}, got "
+                f"{list(student.taps)}"
+            )
+    spatial = [name for name, criterion in criteria.items() if criterion.needs_positions]
+    for tap, ours, other, theirs in zip(student.taps, student.maps, teacher.taps, teacher.maps, strict=True):
+        if spatial and all(m.ndim == 4 and m.shape[2:].numel() == 1 for m in (ours, theirs)):
+            raise RecipeError(
+                f"model.taps: {tap!r} of the student and {other!r} of the teacher have a single position, (B, "
+                f"{ours.shape[1]}, 1, 1), in which {spatial[0]} finds nothing to compare; leave the tap out in "
+                "model.taps and teacher.taps, or take a larger data.image_size"
+            )
+
+
+def _check_storable(recipe: Recipe, criteria: Losses, student: _Traced, teacher: _Traced) -> None:
+    """Refuse to store what a loss needs of the teacher where that is more than can be read in place of running it."""
+    if recipe.teacher is None or not recipe.teacher.stored:
+        return
+    for name, criterion in criteria.items():
+        if not criterion.storable:
+            packed = criterion.pack(criterion.extract(teacher.maps, student.maps))
+            size = 2 * sum(one[0].numel() for one in packed.values())
+            raise RecipeError(
+                f"teacher.views: {name} needs {size:,} bytes of the teacher for each view of an image, too much "
+                "to store; take teacher.live=true, teacher.views=null, or another method, e.g. svd"
+            )
+
+
+def _check_classes(
+    recipe: Recipe,
+    criteria: Losses,
+    images: Images,
+    teacher_images: Images | None,
+    logits: Tensor,
+    teacher_logits: Tensor,
+) -> None:
+    """Refuse a teacher of other classes, or of the same in another order, where outputs are compared one by one."""
+    by_output = [name for name, criterion in criteria.items() if criterion.reads == "logits"]
+    if not by_output:
+        return
+    assert recipe.teacher is not None
+    if teacher_images is None:
+        theirs = json.loads(nets.spec(str(recipe.teacher.checkpoint)).get("classes", "null"))
+    else:
+        theirs = teacher_images.train.classes
+    pairs = () if theirs is None else zip(theirs, images.train.classes, strict=False)
+    other = next((pair for pair in pairs if pair[0] != pair[1]), None)
+    if logits.shape != teacher_logits.shape:
+        told = f"it tells {teacher_logits.shape[-1]} classes apart and the student {logits.shape[-1]}"
+    elif other is not None:
+        told = f"its class {other[0]!r} stands where the student's {other[1]!r} does"
+    else:
+        return
+    raise RecipeError(
+        f"teacher: {told}, but {by_output[0]} compares them one by one; take a teacher of the same classes, or "
+        "loss.name=svd"
+    )

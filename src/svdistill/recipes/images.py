@@ -1,0 +1,159 @@
+"""A recipe's images: loaded, put together into batches, varied, and made up for a check."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from svdistill import data
+from svdistill.errors import RecipeError
+from svdistill.recipes.naming import check_names, named
+from svdistill.recipes.schema import DataSettings, Recipe
+
+# Whole data sets with their mean and deviation, by the settings that they were loaded with.
+Loaded = dict[str, tuple[data.Dataset, Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of a run.
+
+    Attributes:
+        train: the labelled training images, after ``train_size``.
+        test: the images to measure with.
+        mean: (C,), of all training images in [0, 1], not only the labelled ones, so that a teacher and students of
+            every train_size see the same standardized images.
+        std: (C,), of the same images as the mean.
+        unlabelled: images for the transfer task alone, or None.
+    """
+
+    train: data.ImageSource
+    test: data.ImageSource
+    mean: Tensor
+    std: Tensor
+    unlabelled: data.ImageSource | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.train.shape
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same images on another device."""
+        return type(self)(
+            self.train.to(device),
+            self.test.to(device),
+            mean=self.mean.to(device),
+            std=self.std.to(device),
+            unlabelled=None if self.unlabelled is None else self.unlabelled.to(device),
+        )
+
+
+def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
+    """Load the images of a recipe onto the CPU.
+
+    Args:
+        recipe: its part ``data`` and its seed, which chooses the labelled images, are read.
+        loaded: keeps whole data sets with their statistics for further calls, so that student and teacher share one.
+
+    Returns:
+        The images and their statistics.
+
+    Raises:
+        RecipeError: an unknown data set, or a flip where a mirror image is another class.
+        DataError: missing or damaged files, or fewer images than asked for.
+    """
+    settings = recipe.data
+    check_names(recipe)
+    dataset, mean, std = _load(settings, {} if loaded is None else loaded)
+    if settings.augment.flip and not dataset.flip_allowed:
+        raise RecipeError(
+            f"data.augment.flip: a mirror image of {settings.name!r} is not of its class; take data.augment.flip=false"
+        )
+    labelled = dataset.train
+    if settings.train_size is not None:
+        with named("data.train_size"):
+            labelled = labelled.subset(settings.train_size, seed=recipe.seed)
+    if recipe.train.batch_size > len(labelled):
+        raise RecipeError(
+            f"train.batch_size: {recipe.train.batch_size} is more than the {len(labelled)} training images"
+        )
+    return Images(labelled, dataset.test, mean, std, _unlabelled(recipe, dataset))
+
+
+def _load(settings: DataSettings, loaded: Loaded) -> tuple[data.Dataset, Tensor, Tensor]:
+    which = settings.model_dump(include={"name", "root", "image_size", "classes", "channels"})
+    key = json.dumps(which)
+    if key not in loaded:
+        with named("data" if settings.root is None else "data.root"):
+            dataset = data.load(**which)
+            loaded[key] = dataset, *data.channel_statistics(dataset.train)
+    return loaded[key]
+
+
+def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | None:
+    """Load the images without labels, brought to size and channels of the labelled ones."""
+    settings = recipe.data.unlabelled
+    if settings is None:
+        return None
+    with named("data.unlabelled"):
+        if settings.name == "rest":
+            assert recipe.data.train_size is not None
+            found: data.ImageSource = dataset.train.rest(recipe.data.train_size, seed=recipe.seed)
+        else:
+            channels, height, _ = dataset.train.shape
+            found = data.load(settings.name, root=settings.root, image_size=height, channels=channels).train
+        found = found.unlabelled()
+        if settings.size is not None:
+            found = found.subset(settings.size, seed=recipe.seed)
+        wanted = settings.batch_size or recipe.train.batch_size
+        if wanted > len(found):
+            raise RecipeError(f"{wanted} images a step are more than the {len(found)} there are; lower batch_size")
+    return found
+
+
+def batches(recipe: Recipe, images: Images, *, share: data.Share | None = None) -> data.Batches | data.Mixed:
+    """Make the endless stream of training batches, on the device of the images, those without labels beside the others.
+
+    Args:
+        recipe: its augmentation, views, batch size and seed are read.
+        images: what ``load_images`` returned, moved to its device.
+        share: the shard of each batch that this process works on; None = the whole batch.
+
+    Returns:
+        The batches, at the start of their first epoch.
+    """
+    share, fixed = share or data.Share(), fixed_views(recipe)
+    make = partial(
+        data.Batches, augmentation=augmentation(recipe), mean=images.mean, std=images.std, views=fixed, share=share
+    )
+    labelled = make(images.train, recipe.train.batch_size, seed=recipe.seed)
+    settings = recipe.data.unlabelled
+    if images.unlabelled is None or settings is None:
+        return labelled
+    size = settings.batch_size or recipe.train.batch_size
+    # Another seed: the two streams must not draw the same warps.
+    others = make(images.unlabelled, size, seed=(recipe.seed + 1) % 2**32, first=len(images.train))
+    return data.Mixed(labelled, others)
+
+
+def augmentation(recipe: Recipe) -> data.Augmentation:
+    """Return how far the training images of a recipe are varied."""
+    return data.Augmentation(**recipe.data.augment.model_dump())
+
+
+def fixed_views(recipe: Recipe) -> data.Views | None:
+    """Return the fixed warps of the training images that a recipe asks for, or None.
+
+    They do not depend on its seed, so that students of several seeds share what is stored of their teacher.
+    """
+    count = None if recipe.teacher is None else recipe.teacher.views
+    return None if count is None else data.Views(count=count)
+
+
+def noise(images: Images) -> Tensor:
+    """Return four images of noise, the same each time: a blank image's maps would be zero and set aside by the loss."""
+    return torch.rand(4, *images.shape, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,212 @@
+"""The settings of the transfer losses: one class a loss, and the presets of the published sources. Knows no torch."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from svdistill.clips import Clip
+from svdistill.recipes.base import Settings, by_name
+
+
+class LossSettings(Settings):
+    """What every transfer loss may be told about its part beside the main task.
+
+    Attributes:
+        makes: the class that these settings are of, as ``module:class``; imported when a loss is made.
+        clip: how its gradient is bounded by the main one; ``none``: a plain weighted sum, as the other methods have it.
+        weight: factor on the transfer loss.
+        main_weight: factor on the main loss; in a sum of losses the factors are multiplied.
+        stage: where training has two stages (``train.first_stage``), in which of them the loss takes part: ``first`` if
+            nothing is said; null where there is one stage.
+    """
+
+    makes: ClassVar[str]
+
+    clip: Clip = "none"
+    weight: float = Field(default=1.0, gt=0)
+    main_weight: float = Field(default=1.0, ge=0)
+    stage: Literal["first", "second", "both"] | None = None
+
+    @property
+    def variant(self) -> str:
+        """What a method's name says of it after the loss's name, e.g. ``k2``; "" for nothing."""
+        return ""
+
+
+# KD-SVD as each of its sources has it; they disagree (METHOD, sections 2 to 4). What a recipe says itself goes first.
+# All of them sum over the batch.
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper and the code published with it.
+    "eccv2018": {
+        "rank": 1,
+        "extra": 1,
+        "assignment": "argmax",
+        "gradient": "paper",
+        "reduction": "sum",
+        "clip": "per_variable",
+    },
+    # The poster, whose sweep over the rank peaks at 2; its alignment is the paper's.
+    "poster": {
+        "rank": 2,
+        "extra": 1,
+        "assignment": "argmax",
+        "gradient": "paper",
+        "reduction": "sum",
+        "clip": "poster",
+    },
+    # The author's later collection of methods: more candidates, no factor.
+    "kd-methods": {
+        "rank": 1,
+        "extra": 3,
+        "scaled": False,
+        "assignment": "argmax",
+        "gradient": "paper",
+        "reduction": "sum",
+        "clip": "per_variable",
+    },
+    # Without a decomposition of the student.
+    "teacher-basis": {"rank": 1, "basis": "teacher", "reduction": "sum", "clip": "per_variable"},
+}
+
+
+class SVDLossSettings(LossSettings):
+    """KD-SVD: the transfer loss of METHOD section 2 and how its gradient is joined to the main one (section 3).
+
+    Attributes:
+        preset: settings as one of the published sources has them: ``eccv2018``, ``poster``, ``kd-methods`` or
+            ``teacher-basis``; each may still be replaced. null = the defaults written here; what we recommend is the
+            method ``svd-recommended``.
+        rank: kept singular vectors, k.
+        extra: how many more the student keeps, of which the alignment chooses.
+        beta: width of the radial basis function.
+        assignment: which student vector answers which teacher vector; null = by rank.
+        gradient: derivative of the truncated SVD.
+        basis: ``own``: the student's singular vectors; ``teacher``: its map projected on the teacher's left vectors.
+        scaled: whether the loss has its factor ½ √k.
+        reduction: over the batch; ``sum`` as published, made for the clipping.
+        clip: as published, ``per_variable``.
+    """
+
+    makes = "svdistill.losses:SVDLoss"
+
+    name: Literal["svd"]
+    preset: Literal["eccv2018", "poster", "kd-methods", "teacher-basis"] | None = None
+    rank: int = Field(default=1, ge=1)
+    extra: int = Field(default=1, ge=0)
+    beta: float = Field(default=8.0, gt=0)
+    assignment: Literal["argmax", "one_to_one"] | None = None
+    gradient: Literal["exact", "paper"] = "exact"
+    basis: Literal["own", "teacher"] = "own"
+    scaled: bool = True
+    reduction: Literal["sum", "mean"] = "sum"
+    clip: Clip = "per_variable"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_below(cls, given: Any) -> Any:
+        """Lay what the recipe says itself over its preset; an unknown preset is reported as any wrong value is."""
+        preset = given.get("preset") if isinstance(given, dict) else None
+        if not isinstance(preset, str):
+            return given
+        return {**PRESETS.get(preset, {}), **given}
+
+    @property
+    def variant(self) -> str:
+        """The preset, else the rank where it is above 1."""
+        return self.preset or (f"k{self.rank}" if self.rank > 1 else "")
+
+
+class SoftTargetLossSettings(LossSettings):
+    """Soft targets (Hinton et al. 2015): temperature² times the divergence of the softened outputs.
+
+    Attributes:
+        temperature: divides both networks' logits.
+        weight: 0.9 by default.
+        main_weight: 0.1 by default.
+    """
+
+    makes = "svdistill.losses:SoftTargetLoss"
+
+    name: Literal["soft-target"]
+    temperature: float = Field(default=4.0, gt=0)
+    weight: float = Field(default=0.9, gt=0)
+    main_weight: float = Field(default=0.1, ge=0)
+
+
+class FitNetLossSettings(LossSettings):
+    """FitNets (Romero et al. 2015): a regressor of 1×1 leads the student's middle map to the teacher's.
+
+    Attributes:
+        hint: which of the taps, from 0; null = the middle one.
+    """
+
+    makes = "svdistill.losses:FitNetLoss"
+
+    name: Literal["fitnet"]
+    hint: int | None = Field(default=None, ge=0)
+
+
+class FSPLossSettings(LossSettings):
+    """FSP (Yim et al. 2017): the Gram matrices between neighbouring taps."""
+
+    makes = "svdistill.losses:FSPLoss"
+
+    name: Literal["fsp"]
+
+
+class AttentionLossSettings(LossSettings):
+    """Attention transfer (Zagoruyko & Komodakis 2017): where, not what, each tap responds to.
+
+    Attributes:
+        power: p of the attention map Σ_c |A_c|^p.
+    """
+
+    makes = "svdistill.losses:AttentionLoss"
+
+    name: Literal["attention"]
+    power: float = Field(default=2.0, ge=1)
+
+
+class RelationalLossSettings(LossSettings):
+    """RKD (Park et al. 2019): distances and angles between the images of a batch, at the last tap.
+
+    Attributes:
+        distance: factor on the part of distances.
+        angle: factor on the part of angles.
+    """
+
+    makes = "svdistill.losses:RelationalLoss"
+
+    name: Literal["relational"]
+    distance: float = Field(default=25.0, ge=0)
+    angle: float = Field(default=50.0, ge=0)
+
+
+# All losses that a recipe may name: the one list of them, in the order in which messages and tables name them.
+AnyLoss = Annotated[
+    SVDLossSettings
+    | SoftTargetLossSettings
+    | FitNetLossSettings
+    | FSPLossSettings
+    | AttentionLossSettings
+    | RelationalLossSettings,
+    Field(discriminator="name"),
+]
+LOSSES: dict[str, type[LossSettings]] = by_name(AnyLoss)
+
+
+def own_settings(loss: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a loss says beyond its preset and the defaults, which a recipe written out in full says too.
+
+    Args:
+        loss: settings of one loss, not yet validated.
+
+    Returns:
+        Its name and the settings that differ; no preset.
+    """
+    kind, preset = LOSSES.get(str(loss.get("name"))), loss.get("preset")
+    usual = {} if kind is None else {key: field.default for key, field in kind.model_fields.items() if key != "name"}
+    usual |= PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+    same = {key for key, value in loss.items() if key in usual and value == usual[key]}
+    return {key: value for key, value in loss.items() if key not in same | {"preset"}}

@@ -1,0 +1,114 @@
+"""Trained networks on disk: what a student's file says beside its weights, and a teacher read back."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svdistill import nets
+from svdistill.errors import CheckpointError
+from svdistill.recipes.images import Images
+from svdistill.recipes.schema import Recipe
+
+
+def metadata(recipe: Recipe, images: Images) -> dict[str, str]:
+    """Return what a student's file says beside its weights: how to prepare images for it, and what its outputs mean.
+
+    Args:
+        recipe: its name, data set and taps are read.
+        images: give the classes, the statistics and the size.
+
+    Returns:
+        ``recipe``, ``data``, and as JSON ``image_size``, ``classes``, ``mean``, ``std`` and, where the recipe names its
+        own, ``taps``.
+    """
+    named = {} if recipe.model.taps is None else {"taps": json.dumps(recipe.model.taps)}
+    return {
+        **named,
+        "recipe": recipe.name,
+        "data": recipe.data.name,
+        "image_size": json.dumps(images.shape[1]),
+        "classes": json.dumps(images.train.classes),
+        "mean": json.dumps(images.mean.tolist()),
+        "std": json.dumps(images.std.tolist()),
+    }
+
+
+def save(model: nn.Module, path: Path, *, recipe: Recipe, images: Images) -> None:
+    """Write a trained network with all that is needed to rebuild and to use it.
+
+    Args:
+        model: a network of this recipe.
+        path: the safetensors file to be written, atomically.
+        recipe: what it was made from.
+        images: what it was trained on.
+    """
+    nets.save(
+        model,
+        path,
+        name=recipe.model.name,
+        num_classes=images.train.num_classes,
+        in_channels=images.shape[0],
+        width=recipe.model.width,
+        extra=metadata(recipe, images),
+    )
+
+
+def load_teacher(path: Path, images: Images) -> nn.Module:
+    """Load a trained teacher for images that are standardized for the student.
+
+    A teacher that was trained with another mean and deviation gets its images converted to its own.
+
+    Args:
+        path: its safetensors file.
+        images: the student's images.
+
+    Returns:
+        The teacher in eval mode, with (B, C, H, W) → logits.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    network = nets.load(path)
+    spec = nets.spec(path)
+    if "mean" not in spec or "std" not in spec:
+        return network
+    own_mean, own_std = statistics(path, spec)
+    if own_mean.shape != images.mean.shape:
+        raise CheckpointError(
+            f"{path} expects images of {len(own_mean)} channels, but the data have {len(images.mean)}; take another one"
+        )
+    if torch.equal(own_mean, images.mean) and torch.equal(own_std, images.std):
+        return network
+    scale = (images.std / own_std)[:, None, None]
+    offset = ((images.mean - own_mean) / own_std)[:, None, None]
+
+    def convert(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        first = inputs[0]
+        return (first * scale.to(first.device, first.dtype) + offset.to(first.device, first.dtype), *inputs[1:])
+
+    network.register_forward_pre_hook(convert)
+    return network
+
+
+def statistics(path: Path, spec: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Read mean and deviation from what a student's file says.
+
+    Args:
+        path: the file, for the message.
+        spec: what ``nets.spec`` returned.
+
+    Returns:
+        mean (C,) and std (C,), float32, in units of [0, 1].
+
+    Raises:
+        CheckpointError: they are missing or are not lists of numbers.
+    """
+    try:
+        mean, std = (torch.tensor(json.loads(spec[key]), dtype=torch.float32) for key in ("mean", "std"))
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not say how its images are standardized; give a file of a run") from error
+    return mean, std

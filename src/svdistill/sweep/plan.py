@@ -1,0 +1,162 @@
+"""Which runs a comparison consists of, which of them are there, and whether all of them can be trained."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from svdistill import recipes
+from svdistill.errors import RecipeError, nearest
+from svdistill.jobs.run import Run
+from svdistill.recipes import Recipe
+from svdistill.recipes.check import check
+from svdistill.recipes.images import Images, load_images
+from svdistill.sweep.comparison import TEACHER, Comparison, Member
+from svdistill.sweep.grid import Cell, Grid
+from svdistill.sweep.scheduler import Outcome
+
+
+def plan(
+    recipe: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    runs: str | os.PathLike[str] = "runs",
+) -> Comparison:
+    """Find out which runs a comparison consists of and which are there, and check all of it; writes nothing.
+
+    Args:
+        recipe: name of a shipped recipe or path of a YAML file; it names the teacher.
+        overrides: ``key=value`` texts; ``key=[a,b]`` makes a setting vary, unless it is one that takes a list.
+        methods: as ``recipes.methods`` names them; None = those of the standard comparison.
+        seeds: of the students; the teacher keeps its own.
+        runs: folder of all runs.
+
+    Returns:
+        The comparison, no run of it begun by this call.
+
+    Raises:
+        RecipeError: an unknown method or key, a wrong value, a setting that no method has, or networks that do not fit.
+        DataError: the images are missing or damaged, or not those that a run was made with.
+        CheckpointError: a teacher's file is missing or damaged.
+    """
+    methods = _distinct(recipes.compared_methods() if methods is None else methods, "method")
+    seeds = _distinct(seeds, "seed")
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise RecipeError(f"seeds: expected whole numbers from 0 to {2**32 - 1}, got {', '.join(map(str, seeds))}")
+    for method in methods:
+        if method not in recipes.methods():
+            raise RecipeError(f"no method {method!r}{nearest(method, recipes.methods(), limit=len(recipes.methods()))}")
+    grid = Grid(str(recipe), overrides, methods)
+    grid.check_meaning()
+    axes = {key: tuple(value for value, _ in choices) for key, choices in grid.axes.items()}
+    comparison = Comparison(str(recipe), tuple(overrides), methods, seeds, axes, Path(runs))
+    students = list(_students(grid, seeds, Path(runs)))
+    comparison.members = [*_teachers(students, axes, Path(runs)), *students]
+    _check(comparison.members, Path(runs))
+    return comparison
+
+
+def _distinct(values: Sequence[Any], what: str) -> tuple[Any, ...]:
+    if not values:
+        raise RecipeError(f"{what}s: expected at least one")
+    twice = next((value for number, value in enumerate(values) if value in values[:number]), None)
+    if twice is not None:
+        raise RecipeError(f"{what}s: {twice} is there twice")
+    return tuple(values)
+
+
+def _students(grid: Grid, seeds: Sequence[int], runs: Path) -> Iterator[Member]:
+    """Yield the students, seed by seed, so that what is there after an interruption compares like with like."""
+    distinct: dict[str, tuple[Cell, Recipe]] = {}
+    for cell in grid.cells():
+        name = json.dumps([cell.method, cell.values])
+        if name not in distinct:
+            settings = [*cell.settings, f"seed={seeds[0]}"]
+            distinct[name] = cell, recipes.load(grid.recipe, settings, method=cell.method)
+    for seed in seeds:
+        for cell, recipe in distinct.values():
+            own = recipe.model_copy(update={"seed": seed})
+            yield Member(cell.method, cell.values, seed, own, Run.of(own, runs))
+
+
+def _teachers(students: Sequence[Member], axes: Mapping[str, Sequence[Any]], runs: Path) -> list[Member]:
+    """Return the teachers of all students, each once and before those that it teaches."""
+    found: dict[str, tuple[Recipe, Run, list[Member]]] = {}
+    for student in students:
+        for recipe in reversed(recipes.lineage(student.recipe)[1:]):
+            run = Run.of(recipe, runs)
+            found.setdefault(str(run.path), (recipe, run, []))[2].append(student)
+    members = []
+    for recipe, run, taught in found.values():
+        values = {}
+        for key in axes:
+            used = {json.dumps(member.axes[key]): member.axes[key] for member in taught if key in member.axes}
+            # A setting that all of its students share, and others do not, tells this teacher from others.
+            if len(found) > 1 and len(used) == 1 < len(axes[key]):
+                values[key] = next(iter(used.values()))
+        members.append(Member(TEACHER, values, recipe.seed, recipe, run))
+    return members
+
+
+def _check(members: Sequence[Member], runs: Path) -> None:
+    """Check networks, losses and images once for each configuration, and the images of every run that is there."""
+    images = _remembering(load_images)
+    checked = set()
+    for member in members:
+        if member.method != TEACHER:
+            name = json.dumps([member.method, dict(member.axes)])
+            if name not in checked:
+                checked.add(name)
+                _check_one(member.recipe, images)
+        _look_up(member, images)
+    needed = {
+        str(Run.of(recipe, runs).path)
+        for member in members
+        if member.state != "finished"
+        for recipe in recipes.lineage(member.recipe)[1:]
+    }
+    for member in members:
+        if member.method == TEACHER and member.state != "finished" and member.key not in needed:
+            member.state = "unneeded"
+
+
+def _check_one(recipe: Recipe, images: Callable[[Recipe], Images]) -> None:
+    line = recipes.lineage(recipe)
+    for member, parent in zip(line, (*line[1:], None), strict=True):
+        theirs = None if parent is None else images(parent)
+        check(member, images(member), teacher_recipe=parent, teacher_images=theirs)
+
+
+def _look_up(member: Member, images: Callable[[Recipe], Images]) -> None:
+    """Find out how far a run is, and that it is one of the same images."""
+    run = member.run
+    if not run.path.exists():
+        return
+    run.check_data(images(member.recipe))
+    member.found = run.finished
+    if run.finished:
+        member.settle(Outcome())
+    else:
+        member.state = "begun"
+
+
+def _remembering(load: Callable[[Recipe], Images], *, size: int = 8) -> Callable[[Recipe], Images]:
+    """Keep the last few sets of images: many runs share them, and all of them at once may not fit into memory."""
+    kept: dict[str, Images] = {}
+
+    def images(recipe: Recipe) -> Images:
+        settings = recipe.to_dict()
+        # The seed chooses the labelled images.
+        seed = None if recipe.data.train_size is None else recipe.seed
+        name = json.dumps([settings["data"], recipe.train.batch_size, bool(recipe.loss), seed])
+        if name not in kept:
+            while len(kept) >= size:
+                del kept[next(iter(kept))]
+            kept[name] = load(recipe)
+        kept[name] = kept.pop(name)
+        return kept[name]
+
+    return images

@@ -1,0 +1,182 @@
+"""What does not fit together is found before work starts, and is one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.recipes.small import SMALL, checked, loaded, twelve_images
+
+from svdistill import losses, nets, recipes
+from svdistill.errors import RecipeError, ShapeError
+from svdistill.recipes import build, weights
+from svdistill.recipes.check import check, check_parts
+from svdistill.recipes.images import load_images, noise
+
+
+def test_only_losses_that_read_maps_need_taps_that_pair_up() -> None:
+    """Soft targets compare logits; one loss of maps beside them is enough to need the taps."""
+    unlike = ["model.taps=[block1,block2]", "teacher.taps=[block1,block2,block3]"]
+    assert checked(loaded("loss=soft-target", *unlike)) == ()
+    recipe = loaded("loss=soft-target", *unlike)
+    student, helper = (
+        nets.create(f"vgg-bn-{n}", num_classes=10, in_channels=1, width=0.1) for n in ("student", "teacher")
+    )
+    whole = build.distiller(recipe, student, helper, teacher_recipe=recipes.teacher_of(recipe))
+    assert whole(noise(twelve_images())).transfer is not None
+    with pytest.raises(
+        RecipeError, match=r"^model\.taps: the student has 2 taps and the teacher 3; .* the same number$"
+    ):
+        checked(loaded("loss=[soft-target,attention]", *unlike))
+
+
+@pytest.mark.parametrize(
+    ("loss", "override", "match"),
+    [
+        ("soft-target", "model.taps=[blok1]", r"^model\.taps: .* 'blok1'; did you mean 'block1'"),
+        ("soft-target", "teacher.taps=[blok1]", r"^teacher\.taps: .* 'blok1'; did you mean 'block1'"),
+        ("svd", "model.taps=[blok1,block2,block3]", r"^model\.taps: .* 'blok1'; did you mean 'block1'"),
+        ("svd", "teacher.taps=[blok1,block2,block3]", r"^teacher\.taps: .* 'blok1'; did you mean 'block1'"),
+    ],
+)
+def test_misspelt_taps_are_found_before_work(loss: str, override: str, match: str) -> None:
+    """Also those that the loss does not compare."""
+    with pytest.raises(RecipeError, match=match) as caught:
+        checked(loaded(f"loss={loss}", override))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", ["svd", "fsp", "attention", "[relational,attention]"])
+def test_a_single_position_on_both_sides_is_refused(loss: str) -> None:
+    """In one line that names both taps and says what to do."""
+    taps = "[block2,block4]"
+    recipe = loaded(f"loss={loss}", f"model.taps={taps}", f"teacher.taps={taps}")
+    with pytest.raises(
+        RecipeError, match=r"^model\.taps: 'block4' of the student and 'block4' of the teacher have a single"
+    ) as caught:
+        checked(recipe)
+    assert "larger data.image_size" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert checked(recipe, size=32) == ()
+
+
+@pytest.mark.parametrize("loss", ["fitnet", "relational"])
+def test_a_single_position_is_enough_for_others(loss: str) -> None:
+    """A hint is regressed and images are related there as well."""
+    assert checked(loaded(f"loss={loss}", "model.taps=[block4]", "teacher.taps=[block4]")) == ()
+
+
+@pytest.mark.parametrize(("own", "theirs"), [("block3", "block4"), ("block4", "block3")])
+def test_a_single_position_on_one_side_can_be_compared(own: str, theirs: str) -> None:
+    """The other side has the positions; the widths differ, so that an adapter is made."""
+    adapted = checked(loaded(f"model.taps=[block2,{own}]", f"teacher.taps=[block2,{theirs}]"))
+    assert [a.tap for a in adapted] == [own]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["loss={name: fitnet, hint: 3}"], r"^loss: hint is tap 3 of 3; choose 0 to 2"),
+        (
+            ["model.taps=[block1]", "teacher.taps=[block1]"],
+            r"^model\.taps: svd relates neighbouring taps, .*\['block1'\]",
+        ),
+        (["loss=fsp", "model.taps=[block1]", "teacher.taps=[block1]"], r"^model\.taps: fsp relates neighbouring"),
+    ],
+)
+def test_what_a_loss_cannot_compare(overrides: list[str], match: str) -> None:
+    """Found before work."""
+    with pytest.raises((RecipeError, ShapeError), match=match) as caught:
+        checked(loaded(*overrides))
+    assert "\n" not in str(caught.value)
+
+
+def test_unequal_widths_are_told() -> None:
+    """The check says which taps adapters will lift, for the losses that need it."""
+    assert [tuple(a) for a in checked(loaded("model.width=0.2"))] == [
+        ("block1", 13, 6), ("block2", 26, 13), ("block3", 51, 26)
+    ]  # fmt: skip
+    assert checked(loaded("loss=attention", "model.width=0.2")) == ()
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_soft_targets_need_the_same_classes_in_the_same_order(tmp_path: Path, by_file: bool) -> None:
+    """As many classes are not enough; losses of maps do not care."""
+    order = ["data.classes=['1','0','2','3']", "data.train_size=40", "train.batch_size=4"]
+    theirs = ["teacher.overrides.data.classes=['0','1','2','3']"]
+    recipe = loaded(*order, *theirs)
+    parent = recipes.teacher_of(recipe)
+    assert parent is not None
+    images, teacher_images = load_images(recipe), load_images(parent)
+    options: dict[str, Any] = {"teacher_recipe": parent, "teacher_images": teacher_images}
+    if by_file:
+        path = tmp_path / "teacher.safetensors"
+        weights.save(build.model(parent, teacher_images), path, recipe=parent, images=teacher_images)
+        theirs, options = [f"teacher.checkpoint={path}"], {}
+        order = [*SMALL[:3], *order]
+    make = recipes.load if by_file else lambda _, given: loaded(*given)
+    assert check(make("digits/svd", [*order, *theirs]), images, **options) == ()
+    with pytest.raises(
+        RecipeError, match=r"^teacher: its class '0' stands where the student's '1' does, but soft-target compares them"
+    ):
+        check(make("digits/svd", [*order, *theirs, "loss=[svd,soft-target]"]), images, **options)
+    same = check(make("digits/svd", [*order, *theirs, "loss=soft-target"]), teacher_images, **options)
+    assert same == ()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "message"),
+    [
+        (["train.batch_size=10"], 4, "train.batch_size: 10 images cannot be divided evenly over 4 processes; .*=8$"),
+        (["train.batch_size=2"], 8, "take train.batch_size=8$"),
+        (
+            ["train.batch_size=10", "train.accumulate=3"],
+            2,
+            "over 2 processes and train.accumulate=3; take train.batch_size=12$",
+        ),
+        (["train.batch_size=10", "train.accumulate=4"], 1, "over train.accumulate=4; take train.batch_size=8$"),
+        (
+            ["train.batch_size=8", "data.train_size=40", "data.unlabelled={batch_size: 6}"],
+            4,
+            "data.unlabelled.batch_size: 6 images .*; take data.unlabelled.batch_size=8$",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_divided_is_refused(overrides: list[str], processes: int, message: str) -> None:
+    """With the nearest that can."""
+    with pytest.raises(RecipeError, match=message):
+        check_parts(loaded(*overrides), processes=processes)
+
+
+def test_a_batch_that_can_be_divided_passes() -> None:
+    """Over processes and parts."""
+    check_parts(loaded("train.batch_size=24", "train.accumulate=3"), processes=4)
+
+
+def test_parts_of_one_image_are_too_small_for_batch_norm() -> None:
+    """As a batch of one is."""
+    with pytest.raises(RecipeError, match=r"train.batch_size: batch norm cannot learn from 1 image"):
+        checked(loaded("train.accumulate=4", "model.name=vgg-bn-student"), size=8)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "together"),
+    [
+        (["train.batch_size=4"], 2, 2),
+        (["train.batch_size=8", "train.accumulate=4"], 1, 2),
+        (["train.batch_size=4", "data.train_size=10", "data.unlabelled={name: rest, batch_size: 8}"], 4, 3),
+        (["train.batch_size=3"], 1, 3),
+    ],
+)
+def test_too_few_images_to_relate_are_refused(overrides: list[str], processes: int, together: int) -> None:
+    """Where a process and part has fewer than three, RKD is 0 whatever the networks are."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.rand(together, 4, 2, 2, generator=generator) for _ in range(2))
+    idle = float(losses.relational_loss([ours], [theirs])) < 1e-6
+    assert idle == (together < 3)
+    recipe = loaded("loss=relational", *overrides)
+    if idle:
+        with pytest.raises(RecipeError, match=rf"^train\.batch_size: .* that is {together}; take at least 3"):
+            checked(recipe, processes=processes)
+    else:
+        assert checked(recipe, processes=processes) == ()

@@ -1,0 +1,81 @@
+"""The images of a recipe, batches with and without labels."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from svdistill import data, recipes
+from svdistill.errors import RecipeError
+from svdistill.recipes.images import batches, load_images
+
+
+def test_the_rest_are_the_images_that_train_size_leaves_out() -> None:
+    """Together they are all training images; none has a label."""
+    recipe = recipes.load("digits/svd", ["data.unlabelled={}", "data.train_size=50", "data.image_size=null"])
+    images, whole = load_images(recipe), load_images(recipes.load("digits/teacher", ["data.image_size=null"]))
+    assert images.unlabelled is not None
+    assert (len(images.train), len(images.unlabelled), len(whole.train)) == (50, 950, 1000)
+    assert images.unlabelled.labels.unique().tolist() == [-1]
+
+    def sorted_rows(*sets: Any) -> torch.Tensor:
+        rows = torch.cat([part.images.flatten(1) for part in sets]).long()
+        keys = (rows * torch.arange(1, rows.shape[1] + 1) ** 3).sum(1)
+        return keys.sort().values
+
+    assert torch.equal(sorted_rows(images.train, images.unlabelled), sorted_rows(whole.train))
+    assert torch.equal(images.mean, whole.mean)
+
+
+def test_batches_of_both_kinds() -> None:
+    """As many without labels as said, else as many as with; their warps are others."""
+    for given, expected in ((None, 25), (7, 7)):
+        text = "{}" if given is None else f"{{batch_size: {given}}}"
+        recipe = recipes.load("digits/svd", [f"data.unlabelled={text}"])
+        images = load_images(recipe)
+        stream = batches(recipe, images)
+        assert isinstance(stream, data.Mixed)
+        pixels, labels, *_ = next(stream.epoch())
+        assert (len(pixels), (labels >= 0).sum(), (labels == -1).sum()) == (25 + expected, 25, expected)
+    plain = batches(recipes.load("digits/svd"), images)
+    assert isinstance(plain, data.Batches)
+    # The labelled ones come as they would without the others.
+    assert torch.equal(next(plain.epoch())[0], next(batches(recipe, images).epoch())[0][:25])
+
+
+def test_only_so_many_without_labels() -> None:
+    """Chosen by the seed; a step cannot take more than there are."""
+    recipe = recipes.load("digits/svd", ["data.unlabelled={size: 30, batch_size: 10}"])
+    first, other = (
+        load_images(recipe),
+        load_images(recipes.load("digits/svd", ["data.unlabelled={size: 30}", "seed=1"])),
+    )
+    assert first.unlabelled is not None
+    assert other.unlabelled is not None
+    assert len(first.unlabelled) == 30
+    assert not torch.equal(
+        next(first.unlabelled.batches([torch.arange(30)])), next(other.unlabelled.batches([torch.arange(30)]))
+    )
+    with pytest.raises(RecipeError, match=r"^data\.unlabelled: 25 images a step are more than the 5 there are"):
+        load_images(recipes.load("digits/svd", ["data.unlabelled={size: 5}"]))
+
+
+def test_images_without_labels_of_another_data_set() -> None:
+    """They are brought to the size and the channels of the labelled ones."""
+    recipe = recipes.load(
+        "digits/svd", ["data.unlabelled={name: digits}", "data.classes=['3','1']", "data.train_size=40"]
+    )
+    images = load_images(recipe)
+    assert images.unlabelled is not None
+    assert images.train.classes == ("3", "1")
+    assert len(images.unlabelled) == 1000
+    assert images.unlabelled.shape == images.shape == (1, 16, 16)
+    with pytest.raises(RecipeError, match=r"^data\.unlabelled\.name: no 'digit'; did you mean 'digits'"):
+        load_images(recipes.load("digits/svd", ["data.unlabelled={name: digit}"]))
+
+
+def test_images_move_together() -> None:
+    """Those without labels too."""
+    images = load_images(recipes.load("digits/svd", ["data.unlabelled={}"]))
+    assert images.to("cpu").unlabelled is not None
+    assert len(images.to("cpu").unlabelled or ()) == len(images.unlabelled or ())

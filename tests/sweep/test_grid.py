@@ -1,0 +1,93 @@
+"""Which settings vary, and which mean something to which method."""
+
+from pathlib import Path
+
+import pytest
+from tests.sweep.small import plan, titles
+
+from svdistill.errors import RecipeError
+
+
+def test_an_axis_of_the_loss_leaves_other_methods_alone(tmp_path: Path) -> None:
+    """A rank varies where there is one; elsewhere there is one run."""
+    planned = plan(tmp_path, "loss.rank=[1,2]", methods=["alone", "fsp", "svd", "svd-soft-target"])
+    assert planned.axes == {"loss.rank": (1, 2)}
+    assert titles(planned)[1:] == [
+        "alone seed 0",
+        "fsp seed 0",
+        "svd rank=1 seed 0",
+        "svd-soft-target rank=1 seed 0",
+        "svd rank=2 seed 0",
+        "svd-soft-target rank=2 seed 0",
+    ]
+    ranks = [[loss.rank for loss in member.recipe.loss if loss.name == "svd"] for member in planned.members[1:]]
+    assert ranks == [[], [], [1], [1], [2], [2]]
+
+
+def test_a_setting_of_one_loss_spares_the_others(tmp_path: Path) -> None:
+    """Also without varying, a setting of a loss reaches those that have it, by its own name or the loss's."""
+    for setting in ("loss.beta=4", "loss.svd.beta=4"):
+        planned = plan(tmp_path, setting, methods=["alone", "fsp", "svd"])
+        assert [[getattr(loss, "beta", None) for loss in member.recipe.loss] for member in planned.members[1:]] == [
+            [],
+            [None],
+            [4.0],
+        ]
+
+
+def test_axes_multiply_and_teachers_follow(tmp_path: Path) -> None:
+    """Two axes give their product; a setting of the teacher gives each of its values a teacher, and none to alone."""
+    planned = plan(tmp_path, "optimizer.lr=[0.1,0.2]", "teacher.overrides.optimizer.lr=[0.3,0.4]")
+    teacher, lr = "teacher.overrides.optimizer.lr", "optimizer.lr"
+    assert [(member.method, dict(member.axes)) for member in planned.members] == [
+        ("teacher", {teacher: 0.3}),
+        ("teacher", {teacher: 0.4}),
+        ("alone", {lr: 0.1}),
+        ("svd", {lr: 0.1, teacher: 0.3}),
+        ("svd", {lr: 0.1, teacher: 0.4}),
+        ("alone", {lr: 0.2}),
+        ("svd", {lr: 0.2, teacher: 0.3}),
+        ("svd", {lr: 0.2, teacher: 0.4}),
+    ]
+
+
+def test_a_list_setting_is_no_axis(tmp_path: Path) -> None:
+    """A setting that takes a list keeps it; a list of lists varies it."""
+    assert plan(tmp_path, "train.milestones=[0.5,0.75]").axes == {}
+    assert plan(tmp_path, "train.milestones=[[0.5],[0.25,0.75]]").axes == {"train.milestones": ([0.5], [0.25, 0.75])}
+
+
+def test_settings_of_the_transfer_spare_the_student_alone(tmp_path: Path) -> None:
+    """Two stages and unlabelled images mean nothing to a student alone."""
+    planned = plan(tmp_path, "train.first_stage=0.5", "data.unlabelled={name: rest, batch_size: 5}")
+    alone, helped = planned.members[1].recipe, planned.members[2].recipe
+    assert (alone.train.first_stage, alone.data.unlabelled) == (0, None)
+    assert helped.train.first_stage == 0.5
+    assert helped.data.unlabelled is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "match"),
+    [
+        (["modle.width=[1,2]"], {}, "modle: unknown key; did you mean 'model'"),
+        (
+            ["loss.rnk=2"],
+            {"methods": ["alone", "fsp", "svd"]},
+            "loss.rnk: unknown key for loss 'svd'; did you mean 'rank'",
+        ),
+        (["loss.rnk=[1,2]"], {}, "loss.rnk: unknown key for loss 'svd'; did you mean 'rank'"),
+        (["loss.rank=[1,0]"], {}, "loss.rank: expected at least 1, got 0"),
+        (["loss.rank=[]"], {}, "loss.rank: expected at least one value between the brackets"),
+        (["loss.rank=2"], {"methods": ["alone", "fsp"]}, "loss.rank: means nothing to alone, fsp; leave it out or"),
+        (["loss.rank=2"], {"methods": ["alone"]}, "loss.rank: means nothing to alone"),
+        (["seed=3"], {}, "seed: the seeds are given beside the settings"),
+        (["loss.name=fsp"], {}, "loss.name: the methods are given beside the settings"),
+        (["teacher.recpe=x"], {"methods": ["alone"]}, "teacher.recpe: unknown key; did you mean 'recipe'"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, overrides: list[str], options: dict[str, object], match: str) -> None:
+    """One line names the key, and nothing is written."""
+    with pytest.raises(RecipeError, match=match) as caught:
+        plan(tmp_path, *overrides, **options)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

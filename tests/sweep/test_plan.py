@@ -1,0 +1,88 @@
+"""What runs a comparison consists of, which are there, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.sweep.small import plan, titles
+
+from svdistill import jobs, sweep
+from svdistill.errors import DataError, RecipeError
+
+
+def test_teachers_first_then_seed_by_seed(tmp_path: Path) -> None:
+    """The one teacher is there once; all methods of a seed come before the next seed."""
+    planned = plan(tmp_path, methods=["alone", "fsp", "svd"], seeds=[3, 1])
+    assert titles(planned) == ["digits/teacher seed 0"] + [
+        f"{method} seed {seed}" for seed in (3, 1) for method in ("alone", "fsp", "svd")
+    ]
+    assert len({member.key for member in planned.members}) == 7
+    assert [member.recipe.seed for member in planned.members] == [0, 3, 3, 3, 1, 1, 1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_may_be_given_as_a_setting(tmp_path: Path) -> None:
+    """A recipe without a teacher gets one for the methods that need it."""
+    planned = sweep.plan(
+        "digits/student",
+        overrides=["teacher.recipe=digits/teacher", "train.device=cpu"],
+        methods=["alone", "soft-target"],
+        seeds=[0],
+        runs=tmp_path,
+    )
+    assert titles(planned) == ["digits/teacher seed 0", "alone seed 0", "soft-target seed 0"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "match"),
+    [
+        ([], {"methods": ["svd", "fps"]}, "no method 'fps'; did you mean 'fsp'"),
+        ([], {"methods": ["svd", "svd"]}, "methods: svd is there twice"),
+        ([], {"methods": []}, "methods: expected at least one"),
+        ([], {"seeds": [-1]}, "seeds: expected whole numbers from 0"),
+        (["data.image_size=[16,8]"], {"methods": ["attention"]}, "data.image_size"),
+        (["data.name=[digits,digit]"], {}, "data.name: no 'digit'"),
+    ],
+)
+def test_what_is_wrong_is_found_before_anything_is_written(
+    tmp_path: Path, overrides: list[str], options: dict[str, object], match: str
+) -> None:
+    """One line names the key or the method, and nothing is written."""
+    with pytest.raises(RecipeError, match=match) as caught:
+        plan(tmp_path, *overrides, **options)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_finished_runs_are_found_and_broken_ones_told(tmp_path: Path) -> None:
+    """What is there is found; a damaged summary is a failure; other images of the same name are refused."""
+    planned = plan(tmp_path)
+    teacher, alone, _ = planned.members
+    jobs.train(teacher.recipe, runs=tmp_path)
+    jobs.train(alone.recipe, runs=tmp_path)
+    again = plan(tmp_path)
+    assert [member.state for member in again.members] == ["finished", "finished", "new"]
+    assert [member.found for member in again.members] == [True, True, False]
+    assert again.members[1].summary is not None
+    assert again.record()["runs"][1]["summary"]["epochs"] == 1
+    json.dumps(again.record(), allow_nan=False)
+
+    (alone.run.path / "summary.json").write_text("{")
+    broken = plan(tmp_path).members[1]
+    assert broken.state == "failed"
+    assert "summary.json is damaged" in str(broken.error)
+
+    noted = json.loads((alone.run.path / "data.json").read_text())
+    (alone.run.path / "data.json").write_text(json.dumps({**noted, "labels": "other"}))
+    with pytest.raises(DataError, match="was made with other images"):
+        plan(tmp_path)
+
+
+def test_a_teacher_that_is_gone_is_not_made_again_for_nothing(tmp_path: Path) -> None:
+    """With all students there, the teacher is not needed; with one missing it is."""
+    planned = plan(tmp_path, methods=["soft-target"])
+    jobs.train(planned.members[1].recipe, runs=tmp_path)
+    planned.members[0].run.path.rename(tmp_path / "gone")
+    assert [member.state for member in plan(tmp_path, methods=["soft-target"]).members] == ["unneeded", "finished"]
+    states = [member.state for member in plan(tmp_path, methods=["soft-target", "svd"]).members]
+    assert states == ["new", "finished", "new"]

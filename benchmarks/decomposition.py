@@ -16,8 +16,9 @@ from torch import Tensor
 
 from benchmarks.measure import machine, ratio, side_by_side, spread, write
 from benchmarks.taps import TAPS
-from svdistill.linalg import SOLVERS, Assignment, assign, decompose
-from svdistill.linalg.solvers import MAX_SQUARING_RANK, choose_solver
+from svdistill.linalg.align import Assignment, assign
+from svdistill.linalg.solvers import MAX_SQUARING_RANK, SOLVERS, choose_solver
+from svdistill.linalg.svd import decompose
 
 RANKS = (1, 2, 4)
 TABLE_SIZES = (8, 12, 16, 24, 32, 48, 64, 128, 256)

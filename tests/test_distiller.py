@@ -8,7 +8,7 @@ from torch import nn
 
 import svdistill
 from svdistill.distiller import Adapted, Distiller
-from svdistill.errors import RecipeError, ShapeError
+from svdistill.errors import OptionError, RecipeError, ShapeError
 from svdistill.losses import (
     AttentionLoss,
     FitNetLoss,
@@ -152,11 +152,11 @@ def test_errors_come_when_it_is_made():
         Distiller(network(), network())
     with pytest.raises(RecipeError, match="a loss came without a teacher"):
         Distiller(network(), loss=Recorder("maps"))
-    with pytest.raises(RecipeError, match=r"has no submodule '0\.9'; did you mean"):
+    with pytest.raises(OptionError, match=r"has no submodule '0\.9'; did you mean"):
         distiller(student_taps=("0.9", "1"))
-    with pytest.raises(RecipeError, match="has no submodule 'x'"):
+    with pytest.raises(OptionError, match="has no submodule 'x'"):
         distiller(teacher_taps=("x", "1"))
-    with pytest.raises(RecipeError, match="no taps"):
+    with pytest.raises(OptionError, match="no taps"):
         distiller(student_taps=())
     with pytest.raises(ShapeError, match="2 student taps came with 1 teacher taps"):
         distiller(teacher_taps=("0",))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svdistill import gradients
-from svdistill.errors import RecipeError, ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.gradients import CLIPS, TransferHealth, combine
 
 EPS = torch.finfo(torch.float64).eps
@@ -132,7 +132,7 @@ def test_both_ways_of_adding_agree(monkeypatch, clip):
     main = [torch.full((3,), 1e-30), tensor(3.0, 4.0), torch.ones(2, 2), tensor(7.0)]
     transfer = [torch.full((3,), 1e25), tensor(1.0, 0.5), torch.full((2, 2), math.nan), torch.zeros(1)]
     at_hand = combine(main, transfer, epoch=1, clip=clip)
-    monkeypatch.setattr(gradients, "_add_at_hand", gradients._add_unseen)
+    monkeypatch.setattr(gradients, "_add_on_cpu", gradients._add_unseen)
     unseen = combine(main, transfer, epoch=1, clip=clip)
     for first, second in zip(at_hand, unseen, strict=True):
         torch.testing.assert_close(first, second, rtol=4 * torch.finfo(torch.float32).eps, atol=0)
@@ -182,7 +182,7 @@ def test_the_gradients_that_came_are_left_as_they_are():
 
 
 def test_non_contiguous_and_empty_gradients():
-    """A transposed gradient gives what its copy gives; a variable without elements is no trouble."""
+    """A transposed gradient gives what its copy gives; a variable without elements does no harm."""
     # Positive, so that no sum cancels and a few eps of each element are asked for rightly.
     generator = torch.Generator().manual_seed(0)
     main, transfer = (torch.rand(shape, dtype=torch.float64, generator=generator) + 0.1 for shape in ((4, 3), (3, 4)))
@@ -197,13 +197,13 @@ def test_non_contiguous_and_empty_gradients():
 def test_errors_name_what_came():
     """Unknown rule, sequences that do not fit, a negative epoch."""
     one = [tensor(1.0)]
-    with pytest.raises(RecipeError, match=r"'per_varable'; did you mean 'per_variable'\?"):
+    with pytest.raises(OptionError, match=r"'per_varable'; did you mean 'per_variable'\?"):
         combine(one, one, epoch=0, clip="per_varable")
     with pytest.raises(ShapeError, match="1 main and 2 transfer"):
         combine(one, one * 2, epoch=0)
     with pytest.raises(ShapeError, match=r"variable 0 have shapes \(1,\) and \(2,\)"):
         combine(one, [tensor(1.0, 2.0)], epoch=0)
-    with pytest.raises(ShapeError, match="epoch is -1"):
+    with pytest.raises(OptionError, match="epoch is -1"):
         combine(one, one, epoch=-1)
 
 
@@ -232,7 +232,7 @@ def test_health_ratio_is_over_the_variables_that_transfer_reaches():
 
 
 def test_health_goes_through_a_checkpoint():
-    """What was saved and loaded goes on as if nothing had been."""
+    """What was saved and loaded continues as if nothing had happened."""
     whole, parts = TransferHealth(), TransferHealth()
     for step in range(4):
         pair = [tensor(1.0)], [tensor(step + 0.25)]

@@ -74,8 +74,8 @@ class Distiller(nn.Module):
         losses: those losses that are modules, by name.
 
     Raises:
-        RecipeError: a teacher without a loss or the reverse, an unknown tap, or a loss of whose teacher's side nothing
-            is stored.
+        RecipeError: a teacher without a loss or the reverse, or a loss of whose teacher's side nothing is stored.
+        OptionError: an unknown tap.
         ShapeError: the taps are of different number.
     """
 

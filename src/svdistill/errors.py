@@ -15,7 +15,11 @@ class SvdistillError(Exception):
 
 
 class ShapeError(SvdistillError, ValueError):
-    """A tensor, a number of taps or a numerical option does not fit."""
+    """A tensor, or a number of tensors or taps, does not fit."""
+
+
+class OptionError(SvdistillError, ValueError):
+    """An option of a function or class is misspelt, out of range or does not fit the others."""
 
 
 class RecipeError(SvdistillError, ValueError):
@@ -31,7 +35,7 @@ class CheckpointError(SvdistillError, ValueError):
 
 
 class TrainingError(SvdistillError, RuntimeError):
-    """Training cannot go on, for instance because the loss is no longer finite."""
+    """Training cannot continue, for instance because the loss is no longer finite."""
 
     exit_status = 1
 
@@ -46,7 +50,7 @@ def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     Args:
         name: what the user wrote.
         known: the names that would have been right.
-        limit: at most so many names are shown.
+        limit: how many near names are shown at most.
 
     Returns:
         ``"; did you mean 'a' or 'b'?"``, or ``"; known: a, b, …"`` where nothing is near.

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svdistill.clips import CLIPS
-from svdistill.errors import RecipeError, ShapeError, nearest
+from svdistill.clips import CLIPS, Clip
+from svdistill.errors import OptionError, ShapeError, nearest
 
 
 class TransferHealth:
-    """What became of the transfer gradient, step by step, kept on the device until somebody asks.
+    """What became of the transfer gradient, step by step, kept on the device until it is asked for.
 
     One row a step: the ratio ‖g_t‖ / ‖g_m‖ (one norm over all variables that the transfer loss reaches with finite
-    values; 0/0 counts as 0), the share of those variables whose g_t was scaled down, and the number of variables whose
-    g_t was dropped because it was not finite. Nothing here synchronizes with the device except :meth:`summary` and
-    :meth:`state_dict`.
+    values; 0/0 counts as 0), the fraction of those variables whose g_t was scaled down, and the number of variables
+    whose g_t was dropped because it was not finite. Nothing here synchronizes with the device except :meth:`summary`
+    and :meth:`state_dict`.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class TransferHealth:
         self._rows.append(torch.stack([ratio[0], clipped.to(ratio), (~sound).sum().to(ratio)]))
 
     def summary(self) -> dict[str, float]:
-        """Return ``ratio`` (median over steps), ``clipped`` (mean share), ``dropped`` (total); {} before any step."""
+        """Return ``ratio`` (median over steps), ``clipped`` (mean), ``dropped`` (total); {} before any step."""
         if not self._rows:
             return {}
         ratios, clipped, dropped = torch.stack(self._rows).cpu().unbind(dim=1)
@@ -73,24 +73,24 @@ def combine(
     transfer: Sequence[Tensor | None],
     *,
     epoch: float,
-    clip: str = "per_variable",
+    clip: Clip = "per_variable",
     health: TransferHealth | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Make one gradient of two, so that the transfer task helps the main task and cannot overrule it.
 
-    With s(p) = 1 / (1 + exp(−p)), p the epoch, for every variable on its own where nothing else is said:
+    With s(p) = 1 / (1 + exp(−p)), p the epoch, for every variable on its own unless said otherwise:
 
     - ``per_variable``: g = g_m + g_t · min(1, s(p) ‖g_m‖ / ‖g_t‖), the published code.
     - ``global``: the same with one ‖g_m‖ and one ‖g_t‖ over all variables together.
     - ``poster``: g = g_m + g_t / (1 + exp(−τ + p)), τ = ‖g_m‖ / ‖g_t‖, as the poster prints it. Our reading: it holds
       for each variable and without condition, so g_t is always scaled down; the epoch has the other sign than in s(p),
-      so the transfer task fades out as training goes on instead of coming in. Offered for comparison only.
+      so the transfer task fades out during training instead of coming in. Offered for comparison only.
     - ``none``: g = g_m + g_t. Whoever wants a weighted sum weighs the losses.
 
     A variable that the transfer loss does not reach (None) keeps g_m, also where that is None. A variable that only the
-    transfer loss reaches has ‖g_m‖ = 0: per_variable lets nothing of g_t pass and gives zeros, poster takes τ = 0,
-    global and none pass g_t as they do elsewhere; so variables that are to learn from the transfer loss alone do not
-    belong in here. A g_t with NaN or infinity is dropped: this variable gets g_m alone, and its g_t counts in no norm.
+    transfer loss reaches has ‖g_m‖ = 0: per_variable lets nothing of g_t through and gives zeros, poster takes τ = 0,
+    global and none treat g_t as they do elsewhere; so variables that are to learn from the transfer loss alone do not
+    belong here. A g_t with NaN or infinity is dropped: this variable gets g_m alone, and its g_t counts in no norm.
     A g_m that is not finite is passed on, not hidden.
 
     Norms are taken in float64, so nothing that float32 can hold overflows or underflows; nothing synchronizes with the
@@ -101,14 +101,14 @@ def combine(
         transfer: ∂(transfer loss)/∂θ in the same order, of the same shapes.
         epoch: p ≥ 0, the first epoch is 0.
         clip: the rule, one of ``per_variable``, ``global``, ``poster``, ``none``.
-        health: where to add this step's ratio, share of clipped variables and count of dropped gradients.
+        health: where to add this step's ratio, fraction of clipped variables and count of dropped gradients.
 
     Returns:
         One gradient for each variable, in dtype and shape of the variable's own; None where both were None.
 
     Raises:
-        RecipeError: the rule is unknown.
-        ShapeError: the sequences differ in length, a pair differs in shape, or the epoch is negative.
+        OptionError: the rule is unknown, or the epoch is negative.
+        ShapeError: the sequences differ in length, or a pair differs in shape.
 
     Source: METHOD section 3; Lee, Kim, Song, ECCV 2018, section 3.4, with the author's published code and poster.
     """
@@ -128,13 +128,13 @@ def combine(
     factors = _factors(main_norms, transfer_norms, elsewhere, epoch=epoch, clip=clip)
     if health is not None:
         health.update(main_norms, transfer_norms, factors, sound)
-    add = _add_at_hand if factors.device.type == "cpu" else _add_unseen
+    add = _add_on_cpu if factors.device.type == "cpu" else _add_unseen
     for i, gradient in zip(reached, add(g_m, g_t, factors, sound), strict=True):
         combined[i] = gradient
     return tuple(combined)
 
 
-def _add_at_hand(main: Sequence[Tensor], transfer: Sequence[Tensor], factors: Tensor, sound: Tensor) -> list[Tensor]:
+def _add_on_cpu(main: Sequence[Tensor], transfer: Sequence[Tensor], factors: Tensor, sound: Tensor) -> list[Tensor]:
     """Return g_m + factor · g_t of each variable, g_m alone where g_t is not sound, in one pass each."""
     # The factor may be below float32 (1e-30 / 1e+25) though the product is not: its root, applied twice, stays inside.
     roots = factors.sqrt()
@@ -145,18 +145,23 @@ def _add_at_hand(main: Sequence[Tensor], transfer: Sequence[Tensor], factors: Te
 
 
 def _add_unseen(main: Sequence[Tensor], transfer: Sequence[Tensor], factors: Tensor, sound: Tensor) -> list[Tensor]:
-    """Do the same without a look at the factors, which would wait for the device."""
+    """Return the same as `_add_on_cpu` without looking at the factors, which would mean waiting for the device."""
     return [
         torch.addcmul(m, torch.where(ok, t * root, 0.0), root).to(m.dtype)
         for m, t, root, ok in zip(main, transfer, factors.sqrt(), sound, strict=True)
     ]
 
 
-def _check(main: Sequence[Tensor | None], transfer: Sequence[Tensor | None], *, epoch: float, clip: str) -> None:
+def check_clip(clip: str) -> None:
+    """Raise `OptionError` unless there is a rule of this name."""
     if clip not in CLIPS:
-        raise RecipeError(f"unknown clipping rule {clip!r}{nearest(clip, CLIPS)}")
+        raise OptionError(f"unknown clipping rule {clip!r}{nearest(clip, CLIPS)}")
+
+
+def _check(main: Sequence[Tensor | None], transfer: Sequence[Tensor | None], *, epoch: float, clip: str) -> None:
+    check_clip(clip)
     if not epoch >= 0:
-        raise ShapeError(f"epoch is {epoch}; it counts from 0")
+        raise OptionError(f"epoch is {epoch}; it counts from 0")
     if len(main) != len(transfer):
         raise ShapeError(
             f"{len(main)} main and {len(transfer)} transfer gradients; give one of each, or None, for every variable"
@@ -175,7 +180,7 @@ def _norms(gradients: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(list(gradients), 2, torch.float64))
 
 
-def _factors(main: Tensor, transfer: Tensor, elsewhere: Sequence[Tensor], *, epoch: float, clip: str) -> Tensor:
+def _factors(main: Tensor, transfer: Tensor, elsewhere: Sequence[Tensor], *, epoch: float, clip: Clip) -> Tensor:
     """Return what each g_t is multiplied by, shape (n,); where ‖g_t‖ = 0 it is finite and has no effect."""
     if clip == "none":
         return torch.ones_like(transfer)

@@ -94,7 +94,7 @@ class LiveTeacher(Teacher):
         drop_tokens: the number of tokens at the front of its (B, N, D) taps that are left out: 1 for a class token.
 
     Raises:
-        RecipeError: an unknown tap, or none.
+        OptionError: an unknown tap, or none.
     """
 
     def __init__(self, network: nn.Module, taps: Sequence[str] | None = None, *, drop_tokens: int = 0) -> None:

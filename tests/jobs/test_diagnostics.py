@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from svdistill.data import ImageSet
-from svdistill.errors import RecipeError, ShapeError, SvdistillWarning
+from svdistill.errors import OptionError, ShapeError, SvdistillWarning
 from svdistill.jobs.diagnostics import Tapped, diagnose, write_diagnostics
 from svdistill.records import RunRecord
 
@@ -150,7 +150,7 @@ def test_tokens() -> None:
 def test_errors(images: Tensor, nets: tuple[Net, Net]) -> None:
     """Unknown taps, taps of different number, and outputs that are no maps."""
     student, teacher = nets
-    with pytest.raises(RecipeError, match="no submodule 'three'"):
+    with pytest.raises(OptionError, match="no submodule 'three'"):
         diagnose(Tapped(student, ["three"]), images=images)
     with pytest.raises(ShapeError, match="2 student taps came with 1"):
         diagnose(Tapped(student, TAPS), Tapped(teacher, ["one"]), images=images)

@@ -215,7 +215,7 @@ def test_two_processes(tmp_path: Path) -> None:
             r"^model\.taps: 'block4' of the student and 'block4' of the teacher .* single position, \(B, 51, 1, 1\), ",
         ),
         ("digits/svd", ["loss=soft-target", "model.taps=[blok1]"], RecipeError, r"^model\.taps: .*block1"),
-        ("digits/svd", ["loss={name: fitnet, hint: 2}"], ShapeError, r"^loss: hint is tap 2 of 2"),
+        ("digits/svd", ["loss={name: fitnet, hint: 2}"], RecipeError, r"^loss: hint is tap 2 of 2"),
         ("digits/svd", ["loss=[svd,soft-target]", "loss.weight=1"], RecipeError, r"^loss: a sum of svd, soft-target"),
         ("digits/svd", ["data.unlabelled={size: 5}"], RecipeError, r"^data\.unlabelled: 10 images a step are more"),
         ("digits/svd", ["data.unlabelled={name: digit}"], RecipeError, r"^data\.unlabelled\.name: .*'digits'"),

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from svdistill.errors import ShapeError
-from svdistill.linalg import assign, canonical_signs
+from svdistill.errors import OptionError, ShapeError
+from svdistill.linalg.align import assign, canonical_signs
 
 COSINE = torch.tensor([[[0.9, -0.95], [0.1, 0.3], [-0.4, 0.2]]])  # three student, two teacher vectors
 
@@ -41,7 +41,7 @@ def test_errors():
     """Too few student vectors and a misspelt name are refused."""
     with pytest.raises(ShapeError, match="1 for 2"):
         assign(torch.zeros(4, 1, 2), assignment="one_to_one")
-    with pytest.raises(ShapeError, match="did you mean 'argmax'"):
+    with pytest.raises(OptionError, match="did you mean 'argmax'"):
         assign(COSINE, assignment="argmin")
 
 

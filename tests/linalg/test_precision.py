@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from svdistill.linalg import decompose, rbf_distance
 from svdistill.linalg.precision import full_float32
+from svdistill.linalg.rbf import rbf_distance
+from svdistill.linalg.svd import decompose
 
 
 @pytest.fixture(params=["highest", "high", "medium"])

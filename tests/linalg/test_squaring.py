@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from svdistill.errors import ShapeError
-from svdistill.linalg import assign, decompose, rbf_distance, truncated_svd
+from svdistill.errors import OptionError
+from svdistill.linalg import assign, rbf_distance, truncated_svd
 from svdistill.linalg.solvers import choose_solver
 from svdistill.linalg.squaring import leading, resolvent, separate
+from svdistill.linalg.svd import decompose
 from tests.waiting import DEVICE, WaitError, nothing_waits
 
 EPS = torch.finfo(torch.float32).eps
@@ -93,7 +94,7 @@ def test_any_scale_of_noise_below_the_rank(rank):
 
 def test_too_many_vectors():
     """A rank for which it is the wrong solver is refused; `auto` takes another."""
-    with pytest.raises(ShapeError, match="up to 5 vectors, got rank 6"):
+    with pytest.raises(OptionError, match="up to 5 vectors, got rank 6"):
         truncated_svd(torch.rand(2, 9, 9), 6, solver="squaring")
     assert choose_solver(9, 6, torch.float32, torch.device("cuda")) != "squaring"
 

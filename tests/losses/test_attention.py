@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.losses import AttentionLoss, attention_loss
 from tests.features import post_relu_maps
 
@@ -94,9 +94,9 @@ def test_a_tap_of_one_position_adds_nothing():
 @pytest.mark.parametrize("power", [0.5, 0, -2, float("nan"), float("inf")])
 def test_bad_power(power):
     """A power below 1 has no derivative at zero and is refused at construction."""
-    with pytest.raises(ShapeError, match="power"):
+    with pytest.raises(OptionError, match="power"):
         AttentionLoss(power)
-    with pytest.raises(ShapeError, match="power"):
+    with pytest.raises(OptionError, match="power"):
         attention_loss([torch.ones(1, 1, 2, 2)], [torch.ones(1, 1, 2, 2)], power=power)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.losses import FitNetLoss, fitnet_loss
 from tests.features import post_relu_maps
 
@@ -129,20 +129,25 @@ MAP, WIDE = torch.ones(2, 3, 4, 4), torch.ones(2, 5, 4, 4)
         ({}, "3 channels in the student and 5 in the teacher"),
         ({"weight": torch.ones(3, 5)}, r"\(3, 5\), expected \(5, 3\)"),
         ({"weight": torch.ones(5, 3), "bias": torch.ones(3)}, r"bias is \(3,\), expected \(5,\)"),
-        ({"hint": 2}, "hint is tap 2 of 1"),
-        ({"hint": -1}, "choose 0 to 0"),
     ],
 )
-def test_bad_options(options, words):
-    """A regressor or hint that does not fit is named with what would."""
+def test_bad_regressor(options, words):
+    """A regressor that does not fit is named with what would."""
     with pytest.raises(ShapeError, match=words):
         fitnet_loss([MAP], [WIDE], **options)
+
+
+@pytest.mark.parametrize(("hint", "words"), [(2, "hint is tap 2 of 1"), (-1, "choose 0 to 0")])
+def test_bad_hint(hint, words):
+    """A hint beyond the taps is named with what would fit."""
+    with pytest.raises(OptionError, match=words):
+        fitnet_loss([MAP], [WIDE], hint=hint)
 
 
 @pytest.mark.parametrize("hint", [-1, 1.5, True, "middle"])
 def test_bad_hint_is_refused_at_construction(hint):
     """The hint is the number of a tap."""
-    with pytest.raises(ShapeError, match="hint"):
+    with pytest.raises(OptionError, match="hint"):
         FitNetLoss(hint)
 
 

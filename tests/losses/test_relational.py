@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError
 from svdistill.losses import RelationalLoss, relational_loss
 
 
@@ -142,9 +142,9 @@ def test_a_batch_of_one_has_no_relations():
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_bad_weights(name, value):
     """Weights below zero or not finite are refused, also at construction."""
-    with pytest.raises(ShapeError, match=name):
+    with pytest.raises(OptionError, match=name):
         RelationalLoss(**{name: value})
-    with pytest.raises(ShapeError, match=name):
+    with pytest.raises(OptionError, match=name):
         relational_loss([torch.rand(2, 3)], [torch.rand(2, 3)], **{name: value})
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.losses import SoftTargetLoss, soft_target_loss
 
 
@@ -49,7 +49,7 @@ def test_bad_input():
     """Unequal classes and a temperature that is not positive are refused."""
     with pytest.raises(ShapeError, match="same classes"):
         soft_target_loss(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(ShapeError, match="temperature"):
+    with pytest.raises(OptionError, match="temperature"):
         SoftTargetLoss(temperature=0)
 
 

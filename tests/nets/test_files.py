@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from svdistill.errors import CheckpointError, RecipeError
+from svdistill.errors import CheckpointError, OptionError
 from svdistill.nets import create, load, names, save, spec
 
 SETTINGS: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "width": 0.1}
@@ -106,7 +106,7 @@ def test_settings_that_do_not_fit_the_model(wrong: dict[str, Any], tmp_path: Pat
 
 def test_settings_that_build_nothing(tmp_path: Path) -> None:
     """An unknown name is refused as in create."""
-    with pytest.raises(RecipeError, match="vgg-student"):
+    with pytest.raises(OptionError, match="vgg-student"):
         save(create("vgg-student", **SETTINGS), tmp_path / "n", name="vgg-studentt", **SETTINGS)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from svdistill.errors import RecipeError
-from svdistill.nets import Taps, check_name, create, default_taps, load, names, save
+from svdistill.errors import OptionError
+from svdistill.nets import Taps, create, default_taps, load, names, save
+from svdistill.nets.zoo import check_name
 
 # Without CUDA libraries torchvision's compiled operators cannot be loaded, and declaring these two is all that its
 # import asks for; no network of it uses them.
@@ -34,14 +35,14 @@ def test_not_installed(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (library, f"{library}.models"):
         monkeypatch.setitem(sys.modules, module, None)
     for call in (lambda n: create(n, num_classes=2), check_name, default_taps):
-        with pytest.raises(RecipeError, match=f"{library} is not installed; 'pip install {library}'"):
+        with pytest.raises(OptionError, match=f"{library} is not installed; 'pip install {library}'"):
             call(f"{library}:resnet18")
 
 
 def test_other_prefixes_are_plain_names() -> None:
     """A colon alone makes no library."""
     for name in ("keras:resnet18", "timm", ":", "torchvision"):
-        with pytest.raises(RecipeError, match="no network is called"):
+        with pytest.raises(OptionError, match="no network is called"):
             check_name(name)
     assert not any(":" in name for name in names())
 
@@ -97,7 +98,7 @@ def test_logits_in_train_mode() -> None:
 def test_what_they_cannot_do(library: str, settings: dict[str, Any], match: str) -> None:
     """Unknown names, widths and channels are refused in one line."""
     installed(library)
-    with pytest.raises(RecipeError, match=match):
+    with pytest.raises(OptionError, match=match):
         create(**{"num_classes": 2, **settings})
 
 
@@ -108,7 +109,7 @@ def test_made_for_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr("importlib.import_module", fail)
-    with pytest.raises(RecipeError, match=r"torchvision does not fit the torch .*nms does not exist"):
+    with pytest.raises(OptionError, match=r"torchvision does not fit the torch .*nms does not exist"):
         check_name("torchvision:resnet18")
 
 
@@ -116,5 +117,5 @@ def test_made_for_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_taps_of_their_own(library: str) -> None:
     """The taps have to be named, and the error says where."""
     installed(library)
-    with pytest.raises(RecipeError, match=r"name them in model\.taps"):
+    with pytest.raises(OptionError, match=r"name them in model\.taps"):
         default_taps(f"{library}:resnet18")

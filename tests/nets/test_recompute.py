@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from svdistill import nets
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.nets import Taps, recompute_activations
 
 
 def network() -> nn.Module:
-    """Two blocks with batch norm and dropout, and a layer that is no block."""
+    """Two blocks with batch norm and dropout, and a layer that is not a block."""
     torch.manual_seed(0)
     front = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5))
     back = nn.Sequential(nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5, momentum=None), nn.ReLU(), nn.Dropout(0.5))
@@ -187,9 +187,9 @@ def test_refused() -> None:
     compiled = network()
     compiled.compile(backend="eager")
     with (
-        pytest.raises(RecipeError, match=r"compiled model .* leave out compile or recompute"),
+        pytest.raises(OptionError, match=r"compiled model .* leave out compile or recompute"),
         recompute_activations(compiled),
     ):
         pass
-    with pytest.raises(RecipeError, match="Linear has no blocks"), recompute_activations(nn.Linear(2, 2)):
+    with pytest.raises(OptionError, match="Linear has no blocks"), recompute_activations(nn.Linear(2, 2)):
         pass

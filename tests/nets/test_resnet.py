@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError
 from svdistill.nets import ResNet, create
 from svdistill.nets.resnet import BasicBlock
 
@@ -23,7 +23,7 @@ def test_depth_is_in_the_name(depth: int) -> None:
 @pytest.mark.parametrize("depth", [7, 9, 2, 0, -4])
 def test_impossible_depths(depth: int) -> None:
     """Only 6n + 2 layers make three equal stages."""
-    with pytest.raises(ShapeError, match=rf"depth is {depth}, expected 6n \+ 2"):
+    with pytest.raises(OptionError, match=rf"depth is {depth}, expected 6n \+ 2"):
         ResNet(depth, num_classes=2)
 
 

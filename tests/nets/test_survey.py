@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from svdistill.errors import RecipeError
-from svdistill.nets import PUBLISHED, Taps, count, create, default_taps, names, survey, tap_shapes
+from svdistill.errors import OptionError
+from svdistill.nets import Taps, count, create, default_taps, names, survey, tap_shapes
+from svdistill.nets.published import PUBLISHED
 
 
 def test_every_network_once() -> None:
@@ -66,13 +67,13 @@ def test_published_figures_only_where_they_belong() -> None:
 )
 def test_settings_out_of_range(settings: dict[str, Any], match: str) -> None:
     """A setting out of range is refused by its key."""
-    with pytest.raises(RecipeError, match=match):
+    with pytest.raises(OptionError, match=match):
         list(survey(**settings))
-    with pytest.raises(RecipeError, match=match):
+    with pytest.raises(OptionError, match=match):
         tap_shapes("vgg8", **settings)
 
 
 def test_unknown_name() -> None:
     """A misspelt network is answered with the nearest."""
-    with pytest.raises(RecipeError, match=r"'resnxt-teacher'.*'resnext-teacher'"):
+    with pytest.raises(OptionError, match=r"'resnxt-teacher'.*'resnext-teacher'"):
         tap_shapes("resnxt-teacher")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from svdistill.errors import RecipeError, ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.nets import Taps, create
 
 
 class Forked(nn.Module):
-    """A module that is no VGG: a layer used twice, one never used, one that gives a tuple, one that gives a dict."""
+    """A module that is not a VGG: a layer used twice, one never used, one that gives a tuple, one that gives a dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,9 +160,9 @@ def test_state_of_the_model_is_untouched() -> None:
 def test_unknown_name_points_to_the_nearest() -> None:
     """An unknown name is answered by the nearest dotted names, and no hook is left behind."""
     model = create("vgg-teacher", num_classes=2, width=0.1)
-    with pytest.raises(RecipeError, match=r"VGG has no submodule 'block5'.*'block[1-4]'"):
+    with pytest.raises(OptionError, match=r"VGG has no submodule 'block5'.*'block[1-4]'"):
         Taps(model, ["block1", "block5"])
-    with pytest.raises(RecipeError, match=r"'block3\.conv2'"):
+    with pytest.raises(OptionError, match=r"'block3\.conv2'"):
         Taps(model, ["block3.convv2"])
     assert hooks(model) == 0
 
@@ -170,7 +170,7 @@ def test_unknown_name_points_to_the_nearest() -> None:
 @pytest.mark.parametrize(("names", "message"), [([], "no taps"), ("block1", r"write \['block1'\]"), ([""], "''")])
 def test_unusable_names(names: Any, message: str) -> None:
     """No names, a bare string and the empty name are refused."""
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(OptionError, match=message):
         Taps(create("vgg-student", num_classes=2, width=0.1), names)
 
 
@@ -255,7 +255,7 @@ def test_at_least_one_token_is_left(count: int) -> None:
 def test_fewer_than_no_tokens() -> None:
     """A negative number is refused, and no hook is left behind."""
     model = Shapes()
-    with pytest.raises(RecipeError, match="drop_tokens is -1, expected 0 or more"):
+    with pytest.raises(OptionError, match="drop_tokens is -1, expected 0 or more"):
         Taps(model, ["tokens"], drop_tokens=-1)
     assert hooks(model) == 0
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError
 from svdistill.nets import VGG, Taps, create, default_taps, names
 
 PUBLISHED = [name for name in names() if name.startswith("vgg-")]
@@ -102,7 +102,7 @@ def test_signal_keeps_its_size() -> None:
 
 def test_wrong_number_of_blocks() -> None:
     """A plan for another number of blocks is refused."""
-    with pytest.raises(ShapeError, match="4 blocks"):
+    with pytest.raises(OptionError, match="4 blocks"):
         VGG((1, 1), (8,), num_classes=2)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError
 from svdistill.nets import WideResNet, create
 from svdistill.nets.wrn import PreactivatedBlock
 
@@ -25,7 +25,7 @@ def test_depth_and_factor_are_in_the_name(depth: int, factor: int) -> None:
 @pytest.mark.parametrize("depth", [15, 17, 4, 0])
 def test_impossible_depths(depth: int) -> None:
     """Only 6n + 4 layers make three equal stages."""
-    with pytest.raises(ShapeError, match=rf"depth is {depth}, expected 6n \+ 4"):
+    with pytest.raises(OptionError, match=rf"depth is {depth}, expected 6n \+ 4"):
         WideResNet(depth, 1, num_classes=2)
 
 

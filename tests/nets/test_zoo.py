@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from svdistill.errors import RecipeError, ShapeError
-from svdistill.nets import Taps, check_name, create, default_taps, names
+from svdistill.errors import OptionError, ShapeError
+from svdistill.nets import Taps, create, default_taps, names
+from svdistill.nets.zoo import check_name
 
 PAIRS = ["vgg-teacher", "vgg-student", "mobilenet-teacher", "mobilenet-student", "resnext-teacher", "resnext-student"]
 PROTOCOL = ["resnet8", "resnet110", "resnet8x4", "resnet32x4", "wrn-16-2", "wrn-40-1", "wrn-40-2", "vgg8", "vgg13"]
@@ -128,9 +129,9 @@ def test_tiny_width_keeps_one_channel() -> None:
 
 def test_unknown_name_points_to_the_nearest() -> None:
     """A misspelt name is answered with the right one."""
-    with pytest.raises(RecipeError, match=r"'vgg-studnet'.*'vgg-student'"):
+    with pytest.raises(OptionError, match=r"'vgg-studnet'.*'vgg-student'"):
         create("vgg-studnet", num_classes=2)
-    with pytest.raises(RecipeError, match="known: vgg-teacher"):
+    with pytest.raises(OptionError, match="known: vgg-teacher"):
         default_taps("zzz")
 
 
@@ -144,5 +145,5 @@ def test_unknown_name_points_to_the_nearest() -> None:
 def test_numbers_out_of_range(key: str, value: Any) -> None:
     """A setting of the wrong type or range is refused by its key."""
     settings: dict[str, Any] = {"num_classes": 2, key: value}
-    with pytest.raises(RecipeError, match=f"{key} is {value!r}, expected"):
+    with pytest.raises(OptionError, match=f"{key} is {value!r}, expected"):
         create("vgg-student", **settings)

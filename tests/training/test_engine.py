@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import svdistill
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.ranks import Ranks
 from svdistill.training import engine as engines
 from svdistill.training import launch
@@ -62,7 +62,7 @@ def test_precision_is_that_of_autocast(precision, dtype):
 )
 def test_errors_say_what_to_use(options, message):
     """Before any work starts."""
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(OptionError, match=message):
         launch(**{"device": "cpu", "seed": 0, **options})
 
 
@@ -80,7 +80,7 @@ def test_processes_need_a_gpu_each(monkeypatch, device, cuda, message):
     for name, value in here.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(OptionError, match=message):
         launch(device=device, seed=0)
 
 

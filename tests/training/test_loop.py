@@ -13,7 +13,7 @@ from torch import nn
 from svdistill import losses, nets, training
 from svdistill.data import Augmentation, Batches, channel_statistics
 from svdistill.distiller import Distiller
-from svdistill.errors import CheckpointError, RecipeError, TrainingError
+from svdistill.errors import CheckpointError, OptionError, TrainingError
 from svdistill.gradients import TransferHealth, combine
 from svdistill.records import RunRecord
 from svdistill.training import checkpoint
@@ -424,7 +424,7 @@ def test_the_device_is_asked_seldom(make_run, monkeypatch):
 def test_settings_out_of_range(make_run, options, message):
     """Before anything is written."""
     run = make_run()
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(OptionError, match=message):
         run.fit(**options, tensorboard=True)
     assert not run.record.tensorboard.exists()
 
@@ -433,7 +433,7 @@ def test_an_optimizer_of_another_network(make_run):
     """It would train something else, in silence."""
     run = make_run()
     run.optimizer = training.make_optimizer("sgd", run.distiller.teacher, lr=0.1)
-    with pytest.raises(RecipeError, match="parameters that are not the distiller's; make it from distiller"):
+    with pytest.raises(OptionError, match="parameters that are not the distiller's; make it from distiller"):
         run.fit()
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.training import Objective, Stage
 from svdistill.training.objective import locate
 
@@ -49,7 +49,7 @@ def test_there_is_a_main_gradient_where_the_main_task_or_a_loss_beside_it_takes_
 )
 def test_settings_out_of_range(options, message):
     """When it is made."""
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(OptionError, match=message):
         Objective(**options)
 
 

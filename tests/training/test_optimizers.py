@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.training.optimizers import add_main_decay, make_optimizer, set_learning_rate, step_decay, trained
 
 
@@ -146,7 +146,7 @@ def test_the_rate_is_always_a_multiple_of_the_first():
 )
 def test_errors_name_the_setting(options, message):
     """Unknown names and numbers out of range."""
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(OptionError, match=message):
         make_optimizer(**{"name": "sgd", "parameters": model(), "lr": 0.1, **options})
 
 

@@ -9,7 +9,7 @@ from tests.plain_loss import PlainLoss
 from tests.trees import equal
 
 from svdistill import gradients, losses, training
-from svdistill.errors import CheckpointError, RecipeError, TrainingError
+from svdistill.errors import CheckpointError, OptionError, TrainingError
 from svdistill.losses import Adapters
 from svdistill.training import Objective, Stage, checkpoint
 
@@ -294,5 +294,5 @@ def test_an_optimizer_without_the_adapters_is_refused(make_run):
     """They would stay as they were drawn, in silence."""
     run = make_run()
     run.distiller.adapters = Adapters([(4, 8), None])
-    with pytest.raises(RecipeError, match=r"lacks the adapters .* call distiller\.prepare first"):
+    with pytest.raises(OptionError, match=r"lacks the adapters .* call distiller\.prepare first"):
         run.fit()

@@ -368,7 +368,7 @@ def test_the_student_alone_passes_over_images_without_labels(make_run):
 )
 def test_nothing_in_a_step_waits_for_the_device(engine, stand_in, monkeypatch, objective):
     """Fake tensors have no values, so whoever looks at one fails; so would a look at a GPU within an epoch."""
-    monkeypatch.setattr(gradients, "_add_at_hand", gradients._add_unseen)  # what a GPU takes
+    monkeypatch.setattr(gradients, "_add_on_cpu", gradients._add_unseen)  # what a GPU takes
     with FakeTensorMode():
         networks = stand_in.network(), stand_in.network()
         criteria = {"maps": Poisoned(0.0), "soft": losses.SoftTargetLoss()}  # the first has a parameter of its own

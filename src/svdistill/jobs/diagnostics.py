@@ -15,7 +15,8 @@ from svdistill import training
 from svdistill.atomic import replacing
 from svdistill.data import ImageSource, standardize
 from svdistill.errors import ShapeError, SvdistillWarning
-from svdistill.linalg import assign, decompose
+from svdistill.linalg import assign
+from svdistill.linalg.svd import decompose
 from svdistill.nets import Taps, eval_mode
 from svdistill.records import RunRecord
 
@@ -73,7 +74,7 @@ def diagnose(
 
     Raises:
         ShapeError: the numbers of taps differ, or a tap gives something else.
-        RecipeError: an unknown tap.
+        OptionError: an unknown tap.
     """
     if teacher is not None and len(teacher.taps) != len(student.taps):
         raise ShapeError(f"{len(student.taps)} student taps came with {len(teacher.taps)} teacher taps")

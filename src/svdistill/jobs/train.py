@@ -14,7 +14,7 @@ from torch import nn
 
 from svdistill import nets, recipes, training
 from svdistill.distiller import Distiller
-from svdistill.errors import DataError, RecipeError
+from svdistill.errors import DataError, OptionError, RecipeError
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
 from svdistill.jobs.diagnostics import Tapped, write_diagnostics
 from svdistill.jobs.run import BusyError, Run, fingerprint
@@ -233,7 +233,7 @@ def launch(recipe: Recipe) -> training.Engine:
     """Return device and precision of a recipe, with all random numbers seeded."""
     try:
         return training.launch(device=recipe.train.device, precision=recipe.train.precision, seed=recipe.seed)
-    except RecipeError as error:
+    except (OptionError, RecipeError) as error:  # the second where the launcher's environment is wrong
         raise RecipeError(f"train.device: {error}") from error
 
 
@@ -281,7 +281,7 @@ def _diagnose(recipe: Recipe, run: Run, distiller: Distiller, images: Images, en
         # A sharded teacher runs in all processes or in none, and here is one.
         there = distiller.teacher is not None and not _is_sharded(recipe, distiller, engine)
         others = build.teacher_taps(recipe, recipes.teacher_of(recipe)) if there else ()
-    except RecipeError:  # a network of another library, of which no taps are named
+    except (OptionError, RecipeError):  # a network of another library, of which no taps are named
         taps, others = (), ()
     student_drop, teacher_drop = build.drop_tokens(recipe, recipes.teacher_of(recipe))
     teacher = distiller.teacher if len(taps) == len(others) else None

@@ -1,6 +1,6 @@
 """The gauge of singular vectors: canonical signs, and which student vector answers which teacher vector."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from svdistill.errors import ShapeError
 from svdistill.linalg.options import check_choice
 
 Assignment = Literal["argmax", "one_to_one"]
-ASSIGNMENTS: tuple[Assignment, ...] = ("argmax", "one_to_one")
+ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
 
 
 def canonical_signs(rows: Tensor, lean: Tensor, scale: Tensor) -> Tensor:
@@ -49,7 +49,8 @@ def assign(cosine: Tensor, *, assignment: Assignment = "argmax") -> Tensor:
         (B, k) int64 indices of student vectors.
 
     Raises:
-        ShapeError: unknown assignment, or too few student vectors.
+        OptionError: unknown assignment.
+        ShapeError: too few student vectors.
 
     Source: Lee et al., ECCV 2018, equation 5 (argmax).
     """

@@ -1,9 +1,9 @@
-"""What the options of decomposition and distance may be; each check raises ShapeError and says what is expected."""
+"""What the options of decomposition and distance may be; each check raises OptionError and says what is expected."""
 
 import math
 from collections.abc import Iterable
 
-from svdistill.errors import ShapeError, nearest
+from svdistill.errors import OptionError, nearest
 
 MIN_BETA = 1e-30  # below, 1 / β leaves float32
 
@@ -12,16 +12,16 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
     """Refuse an option that is not one of the known names, and point to the nearest."""
     choices = tuple(known)
     if value not in choices:
-        raise ShapeError(f"{name} is {value!r}{nearest(str(value), choices)}")
+        raise OptionError(f"{name} is {value!r}{nearest(str(value), choices)}")
 
 
 def check_rank(rank: int) -> None:
-    """Refuse a rank that is no integer of at least 1."""
+    """Refuse a rank that is not an integer of at least 1."""
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ShapeError(f"rank must be an integer of at least 1, got {rank!r}")
+        raise OptionError(f"rank must be an integer of at least 1, got {rank!r}")
 
 
 def check_beta(beta: float) -> None:
     """Refuse a β that is not positive and finite, or so small that 1 / β does not fit into float32."""
     if not (beta >= MIN_BETA and math.isfinite(beta)):
-        raise ShapeError(f"beta must be a positive number, at least {MIN_BETA:g}, got {beta!r}")
+        raise OptionError(f"beta must be a positive number, at least {MIN_BETA:g}, got {beta!r}")

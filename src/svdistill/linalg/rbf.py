@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from svdistill.errors import ShapeError
-from svdistill.linalg.derivatives import refuse_second_derivative
 from svdistill.linalg.options import check_beta
 from svdistill.linalg.precision import full_float32
+from svdistill.linalg.svd_backward import refuse_second_derivative
 
+DEFAULT_BETA = 8.0  # the published width
 MAX_ARGUMENT = 2.0  # 2 |a b| / β beyond which the series needs too many terms and the dense form takes over
 CHUNK_NUMBERS = 1 << 19  # numbers in the largest temporary: 2 MB, which stays in the cache
 
@@ -32,7 +33,7 @@ def rbf_distance(
     student: Sequence[Tensor],
     teacher: Sequence[Tensor],
     *,
-    beta: float = 8.0,
+    beta: float = DEFAULT_BETA,
     weight: Tensor | None = None,
     limit: float | None = None,
 ) -> Tensor:
@@ -53,7 +54,8 @@ def rbf_distance(
         Scalar; gradient flows to `student`.
 
     Raises:
-        ShapeError: shapes or number of taps do not fit, or β is not positive.
+        ShapeError: shapes or number of taps do not fit.
+        OptionError: β is not a positive number.
 
     Source: Lee et al., ECCV 2018, equations 6 to 8.
     """
@@ -249,7 +251,7 @@ def _dense_chunks(
 
 def _check(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, weight: Tensor | None) -> None:
     if len(student) < 2 or len(student) != len(teacher):
-        raise ShapeError(f"need two or more taps and as many of both, got {len(student)} and {len(teacher)}")
+        raise ShapeError(f"need two or more taps, equally many of both, got {len(student)} and {len(teacher)}")
     check_beta(beta)
     batch = student[0].shape[:-1]
     for tap, (a, c) in enumerate(zip(student, teacher, strict=True)):

@@ -6,16 +6,16 @@ eigenvectors as rows. Rows, because batched products of wide, short blocks are 2
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError
 from svdistill.linalg.squaring import leading
 
 Solver = Literal["auto", "eigh", "subspace", "squaring", "lapack"]
-SOLVERS: tuple[Solver, ...] = ("auto", "eigh", "subspace", "squaring", "lapack")
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
 # The smallest Gram matrix, by number of vectors, from which the block iteration beats eigh; beyond the table it never
 # does. Measured in float32 at batch 128; `python -m benchmarks decomposition` measures it again and prints these lines.
@@ -72,10 +72,10 @@ def squaring(gram: Tensor, rank: int) -> Eigenpairs:
         rank: number of vectors, at most 5.
 
     Raises:
-        ShapeError: more vectors are wanted.
+        OptionError: more vectors are wanted.
     """
     if rank > MAX_SQUARING_RANK:
-        raise ShapeError(f"solver 'squaring' finds up to {MAX_SQUARING_RANK} vectors, got rank {rank}; use 'auto'")
+        raise OptionError(f"solver 'squaring' finds up to {MAX_SQUARING_RANK} vectors, got rank {rank}; use 'auto'")
     return Eigenpairs(*leading(gram, rank), complete=False)
 
 
@@ -95,8 +95,8 @@ def subspace(gram: Tensor, rank: int, *, used: Callable[[Tensor, Tensor], Tensor
     Args:
         gram: (B, m, m) Gram matrices of trace 1, or all zero.
         rank: number of vectors that must be exact.
-        used: given Ritz values (B, rank) and vectors (B, rank, m), the indices (B, k) of those that the caller goes
-            on with; only they have to converge. None: all of them.
+        used: given Ritz values (B, rank) and vectors (B, rank, m), the indices (B, k) of those that the caller
+            uses; only they have to converge. None: all of them.
 
     Returns:
         Block of Ritz pairs; complete only where the block is as wide as the matrix.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.losses.maps import as_grid, match, number, numbered, pair_up, smaller, wide_dtype
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
@@ -29,7 +29,8 @@ def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor
         Scalar, float32 (float64 where the maps are), also under autocast; 0 for an empty batch.
 
     Raises:
-        ShapeError: number of taps or shapes do not fit, no tap has more than one position, or p < 1.
+        ShapeError: number of taps or shapes do not fit, or no tap has more than one position.
+        OptionError: p < 1.
 
     Source: Zagoruyko, Komodakis, *Paying More Attention to Attention*, ICLR 2017, equation 2 with F^p_sum, and the
     authors' code, which takes the mean of squares in place of the norm.
@@ -146,4 +147,4 @@ def _attention(grid: Tensor, size: tuple[int, int], power: float) -> Tensor:
 
 def _check_power(power: float) -> None:
     if not (power >= 1 and math.isfinite(power)):
-        raise ShapeError(f"power must be a number of at least 1, got {power!r}")
+        raise OptionError(f"power must be a number of at least 1, got {power!r}")

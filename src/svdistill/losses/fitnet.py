@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.losses.maps import as_grid, average_pool, channels_first, match, pair_up, smaller, wide_dtype, width
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
@@ -34,7 +34,8 @@ def fitnet_loss(
         Scalar, float32 (float64 where the maps are), also under autocast; 0 for an empty batch.
 
     Raises:
-        ShapeError: number of taps, shapes, widths, regressor or hint do not fit.
+        ShapeError: number of taps, shapes, widths or regressor do not fit.
+        OptionError: there is no tap of this number.
 
     Source: Romero et al., *FitNets: Hints for Thin Deep Nets*, ICLR 2015, equation 3.
     """
@@ -59,7 +60,7 @@ class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
     def __init__(self, hint: int | None = None) -> None:
         super().__init__()
         if hint is not None and (isinstance(hint, bool) or not isinstance(hint, int) or hint < 0):
-            raise ShapeError(f"hint must be the number of a tap, from 0, or None for the middle one, got {hint!r}")
+            raise OptionError(f"hint must be the number of a tap, from 0, or None for the middle one, got {hint!r}")
         self.hint = hint
         self.regressor: nn.Conv1d | None = None
 
@@ -155,7 +156,7 @@ def _chosen(hint: int | None, taps: int) -> int:
     if hint is None:
         return (taps - 1) // 2
     if not 0 <= hint < taps:
-        raise ShapeError(f"hint is tap {hint} of {taps}; choose 0 to {taps - 1}, or None for the middle one")
+        raise OptionError(f"hint is tap {hint} of {taps}; choose 0 to {taps - 1}, or None for the middle one")
     return hint
 
 

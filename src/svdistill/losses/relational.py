@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError
 from svdistill.losses.maps import channels_first, match, pair_up, wide_dtype
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
@@ -39,7 +39,8 @@ def relational_loss(
         Scalar, float32 (float64 where the maps are), also under autocast.
 
     Raises:
-        ShapeError: number of taps, shapes or weights do not fit.
+        ShapeError: number of taps or shapes do not fit.
+        OptionError: a weight is below 0.
 
     Source: Park, Kim, Lu, Cho, *Relational Knowledge Distillation*, CVPR 2019, equations 5 to 9.
     """
@@ -171,4 +172,4 @@ class _Relations:
 def _check_weights(distance: float, angle: float) -> None:
     for name, value in (("distance", distance), ("angle", angle)):
         if not (value >= 0 and math.isfinite(value)):
-            raise ShapeError(f"{name} must be a number of at least 0, got {value!r}")
+            raise OptionError(f"{name} must be a number of at least 0, got {value!r}")

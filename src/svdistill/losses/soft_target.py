@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.losses.protocol import Reads, TransferLoss
 
 
@@ -25,7 +25,8 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
         Scalar in nats times T², at least float32; 0 for an empty batch.
 
     Raises:
-        ShapeError: shapes differ or the temperature is not positive.
+        ShapeError: the shapes differ.
+        OptionError: the temperature is not positive.
 
     Source: Hinton, Vinyals, Dean, 2015, section 2.
     """
@@ -92,4 +93,4 @@ class SoftTargetLoss(nn.Module, TransferLoss[Tensor, Tensor]):
 
 def _check_temperature(temperature: float) -> None:
     if not (temperature > 0 and math.isfinite(temperature)):
-        raise ShapeError(f"temperature must be a positive number, got {temperature!r}")
+        raise OptionError(f"temperature must be a positive number, got {temperature!r}")

@@ -5,25 +5,17 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple, Self, get_args
-from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
-from svdistill.errors import ShapeError, SvdistillWarning
-from svdistill.linalg import (
-    ASSIGNMENTS,
-    GRADIENTS,
-    Assignment,
-    Gradient,
-    assign,
-    check_beta,
-    check_choice,
-    check_rank,
-    decompose,
-    full_float32,
-    rbf_distance,
-)
+from svdistill.errors import OptionError, ShapeError
+from svdistill.linalg.align import ASSIGNMENTS, Assignment, assign
+from svdistill.linalg.gram import clean, powers_of_two
+from svdistill.linalg.options import check_beta, check_choice, check_rank
+from svdistill.linalg.precision import full_float32
+from svdistill.linalg.rbf import DEFAULT_BETA, rbf_distance
+from svdistill.linalg.svd import GRADIENTS, Gradient, decompose
 from svdistill.losses.maps import (
     as_grid,
     average_pool,
@@ -48,7 +40,7 @@ def svd_loss(
     teacher_maps: Sequence[Tensor],
     *,
     rank: int = 1,
-    beta: float = 8.0,
+    beta: float = DEFAULT_BETA,
     assignment: Assignment | None = None,
     gradient: Gradient = "exact",
     reduction: Reduction = "mean",
@@ -86,7 +78,8 @@ def svd_loss(
         Scalar, float32 (float64 where the maps are), also under autocast.
 
     Raises:
-        ShapeError: number of taps, shapes, widths or options do not fit.
+        ShapeError: number of taps, shapes or widths do not fit.
+        OptionError: an option is wrong.
 
     Source: Lee et al., ECCV 2018, equations 3 to 8.
     """
@@ -127,7 +120,7 @@ class TapGoal(NamedTuple):
         found = decompose(teacher, kept)
         # A teacher's map of fewer positions has further vectors of weight 0, as one of lower rank has.
         missing = kept - found.rows.shape[1]
-        return cls(_pad(found.rows, missing), nn.functional.pad(found.share.sqrt(), (0, missing)))
+        return cls(_pad(found.rows, missing), nn.functional.pad(found.energy.sqrt(), (0, missing)))
 
 
 class SVDLoss(nn.Module, TransferLoss[Maps, list[TapGoal]]):
@@ -145,7 +138,7 @@ class SVDLoss(nn.Module, TransferLoss[Maps, list[TapGoal]]):
     def __init__(
         self,
         rank: int = 1,
-        beta: float = 8.0,
+        beta: float = DEFAULT_BETA,
         assignment: Assignment | None = None,
         gradient: Gradient = "exact",
         reduction: Reduction = "mean",
@@ -271,7 +264,7 @@ def _settings(
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("basis", basis, BASES)
     if isinstance(extra, bool) or not isinstance(extra, int) or extra < 0:
-        raise ShapeError(f"extra must be an integer of at least 0, got {extra!r}")
+        raise OptionError(f"extra must be an integer of at least 0, got {extra!r}")
     return _Settings(rank, beta, chosen, gradient, reduction, extra, bool(scaled), basis)
 
 
@@ -342,7 +335,7 @@ def _choose(student: Tensor, goal: TapGoal, settings: _Settings) -> _Tap:
     with torch.no_grad():
         # A vector that argmax took twice has its energy once.
         again = (torch.bmm(answer.rows, answer.rows.mT).abs() > 0.5).tril(-1).any(2)
-        energy = (answer.share * ~again).sum(1)
+        energy = (answer.energy * ~again).sum(1)
         alignment = (goal.weight[..., 0].square() * answer.cosine).sum(1)
         health = torch.stack((alignment, energy, goal.energy))
     return _tap(answer.rows, answer.defined, goal, health, settings.rank - answer.rows.shape[1])
@@ -380,19 +373,8 @@ def _tamed(x: Tensor) -> Tensor:
 
     Directions do not depend on the scale, so it is taken as constant and their derivative stays exact.
     """
-    largest = x.detach().abs().amax((1, 2))
-    finite = largest.isfinite()
-    # On a GPU the question would keep the host waiting; there only the health tells how many were set aside.
-    if x.device.type == "cpu" and not bool(finite.all()):
-        warn(
-            f"{int((~finite).sum())} of {len(x)} maps hold NaN or infinity and were set aside; "
-            "look for a learning rate that is too high or for damaged input",
-            SvdistillWarning,
-            stacklevel=2,
-        )
-    usable = finite & (largest >= torch.finfo(x.dtype).tiny)
-    factor = torch.exp2(-torch.floor(torch.log2(torch.where(usable, largest, 1.0))))
-    return torch.where(usable[:, None, None], x, 0.0) * factor[:, None, None]
+    # On a GPU the warning would keep the host waiting; there only the health tells how many were set aside.
+    return clean(x, *powers_of_two(x.detach(), warns=x.device.type == "cpu", what="maps"))
 
 
 def _pad(rows: Tensor, missing: int) -> Tensor:

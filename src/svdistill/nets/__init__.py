@@ -4,7 +4,6 @@ from svdistill.nets.cost import Cost, count
 from svdistill.nets.files import load, save, spec
 from svdistill.nets.mobilenet import MobileNet
 from svdistill.nets.modes import eval_mode
-from svdistill.nets.published import PUBLISHED, Published
 from svdistill.nets.recompute import recompute_activations
 from svdistill.nets.resnet import ResNet
 from svdistill.nets.resnext import ResNeXt
@@ -12,22 +11,19 @@ from svdistill.nets.survey import Entry, Tap, survey, tap_shapes
 from svdistill.nets.taps import Taps
 from svdistill.nets.vgg import VGG, FiveBlockVGG
 from svdistill.nets.wrn import WideResNet
-from svdistill.nets.zoo import check_name, create, default_taps, names
+from svdistill.nets.zoo import create, default_taps, names
 
 __all__ = [
-    "PUBLISHED",
     "Cost",
     "Entry",
     "FiveBlockVGG",
     "MobileNet",
-    "Published",
     "ResNeXt",
     "ResNet",
     "Tap",
     "Taps",
     "VGG",
     "WideResNet",
-    "check_name",
     "count",
     "create",
     "default_taps",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from svdistill.atomic import replacing
-from svdistill.errors import CheckpointError, RecipeError
+from svdistill.errors import CheckpointError, OptionError
 from svdistill.nets import foreign
 from svdistill.nets.zoo import create
 
@@ -35,7 +35,7 @@ def save(
 ) -> None:
     """Write a network as one safetensors file that `load` rebuilds.
 
-    The file appears whole or not at all: it is written beside its place and then renamed. The same network with the
+    The file appears whole or not at all: it is written under another name and then renamed. The same network with the
     same settings gives the same bytes.
 
     Args:
@@ -49,13 +49,15 @@ def save(
 
     Raises:
         CheckpointError: the model is not what the settings build, or a key of `extra` is taken.
-        RecipeError: the settings build no network.
+        OptionError: the settings do not build a network.
     """
     settings = {"name": name, "num_classes": num_classes, "in_channels": in_channels, "width": width}
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     wrong = _difference(_skeleton(settings), tensors)
     if wrong:
-        raise CheckpointError(f"the model to be saved is no {name!r} of these settings: {wrong}; nothing was written")
+        raise CheckpointError(
+            f"the model to be saved is not a {name!r} of these settings: {wrong}; nothing was written"
+        )
     extra = dict(extra or {})
     taken = sorted(extra.keys() & {*_SPEC, _FORMAT_KEY})
     if taken:
@@ -83,7 +85,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     metadata, tensors = _read(path, with_tensors=True)
     try:
         model = _skeleton(metadata)
-    except RecipeError as error:
+    except OptionError as error:
         raise CheckpointError(f"{path} describes a network that this version cannot build: {error}") from error
     wrong = _difference(model, tensors)
     if wrong:
@@ -130,7 +132,7 @@ def _skeleton(settings: Mapping[str, Any]) -> nn.Module:
         # These may hold tensors that are in no state_dict, which must be real.
         with torch.random.fork_rng(devices=[]):
             return build()
-    # On the meta device nothing is allocated and no random number is drawn.
+    # On the meta device nothing is allocated and no random numbers are drawn.
     with torch.device("meta"):
         return build()
 
@@ -156,7 +158,9 @@ def _read(path: str | os.PathLike[str], *, with_tensors: bool) -> tuple[dict[str
             metadata: dict[str, Any] = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); save the network again") from error
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file ({error}); save the network again"
+        ) from error
     version = metadata.pop(_FORMAT_KEY, None)
     if version != _FORMAT or not metadata.keys() >= _SPEC.keys():
         raise CheckpointError(

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from svdistill.errors import RecipeError, nearest
+from svdistill.errors import OptionError, nearest
 
 LIBRARIES = ("timm", "torchvision")
-# Those whose output in train mode is no tensor unless they are told so.
+# Those whose output in train mode is not a tensor unless they are told to leave out their auxiliary classifiers.
 _WITHOUT_AUXILIARY = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
 
 
@@ -25,13 +25,13 @@ def check(name: str) -> None:
         name: ``timm:NAME`` or ``torchvision:NAME``.
 
     Raises:
-        RecipeError: the library is not installed, or the name is unknown to it.
+        OptionError: the library is not installed, or the name is unknown to it.
     """
     library, _, short = name.partition(":")
     known = _names(library)
     # timm names a set of weights after a dot; the network is what stands before it.
     if (short.partition(".")[0] if library == "timm" else short) not in known:
-        raise RecipeError(f"{library} has no network {short!r}{nearest(short, known)}")
+        raise OptionError(f"{library} has no network {short!r}{nearest(short, known)}")
 
 
 def create(name: str, *, num_classes: int, in_channels: int, width: float) -> nn.Module:
@@ -41,22 +41,22 @@ def create(name: str, *, num_classes: int, in_channels: int, width: float) -> nn
         name: ``timm:NAME`` or ``torchvision:NAME``, as those libraries call it.
         num_classes: number of logits.
         in_channels: number of image channels; 3 for torchvision.
-        width: 1, since these networks have no width of ours.
+        width: must be 1, since these networks cannot be scaled.
 
     Returns:
         The network, in train mode.
 
     Raises:
-        RecipeError: see ``check``; or a width or number of channels that the library cannot do.
+        OptionError: see ``check``; or the width or number of channels is one that the library does not offer.
     """
     check(name)
     library, _, short = name.partition(":")
     if width != 1:
-        raise RecipeError(f"width is {width:g}, but {name!r} has a width of its own; take width 1 or another network")
+        raise OptionError(f"width is {width:g}, but {name!r} has a width of its own; take width 1 or another network")
     if library == "torchvision":
         if in_channels != 3:
-            raise RecipeError(
-                f"in_channels is {in_channels}, but networks of torchvision see 3; take images of 3 channels, or a "
+            raise OptionError(
+                f"in_channels is {in_channels}, but networks of torchvision take 3; use images of 3 channels, or a "
                 "network of timm, e.g. 'timm:resnet18'"
             )
         settings = _WITHOUT_AUXILIARY.get(short, {})
@@ -65,7 +65,7 @@ def create(name: str, *, num_classes: int, in_channels: int, width: float) -> nn
     try:
         network = _library(library).create_model(short, pretrained=False, num_classes=num_classes, in_chans=in_channels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RecipeError(f"timm cannot make {short!r} of these settings ({error}); take another network") from error
+        raise OptionError(f"timm cannot make {short!r} of these settings ({error}); take another network") from error
     return network
 
 
@@ -80,6 +80,6 @@ def _library(name: str) -> ModuleType:
     try:
         return importlib.import_module("torchvision.models" if name == "torchvision" else name)
     except ImportError as error:
-        raise RecipeError(f"{name} is not installed; 'pip install {name}', or take a network of svdistill") from error
+        raise OptionError(f"{name} is not installed; 'pip install {name}', or take a network of svdistill") from error
     except RuntimeError as error:  # made for another torch
-        raise RecipeError(f"{name} does not fit the torch that is installed ({error}); install it anew") from error
+        raise OptionError(f"{name} does not fit the torch that is installed ({error}); reinstall it") from error

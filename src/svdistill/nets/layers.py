@@ -1,4 +1,4 @@
-"""What the networks share: scaled channel counts, a check of the images, the start of the weights."""
+"""What the networks have in common: scaled channel counts, a check of the images, initial weights."""
 
 from collections import OrderedDict
 from typing import Literal
@@ -25,7 +25,7 @@ def check_images(images: Tensor, in_channels: int) -> None:
     """
     if images.ndim != 4 or images.shape[1] != in_channels:
         raise ShapeError(
-            f"images of shape {tuple(images.shape)} came, expected (B, {in_channels}, H, W); "
+            f"got images of shape {tuple(images.shape)}, expected (B, {in_channels}, H, W); "
             "create the network with the in_channels of the data"
         )
 

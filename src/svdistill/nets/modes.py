@@ -8,12 +8,12 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode until the block is left, then every submodule back into the mode that it was in.
+    """Put a network into eval mode for a ``with`` block, then every submodule back into the mode that it was in.
 
-    So a part that somebody has frozen, batch norm for instance, stays so in a network that trains.
+    So a frozen part, batch norm for instance, stays frozen in a network that trains.
 
     Args:
-        model: any.
+        model: any module.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

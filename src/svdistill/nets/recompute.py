@@ -1,4 +1,4 @@
-"""Activations that are computed twice instead of being kept: less memory for more time."""
+"""Activations that are computed twice instead of being kept: less memory, more time."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -22,8 +22,8 @@ def recompute_activations(model: nn.Module) -> Iterator[tuple[str, ...]]:
 
     Results are those without it: batch norm counts each batch once, dropout draws the same numbers the second time, and
     the precision is that of the first time. Names and ``state_dict()`` stay as they are, and feature maps at taps may
-    be used as ever, in several backward passes too; each pass computes the blocks once more. In eval mode, and where no
-    gradient is asked for, the model runs as it always does.
+    be used as usual, in several backward passes too; each pass computes the blocks once more. In eval mode, and where
+    no gradient is asked for, the model runs as it always does.
 
     A block is what a model is a chain of: a residual block, a layer of a transformer, a group of convolutions.
 
@@ -39,14 +39,14 @@ def recompute_activations(model: nn.Module) -> Iterator[tuple[str, ...]]:
         The dotted names of the blocks. Afterwards the model is as it was.
 
     Raises:
-        RecipeError: the model is compiled, or has no blocks.
+        OptionError: the model is compiled, or has no blocks.
     """
-    if getattr(model, "_compiled_call_impl", None) is not None:
-        raise RecipeError("a compiled model decides by itself what it computes again; leave out compile or recompute")
+    if model._compiled_call_impl is not None:  # torch has no public way to ask whether `model.compile()` was called
+        raise OptionError("a compiled model decides for itself what it recomputes; leave out compile or recompute")
     blocks = dict(_blocks(model))
     if not blocks:
-        raise RecipeError(
-            f"{type(model).__name__} has no blocks whose activations could be computed again; leave it out"
+        raise OptionError(
+            f"{type(model).__name__} has no blocks whose activations could be recomputed; leave out recompute"
         )
     for block in blocks.values():
         block.forward = MethodType(_forward, block)
@@ -70,10 +70,10 @@ def _forward(block: nn.Module, *args: Any, **options: Any) -> Any:
 
 
 class _Uncounted:
-    """Within it batch norm sees a batch without taking it into its running statistics; entered once a backward pass.
+    """Within it batch norm sees a batch without adding it to its running statistics; entered once in a backward pass.
 
-    They must be handed to it all the same, since the second run has to save what the first has saved; so they are
-    changed by nothing, and another tensor does the counting.
+    It must still be given the statistics, since the second run has to save what the first has saved; so its momentum is
+    set to 0, which leaves them as they are, and a spare tensor takes the count.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -93,7 +93,7 @@ class _Uncounted:
 
 
 def _blocks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Go down to the blocks: modules that hold others, but no chain of blocks."""
+    """Yield the blocks by name: modules that hold others but are not a chain of blocks, however deep they lie."""
     for name, child in model.named_children():
         if not _holds_others(child):
             continue

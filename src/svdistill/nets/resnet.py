@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError
 from svdistill.nets.layers import classifier, conv_norm, in_order, initialize, scaled
 
 CHANNELS = (16, 16, 32, 64)
@@ -24,7 +24,7 @@ class ResNet(nn.Module):
         width: scales every channel count, rounded, at least 1.
 
     Raises:
-        ShapeError: the depth is not 6n + 2.
+        OptionError: the depth is not 6n + 2.
 
     Source: He et al., CVPR 2016, section 4.2; ×4 and shortcuts as in the protocol of Tian et al., ICLR 2020.
     """
@@ -41,7 +41,7 @@ class ResNet(nn.Module):
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
-            raise ShapeError(f"depth is {depth}, expected 6n + 2: 8, 14, 20, …")
+            raise OptionError(f"depth is {depth}, expected 6n + 2: 8, 14, 20, …")
         self.in_channels = in_channels
         stem, *stages = (scaled(full, width) for full in channels)
         self.stem = conv_norm(in_channels, stem, 3)

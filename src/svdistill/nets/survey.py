@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.nets.cost import count
 from svdistill.nets.published import PUBLISHED, Published
 from svdistill.nets.taps import Taps
@@ -54,10 +54,10 @@ def survey(
         width: as in ``create``.
 
     Yields:
-        One entry a network, in the order of ``names``.
+        One entry for each network, in the order of ``names``.
 
     Raises:
-        RecipeError: a setting is out of range.
+        OptionError: a setting is out of range.
     """
     _check_size(image_size)
     for name in names():
@@ -72,7 +72,7 @@ def survey(
 def tap_shapes(
     name: str, *, image_size: int = 32, num_classes: int = 100, in_channels: int = 3, width: float = 1.0
 ) -> list[Tap]:
-    """Return the default taps of a network with the shapes of their maps, likewise without allocating weights.
+    """Return the default taps of a network with the shapes of their maps, without allocating its weights.
 
     Args:
         name: one of ``names``.
@@ -85,7 +85,7 @@ def tap_shapes(
         The taps in order.
 
     Raises:
-        RecipeError: the name is unknown, or a setting is out of range.
+        OptionError: the name is unknown, or a setting is out of range.
     """
     _check_size(image_size)
     wanted = default_taps(name)
@@ -94,9 +94,9 @@ def tap_shapes(
         with Taps(network, wanted) as taps:
             network(torch.zeros(1, in_channels, image_size, image_size))
             maps = taps.collect()
-    return [Tap(tap, tuple(found.shape[1:])) for tap, found in zip(wanted, maps, strict=True)]
+    return [Tap(name, tuple(found.shape[1:])) for name, found in zip(wanted, maps, strict=True)]
 
 
 def _check_size(image_size: int) -> None:
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
-        raise RecipeError(f"image_size is {image_size!r}, expected a whole number of at least 1")
+        raise OptionError(f"image_size is {image_size!r}, expected a whole number of at least 1")

@@ -7,7 +7,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from svdistill.errors import RecipeError, ShapeError, nearest
+from svdistill.errors import OptionError, ShapeError, nearest
 
 
 class Taps:
@@ -24,18 +24,18 @@ class Taps:
 
     Args:
         model: any module.
-        names: dotted names as in ``model.named_modules()``, in the order in which the maps shall come.
-        drop_tokens: the number of tokens at the front of a (B, N, D) output that are left out: 1 for a class token,
-            which is not a position in the image. Outputs of other shapes stay as they are.
+        names: dotted names as in ``model.named_modules()``, in the order in which `collect` returns the maps.
+        drop_tokens: how many tokens at the front of a (B, N, D) output are left out: 1 for a class token, which is not
+            a position in the image. Outputs of other shapes stay as they are.
 
     Raises:
-        RecipeError: there are no names, the model has no submodule of a name, or drop_tokens is below 0.
+        OptionError: there are no names, the model has no submodule of a name, or drop_tokens is below 0.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], *, drop_tokens: int = 0) -> None:
         self._names = tap_names(model, names)
         if drop_tokens < 0:
-            raise RecipeError(f"drop_tokens is {drop_tokens}, expected 0 or more (1 for a class token)")
+            raise OptionError(f"drop_tokens is {drop_tokens}, expected 0 or more (1 for a class token)")
         self._drop_tokens = drop_tokens
         # A string stands for an output that is not a tensor; `collect` reports it.
         self._outputs: dict[str, Tensor | str] = {}
@@ -55,7 +55,7 @@ class Taps:
 
         Raises:
             ShapeError: a submodule did not run since the last call, gave something that is not a tensor, or has no
-                token but those to be dropped.
+                tokens beyond those to be dropped.
         """
         outputs, self._outputs = self._outputs, {}
         maps: list[Tensor] = []
@@ -70,7 +70,7 @@ class Taps:
                 if output.shape[1] <= self._drop_tokens:
                     raise ShapeError(
                         f"tap {name!r} has {output.shape[1]} tokens, {self._drop_tokens} of which are to be dropped; "
-                        "lower drop_tokens, so that one at least is left"
+                        "lower drop_tokens, so that at least one is left"
                     )
                 output = output[:, self._drop_tokens :]
             maps.append(output)
@@ -111,8 +111,8 @@ def run_tapped(
         drop_tokens: as for `Taps`.
 
     Raises:
-        RecipeError: the model has no submodule of a name.
-        ShapeError: a submodule did not run or gave no tensor.
+        OptionError: the model has no submodule of a name.
+        ShapeError: a submodule did not run or did not give a tensor.
     """
     if not names:
         return model(images), []
@@ -128,16 +128,16 @@ def tap_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
         names: dotted names as in ``model.named_modules()``.
 
     Raises:
-        RecipeError: there are no names, or the model has no submodule of a name.
+        OptionError: there are no names, or the model has no submodule of a name.
     """
     known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     if isinstance(names, str):
-        raise RecipeError(f"taps are a list of names, but the single string {names!r} came; write [{names!r}]")
+        raise OptionError(f"taps are a list of names, but the single string {names!r} came; write [{names!r}]")
     if not names:
-        raise RecipeError("no taps are named; name at least one submodule, as in model.named_modules()")
+        raise OptionError("no taps are named; name at least one submodule, as in model.named_modules()")
     for name in names:
         if name not in known:
-            raise RecipeError(f"{type(model).__name__} has no submodule {name!r}{nearest(str(name), known)}")
+            raise OptionError(f"{type(model).__name__} has no submodule {name!r}{nearest(str(name), known)}")
     return tuple(names)
 
 

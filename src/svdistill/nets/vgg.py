@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError
 from svdistill.nets.layers import check_images, classifier, initialize, scaled
 
 CHANNELS = (64, 128, 256, 512)
@@ -22,10 +22,10 @@ class VGG(nn.Module):
     the fan in (He et al. 2015, equation 10, which keeps the variance of the activations from layer to layer) from
     torch's global generator; the biases start at zero.
 
-    At 32×32 this is the published network to the last parameter. Two things let it run on other images and change
-    nothing there: the pools round up (28 → 14 → 7 → 4 → 2, and an 8×8 image keeps one pixel instead of vanishing), and
-    the last map is averaged or repeated to 2×2 before the classifier (it is 2×2 already for every image from 17×17 to
-    32×32), so that the classifier's size, and with it the parameter count, does not depend on the image.
+    At 32×32 this is the published network to the last parameter. Two things let it run on other images without
+    changing anything there: the pools round up (28 → 14 → 7 → 4 → 2, and an 8×8 image keeps one pixel instead of
+    vanishing), and the last map is averaged or repeated to 2×2 before the classifier (it is 2×2 already for every image
+    from 17×17 to 32×32), so that the classifier's size, and with it the parameter count, does not depend on the image.
 
     Args:
         convolutions: how many convolutions each of the four blocks has.
@@ -36,6 +36,9 @@ class VGG(nn.Module):
         batch_norm: batch norm after each convolution, which then has no bias of its own.
         strided: the last convolution of a block has stride 2 and stands in place of the pool.
         dropout: probability of dropout after each hidden fully connected layer; 0 = none.
+
+    Raises:
+        OptionError: convolutions does not have four entries.
 
     Source: Lee, Kim, Song, ECCV 2018, section 4.
     """
@@ -54,7 +57,7 @@ class VGG(nn.Module):
     ) -> None:
         super().__init__()
         if len(convolutions) != len(CHANNELS):
-            raise ShapeError(f"a VGG has {len(CHANNELS)} blocks, but convolutions has {len(convolutions)} entries")
+            raise OptionError(f"a VGG has {len(CHANNELS)} blocks, but convolutions has {len(convolutions)} entries")
         self.in_channels = in_channels
         channels = in_channels
         for number, (full, depth) in enumerate(zip(CHANNELS, convolutions, strict=True), start=1):

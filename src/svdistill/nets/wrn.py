@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError
 from svdistill.nets.layers import classifier, in_order, initialize, scaled
 
 STEM = 16
@@ -24,7 +24,7 @@ class WideResNet(nn.Module):
         width: scales every channel count, that of the stem too, rounded, at least 1.
 
     Raises:
-        ShapeError: the depth is not 6n + 4.
+        OptionError: the depth is not 6n + 4.
 
     Source: Zagoruyko and Komodakis, BMVC 2016, table 1.
     """
@@ -33,7 +33,7 @@ class WideResNet(nn.Module):
         super().__init__()
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
-            raise ShapeError(f"depth is {depth}, expected 6n + 4: 10, 16, 22, …")
+            raise OptionError(f"depth is {depth}, expected 6n + 4: 10, 16, 22, …")
         self.in_channels = in_channels
         before = scaled(STEM, width)
         self.stem = nn.Conv2d(in_channels, before, 3, padding=1, bias=False)

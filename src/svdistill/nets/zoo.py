@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from svdistill.errors import RecipeError, nearest
+from svdistill.errors import OptionError, nearest
 from svdistill.nets import foreign
 from svdistill.nets.mobilenet import MobileNet
 from svdistill.nets.resnet import CHANNELS_X4, ResNet
@@ -14,7 +14,7 @@ from svdistill.nets.resnext import ResNeXt
 from svdistill.nets.vgg import VGG, FiveBlockVGG
 from svdistill.nets.wrn import WideResNet
 
-# Only the teacher's row of the published table names dropout, so only the teacher has it.
+# The published table mentions dropout in the teacher's row only, so only the teacher has it.
 _VGG_TEACHER = partial(VGG, (2, 2, 3, 3), (1024, 1024), dropout=0.5)
 _VGG_STUDENT = partial(VGG, (1, 1, 1, 1), (1024,))
 _BLOCKS = ("block1", "block2", "block3", "block4")
@@ -45,7 +45,7 @@ _ZOO: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `create` knows, those of other libraries aside."""
+    """Return the names that `create` knows, except those of other libraries."""
     return tuple(_ZOO)
 
 
@@ -56,26 +56,26 @@ def check_name(name: str) -> None:
         name: one of `names`, ``timm:NAME`` or ``torchvision:NAME``.
 
     Raises:
-        RecipeError: the name is unknown, or its library is not installed.
+        OptionError: the name is unknown, or its library is not installed.
     """
     if foreign.is_foreign(str(name)):
         foreign.check(name)
     elif name not in _ZOO:
-        raise RecipeError(f"no network is called {name!r}{nearest(str(name), _ZOO)}")
+        raise OptionError(f"no network is called {name!r}{nearest(str(name), _ZOO)}")
 
 
 def default_taps(name: str) -> tuple[str, ...]:
-    """Return the dotted names of the taps that are taken in a network unless others are named, in order.
+    """Return the dotted names of the taps that are used unless others are given, in order.
 
     Args:
         name: one of `names`.
 
     Raises:
-        RecipeError: the name is unknown, or of another library, whose networks have no taps of their own.
+        OptionError: the name is unknown, or belongs to another library, whose networks have no default taps.
     """
     check_name(name)
     if foreign.is_foreign(name):
-        raise RecipeError(f"{name!r} has no taps of its own; name them in model.taps (a teacher's in teacher.taps)")
+        raise OptionError(f"{name!r} has no taps of its own; name them in model.taps (a teacher's in teacher.taps)")
     return _ZOO[name][1]
 
 
@@ -93,14 +93,14 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, width: float = 
         The network, in train mode: (B, in_channels, H, W) → (B, num_classes).
 
     Raises:
-        RecipeError: the name is unknown or a number is out of range.
+        OptionError: the name is unknown or a number is out of range.
     """
     check_name(name)
     for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise RecipeError(f"{key} is {value!r}, expected a whole number of at least 1")
+            raise OptionError(f"{key} is {value!r}, expected a whole number of at least 1")
     if isinstance(width, bool) or not isinstance(width, int | float) or not (math.isfinite(width) and width > 0):
-        raise RecipeError(f"width is {width!r}, expected a finite number above 0 (1.0 = the published network)")
+        raise OptionError(f"width is {width!r}, expected a finite number above 0 (1.0 = the published network)")
     if foreign.is_foreign(name):
         return foreign.create(name, num_classes=num_classes, in_channels=in_channels, width=float(width))
     return _ZOO[name][0](num_classes=num_classes, in_channels=in_channels, width=float(width))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from svdistill import data, nets
-from svdistill.errors import RecipeError, SvdistillError, nearest
+from svdistill.errors import OptionError, RecipeError, SvdistillError, nearest
 from svdistill.recipes.schema import Recipe
 
 
@@ -12,11 +12,15 @@ from svdistill.recipes.schema import Recipe
 def named(key: str) -> Iterator[None]:
     """Put the key in front of the message of an error that the settings under it cause.
 
+    What is an `OptionError` without a recipe becomes a `RecipeError`.
+
     Args:
         key: dotted, as in a recipe.
     """
     try:
         yield
+    except OptionError as error:
+        raise RecipeError(f"{key}: {error}") from error
     except SvdistillError as error:
         raise type(error)(f"{key}: {error}") from error
 
@@ -39,4 +43,4 @@ def check_names(*recipes: Recipe) -> None:
             if name not in known:
                 raise RecipeError(f"{key}: no {name!r}{nearest(name, known)}")
         with named("model.name"):
-            nets.check_name(recipe.model.name)
+            nets.zoo.check_name(recipe.model.name)

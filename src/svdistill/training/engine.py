@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from svdistill.errors import RecipeError, TrainingError, nearest
+from svdistill.errors import OptionError, TrainingError, nearest
 from svdistill.machine import usable_cores
 from svdistill.ranks import Ranks, find_ranks
 from svdistill.training.memory import keep_freed_memory
@@ -98,13 +98,13 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> En
         The engine: its device, its autocast, its transfers, and which of how many processes this is.
 
     Raises:
-        RecipeError: the device or precision is unknown, the seed is out of range, or there is no such device.
+        OptionError: the device or precision is unknown, the seed is out of range, or there is no such device.
         TrainingError: the other processes cannot be reached.
     """
     if precision not in PRECISIONS:
-        raise RecipeError(f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}")
+        raise OptionError(f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}")
     if not 0 <= seed < 2**32:
-        raise RecipeError(f"the seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
+        raise OptionError(f"the seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
     ranks = find_ranks()
     engine = Engine(_device(device, ranks), precision, ranks)
     if engine.device.type == "cpu":
@@ -176,7 +176,7 @@ def _device(device: str, ranks: Ranks) -> torch.device:
     """Return the device of this process."""
     kind, _, number = device.partition(":")
     if kind not in DEVICES or (number and not (kind == "cuda" and number.isdigit())):
-        raise RecipeError(f"unknown device {device!r}{nearest(device, DEVICES)}")
+        raise OptionError(f"unknown device {device!r}{nearest(device, DEVICES)}")
     available = torch.cuda.device_count()
     if ranks.world > 1:
         return _device_of_its_own(kind, number, ranks, available)
@@ -184,20 +184,20 @@ def _device(device: str, ranks: Ranks) -> torch.device:
         return torch.device("cpu")
     index = int(number or 0)
     if index >= available:
-        raise RecipeError(f"device {device!r} is not there ({available} CUDA devices visible); use device=cpu")
+        raise OptionError(f"device {device!r} is not there ({available} CUDA devices visible); use device=cpu")
     return torch.device("cuda", index)
 
 
 def _device_of_its_own(kind: str, number: str, ranks: Ranks, available: int) -> torch.device:
     """Give each of the processes of a machine a GPU of its own."""
     if number:
-        raise RecipeError(
+        raise OptionError(
             f"device 'cuda:{number}' names one GPU, but {ranks.world} processes take one each; use device=cuda"
         )
     if kind == "cpu" or (kind == "auto" and not available):
         return torch.device("cpu")
     if ranks.local_world > available:
-        raise RecipeError(
+        raise OptionError(
             f"{ranks.local_world} processes on this machine see {available} CUDA devices; start one for each, let "
             "every process see them all, or use device=cpu"
         )

@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from svdistill.clips import CLIPS
-from svdistill.errors import RecipeError, nearest
+from svdistill.clips import Clip
+from svdistill.errors import OptionError
+from svdistill.gradients import check_clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,23 +25,22 @@ class Objective:
             None = no bound.
 
     Raises:
-        RecipeError: a weight is below 0, max_norm is not above 0, or the rule of clipping is unknown.
+        OptionError: a weight is below 0, max_norm is not above 0, or the rule of clipping is unknown.
     """
 
     main: float = 1.0
     weights: Mapping[str, float] | None = None
-    clip: str = "per_variable"
+    clip: Clip = "per_variable"
     beside: Collection[str] = field(default_factory=frozenset)
     max_norm: float | None = None
 
     def __post_init__(self) -> None:
         given = (self.main, *(self.weights or {}).values())
         if min(given) < 0:
-            raise RecipeError(f"the weights of main and transfer loss are {given}, expected none below 0")
+            raise OptionError(f"the weights of main and transfer loss are {given}, expected none below 0")
         if self.max_norm is not None and not self.max_norm > 0:
-            raise RecipeError(f"max_norm is {self.max_norm}, expected a number above 0, or None")
-        if self.clip not in CLIPS:
-            raise RecipeError(f"unknown clipping rule {self.clip!r}{nearest(self.clip, CLIPS)}")
+            raise OptionError(f"max_norm is {self.max_norm}, expected a number above 0, or None")
+        check_clip(self.clip)
 
     @property
     def has_main(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svdistill.errors import RecipeError, nearest
+from svdistill.errors import OptionError, nearest
 
 OPTIMIZERS = ("sgd", "adamw")
 # Devices that torch has fused forms for; of them only the CPU's were run here. Elsewhere the plain ones serve.
@@ -40,17 +40,17 @@ def make_optimizer(
         The optimizer, with one group for weights and one for the rest.
 
     Raises:
-        RecipeError: the name is unknown, a number is out of range, or there is nothing to train.
+        OptionError: the name is unknown, a number is out of range, or there is nothing to train.
     """
     if name not in OPTIMIZERS:
-        raise RecipeError(f"unknown optimizer {name!r}{nearest(name, OPTIMIZERS)}")
+        raise OptionError(f"unknown optimizer {name!r}{nearest(name, OPTIMIZERS)}")
     if not (lr > 0 and 0 <= momentum < 1 and weight_decay >= 0):
         came = f"lr {lr}, momentum {momentum}, weight_decay {weight_decay}"
-        raise RecipeError(f"{came}: expected lr > 0, 0 <= momentum < 1, weight_decay >= 0")
+        raise OptionError(f"{came}: expected lr > 0, 0 <= momentum < 1, weight_decay >= 0")
     given = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
     chosen = [p for p in given if p.requires_grad]
     if not chosen:
-        raise RecipeError("there are no parameters that need a gradient; nothing to train")
+        raise OptionError("there are no parameters that need a gradient; nothing to train")
     weights, others = [p for p in chosen if p.ndim >= 2], [p for p in chosen if p.ndim < 2]
     key = "weight_decay" if name == "adamw" else "main_decay"
     groups = [{"params": weights, key: weight_decay}, {"params": others, key: 0.0}]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from svdistill.data import Batches, ImageSource, Mixed
 from svdistill.distiller import Distiller
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.training.objective import Stage
 from svdistill.training.optimizers import trained
 
@@ -34,7 +34,7 @@ class TrainingPlan:
         tensorboard: whether the figures are also written for TensorBoard.
 
     Raises:
-        RecipeError: a setting is out of range, or the optimizer is not the distiller's.
+        OptionError: a setting is out of range, or the optimizer is not the distiller's.
     """
 
     distiller: Distiller
@@ -53,15 +53,15 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         lengths = [stage.epochs for stage in self.stages]
         if not lengths or min(lengths) < 1:
-            raise RecipeError(f"the epochs of the stages are {lengths}, expected at least 1 in each")
+            raise OptionError(f"the epochs of the stages are {lengths}, expected at least 1 in each")
         if self.evaluate_every < 1:
-            raise RecipeError(f"evaluate_every is {self.evaluate_every}, expected at least 1")
+            raise OptionError(f"evaluate_every is {self.evaluate_every}, expected at least 1")
         known = {id(parameter) for parameter in self.distiller.parameters()}
         if not all(id(p) in known for group in self.optimizer.param_groups for p in group["params"]):
-            raise RecipeError("the optimizer holds parameters that are not the distiller's; make it from distiller")
+            raise OptionError("the optimizer holds parameters that are not the distiller's; make it from distiller")
         reached = {id(p) for p in (*trained(self.optimizer), *self.distiller.student.parameters())}
         if not all(id(p) in reached for p in self.distiller.parameters() if p.requires_grad):
-            raise RecipeError(
+            raise OptionError(
                 "the optimizer lacks the adapters or the parameters of a loss; call distiller.prepare first, then make "
                 "it from distiller"
             )

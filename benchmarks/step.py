@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from shutil import which
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from benchmarks.measure import machine, peak_bytes, rate, ratio, side_by_side, s
 from benchmarks.straightforward import straightforward_loss
 from svdistill import Distiller
 from svdistill.losses import SVDLoss
+from svdistill.losses.maps import number, numbered
+from svdistill.losses.protocol import Maps, Reads, TransferLoss
 from svdistill.nets import Taps, create, default_taps, recompute_activations
 from svdistill.teacher_cache import TeacherCache
 from svdistill.training import launch, make_optimizer, step
@@ -33,14 +35,27 @@ CACHED_OVER_LIVE = 0.65
 DEEP, DEEP_TEACHER, DEEP_BATCH = "resnet110", "resnet56", 32
 
 
-class Straightforward(nn.Module):
+class Straightforward(nn.Module, TransferLoss[Maps, list[Tensor]]):
     """The loss as one would write it down, as a distiller takes it."""
 
-    reads = "maps"
+    reads: ClassVar[Reads] = "maps"
+    storable: ClassVar[bool] = False
 
-    def measure(self, student: list[Tensor], teacher: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def extract(self, teacher: Maps, student: Maps) -> list[Tensor]:
+        """Return the teacher's maps."""
+        return list(teacher)
+
+    def compare(self, student: Maps, goal: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of rank 1 in float32."""
-        return straightforward_loss([m.float() for m in student], [m.float() for m in teacher], rank=1), {}
+        return straightforward_loss([m.float() for m in student], [m.float() for m in goal], rank=1), {}
+
+    def pack(self, goal: list[Tensor]) -> dict[str, Tensor]:
+        """Name the maps."""
+        return number("map", goal)
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the maps."""
+        return numbered(stored, "map")
 
 
 class Pair:
@@ -62,7 +77,7 @@ class Pair:
         device: str = "cpu",
         precision: str = "32-true",
         channels_last: bool = False,
-        loss: nn.Module | None = None,
+        loss: TransferLoss[Any, Any] | None = None,
         student: str = "vgg-student",
         teacher: str = "vgg-teacher",
         batch: int = BATCH,
@@ -70,7 +85,7 @@ class Pair:
         self.engine = launch(device=device, precision=precision, seed=0)
         self.student, self.teacher = create(student, num_classes=100), create(teacher, num_classes=100)
         self.taps = default_taps(student), default_taps(teacher)
-        criterion: Any = loss or SVDLoss(reduction="sum")
+        criterion = SVDLoss(reduction="sum") if loss is None else loss
         self.distiller = Distiller(
             self.student, self.teacher, loss=criterion, student_taps=self.taps[0], teacher_taps=self.taps[1]
         ).train()
@@ -92,14 +107,14 @@ class Pair:
         step(self.engine, Distiller(self.student).train(), self.optimizer, self.images, self.labels, epoch=0)
 
     def cached(self) -> Callable[[], object]:
-        """Return the step without the teacher, whose knowledge of this batch is stored, in memory."""
+        """Return the step without the teacher; what is stored of it for this batch is in memory."""
         shapes = self.distiller.teacher_shapes(self.images)
-        knowledge = TeacherCache.in_memory(
+        cache = TeacherCache.in_memory(
             self.distiller.extract(self.images), tap_shapes=shapes, precise=self.distiller.precise
         )
         distiller = Distiller(
             self.student,
-            knowledge,
+            cache,
             loss=SVDLoss(reduction="sum"),
             student_taps=self.taps[0],
             teacher_taps=self.taps[1],

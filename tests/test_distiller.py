@@ -20,9 +20,11 @@ from svdistill.losses import (
     soft_target_loss,
     svd_loss,
 )
+from svdistill.teacher_cache import TeacherCache
+from tests.plain_loss import PlainLoss
 
 
-class Recorder(nn.Module):
+class Recorder(nn.Module, PlainLoss):
     """A transfer loss that keeps what it was given; the distance of the first entries."""
 
     def __init__(self, reads):
@@ -30,7 +32,7 @@ class Recorder(nn.Module):
         self.reads = reads
         self.given = None
 
-    def measure(self, student, teacher):
+    def compare(self, student, teacher):
         """Return a loss and one figure."""
         self.given = (student, teacher)
         pairs = [(student, teacher)] if self.reads == "logits" else zip(student, teacher, strict=True)
@@ -169,8 +171,8 @@ def test_several_losses_are_summed_and_kept_apart():
     """Each is there under its name; the figures of all are put together."""
 
     class Figures(Recorder):
-        def measure(self, student, teacher):
-            loss, _ = super().measure(student, teacher)
+        def compare(self, student, teacher):
+            loss, _ = super().compare(student, teacher)
             return loss, {"alignment": torch.tensor(0.25)}
 
     module = distiller(loss={"maps": Recorder("maps"), "logits": Figures("logits")})
@@ -217,15 +219,15 @@ def test_taps_are_recorded_in_every_step_of_training():
 
 
 def test_a_loss_need_not_be_a_module():
-    """Anything with ``reads`` and ``measure`` will do, and is no part of the state."""
+    """Anything that fulfils the contract will do, and is no part of the state."""
 
-    class Plain:
+    class Logits(PlainLoss):
         reads = "logits"
 
-        def measure(self, student, teacher):
+        def compare(self, student, teacher):
             return soft_target_loss(student, teacher), {}
 
-    module = distiller(loss={"plain": Plain(), "soft": SoftTargetLoss()})
+    module = distiller(loss={"plain": Logits(), "soft": SoftTargetLoss()})
     output = module(IMAGES)
     assert torch.equal(output.terms["plain"], output.terms["soft"])
     assert list(module.losses) == ["soft"]
@@ -271,7 +273,7 @@ def test_a_loss_gets_lifted_maps_only_where_it_compares_channels():
 
     module = helped(loss={"equal": Equal("maps"), "raw": Recorder("maps")})
     widths = []
-    module.losses["raw"].measure = lambda student, _: (
+    module.losses["raw"].compare = lambda student, _: (
         student[0].sum(),
         widths.append([m.shape[1] for m in student]) or {},
     )
@@ -450,7 +452,7 @@ def test_class_tokens_are_left_out_of_the_maps(drop, tokens):
     """As many as said, of each network by itself, from the front."""
     module = transformers(student_drop_tokens=drop[0], teacher_drop_tokens=drop[1])
     given = []
-    module.losses["transfer"].measure = lambda student, teacher: given.extend([student, teacher]) or (IMAGES.sum(), {})
+    module.losses["transfer"].compare = lambda student, teacher: given.extend([student, teacher]) or (IMAGES.sum(), {})
     whole = []
     handle = module.student.encoder.layers[0].register_forward_hook(lambda *args: whole.append(args[2]))
     module(IMAGES)
@@ -516,10 +518,10 @@ def test_a_teacher_of_tokens_helps_a_student_of_maps():
 
 
 def test_tokens_without_a_grid_are_refused_with_what_to_do():
-    """Seventeen tokens, where the class token was forgotten, are no square."""
+    """Seventeen tokens, where the class token was forgotten, are not a square."""
     options = {"student_taps": ("0", "1"), "teacher_taps": LAYERS}
     module = Distiller(network(), Tokens(4), loss=AttentionLoss(), **options)
-    with pytest.raises(ShapeError, match=r"17 tokens are no square grid .*; drop the class token"):
+    with pytest.raises(ShapeError, match=r"17 tokens are not a square grid .*; drop the class token"):
         module(IMAGES)
 
 
@@ -546,17 +548,18 @@ def test_maps_need_be_neither_square_nor_of_one_size(widths, strides):
     reaches_the_student(module, images)
 
 
-class Notebook:
-    """What a teacher said to some images, kept in memory: one view of each."""
+class Notebook(TeacherCache):
+    """What a teacher said to some images, one view of each, as it was said; it notes what it is asked."""
 
     def __init__(self, known, tap_shapes=()):
-        self.known, self.tap_shapes, self.losses = known, tap_shapes, known.keys()
+        arrays = {loss: {name: one[None].numpy() for name, one in parts.items()} for loss, parts in known.items()}
+        super().__init__(arrays, tap_shapes=tap_shapes)
         self.asked = []
 
     def read(self, names, indices, views, *, device):
         """Return the rows of these images."""
         self.asked.append((tuple(names), indices.tolist(), views.tolist(), device.type))
-        return {name: {key: one[indices] for key, one in self.known[name].items()} for name in names}
+        return super().read(names, indices, views, device=device)
 
 
 STORABLE = {
@@ -571,7 +574,7 @@ STORABLE = {
 
 @pytest.mark.parametrize("width", [4, 6])
 @pytest.mark.parametrize("name", STORABLE)
-def test_stored_knowledge_takes_the_place_of_the_teacher(name, width):
+def test_a_stored_teacher_takes_the_place_of_one_that_runs(name, width):
     """Losses, health and gradients are those of the teacher that ran, adapters included; no teacher is there."""
     loss = STORABLE[name]()
     torch.manual_seed(0)
@@ -580,7 +583,7 @@ def test_stored_knowledge_takes_the_place_of_the_teacher(name, width):
     live.student[3].p = 0.0  # dropout would draw anew
     notes = Notebook(live.extract(IMAGES), live.teacher_shapes(IMAGES))
     stored = Distiller(copy.deepcopy(live.student), notes, loss=copy.deepcopy(loss), student_taps=("0", "1"))
-    assert (stored.teacher, stored.knowledge) == (None, notes)
+    assert stored.teacher is None
     assert stored.prepare(IMAGES) == live.adapted
     stored.load_state_dict(live.state_dict())
     order = torch.tensor([1, 0])
@@ -622,7 +625,7 @@ def test_extracting_leaves_the_student_as_it_was():
     assert all(torch.equal(value, before[key]) for key, value in module.student.state_dict().items())
 
 
-def test_stored_knowledge_that_does_not_fit_is_refused():
+def test_a_stored_teacher_that_does_not_fit_is_refused():
     """A loss that cannot be stored, one that was not, other taps, or nobody saying which images these are."""
     notes = Notebook(distiller(loss=SVDLoss()).extract(IMAGES), [(4, 6, 6), (4, 4, 4)])
     with pytest.raises(RecipeError, match=r"'soft' .* stored, only for transfer"):

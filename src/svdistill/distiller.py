@@ -1,70 +1,17 @@
 """A student with its frozen teacher, or with what is stored of it: images in, logits and the transfer loss out."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from svdistill.errors import RecipeError, ShapeError, nearest
 from svdistill.losses import Adapters
-from svdistill.nets import Taps, eval_mode
-
-READS = ("maps", "logits")
-
-
-class TransferLoss(Protocol):
-    """What a loss must offer to be used here; every class of ``svdistill.losses`` does.
-
-    These are optional. ``equal_widths``, true where the loss compares channel by channel: the distiller then lifts
-    the student's maps to the teacher's widths first. ``prepare(student_maps, teacher_maps)``, which makes parameters of
-    the loss's own that fit these maps. ``sums``, true where the loss is a sum over the batch and not a mean. And for a
-    loss whose teacher's side is small enough to be stored, see :class:`StorableLoss`.
-    """
-
-    @property
-    def reads(self) -> str:
-        """``maps``: student and teacher are sequences of feature maps; ``logits``: both are (B, classes)."""
-
-    def measure(self, student: Any, teacher: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its health, 0-dim tensors; the health carries no gradient."""
-
-
-@runtime_checkable
-class StorableLoss(TransferLoss, Protocol):
-    """A loss that needs so little of the teacher that it can be stored, and the teacher left out of training.
-
-    ``measure(student, teacher)`` is ``compare(student, extract(teacher, student))``. Optional: ``precise``, names of
-    what is not to be stored in half precision.
-    """
-
-    @property
-    def extracts(self) -> Mapping[str, int | float | str]:
-        """The settings that decide what `extract` gives."""
-
-    def extract(self, teacher: Any, student: Any) -> dict[str, Tensor]:
-        """Return by name all that the loss needs of the teacher, each (B, …); of the student it reads shapes alone."""
-
-    def compare(self, student: Any, known: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return loss and health from the student and from what `extract` has found."""
-
-
-@runtime_checkable
-class Knowledge(Protocol):
-    """A teacher's side of the losses for known images, in place of the teacher; `svdistill.TeacherCache` is one."""
-
-    @property
-    def tap_shapes(self) -> Sequence[Sequence[int]]:
-        """The shape of each of the teacher's taps, without the batch; () where no loss reads maps."""
-
-    @property
-    def losses(self) -> Collection[str]:
-        """The losses whose teacher's side is there, by name."""
-
-    def read(
-        self, names: Collection[str], indices: Tensor, views: Tensor, *, device: torch.device
-    ) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return what `StorableLoss.extract` gave, for each of these losses, of these images (B,) and views (B,)."""
+from svdistill.losses.protocol import READS, Losses, TransferLoss
+from svdistill.nets import eval_mode
+from svdistill.nets.taps import run_tapped, tap_names
+from svdistill.teacher import LiveTeacher, NoTeacher, Request, Teacher
 
 
 class DistillOutput(NamedTuple):
@@ -104,21 +51,27 @@ class Distiller(nn.Module):
     ``parameters()`` or train mode. ``distiller.student`` is the student alone, as it was given. What learns beside the
     student (adapters between unequal widths, a loss's own regressor) is made by `prepare` and is no part of it.
 
-    In place of a teacher there may be its :class:`Knowledge` of the training images: then no teacher runs, and
-    `forward` has to be told which images and views it is given.
+    In place of a network there may be a :class:`svdistill.TeacherCache`, what is stored of one: then no teacher runs,
+    and `forward` has to be told which images and views it is given.
 
     Args:
         student: the network to train; images (B, C, H, W) to logits (B, classes).
-        teacher: a trained network for the same images; it is put in eval mode. Or what is stored of it. None trains the
-            student alone.
-        loss: the transfer loss, or several by name, which are summed; see :class:`TransferLoss`. With a teacher, and
-            only then. A single one is called ``transfer``.
+        teacher: a trained network for the same images, which is put in eval mode, or what is stored of one. None trains
+            the student alone.
+        loss: the transfer loss, or several by name, which are summed; see
+            :class:`svdistill.losses.protocol.TransferLoss`. With a teacher, and only then. A single one is called
+            ``transfer``.
         student_taps: dotted names of the student's submodules whose outputs a loss that reads maps compares.
         teacher_taps: the teacher's, paired with the student's in order; not used by a loss that reads logits, nor
-            where the teacher's knowledge is stored.
-        student_drop_tokens: so many tokens at the front of the student's (B, N, D) taps are left out: 1 for a
-            class token.
-        teacher_drop_tokens: likewise of the teacher's.
+            where the teacher is a stored one.
+        student_drop_tokens: the number of tokens at the front of the student's (B, N, D) taps that are left out: 1 for
+            a class token.
+        teacher_drop_tokens: the number of tokens at the front of the teacher's taps that are left out.
+
+    Attributes:
+        student: as given.
+        adapters: what lifts the student's maps to the teacher's widths; None before `prepare` and where none is needed.
+        losses: those losses that are modules, by name.
 
     Raises:
         RecipeError: a teacher without a loss or the reverse, an unknown tap, or a loss of whose teacher's side nothing
@@ -129,9 +82,9 @@ class Distiller(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module | Knowledge | None = None,
+        teacher: nn.Module | Teacher | None = None,
         *,
-        loss: TransferLoss | Mapping[str, TransferLoss] | None = None,
+        loss: TransferLoss[Any, Any] | Losses | None = None,
         student_taps: Sequence[str] = (),
         teacher_taps: Sequence[str] = (),
         student_drop_tokens: int = 0,
@@ -139,55 +92,40 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         losses = _by_name(loss)
-        if (teacher is None) != (not losses):
-            given, lacks = ("loss", "teacher") if teacher is None else ("teacher", "loss")
-            raise RecipeError(f"a {given} came without a {lacks}; give both, or neither to train the student alone")
-        for one in losses.values():
-            if one.reads not in READS:
-                raise RecipeError(f"{type(one).__name__}.reads is {one.reads!r}, expected one of {', '.join(READS)}")
+        _check_losses(losses, taught=teacher is not None)
+        on_maps = any(map(_reads_maps, losses.values()))
         self.student = student
         self.adapters: Adapters | None = None
         # Those that are modules may have parameters, so they belong to the state.
         self.losses = nn.ModuleDict({name: one for name, one in losses.items() if isinstance(one, nn.Module)})
         self._losses = losses
-        # In a tuple nn.Module does not see it, so it is in no state_dict, no parameters() and no train().
-        self._teacher = (teacher.eval(),) if isinstance(teacher, nn.Module) else ()
-        self._knowledge = None if isinstance(teacher, nn.Module) else teacher
-        self._student_taps: tuple[str, ...] = ()
-        self._teacher_taps: tuple[str, ...] = ()
-        self._drop_tokens = (student_drop_tokens, teacher_drop_tokens)
-        if self._knowledge is not None:
-            _check_stored(losses, self._knowledge)
-        if teacher is not None and any(map(_reads_maps, losses.values())):
-            self._student_taps = _checked_taps(student, student_taps)
-            if isinstance(teacher, nn.Module):
-                self._teacher_taps = _checked_taps(teacher, teacher_taps)
-            known = self._teacher_taps if self._knowledge is None else self._knowledge.tap_shapes
-            if len(self._student_taps) != len(known):
-                raise ShapeError(
-                    f"{len(self._student_taps)} student taps came with {len(known)} teacher taps; "
-                    "taps are compared in pairs, so name equally many"
-                )
+        self._student_taps = tap_names(student, student_taps) if on_maps else ()
+        self._student_drop_tokens = student_drop_tokens
+        if isinstance(teacher, nn.Module):
+            teacher = LiveTeacher(teacher, teacher_taps if on_maps else None, drop_tokens=teacher_drop_tokens)
+        self._teacher: Teacher = NoTeacher() if teacher is None else teacher
+        self._teacher.check(losses)
+        self._compare: dict[str, Callable[[Any, Any], tuple[Tensor, dict[str, Tensor]]]] = {}
+        if on_maps and len(self._student_taps) != self._teacher.taps:
+            raise ShapeError(
+                f"{len(self._student_taps)} student taps came with {self._teacher.taps} teacher taps; "
+                "taps are compared in pairs, so name equally many"
+            )
 
     @property
     def teacher(self) -> nn.Module | None:
-        """The frozen teacher; None where there is none, or where its knowledge is stored."""
-        return self._teacher[0] if self._teacher else None
-
-    @property
-    def knowledge(self) -> Knowledge | None:
-        """What is stored of the teacher, or None."""
-        return self._knowledge
+        """The frozen teacher; None where there is none, or only what is stored of one."""
+        return self._teacher.network
 
     @property
     def sums(self) -> frozenset[str]:
-        """The losses that are a sum over the batch, and no mean."""
-        return frozenset(name for name, loss in self._losses.items() if getattr(loss, "sums", False))
+        """The losses that are a sum over the batch, not a mean."""
+        return frozenset(name for name, loss in self._losses.items() if loss.sums)
 
     @property
     def precise(self) -> dict[str, frozenset[str]]:
-        """For each loss the names of what is not to be stored in half precision; see :class:`StorableLoss`."""
-        return {name: frozenset(getattr(loss, "precise", ())) for name, loss in self._losses.items()}
+        """For each loss the names of what is not to be stored in half precision."""
+        return {name: loss.precise for name, loss in self._losses.items()}
 
     @property
     def adapted(self) -> tuple[Adapted, ...]:
@@ -218,10 +156,7 @@ class Distiller(nn.Module):
         if not self._student_taps:
             return ()
         _, student_maps = self._look_at_student(images)
-        if self._knowledge is not None:
-            teacher_maps = [images.new_empty(len(images), *shape) for shape in self._knowledge.tap_shapes]
-        else:
-            _, teacher_maps = self._run_teacher(images, self._teacher_taps)
+        teacher_maps = self._teacher.maps(images)
         lifted: Sequence[Tensor] = student_maps
         if any(map(_lifts, self._losses.values())):
             adapters = Adapters.between(student_maps, teacher_maps)
@@ -231,8 +166,7 @@ class Distiller(nn.Module):
                 lifted = self.adapters.to(images.device).eval()(student_maps)
                 self.adapters.train(self.training)
         for loss in self._losses.values():
-            if hasattr(loss, "prepare"):
-                loss.prepare(lifted if _lifts(loss) else student_maps, teacher_maps)
+            loss.prepare(lifted if _lifts(loss) else student_maps, teacher_maps)
         self.losses.to(images.device)
         return self.adapted
 
@@ -249,9 +183,8 @@ class Distiller(nn.Module):
         Args:
             images: (B, C, H, W).
             only: the transfer losses to measure, by name; none leaves the teacher out; None = all.
-            indices: (B,), int64, which images of the training set these are; for stored knowledge, a teacher that runs
-                does not ask.
-            views: (B,), int64, which of their fixed warps; likewise.
+            indices: (B,), int64, which images of the training set these are; only a stored teacher asks.
+            views: (B,), int64, which of their fixed views these are; only a stored teacher asks.
 
         Returns:
             The student's logits, the transfer losses and their health; see :class:`DistillOutput`.
@@ -265,23 +198,18 @@ class Distiller(nn.Module):
         if not self.training:
             return DistillOutput(self.student(images), None, {}, {})
         # Tapped also where no map is read: a compiled student does not notice that hooks have come or gone.
-        logits, student_maps = _run(self.student, self._student_taps, images, self._drop_tokens[0])
+        logits, maps = self._run_student(images)
         if not losses:
             return DistillOutput(logits, None, {}, {})
-        known = {} if self._knowledge is None else self._read(losses, images, indices, views)
-        teacher_logits, teacher_maps = (None, None) if known else self._teach(images, losses)
+        goals = self._teacher.goals(self._requests(losses, logits, maps), images, indices=indices, views=views)
         lifted: Sequence[Tensor] | None = None
         terms: dict[str, Tensor] = {}
         health: dict[str, Tensor] = {}
         for name, loss in losses.items():
-            student: Any = logits if loss.reads == "logits" else student_maps
+            side: Any = logits if loss.reads == "logits" else maps
             if self.adapters is not None and _lifts(loss):
-                student = lifted = self.adapters(student_maps) if lifted is None else lifted
-            if known:
-                assert isinstance(loss, StorableLoss)
-                terms[name], figures = loss.compare(student, known[name])
-            else:
-                terms[name], figures = loss.measure(student, teacher_logits if loss.reads == "logits" else teacher_maps)
+                side = lifted = self.adapters(maps) if lifted is None else lifted
+            terms[name], figures = self._compare.get(name, loss.compare)(side, goals[name])
             health |= figures
         return DistillOutput(logits, sum(terms.values(), start=logits.new_zeros(())), health, terms)
 
@@ -294,14 +222,12 @@ class Distiller(nn.Module):
         Args:
             options: of `torch.compile`, for instance ``backend``.
         """
-        for loss in self._losses.values():
-            for name in ("measure", "compare"):
-                if hasattr(loss, name):
-                    setattr(loss, name, torch.compile(getattr(loss, name), **options))
+        self._teacher.compile(self._losses, **options)
+        self._compare = {name: torch.compile(loss.compare, **options) for name, loss in self._losses.items()}
 
     @torch.no_grad()
     def extract(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Run the teacher, and return all that the losses need of it for these images; see :class:`StorableLoss`.
+        """Run the teacher, and return all that the losses need of it for these images, as it is stored.
 
         Args:
             images: (B, C, H, W), as `forward` takes them.
@@ -315,52 +241,40 @@ class Distiller(nn.Module):
         """
         if self.teacher is None:
             raise RecipeError("there is no teacher to run; give the network itself as teacher")
-        logits, maps = self._teach(images, self._losses)
-        own_logits, own_maps = self._look_at_student(images[:1])
-        if self.adapters is not None:
-            # Only their widths matter here.
-            own_maps = [_widened(own, theirs) for own, theirs in zip(own_maps, maps, strict=True)]
-        own_logits, *own_maps = (one[:1].expand(len(images), *one.shape[1:]) for one in (own_logits, *own_maps))
-        known = {}
         for name, loss in self._losses.items():
-            if not isinstance(loss, StorableLoss):
+            if not loss.storable:
                 raise RecipeError(f"{name} needs too much of the teacher to be stored; run the teacher")
-            on_logits = loss.reads == "logits"
-            known[name] = loss.extract(logits if on_logits else maps, own_logits if on_logits else own_maps)
-        return known
+        # One image tells the shapes of the student's maps.
+        logits, maps = self._look_at_student(images[:1])
+        logits, *maps = (one.expand(len(images), *one.shape[1:]) for one in (logits, *maps))
+        goals = self._teacher.goals(self._requests(self._losses, logits, maps), images)
+        return {name: loss.pack(goals[name]) for name, loss in self._losses.items()}
 
     @torch.no_grad()
     def teacher_shapes(self, images: Tensor) -> tuple[tuple[int, ...], ...]:
-        """Run the teacher on the first of some images, and return the shapes at its taps without the batch."""
-        _, maps = self._run_teacher(images[:1], self._teacher_taps)
-        return tuple(tuple(one.shape[1:]) for one in maps)
+        """Return the shapes at the teacher's taps for such images, without the batch."""
+        return tuple(tuple(one.shape[1:]) for one in self._teacher.maps(images[:1]))
 
-    def _teach(self, images: Tensor, losses: Mapping[str, TransferLoss]) -> tuple[Tensor, list[Tensor]]:
-        """Return the teacher's logits, and its maps where a loss reads maps."""
-        return self._run_teacher(images, self._teacher_taps if any(map(_reads_maps, losses.values())) else ())
+    def _requests(self, losses: Losses, logits: Tensor, maps: Sequence[Tensor]) -> dict[str, Request]:
+        """Say what the losses ask of the teacher, with the student's side in its shape: the lifting itself can wait."""
+        lifted = maps
+        if self.adapters is not None:
+            widths = zip(maps, self.adapters.widths, strict=True)
+            lifted = [one if width is None else _widened(one, width[1]) for one, width in widths]
+        return {
+            name: Request(loss, logits if loss.reads == "logits" else lifted if _lifts(loss) else maps)
+            for name, loss in losses.items()
+        }
 
-    def _run_teacher(self, images: Tensor, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-        assert self.teacher is not None
-        self.teacher.eval()  # whoever else holds it may have put it in train mode
-        with torch.no_grad():
-            return _run(self.teacher, taps, images, self._drop_tokens[1])
+    def _run_student(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return run_tapped(self.student, self._student_taps, images, drop_tokens=self._student_drop_tokens)
 
     def _look_at_student(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the student in eval mode and leave its mode as it was."""
         with eval_mode(self.student):
-            return _run(self.student, self._student_taps, images, self._drop_tokens[0])
+            return self._run_student(images)
 
-    def _read(
-        self, losses: Collection[str], images: Tensor, indices: Tensor | None, views: Tensor | None
-    ) -> Mapping[str, Mapping[str, Tensor]]:
-        assert self._knowledge is not None
-        if indices is None or views is None or not len(images) == len(indices) == len(views):
-            raise ShapeError(
-                f"the teacher's knowledge is stored by image and view: give indices= and views= of {len(images)} images"
-            )
-        return self._knowledge.read(losses, indices, views, device=images.device)
-
-    def _chosen(self, only: Collection[str] | None) -> Mapping[str, TransferLoss]:
+    def _chosen(self, only: Collection[str] | None) -> Losses:
         if only is None:
             return self._losses
         for name in only:
@@ -370,54 +284,38 @@ class Distiller(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Take the teacher along whenever the student is moved or cast."""
-        for teacher in self._teacher:
-            teacher._apply(fn, recurse)
+        self._teacher.move(fn, recurse)
         super()._apply(fn, recurse)
         return self
 
 
-def _reads_maps(loss: TransferLoss) -> bool:
+def _reads_maps(loss: TransferLoss[Any, Any]) -> bool:
     return loss.reads == "maps"
 
 
-def _lifts(loss: TransferLoss) -> bool:
+def _lifts(loss: TransferLoss[Any, Any]) -> bool:
     """Whether a loss compares channel by channel, so that the student's maps have to be lifted where widths differ."""
-    return _reads_maps(loss) and bool(getattr(loss, "equal_widths", False))
+    return loss.reads == "maps" and loss.equal_widths
 
 
-def _widened(own: Tensor, theirs: Tensor) -> Tensor:
-    """Return a map of the student's layout and size with the teacher's width."""
-    wide = theirs.shape[1] if theirs.dim() == 4 else theirs.shape[-1]
-    return own[:, :1].expand(-1, wide, -1, -1) if own.dim() == 4 else own[..., :1].expand(*own.shape[:-1], wide)
+def _widened(one: Tensor, width: int) -> Tensor:
+    """Return a map of the same layout and size, of another width; its values mean nothing."""
+    one = one.detach()
+    return one[:, :1].expand(-1, width, -1, -1) if one.dim() == 4 else one[..., :1].expand(*one.shape[:-1], width)
 
 
-def _check_stored(losses: Mapping[str, TransferLoss], knowledge: Knowledge) -> None:
-    for name, loss in losses.items():
-        if not isinstance(loss, StorableLoss):
-            raise RecipeError(
-                f"{name} needs too much of the teacher to be stored; give the teacher itself, or take another loss"
-            )
-        if name not in knowledge.losses:
-            raise RecipeError(
-                f"nothing that {name!r} needs of the teacher is stored, only for {', '.join(knowledge.losses)}; "
-                "store it with this loss"
-            )
-
-
-def _checked_taps(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    with Taps(model, names) as taps:
-        return taps.names
-
-
-def _by_name(loss: TransferLoss | Mapping[str, TransferLoss] | None) -> dict[str, TransferLoss]:
+def _by_name(
+    loss: TransferLoss[Any, Any] | Losses | None,
+) -> dict[str, TransferLoss[Any, Any]]:
     if loss is None:
         return {}
     return dict(loss) if isinstance(loss, Mapping) else {"transfer": loss}
 
 
-def _run(model: nn.Module, names: Sequence[str], images: Tensor, drop_tokens: int) -> tuple[Tensor, list[Tensor]]:
-    """Return the logits and the maps at the taps; hooks are there for this one pass only, so none are left behind."""
-    if not names:
-        return model(images), []
-    with Taps(model, names, drop_tokens=drop_tokens) as taps:
-        return model(images), taps.collect()
+def _check_losses(losses: Losses, *, taught: bool) -> None:
+    if taught != bool(losses):
+        given, lacks = ("teacher", "loss") if taught else ("loss", "teacher")
+        raise RecipeError(f"a {given} came without a {lacks}; give both, or neither to train the student alone")
+    for one in losses.values():
+        if one.reads not in READS:
+            raise RecipeError(f"{type(one).__name__}.reads is {one.reads!r}, expected one of {', '.join(READS)}")

@@ -1,4 +1,4 @@
-"""Training without the teacher: what it knows is stored once, found again, and refused where it is stale."""
+"""Training without the teacher: what is stored of it is made once, found again, and refused where it is stale."""
 
 import json
 import shutil
@@ -222,7 +222,7 @@ def test_what_changes_nothing_of_the_teachers_side_shares_it(runs: Path) -> None
 
 
 def test_a_teacher_that_was_trained_again(runs: Path) -> None:
-    """The old knowledge lies where the new one is looked for: it is refused with the reason; --fresh replaces it."""
+    """The old cache lies where the new one is looked for: it is refused with the reason; --fresh replaces it."""
     old = cache("views=2", runs=runs)
     (weights,) = runs.glob("digits/teacher/*/student.safetensors")
     network = nets.load(weights)

@@ -22,6 +22,9 @@ LOSSES: dict[str, tuple[Any, int]] = {  # with the size of the student's first m
     "attention, smaller student": (AttentionLoss(), 8),
     "attention, larger student": (AttentionLoss(power=1.0), 32),
     "relational": (RelationalLoss(), 8),
+    "fsp": (FSPLoss(), 8),
+    "fitnet": (FitNetLoss(), 8),
+    "fitnet, larger student": (FitNetLoss(hint=0), 32),
 }
 
 
@@ -30,9 +33,12 @@ def maps(size: int = 16, *, seed: int = 1) -> list[Tensor]:
     return post_relu_maps(6, seed=seed, channels=(8, 12, 20), size=size)
 
 
-def stored(known: dict[str, Tensor], precise: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+def stored(loss: Any, goal: Any) -> Any:
     """Round as a cache does."""
-    return {name: one.float() if name in precise else one.half().float() for name, one in known.items()}
+    packed = loss.pack(goal)
+    return loss.unpack(
+        {name: one.float() if name in loss.precise else one.half().float() for name, one in packed.items()}
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -40,6 +46,7 @@ def test_later_is_the_same_as_at_once(name):
     """Loss, health and gradient do not differ by a bit; only shapes of the student are looked at in between."""
     loss, size = LOSSES[name]
     student, teacher = [one.requires_grad_() for one in maps(size)], maps(seed=2)
+    loss.prepare(student, teacher)
     at_once, health = loss.measure(student, teacher)
     expected = torch.autograd.grad(at_once, student, allow_unused=True)
     shapes = [torch.empty_like(one, device="meta") for one in student]
@@ -57,9 +64,10 @@ def test_half_precision_is_enough(name):
     """What is rounded as a cache rounds it changes the loss by a few roundings of half precision, not to none."""
     loss, size = LOSSES[name]
     student, teacher = maps(size), maps(seed=2)
-    at_once = float(loss.measure(student, teacher)[0])
-    known = stored(loss.extract(teacher, student), getattr(loss, "precise", frozenset()))
-    assert float(loss.compare(student, known)[0]) == pytest.approx(at_once, rel=4 * HALF)
+    loss.prepare(student, teacher)
+    at_once = float(loss.measure(student, teacher)[0].detach())
+    goal = stored(loss, loss.extract(teacher, student))
+    assert float(loss.compare(student, goal)[0].detach()) == pytest.approx(at_once, rel=4 * HALF)
     assert at_once > 0
 
 
@@ -69,7 +77,7 @@ def test_soft_targets():
     teacher = torch.randn(4, 5, generator=torch.Generator().manual_seed(1)) * 8
     teacher[:, 3] = -torch.inf
     at_once, _ = loss.measure(student, teacher)
-    later, health = loss.compare(student, stored(loss.extract(teacher, student)))
+    later, health = loss.compare(student, stored(loss, loss.extract(teacher, student)))
     assert float(later) == pytest.approx(float(at_once), rel=4 * HALF)
     assert health == {}
 
@@ -91,17 +99,22 @@ def test_layouts(layout):
 def test_sizes():
     """KD-SVD needs k·ΣD numbers and k a tap of an image, fewer where the student has one position; FSP far more."""
     teacher, student = maps(), maps(8)
-    known = SVDLoss(2).extract(teacher, student)
-    assert {name: tuple(one.shape) for name, one in known.items()} == {
+    assert sizes(SVDLoss(2), teacher, student) == {
         "v0": (6, 2, 8),
         "v1": (6, 2, 12),
         "v2": (6, 1, 20),
         "sigma": (6, 3, 2),
     }
-    assert SVDLoss(2, basis="teacher").extract(teacher, student)["left1"].shape == (6, 2, 2, 2)
-    assert FSPLoss().teacher_numbers(teacher, student) == 8 * 12 + 12 * 20
-    assert FitNetLoss().teacher_numbers(teacher, student) == 12 * 2 * 2
-    assert not any(hasattr(loss, "extract") for loss in (FSPLoss(), FitNetLoss()))
+    assert sizes(SVDLoss(2, basis="teacher"), teacher, student)["left1"] == (6, 2, 2, 2)
+    assert sizes(FSPLoss(), teacher, student) == {"flow0": (6, 8, 12), "flow1": (6, 12, 20)}
+    assert sizes(FitNetLoss(), teacher, student) == {"hint": (6, 12, 2, 2)}
+    assert not any(loss.storable for loss in (FSPLoss(), FitNetLoss()))
+    assert all(loss.storable for loss in (SVDLoss(), AttentionLoss(), RelationalLoss(), SoftTargetLoss()))
+
+
+def sizes(loss: Any, teacher: list[Tensor], student: list[Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what would be stored, by name."""
+    return {name: tuple(one.shape) for name, one in loss.pack(loss.extract(teacher, student)).items()}
 
 
 def test_sums():
@@ -129,10 +142,11 @@ def test_what_decides_what_is_taken():
         (RelationalLoss(), lambda known: known.update(embedding=known["embedding"][:2]), "2 are known"),
     ],
 )
-def test_knowledge_that_does_not_fit_is_refused(loss, change, match):
+def test_a_goal_that_does_not_fit_is_refused(loss, change, match):
     """Other taps, another batch, other widths or settings end in one line."""
     student = maps()
-    known = loss.extract(maps(seed=2), student)
-    change(known)
+    packed = loss.pack(loss.extract(maps(seed=2), student))
+    change(packed)
+    goal = loss.unpack(packed)
     with pytest.raises(ShapeError, match=match):
-        loss.compare(student, known)
+        loss.compare(student, goal)

@@ -142,7 +142,7 @@ def test_module_is_its_function(module):
     assert torch.equal(loss(student, teacher), value)
     assert loss.reads == "maps"
     assert all(figure.dim() == 0 and not figure.requires_grad for figure in health.values())
-    assert getattr(loss, "equal_widths", False) == (module in (losses.SVDLoss, losses.FSPLoss))
+    assert loss.equal_widths == (module in (losses.SVDLoss, losses.FSPLoss))
 
 
 @pytest.mark.parametrize(("method", "module"), [(svd_loss, losses.SVDLoss), (attention_loss, losses.AttentionLoss)])

@@ -3,6 +3,7 @@
 Usage: store_interruptibly.py FOLDER WHEN, with WHEN a number of images that are done, or never.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def batches(start=0):
 
 
 def take(folder, **options):
-    """Take the knowledge, or go on."""
+    """Make the cache, or resume."""
     whole = distiller()
     given = {"extract": whole.extract, "tap_shapes": whole.teacher_shapes, "batches": batches}
     given |= {"images": IMAGES + UNLABELLED, "precise": {"svd": SVDLoss.precise}, **options}
@@ -68,9 +69,9 @@ def take(folder, **options):
 
 
 def main(folder, when):
-    """Take it; at so many images, wait for the end."""
+    """Make it; at this number of images, wait for the end."""
     torch.set_num_threads(1)
-    teacher_cache.cache._SAVE_SECONDS = 0.0
+    importlib.import_module("svdistill.teacher_cache.store")._SAVE_SECONDS = 0.0
     done = 0
 
     def progress(images):

@@ -1,4 +1,4 @@
-"""Knowledge on disk: the same losses without the teacher, whole or not there, and refused where it is stale."""
+"""A teacher on disk: the same losses without the teacher, whole or not there, and refused where it is stale."""
 
 import dataclasses
 import json
@@ -15,8 +15,8 @@ import torch
 from svdistill.atomic import locked
 from svdistill.data import Files, FileSet, ImageSet
 from svdistill.errors import DataError, ShapeError
-from svdistill.teacher_cache import TeacherCache, fingerprint
-from svdistill.teacher_cache import cache as cache_module
+from svdistill.teacher_cache import Key, TeacherCache, fingerprint
+from svdistill.teacher_cache.key import REASONS
 from tests.teacher_cache import store_interruptibly as storing
 
 HALF = torch.finfo(torch.float16).eps
@@ -25,8 +25,8 @@ PROGRAM = [sys.executable, str(Path(__file__).with_name("store_interruptibly.py"
 
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory):
-    """A folder of knowledge that nobody changes."""
-    folder = tmp_path_factory.mktemp("knowledge") / "there"
+    """A teacher cache that nobody changes."""
+    folder = tmp_path_factory.mktemp("cache") / "there"
     storing.take(folder)
     return folder
 
@@ -71,15 +71,15 @@ def test_what_lies_on_disk(taken):
 
 
 @pytest.mark.parametrize("when", ["8", "24", "27"])
-def test_killed_and_gone_on(taken, tmp_path, when):
-    """After kill -9 nothing is there; the next call goes on where it was and ends with the same bytes."""
+def test_killed_and_resumed(taken, tmp_path, when):
+    """After kill -9 nothing is there; the next call resumes and ends with the same bytes."""
     with subprocess.Popen(
         [*PROGRAM, str(tmp_path / "cut"), when], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
         assert child.stdout.readline() == "now\n"
         child.send_signal(signal.SIGKILL)
         child.wait()
-    with pytest.raises(DataError, match="holds no knowledge"):
+    with pytest.raises(DataError, match="holds no teacher cache"):
         TeacherCache.open(tmp_path / "cut")
     told = []
     storing.take(tmp_path / "cut", progress=told.append)
@@ -89,8 +89,8 @@ def test_killed_and_gone_on(taken, tmp_path, when):
     assert content(tmp_path / "cut") == content(taken)
 
 
-def test_what_was_begun_for_something_else_is_not_gone_on_with(taken, tmp_path):
-    """Half of another teacher's knowledge is thrown away."""
+def test_what_was_begun_for_something_else_is_not_resumed(taken, tmp_path):
+    """Half of another teacher's cache is thrown away."""
     other = dataclasses.replace(storing.KEY, teacher="other")
     with pytest.raises(KeyboardInterrupt):
         storing.take(tmp_path / "cut", key=other, progress=_interrupt_at(8))
@@ -101,12 +101,12 @@ def test_what_was_begun_for_something_else_is_not_gone_on_with(taken, tmp_path):
 
 
 def _interrupt_at(images):
-    knowledge_so_far = 0
+    done = 0
 
     def progress(more):
-        nonlocal knowledge_so_far
-        knowledge_so_far += more
-        if knowledge_so_far >= images:
+        nonlocal done
+        done += more
+        if done >= images:
             raise KeyboardInterrupt
 
     return progress
@@ -130,7 +130,7 @@ def _interrupt_at(images):
         ({"losses": {"attention": {"power": 2.0}}}, "for svd, soft-target, and lacks what attention needs"),
     ],
 )
-def test_stale_knowledge_is_refused(taken, change, match):
+def test_a_stale_cache_is_refused(taken, change, match):
     """Each thing that it depends on is compared, and the message says which differs and what to do."""
     key = dataclasses.replace(storing.KEY, **change)
     with pytest.raises(DataError, match=match) as error:
@@ -142,7 +142,7 @@ def test_stale_knowledge_is_refused(taken, change, match):
 
 def test_every_part_of_the_key_is_compared():
     """No field is forgotten in the test above."""
-    assert {field.name for field in dataclasses.fields(cache_module.Key)} == {*cache_module._REASONS, "losses"}
+    assert {field.name for field in dataclasses.fields(Key)} == {*REASONS, "losses"}
 
 
 def test_losses_that_are_stored_beside_do_no_harm(taken):
@@ -304,7 +304,7 @@ def test_two_processes_take_it_once(tmp_path):
 def test_a_disk_that_cannot_be_written(tmp_path):
     """Says so in one line."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write the teacher's knowledge"):
+    with pytest.raises(DataError, match="cannot write the teacher cache"):
         storing.take(tmp_path / "file" / "there")
 
 

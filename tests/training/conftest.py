@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.plain_loss import PlainLoss
 from torch import nn
 
 from svdistill import training
@@ -34,7 +35,7 @@ def image_set(count: int, *, seed: int = 0, classes: int = 3) -> ImageSet:
     return ImageSet(images, labels, tuple("abcdefgh"[:classes]))
 
 
-class MapDistance(nn.Module):
+class MapDistance(nn.Module, PlainLoss):
     """A transfer loss: the mean square distance of the maps; ``aside`` samples of a batch are said to be set aside."""
 
     reads = "maps"
@@ -43,7 +44,7 @@ class MapDistance(nn.Module):
         super().__init__()
         self.aside, self.poison = aside, poison
 
-    def measure(self, student, teacher):
+    def compare(self, student, teacher):
         """Return the loss, with a gradient that ``poison`` spoils, and its health."""
         loss = sum((s - t).square().mean() for s, t in zip(student, teacher, strict=True))
         health = {"alignment": loss.detach() * 0 + 0.5, "set_aside": torch.tensor(self.aside)}

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.plain_loss import PlainLoss
 from torch import nn
 
 from svdistill import losses, nets, training
@@ -132,10 +133,10 @@ def test_a_poisoned_transfer_gradient_never_reaches_a_weight(make_run, stand_in,
 def test_a_transfer_loss_that_reaches_nothing_changes_nothing(make_run):
     """A constant, as when every sample was set aside: the step is that of the student alone."""
 
-    class Constant(nn.Module):
+    class Constant(nn.Module, PlainLoss):
         reads = "logits"
 
-        def measure(self, student, teacher):
+        def compare(self, student, teacher):
             return torch.zeros(()), {}
 
     both, alone = make_run(loss=Constant()), make_run(teacher=False, name="alone")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tests.plain_loss import PlainLoss
 from tests.trees import equal
 
 from svdistill import losses, training
@@ -261,12 +262,12 @@ def test_images_without_labels_stay_out_of_a_stage_without_transfer(make_run):
     assert heard == [12] * 6 + [8] * 6
 
 
-class Unsound(torch.nn.Module):
+class Unsound(torch.nn.Module, PlainLoss):
     """A transfer loss that is NaN, as that of a broken teacher."""
 
     reads = "maps"
 
-    def measure(self, student, teacher):
+    def compare(self, student, teacher):
         """Return NaN that depends on the student."""
         return student[0].sum() * math.nan, {}
 

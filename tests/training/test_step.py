@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.plain_loss import PlainLoss
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -19,7 +20,7 @@ EPOCH = 1
 SIGMOID = 1 / (1 + math.exp(-EPOCH))
 
 
-class Middle(nn.Module):
+class Middle(nn.Module, PlainLoss):
     """A loss of the middle map that counts how often it is asked, with a figure of health of its own."""
 
     reads = "maps"
@@ -28,7 +29,7 @@ class Middle(nn.Module):
         super().__init__()
         self.asked = 0
 
-    def measure(self, student, teacher):
+    def compare(self, student, teacher):
         """Return the mean distance of the last tap."""
         self.asked += 1
         return (student[1] - teacher[1]).abs().mean(), {"asked": torch.tensor(float(self.asked))}
@@ -285,7 +286,7 @@ def test_helpers_of_a_loss_that_takes_no_part_stay_as_they_are(helped):
     assert changed == {"student", "losses"}
 
 
-class Poisoned(nn.Module):
+class Poisoned(nn.Module, PlainLoss):
     """A loss with a parameter of its own, whose gradients are not finite."""
 
     reads = "maps"
@@ -295,7 +296,7 @@ class Poisoned(nn.Module):
         self.scale = nn.Parameter(torch.ones(2, 2))
         self.poison = poison
 
-    def measure(self, student, teacher):
+    def compare(self, student, teacher):
         """Return a finite loss of the first tap with an infinite slope."""
         return (student[0].sum() + self.scale.sum()) * self.poison * 0 + (student[1] - teacher[1]).square().mean(), {}
 

@@ -79,23 +79,27 @@ def test_losses_are_islands_of_float32_in_mixed_precision(name, layout):
     distiller = made(LOSSES[name]()).to(memory_format=layout)
     (loss,) = distiller._losses.values()
     seen = []
-    measure = loss.measure
+    extract, compare = loss.extract, loss.compare
 
-    def look(student, teacher):
-        seen.append((student, teacher))
-        return measure(student, teacher)
+    def look_at_teacher(teacher, student):
+        seen.append(teacher)
+        return extract(teacher, student)
 
-    loss.measure = look
+    def look_at_student(student, goal):
+        seen.append(student)
+        return compare(student, goal)
+
+    loss.extract, loss.compare = look_at_teacher, look_at_student
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with training.launch(device="cpu", precision="bf16-mixed", seed=0).autocast():
         found = distiller(images).transfer
-    ((student, teacher),) = seen
+    teacher, student = seen
     first = student if isinstance(student, torch.Tensor) else student[0]
     assert first.dtype == torch.bfloat16
     assert found.dtype == torch.float32
     maps = isinstance(student, list)
     wide = [[x.detach().float() for x in y] if maps else y.detach().float() for y in (student, teacher)]
-    torch.testing.assert_close(found, measure(*wide)[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found, loss.measure(*wide)[0], rtol=1e-4, atol=1e-6)
     gradients = torch.autograd.grad(found, list(distiller.parameters()), allow_unused=True)
     assert all(g is None or (g.dtype == torch.float32 and g.isfinite().all()) for g in gradients)
 

@@ -1,6 +1,7 @@
-"""What the losses need of a teacher: found on disk, or taken once and stored."""
+"""What the losses need of a teacher: found on disk, or extracted once and stored."""
 
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from svdistill.jobs.callbacks import Callbacks
 from svdistill.recipes import Recipe, build, teacher_of, weights
 from svdistill.recipes import teacher_cache as wanted
 from svdistill.recipes.images import Images, augmentation, noise
-from svdistill.teacher_cache import MANIFEST, TeacherCache, store
+from svdistill.teacher_cache import MANIFEST, Key, TeacherCache, store
 
 # Small batches would leave the machine idle: nothing is kept for a backward pass here.
 _LEAST_BATCH = 64
@@ -23,7 +24,7 @@ class Provided(NamedTuple):
     Attributes:
         cache: it, opened.
         path: its folder.
-        taken: how many images have been looked at by this call, all views counted; 0 where it was found.
+        taken: how many images the teacher has been shown by this call, all views counted; 0 where it was found.
         seconds: how long that took.
     """
 
@@ -45,7 +46,7 @@ def provide(
 ) -> Provided:
     """Find what is stored of a recipe's teacher, or run the teacher over all views of the images and store it.
 
-    Torch's random numbers are afterwards as if nothing had been, so that the training that follows does not depend on
+    The state of torch's random numbers is restored at the end, so that the training that follows does not depend on
     which of the two it was.
 
     Args:
@@ -55,10 +56,10 @@ def provide(
         teacher_file: the trained teacher's weights; read as a network only where they are needed.
         device: where the teacher runs.
         callbacks: is told what happens.
-        fresh: take it again, even if it is there.
+        fresh: store it again, even if it is there.
 
     Returns:
-        The knowledge, and what it took.
+        The teacher cache, and what it took.
 
     Raises:
         DataError: what is there is of other weights, images or settings, or damaged, or the disk is full.
@@ -75,27 +76,16 @@ def provide(
         whole = build.distiller(recipe, student, teacher, teacher_recipe=teacher_of(recipe))
         whole.prepare(noise(images))
         whole.to(device)
-        on_device = images.to(device)
-        sets = [on_device.train, *([] if on_device.unlabelled is None else [on_device.unlabelled])]
-        views = data.Views(count=key.views, seed=key.seed)
-        number = sum(map(len, sets))
+        source = _views_of(recipe, images.to(device), key)
         counter = _Counter()
-        with callbacks.storing(recipe, number * key.views) as tell:
+        with callbacks.storing(recipe, source.images * key.views) as tell:
             cache = store(
                 path,
                 key,
                 extract=whole.extract,
                 tap_shapes=whole.teacher_shapes,
-                batches=lambda start: data.every_view(
-                    sets,
-                    max(_LEAST_BATCH, recipe.train.batch_size),
-                    views=views,
-                    augmentation=augmentation(recipe),
-                    mean=on_device.mean,
-                    std=on_device.std,
-                    start=start,
-                ),
-                images=number,
+                batches=source.batches,
+                images=source.images,
                 precise=whole.precise,
                 fresh=fresh,
                 progress=lambda done: tell(counter.add(done * key.views)),
@@ -104,8 +94,33 @@ def provide(
         return Provided(cache, path, counter.taken, counter.seconds)
 
 
+class _Source(NamedTuple):
+    """The images that the teacher is shown: how many there are, and the batches of all their views from one on."""
+
+    images: int
+    batches: Callable[[int], Iterable[data.Batch]]
+
+
+def _views_of(recipe: Recipe, images: Images, key: Key) -> _Source:
+    sets = [images.train, *([] if images.unlabelled is None else [images.unlabelled])]
+    views, varied = data.Views(count=key.views, seed=key.seed), augmentation(recipe)
+
+    def batches(start: int) -> Iterable[data.Batch]:
+        return data.every_view(
+            sets,
+            max(_LEAST_BATCH, recipe.train.batch_size),
+            views=views,
+            augmentation=varied,
+            mean=images.mean,
+            std=images.std,
+            start=start,
+        )
+
+    return _Source(sum(map(len, sets)), batches)
+
+
 class _Counter:
-    """Counts what has been done since the first word, which tells what had been done before."""
+    """Counts what has been done since the first call, which tells what had been done before."""
 
     def __init__(self) -> None:
         self.taken = 0

@@ -24,7 +24,7 @@ class Adapters(nn.Module):
         widths: as given.
 
     Raises:
-        ShapeError: a width is no integer of at least 1.
+        ShapeError: a width is not an integer of at least 1.
 
     Source: the way of ResNet's projections (He et al., CVPR 2016) and of the regressors in later distillation work;
     KD-SVD as published needs equal widths.

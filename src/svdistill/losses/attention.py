@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svdistill.errors import ShapeError
-from svdistill.losses.maps import as_grid, match, numbered, pair_up, smaller, wide_dtype
-from svdistill.losses.protocol import Reads, TransferLoss
+from svdistill.losses.maps import as_grid, match, number, numbered, pair_up, smaller, wide_dtype
+from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 
 def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, power: float = 2.0) -> Tensor:
@@ -38,13 +38,10 @@ def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor
     return _compare(student_maps, _extract(teacher_maps, student_maps, power), power)
 
 
-class AttentionLoss(nn.Module, TransferLoss):
-    """`attention_loss` with a stored power; see there.
+class AttentionLoss(nn.Module, TransferLoss[Maps, list[Tensor]]):
+    """`attention_loss` with a stored power; see there. Its goal is the teacher's attention at each tap.
 
     The paper's weight is β = 1000 with the factor ½ that is part of this loss, so a weight of 1000; p = 2.
-
-    Attributes:
-        reads: what it compares: feature "maps".
     """
 
     reads: ClassVar[Reads] = "maps"
@@ -59,43 +56,45 @@ class AttentionLoss(nn.Module, TransferLoss):
         """Return the loss, see `attention_loss`."""
         return attention_loss(student_maps, teacher_maps, power=self.power)
 
-    def measure(
-        self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and no figures of its health: every map has an attention."""
-        return self.compare(student_maps, self.extract(teacher_maps, student_maps))
-
     @property
     def extracts(self) -> dict[str, int | float | str]:
         """The settings that decide what `extract` gives."""
         return {"power": self.power}
 
-    def extract(self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return all that the loss needs to know of the teacher.
+    def extract(self, teacher: Maps, student: Maps) -> list[Tensor]:
+        """Return the teacher's attention.
 
         Args:
-            teacher_maps: as in `attention_loss`.
-            student_maps: likewise; only their shapes matter.
+            teacher: maps, as in `attention_loss`.
+            student: maps, as in `attention_loss`; only their shapes and types matter.
 
         Returns:
-            For the taps 0, 1, …: ``attention0`` (B, 1, h, w), normalized, at the size at which it is compared.
+            For each tap (B, 1, h, w), normalized, at the size at which it is compared.
 
         Raises:
             ShapeError: see `attention_loss`.
         """
-        return _extract(teacher_maps, student_maps, self.power)
+        return _extract(teacher, student, self.power)
 
-    def compare(self, student_maps: Sequence[Tensor], known: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what `measure` does, from what `extract` has found, now or earlier.
+    def compare(self, student: Maps, goal: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and no figures of its health: every map has an attention.
 
         Args:
-            student_maps: as in `attention_loss`.
-            known: what `extract` returned for the same images, of float32 or wider.
+            student: maps, as in `attention_loss`.
+            goal: what `extract` returned for the same images, of float32 or wider.
 
         Raises:
             ShapeError: it is not of these taps or images.
         """
-        return _compare(student_maps, known, self.power), {}
+        return _compare(student, goal, self.power), {}
+
+    def pack(self, goal: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Name the taps' goals ``attention0``, ``attention1`` and so on."""
+        return number("attention", goal)
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return ``attention0``, ``attention1`` and so on."""
+        return numbered(stored, "attention")
 
     def extra_repr(self) -> str:
         """Show the power in the module's representation."""
@@ -103,20 +102,19 @@ class AttentionLoss(nn.Module, TransferLoss):
 
 
 @torch.no_grad()
-def _extract(teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor], power: float) -> dict[str, Tensor]:
+def _extract(teacher_maps: Maps, student_maps: Maps, power: float) -> list[Tensor]:
     pairs = pair_up(student_maps, teacher_maps, method="Attention transfer")
     dtype = wide_dtype(*student_maps)
-    known = {}
+    goals = []
     with torch.autocast(teacher_maps[0].device.type, enabled=False):
-        for tap, (student, teacher) in enumerate(pairs):
+        for student, teacher in pairs:
             grid = as_grid(teacher, student)
             size = smaller(as_grid(student, teacher), grid)
-            known[f"attention{tap}"] = _attention(grid.to(dtype), size, power).reshape(-1, 1, *size)
-    return known
+            goals.append(_attention(grid.to(dtype), size, power).reshape(-1, 1, *size))
+    return goals
 
 
-def _compare(student_maps: Sequence[Tensor], known: Mapping[str, Tensor], power: float) -> Tensor:
-    goals = numbered(known, "attention")
+def _compare(student_maps: Maps, goals: Sequence[Tensor], power: float) -> Tensor:
     match(student_maps, goals, method="Attention transfer")
     if all(goal.shape[2:].numel() == 1 for goal in goals):
         shapes = ", ".join(str(tuple(student.shape)) for student in student_maps)

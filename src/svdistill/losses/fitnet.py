@@ -1,15 +1,14 @@
 """FitNets: a layer of the student learns to predict a layer of the teacher, the hint."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from svdistill.errors import ShapeError
-from svdistill.losses.maps import as_grid, average_pool, channels_first, pair_up, smaller, wide_dtype, width
-from svdistill.losses.protocol import Reads, TransferLoss
+from svdistill.losses.maps import as_grid, average_pool, channels_first, match, pair_up, smaller, wide_dtype, width
+from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 
 def fitnet_loss(
@@ -39,31 +38,17 @@ def fitnet_loss(
 
     Source: Romero et al., *FitNets: Hints for Thin Deep Nets*, ICLR 2015, equation 3.
     """
-    pairs = pair_up(student_maps, teacher_maps, method="FitNets")
-    student, teacher = pairs[_chosen(hint, len(pairs))]
-    _check_regressor(student, teacher, weight, bias)
-    dtype = wide_dtype(student)
-    with torch.autocast(student.device.type, enabled=False):
-        maps = as_grid(student, teacher).to(dtype), as_grid(teacher, student).detach().to(dtype)
-        size = smaller(*maps)
-        # Averaging and a 1×1 convolution commute, so the pooled map, the smaller one, is regressed.
-        found, goal = (channels_first(average_pool(m, size)) for m in maps)
-        if weight is not None:
-            found = torch.matmul(weight.to(dtype), found)
-        if bias is not None:
-            found = found + bias.to(dtype)[:, None]
-        return (found - goal).square().sum() * (0.5 / max(1, goal.numel()))
+    return _compare(student_maps, _extract(teacher_maps, student_maps, hint), weight, bias, hint)
 
 
-class FitNetLoss(nn.Module, TransferLoss):
-    """`fitnet_loss` with a stored hint and a regressor that learns along; see there.
+class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
+    """`fitnet_loss` with a stored hint and a regressor that learns along; see there. Its goal is the teacher's map.
 
     The paper trains in two stages, first the layers up to the hint on this loss alone, summed over channels and
     positions instead of their mean. Later benchmarks train in one stage with a weight of 100 on the mean of squares,
     so 200 of this loss.
 
     Attributes:
-        reads: what it compares: feature "maps".
         hint: which tap, from 0; None: the middle one.
         regressor: 1×1 convolution from the student's width to the teacher's, made by `prepare`; None before.
     """
@@ -98,31 +83,72 @@ class FitNetLoss(nn.Module, TransferLoss):
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """Return the loss, see `fitnet_loss`; `prepare` comes first."""
-        if self.regressor is None:
-            raise ShapeError("FitNetLoss has no regressor yet; call prepare with the maps of one batch first")
-        weight, bias = self.regressor.weight[:, :, 0], self.regressor.bias
-        return fitnet_loss(student_maps, teacher_maps, weight=weight, bias=bias, hint=self.hint)
+        return self.measure(student_maps, teacher_maps)[0]
 
-    def measure(
-        self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and no figures of its health: any map can be regressed."""
-        return self(student_maps, teacher_maps), {}
-
-    def teacher_numbers(self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> int:
-        """Return how many numbers of an image the loss needs to know of the teacher: too many to be stored.
+    def extract(self, teacher: Maps, student: Maps) -> Tensor:
+        """Return the teacher's map at the hint.
 
         Args:
-            teacher_maps: as in `fitnet_loss`.
-            student_maps: likewise; only their shapes matter.
+            teacher: maps, as in `fitnet_loss`.
+            student: maps, as in `fitnet_loss`; only their shapes and types matter.
+
+        Returns:
+            (B, D_T, h, w), at the size at which it is compared.
+
+        Raises:
+            ShapeError: see `fitnet_loss`.
         """
-        tap = _chosen(self.hint, len(teacher_maps))
-        grids = as_grid(student_maps[tap], teacher_maps[tap]), as_grid(teacher_maps[tap], student_maps[tap])
-        return width(teacher_maps[tap]) * math.prod(smaller(*grids))
+        return _extract(teacher, student, self.hint)
+
+    def compare(self, student: Maps, goal: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and no figures of its health: any map can be regressed.
+
+        Args:
+            student: maps, as in `fitnet_loss`.
+            goal: what `extract` returned for the same images, of float32 or wider.
+
+        Raises:
+            ShapeError: it is not of these images or widths, or `prepare` did not come first.
+        """
+        if self.regressor is None:
+            raise ShapeError("FitNetLoss has no regressor yet; call prepare with the maps of one batch first")
+        return _compare(student, goal, self.regressor.weight[:, :, 0], self.regressor.bias, self.hint), {}
+
+    def pack(self, goal: Tensor) -> dict[str, Tensor]:
+        """Name the goal ``hint``."""
+        return {"hint": goal}
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return ``hint``."""
+        return stored["hint"]
 
     def extra_repr(self) -> str:
         """Show the hint in the module's representation."""
         return f"hint={self.hint}"
+
+
+@torch.no_grad()
+def _extract(teacher_maps: Maps, student_maps: Maps, hint: int | None) -> Tensor:
+    pairs = pair_up(student_maps, teacher_maps, method="FitNets")
+    student, teacher = pairs[_chosen(hint, len(pairs))]
+    with torch.autocast(teacher.device.type, enabled=False):
+        grid = as_grid(teacher, student)
+        return average_pool(grid.to(wide_dtype(student)), smaller(as_grid(student, teacher), grid))
+
+
+def _compare(student_maps: Maps, goal: Tensor, weight: Tensor | None, bias: Tensor | None, hint: int | None) -> Tensor:
+    student = student_maps[_chosen(hint, len(student_maps))]
+    match([student], [goal], method="FitNets")
+    _check_regressor(student, goal, weight, bias)
+    dtype = wide_dtype(student)
+    with torch.autocast(student.device.type, enabled=False):
+        # Averaging and a 1×1 convolution commute, so the pooled map, the smaller one, is regressed.
+        found = channels_first(average_pool(as_grid(student, goal).to(dtype), (goal.shape[2], goal.shape[3])))
+        if weight is not None:
+            found = torch.matmul(weight.to(dtype), found)
+        if bias is not None:
+            found = found + bias.to(dtype)[:, None]
+        return (found - channels_first(goal)).square().sum() * (0.5 / max(1, goal.numel()))
 
 
 def _chosen(hint: int | None, taps: int) -> int:

@@ -1,15 +1,15 @@
 """FSP: the student learns the flow of the solution procedure, how neighbouring feature maps correlate."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svdistill.losses.maps import as_grid, pair_up, smaller, wide_dtype, width
-from svdistill.losses.protocol import Reads, TransferLoss
+from svdistill.losses.maps import as_grid, match, number, numbered, pair_up, smaller, wide_dtype
+from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 
 def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
@@ -30,55 +30,80 @@ def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> 
 
     Source: Yim, Joo, Bae, Kim, *A Gift from Knowledge Distillation*, CVPR 2017, equations 1 and 2.
     """
-    pairs = pair_up(student_maps, teacher_maps, method="FSP", least=2, equal_widths=True)
-    students, teachers = zip(*pairs, strict=True)
-    dtype = wide_dtype(*students)
-    with torch.autocast(students[0].device.type, enabled=False):
-        with torch.no_grad():
-            goals = _flows(teachers, dtype)
-        errors = (
-            functional.mse_loss(found, goal, reduction="sum")
-            for found, goal in zip(_flows(students, dtype), goals, strict=True)
-        )
-        distance = sum(errors, start=torch.zeros((), dtype=dtype, device=students[0].device))
-    return distance / max(1, len(students[0]))
+    return _compare(student_maps, _extract(teacher_maps, student_maps))
 
 
-class FSPLoss(nn.Module, TransferLoss):
-    """`fsp_loss` as a module; see there.
+class FSPLoss(nn.Module, TransferLoss[Maps, list[Tensor]]):
+    """`fsp_loss` as a module; see there. Its goal is the teacher's Gram matrices.
 
     The paper gives all pairs of taps the same weight and trains in two stages, first on this loss alone. The KD-SVD
     paper takes half of this loss divided by Σ_pairs C_F · C_B; its author's later benchmark takes 0.0005 of it.
-
-    Attributes:
-        reads: what it compares: feature "maps".
-        equal_widths: the maps of both networks must be of the same widths.
     """
 
     reads: ClassVar[Reads] = "maps"
+    equal_widths: ClassVar[bool] = True
     needs_positions: ClassVar[bool] = True
     least_taps: ClassVar[int] = 2
     storable: ClassVar[bool] = False
-    equal_widths: ClassVar[bool] = True
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """Return the loss, see `fsp_loss`."""
         return fsp_loss(student_maps, teacher_maps)
 
-    def measure(
-        self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and no figures of its health: every map has a Gram matrix."""
-        return self(student_maps, teacher_maps), {}
-
-    def teacher_numbers(self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> int:
-        """Return how many numbers of an image the loss needs to know of the teacher: too many to be stored.
+    def extract(self, teacher: Maps, student: Maps) -> list[Tensor]:
+        """Return the teacher's Gram matrices.
 
         Args:
-            teacher_maps: as in `fsp_loss`.
-            student_maps: likewise; not looked at.
+            teacher: maps, as in `fsp_loss`.
+            student: maps, as in `fsp_loss`; only their number, their batch and their types matter.
+
+        Returns:
+            For each pair of neighbouring taps (B, C_F, C_B).
+
+        Raises:
+            ShapeError: number of taps or shapes do not fit.
         """
-        return sum(width(front) * width(back) for front, back in itertools.pairwise(teacher_maps))
+        return _extract(teacher, student)
+
+    def compare(self, student: Maps, goal: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and no figures of its health: every map has a Gram matrix.
+
+        Args:
+            student: maps, as in `fsp_loss`.
+            goal: what `extract` returned for the same images, of float32 or wider.
+
+        Raises:
+            ShapeError: it is not of these taps, images or widths.
+        """
+        return _compare(student, goal), {}
+
+    def pack(self, goal: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Name the matrices ``flow0``, ``flow1`` and so on."""
+        return number("flow", goal)
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return ``flow0``, ``flow1`` and so on."""
+        return numbered(stored, "flow")
+
+
+@torch.no_grad()
+def _extract(teacher_maps: Maps, student_maps: Maps) -> list[Tensor]:
+    pair_up(student_maps, teacher_maps, method="FSP", least=2)
+    with torch.autocast(teacher_maps[0].device.type, enabled=False):
+        return _flows(teacher_maps, wide_dtype(*student_maps))
+
+
+def _compare(student_maps: Maps, goals: Sequence[Tensor]) -> Tensor:
+    widths = [*(goal.shape[1] for goal in goals), *(goal.shape[2] for goal in goals[-1:])]
+    match(student_maps, [*goals, *goals[-1:]], method="FSP", widths=widths)
+    dtype = wide_dtype(*student_maps)
+    with torch.autocast(student_maps[0].device.type, enabled=False):
+        errors = (
+            functional.mse_loss(found, goal, reduction="sum")
+            for found, goal in zip(_flows(student_maps, dtype), goals, strict=True)
+        )
+        distance = sum(errors, start=torch.zeros((), dtype=dtype, device=student_maps[0].device))
+    return distance / max(1, len(student_maps[0]))
 
 
 def _flows(maps: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

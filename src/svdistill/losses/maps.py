@@ -52,30 +52,35 @@ def pair_up(
                 f"tap {tap} has {len(student)} samples in the student and {len(teacher)} in the teacher, "
                 f"tap 0 of the student {len(pairs[0][0])}; all taps must come from the same batch"
             )
-        if equal_widths and width(student) != width(teacher):
-            raise ShapeError(
-                f"tap {tap} has {width(student)} channels in the student and {width(teacher)} in the teacher; "
-                "use a Distiller, which makes an adapter, or choose taps or widths that agree"
-            )
+        if equal_widths:
+            _check_width(student, width(teacher), tap)
     return pairs
 
 
-def numbered(known: Mapping[str, Tensor], name: str) -> list[Tensor]:
-    """Return ``name0``, ``name1`` and so on, as far as there are any: one tensor for each tap."""
-    names = itertools.takewhile(known.__contains__, (f"{name}{tap}" for tap in itertools.count()))
-    return [known[one] for one in names]
+def number(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Name tensors ``name0``, ``name1`` and so on: one for each tap."""
+    return {f"{name}{tap}": one for tap, one in enumerate(tensors)}
 
 
-def match(student_maps: Sequence[Tensor], known: Sequence[Tensor], *, method: str) -> None:
+def numbered(stored: Mapping[str, Tensor], name: str) -> list[Tensor]:
+    """Return ``name0``, ``name1`` and so on, as far as there are any: the reverse of `number`."""
+    names = itertools.takewhile(stored.__contains__, (f"{name}{tap}" for tap in itertools.count()))
+    return [stored[one] for one in names]
+
+
+def match(
+    student_maps: Sequence[Tensor], known: Sequence[Tensor], *, method: str, widths: Sequence[int] | None = None
+) -> None:
     """Check that the student's maps are of the taps and the images that something is known about.
 
     Args:
         student_maps: feature maps, each (B, C, H, W), (B, N, D) or (B, D), floating.
         known: (B, …) of each tap of the teacher.
         method: who asks, for the message.
+        widths: the teacher's C or D of each tap, where the student's has to agree.
 
     Raises:
-        ShapeError: number of taps, shapes or batch do not fit.
+        ShapeError: number of taps, shapes, batch or widths do not fit.
     """
     if len(student_maps) != len(known) or not known:
         raise ShapeError(
@@ -89,6 +94,8 @@ def match(student_maps: Sequence[Tensor], known: Sequence[Tensor], *, method: st
                 f"tap {tap} has {len(student)} samples in the student, and {len(one)} are known of the teacher; both "
                 "must be of the same batch"
             )
+    for tap, (student, wanted) in enumerate(zip(student_maps, widths or (), strict=False)):
+        _check_width(student, wanted, tap)
 
 
 def width(feature: Tensor) -> int:
@@ -114,7 +121,7 @@ def as_grid(feature: Tensor, partner: Tensor) -> Tensor:
         partner: the map that it is compared with.
 
     Raises:
-        ShapeError: N is no square number and the partner is of another size.
+        ShapeError: N is not a square number and the partner is of another size.
     """
     if feature.dim() == 4:
         return feature
@@ -127,7 +134,7 @@ def as_grid(feature: Tensor, partner: Tensor) -> Tensor:
     side = math.isqrt(positions)
     if side * side != positions:
         raise ShapeError(
-            f"{positions} tokens are no square grid and cannot be pooled to the size of a map "
+            f"{positions} tokens are not a square grid and cannot be pooled to the size of a map "
             f"{tuple(partner.shape)}; drop the class token, or choose taps with equally many positions"
         )
     return flat.reshape(*flat.shape[:2], side, side)
@@ -146,6 +153,14 @@ def average_pool(grid: Tensor, size: tuple[int, int]) -> Tensor:
 def wide_dtype(*features: Tensor) -> torch.dtype:
     """Return float64 where one of the maps is float64, else float32."""
     return torch.float64 if any(f.dtype == torch.float64 for f in features) else torch.float32
+
+
+def _check_width(student: Tensor, wanted: int, tap: int) -> None:
+    if width(student) != wanted:
+        raise ShapeError(
+            f"tap {tap} has {width(student)} channels in the student and {wanted} in the teacher; use a Distiller, "
+            "which makes an adapter, or choose taps or widths that agree"
+        )
 
 
 def _check(feature: Tensor, name: str) -> None:

@@ -1,19 +1,28 @@
 """What a transfer loss must offer: the one contract between the losses and whoever uses them."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 from torch import Tensor
 
 Reads = Literal["maps", "logits"]
-READS: tuple[Reads, ...] = ("maps", "logits")
+READS: tuple[Reads, ...] = get_args(Reads)
+
+Maps = Sequence[Tensor]
+Settings = Mapping[str, int | float | str]
+
+# One network's side of the comparison, `Maps` or logits (B, classes), and what a loss needs to know of the teacher.
+Side = TypeVar("Side", contravariant=True)
+Goal = TypeVar("Goal")
 
 
-class TransferLoss(Protocol):
+class TransferLoss(Protocol[Side, Goal]):
     """A transfer loss: what it reads, what it asks of its input, and its two halves, teacher and student.
 
     A class that fulfils it subclasses it and so has the defaults that are written here; a wrong or missing member is an
-    error of the type checker, and nothing is asked by ``hasattr``.
+    error of the type checker, and nothing is asked by ``hasattr``. Type parameters: what the loss reads of a network,
+    `Maps` or a tensor of logits, and its goal, which is all that it needs to know of the teacher.
 
     Attributes:
         reads: ``maps``: student and teacher are sequences of feature maps; ``logits``: both are (B, classes).
@@ -22,8 +31,8 @@ class TransferLoss(Protocol):
         needs_positions: a tap with one position in both networks, (B, D, 1, 1), has nothing that could be compared.
         least_taps: how many taps it needs.
         least_images: how many images must be worked on together for it to learn anything.
-        storable: what it needs of the teacher is small enough to be stored, and the teacher left out of training.
-        precise: names of what is not to be stored in half precision.
+        storable: its goals are small enough to be stored, and the teacher left out of training.
+        precise: names of what is not to be stored in half precision, among those that `pack` gives.
     """
 
     reads: ClassVar[Reads]
@@ -39,11 +48,68 @@ class TransferLoss(Protocol):
         """Whether the loss is a sum over the batch, not a mean."""
         return False
 
-    def measure(self, student: Any, teacher: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its health, 0-dim tensors; the health carries no gradient."""
-        ...
-
     @property
-    def extracts(self) -> Mapping[str, int | float | str]:
-        """The settings that decide what a teacher's side consists of."""
+    def extracts(self) -> Settings:
+        """The settings that decide what a goal consists of."""
         return {}
+
+    def prepare(self, student_maps: Maps, teacher_maps: Maps) -> None:
+        """Make the parameters of the loss's own that fit maps like these; only their shapes and types count.
+
+        Args:
+            student_maps: of any batch; lifted where the loss needs equal widths.
+            teacher_maps: as many, of the same batch.
+        """
+        return None
+
+    @abstractmethod
+    def extract(self, teacher: Side, student: Side) -> Goal:
+        """Return all that the loss needs to know of the teacher, without gradient.
+
+        Args:
+            teacher: the teacher's side.
+            student: the student's side, of which shapes and types alone matter.
+        """
+
+    @abstractmethod
+    def compare(self, student: Side, goal: Goal) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compare the student with what `extract` has found, now or earlier.
+
+        Args:
+            student: the student's side.
+            goal: what `extract` returned for the same images.
+
+        Returns:
+            The loss and its health, 0-dim tensors; the health carries no gradient.
+        """
+
+    def measure(self, student: Side, teacher: Side) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compare student and teacher.
+
+        Args:
+            student: the student's side.
+            teacher: the teacher's side.
+
+        Returns:
+            The loss and its health; see `compare`.
+        """
+        return self.compare(student, self.extract(teacher, student))
+
+    @abstractmethod
+    def pack(self, goal: Goal) -> dict[str, Tensor]:
+        """Return a goal as tensors (B, …), under the names by which they are stored."""
+
+    @abstractmethod
+    def unpack(self, stored: Mapping[str, Tensor]) -> Goal:
+        """Return the goal that `pack` was given, from what has been stored of it, in float32.
+
+        Args:
+            stored: what `pack` returned, of some images.
+
+        Raises:
+            ShapeError: it is of other settings.
+        """
+
+
+# Losses by name, of whatever they read.
+Losses = Mapping[str, TransferLoss[Any, Any]]

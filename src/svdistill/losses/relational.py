@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from svdistill.errors import ShapeError
 from svdistill.losses.maps import channels_first, match, pair_up, wide_dtype
-from svdistill.losses.protocol import Reads, TransferLoss
+from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
-# Squared distances below this share of the squared lengths are rounding of float32 maps: the examples coincide.
+# Squared distances below this fraction of the squared lengths are rounding of float32 maps: the examples coincide.
 COINCIDENT = 1000 * torch.finfo(torch.float64).eps
 
 
@@ -48,17 +48,16 @@ def relational_loss(
 
 
 @torch.no_grad()
-def _extract(teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> dict[str, Tensor]:
-    teacher = pair_up(student_maps, teacher_maps, method="RKD")[-1][1]
-    return {"embedding": _embedding(teacher)}
+def _extract(teacher_maps: Maps, student_maps: Maps) -> Tensor:
+    return _embedding(pair_up(student_maps, teacher_maps, method="RKD")[-1][1])
 
 
-def _compare(student_maps: Sequence[Tensor], known: Mapping[str, Tensor], distance: float, angle: float) -> Tensor:
+def _compare(student_maps: Maps, embedding: Tensor, distance: float, angle: float) -> Tensor:
     student = student_maps[-1]
-    match([student], [known["embedding"]], method="RKD")
+    match([student], [embedding], method="RKD")
     batch = len(student)
     with torch.autocast(student.device.type, enabled=False):
-        found, goal = _Relations(_embedding(student)), _Relations(known["embedding"].double())
+        found, goal = _Relations(_embedding(student)), _Relations(embedding.double())
         loss = found.gram.sum() * 0.0  # keeps the graph where a term is off or the batch is empty
         if distance:
             error = functional.smooth_l1_loss(found.distances(), goal.distances(), reduction="sum")
@@ -69,21 +68,15 @@ def _compare(student_maps: Sequence[Tensor], known: Mapping[str, Tensor], distan
     return loss.to(wide_dtype(student))
 
 
-class RelationalLoss(nn.Module, TransferLoss):
-    """`relational_loss` with stored weights of its two terms; see there.
+class RelationalLoss(nn.Module, TransferLoss[Maps, Tensor]):
+    """`relational_loss` with stored weights of its two terms; see there. Its goal is the teacher's embeddings.
 
     The defaults, 25 and 50, are the paper's for classification (section 4.2), to be used with a weight of 1.
-
-    Attributes:
-        reads: what it compares: feature "maps".
-        precise: what of `extract` is not to be stored in half precision: relations are differences of embeddings.
-        extracts: the settings that decide what `extract` gives: none.
     """
 
     reads: ClassVar[Reads] = "maps"
     least_images: ClassVar[int] = 3
-    precise: ClassVar[frozenset[str]] = frozenset({"embedding"})
-    extracts: ClassVar[Mapping[str, int | float | str]] = {}
+    precise: ClassVar[frozenset[str]] = frozenset({"embedding"})  # relations are differences of embeddings
 
     def __init__(self, distance: float = 25.0, angle: float = 50.0) -> None:
         super().__init__()
@@ -95,38 +88,40 @@ class RelationalLoss(nn.Module, TransferLoss):
         """Return the loss, see `relational_loss`."""
         return relational_loss(student_maps, teacher_maps, distance=self.distance, angle=self.angle)
 
-    def measure(
-        self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and no figures of its health: any embeddings have relations."""
-        return self.compare(student_maps, self.extract(teacher_maps, student_maps))
-
-    def extract(self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return all that the loss needs to know of the teacher.
+    def extract(self, teacher: Maps, student: Maps) -> Tensor:
+        """Return the teacher's embeddings.
 
         Args:
-            teacher_maps: as in `relational_loss`.
-            student_maps: likewise; only their number and their batch matter.
+            teacher: maps, as in `relational_loss`.
+            student: maps, as in `relational_loss`; only their number and their batch matter.
 
         Returns:
-            ``embedding`` (B, D), float64: the last map averaged over its positions.
+            (B, D), float64: the last map averaged over its positions.
 
         Raises:
             ShapeError: see `relational_loss`.
         """
-        return _extract(teacher_maps, student_maps)
+        return _extract(teacher, student)
 
-    def compare(self, student_maps: Sequence[Tensor], known: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what `measure` does, from what `extract` has found, now or earlier.
+    def compare(self, student: Maps, goal: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and no figures of its health: any embeddings have relations.
 
         Args:
-            student_maps: as in `relational_loss`.
-            known: what `extract` returned for the same images, of float32 or wider.
+            student: maps, as in `relational_loss`.
+            goal: what `extract` returned for the same images, of float32 or wider.
 
         Raises:
             ShapeError: it is not of these images.
         """
-        return _compare(student_maps, known, self.distance, self.angle), {}
+        return _compare(student, goal, self.distance, self.angle), {}
+
+    def pack(self, goal: Tensor) -> dict[str, Tensor]:
+        """Name the goal ``embedding``."""
+        return {"embedding": goal}
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return ``embedding``."""
+        return stored["embedding"]
 
     def extra_repr(self) -> str:
         """Show the weights in the module's representation."""

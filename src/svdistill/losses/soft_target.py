@@ -42,16 +42,10 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
     return divergence * (temperature**2 / max(1, len(student_logits)))
 
 
-class SoftTargetLoss(nn.Module, TransferLoss):
-    """`soft_target_loss` with a stored temperature; see there.
-
-    Attributes:
-        reads: what it compares: "logits".
-        extracts: the settings that decide what `extract` gives: none.
-    """
+class SoftTargetLoss(nn.Module, TransferLoss[Tensor, Tensor]):
+    """`soft_target_loss` with a stored temperature; see there. Its goal is the teacher's logits."""
 
     reads: ClassVar[Reads] = "logits"
-    extracts: ClassVar[Mapping[str, int | float | str]] = {}
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
@@ -62,30 +56,34 @@ class SoftTargetLoss(nn.Module, TransferLoss):
         """Return the loss, see `soft_target_loss`."""
         return soft_target_loss(student_logits, teacher_logits, temperature=self.temperature)
 
-    def measure(self, student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and no figures of its health: logits are always comparable."""
-        return self.compare(student_logits, self.extract(teacher_logits, student_logits))
-
-    def extract(self, teacher_logits: Tensor, student_logits: Tensor) -> dict[str, Tensor]:
-        """Return all that the loss needs to know of the teacher: its ``logits`` (B, classes).
+    def extract(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """Return the teacher's logits (B, classes).
 
         Args:
-            teacher_logits: as in `soft_target_loss`.
-            student_logits: likewise; not looked at.
+            teacher: logits, as in `soft_target_loss`.
+            student: not looked at.
         """
-        return {"logits": teacher_logits.detach()}
+        return teacher.detach()
 
-    def compare(self, student_logits: Tensor, known: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what `measure` does, from what `extract` has found, now or earlier.
+    def compare(self, student: Tensor, goal: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and no figures of its health: logits are always comparable.
 
         Args:
-            student_logits: as in `soft_target_loss`.
-            known: what `extract` returned for the same images.
+            student: logits, as in `soft_target_loss`.
+            goal: what `extract` returned for the same images.
 
         Raises:
             ShapeError: the classes or the images are not the same.
         """
-        return self(student_logits, known["logits"]), {}
+        return self(student, goal), {}
+
+    def pack(self, goal: Tensor) -> dict[str, Tensor]:
+        """Name the goal ``logits``."""
+        return {"logits": goal}
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return ``logits``."""
+        return stored["logits"]
 
     def extra_repr(self) -> str:
         """Show the temperature in the module's representation."""

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self, get_args
 from warnings import warn
 
 import torch
@@ -29,18 +29,18 @@ from svdistill.losses.maps import (
     average_pool,
     channels_first,
     match,
+    number,
     numbered,
     pair_up,
     smaller,
     wide_dtype,
-    width,
 )
-from svdistill.losses.protocol import Reads, TransferLoss
+from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 Reduction = Literal["sum", "mean"]
-REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 Basis = Literal["own", "teacher"]
-BASES: tuple[Basis, ...] = ("own", "teacher")
+BASES: tuple[Basis, ...] = get_args(Basis)
 
 
 def svd_loss(
@@ -65,9 +65,9 @@ def svd_loss(
     With `basis="teacher"` the student is not decomposed: v_S,i = M_Sᵀ u_T,i / ‖M_Sᵀ u_T,i‖, with u_T,i ∝ M_T v_T,i the
     teacher's left vector. Where H and W differ, the larger side is average-pooled; sign and order are the teacher's.
 
-    A sample for which a tap of either network is all zero, or holds NaN or infinity, contributes nothing; `measure` of
-    `SVDLoss` counts them. A component that the student's map has no vector for contributes nothing either; one that the
-    teacher's map has no vector for has weight 0.
+    A sample for which a tap of either network is all zero, or holds NaN or infinity, contributes nothing;
+    `SVDLoss.compare` counts them. A component that the student's map has no vector for contributes nothing either; one
+    that the teacher's map has no vector for has weight 0.
 
     Args:
         student_maps: L ≥ 2 feature maps in the order of the network, each (B, C, H, W), (B, N, D) or (B, D), floating.
@@ -94,19 +94,52 @@ def svd_loss(
     return _compare(student_maps, _extract(teacher_maps, student_maps, settings), settings)[0]
 
 
-class SVDLoss(nn.Module, TransferLoss):
-    """`svd_loss` with stored settings; see there. Those of the published sources are `svdistill.recipes.PRESETS`.
+class TapGoal(NamedTuple):
+    """What a tap of the teacher asks for; without gradient.
 
     Attributes:
-        reads: what it compares: feature "maps".
-        equal_widths: the maps of both networks must be of the same widths.
-        precise: what of `extract` is not to be stored in half precision.
+        targets: (B, kept, D) right singular vectors v_T, kept = min(k, N, D) of the student's map; zero where the
+            teacher has fewer.
+        sigma: (B, kept) σ_T / ‖M_T‖, zero where the teacher has fewer.
+        left: (B, kept, h, w) left vectors u_T on the grid on which they meet the student's map; only with
+            ``basis="teacher"``.
+    """
+
+    targets: Tensor
+    sigma: Tensor
+    left: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights w as (B, kept, 1)."""
+        length: Tensor = self.sigma.norm(dim=1, keepdim=True)
+        return (self.sigma / length.clamp_min(torch.finfo(length.dtype).tiny))[..., None]
+
+    @property
+    def energy(self) -> Tensor:
+        """(B,) fraction of the map's energy in the vectors."""
+        return self.sigma.square().sum(1)
+
+    @classmethod
+    def of(cls, teacher: Tensor, kept: int) -> Self:
+        """Decompose a map of the teacher."""
+        # shape: (B, D, N)
+        found = decompose(teacher, kept)
+        # A teacher's map of fewer positions has further vectors of weight 0, as one of lower rank has.
+        missing = kept - found.rows.shape[1]
+        return cls(_pad(found.rows, missing), nn.functional.pad(found.share.sqrt(), (0, missing)))
+
+
+class SVDLoss(nn.Module, TransferLoss[Maps, list[TapGoal]]):
+    """`svd_loss` with stored settings; see there. Those of the published sources are `svdistill.recipes.PRESETS`.
+
+    Its goal is a `TapGoal` for each tap: k·ΣD numbers an image and few more.
     """
 
     reads: ClassVar[Reads] = "maps"
+    equal_widths: ClassVar[bool] = True
     needs_positions: ClassVar[bool] = True
     least_taps: ClassVar[int] = 2
-    equal_widths: ClassVar[bool] = True
     precise: ClassVar[frozenset[str]] = frozenset({"sigma"})
 
     def __init__(
@@ -128,18 +161,6 @@ class SVDLoss(nn.Module, TransferLoss):
         """Return the loss, see `svd_loss`."""
         return self.measure(student_maps, teacher_maps)[0]
 
-    def measure(
-        self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and what tells whether the transfer works.
-
-        Returns:
-            The loss, and scalars without gradient: `alignment`, the mean |cosine| between a teacher's vector and the
-            student's answer, weighted by w²; `energy_student` and `energy_teacher`, the mean share of a map's energy
-            ‖M‖² in the vectors that are compared; `set_aside`, the number of samples that contributed nothing.
-        """
-        return self.compare(student_maps, self.extract(teacher_maps, student_maps))
-
     @property
     def sums(self) -> bool:
         """Whether the loss is a sum over the batch, not a mean."""
@@ -150,35 +171,61 @@ class SVDLoss(nn.Module, TransferLoss):
         """The settings that decide what `extract` gives."""
         return {"rank": self.settings.rank, "basis": self.settings.basis}
 
-    @torch.no_grad()
-    def extract(self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return all that the loss needs to know of the teacher; k·ΣD numbers an image and few more.
+    def extract(self, teacher: Maps, student: Maps) -> list[TapGoal]:
+        """Return the teacher's vectors.
 
         Args:
-            teacher_maps: as in `svd_loss`.
-            student_maps: likewise; only their shapes matter.
+            teacher: maps, as in `svd_loss`.
+            student: maps, as in `svd_loss`; only their shapes and types matter.
 
         Returns:
-            For the taps 0, 1, …: ``v0`` (B, kept, D), right singular vectors, kept = min(k, N, D) of the student's map;
-            ``sigma`` (B, taps, k), σ / ‖M‖, 0 where there is no vector; with ``basis="teacher"`` also ``left0``
-            (B, kept, h, w), the left vectors on the grid on which they meet the student's map.
+            For each tap what the teacher asks for there.
 
         Raises:
             ShapeError: see `svd_loss`.
         """
-        return _extract(teacher_maps, student_maps, self.settings)
+        return _extract(teacher, student, self.settings)
 
-    def compare(self, student_maps: Sequence[Tensor], known: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what `measure` does, from what `extract` has found, now or earlier.
+    def compare(self, student: Maps, goal: Sequence[TapGoal]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and what tells whether the transfer works.
 
         Args:
-            student_maps: as in `svd_loss`.
-            known: what `extract` returned for the same images, of float32 or wider.
+            student: maps, as in `svd_loss`.
+            goal: what `extract` returned for the same images, of float32 or wider.
+
+        Returns:
+            The loss, and scalars without gradient: `alignment`, the mean |cosine| between a teacher's vector and the
+            student's answer, weighted by w²; `energy_student` and `energy_teacher`, the mean fraction of a map's energy
+            ‖M‖² in the vectors that are compared; `set_aside`, the number of samples that contributed nothing.
 
         Raises:
-            ShapeError: it is not of these taps, images or widths.
+            ShapeError: it is not of these taps, images, widths or settings.
         """
-        return _compare(student_maps, known, self.settings)
+        return _compare(student, goal, self.settings)
+
+    def pack(self, goal: Sequence[TapGoal]) -> dict[str, Tensor]:
+        """Name the right vectors ``v0``, ``v1`` and so on, the left ones, where there are any, ``left0`` and so on.
+
+        ``sigma`` (B, taps, k) holds the singular values of all taps, 0 where there is no vector.
+        """
+        left = [one.left for one in goal if one.left is not None]
+        rank = self.settings.rank
+        sigma = [nn.functional.pad(one.sigma, (0, rank - one.sigma.shape[1])) for one in goal]
+        return {
+            **number("v", [one.targets for one in goal]),
+            **number("left", left),
+            "sigma": torch.stack(sigma, 1),
+        }
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> list[TapGoal]:
+        """Return the goal of which `pack` has made this."""
+        targets = numbered(stored, "v")
+        if "sigma" not in stored:
+            raise ShapeError(f"what is stored of the teacher ({', '.join(stored)}) lacks sigma; store it again")
+        return [
+            TapGoal(vectors, stored["sigma"][:, tap, : vectors.shape[1]], stored.get(f"left{tap}"))
+            for tap, vectors in enumerate(targets)
+        ]
 
     def extra_repr(self) -> str:
         """Show the settings in the module's representation."""
@@ -228,66 +275,35 @@ def _settings(
     return _Settings(rank, beta, chosen, gradient, reduction, extra, bool(scaled), basis)
 
 
-class _Goal(NamedTuple):
-    """What a tap of the teacher asks for; without gradient."""
-
-    targets: Tensor  # (B, kept, D) v_T, zero where the teacher has fewer
-    sigma: Tensor  # (B, kept) σ_T / ‖M_T‖, likewise
-    left: Tensor | None = None  # (B, kept, h, w) u_T as it meets the student's map; only where that is projected
-
-    @property
-    def weight(self) -> Tensor:
-        """Weights w as (B, kept, 1)."""
-        length: Tensor = self.sigma.norm(dim=1, keepdim=True)
-        return (self.sigma / length.clamp_min(torch.finfo(length.dtype).tiny))[..., None]
-
-    @property
-    def energy(self) -> Tensor:
-        """(B,) share of the map's energy in the vectors."""
-        return self.sigma.square().sum(1)
-
-    @classmethod
-    def of(cls, teacher: Tensor, kept: int) -> Self:
-        # shape: (B, D, N)
-        found = decompose(teacher, kept)
-        # A teacher's map of fewer positions has further vectors of weight 0, as one of lower rank has.
-        missing = kept - found.rows.shape[1]
-        return cls(_pad(found.rows, missing), nn.functional.pad(found.share.sqrt(), (0, missing)))
-
-
 @torch.no_grad()
-def _extract(teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor], settings: _Settings) -> dict[str, Tensor]:
+def _extract(teacher_maps: Maps, student_maps: Maps, settings: _Settings) -> list[TapGoal]:
     pairs = pair_up(student_maps, teacher_maps, method="KD-SVD", least=2, equal_widths=True)
     look = _look_both_sides if settings.basis == "teacher" else _look
-    goals = [look(teacher, student, settings.rank) for student, teacher in pairs]
-    sigma = [nn.functional.pad(goal.sigma, (0, settings.rank - goal.sigma.shape[1])) for goal in goals]
-    known = {f"v{tap}": goal.targets for tap, goal in enumerate(goals)}
-    known |= {f"left{tap}": goal.left for tap, goal in enumerate(goals) if goal.left is not None}
-    return {**known, "sigma": torch.stack(sigma, 1)}
+    return [look(teacher, student, settings.rank) for student, teacher in pairs]
 
 
-def _look(teacher: Tensor, student: Tensor, rank: int) -> _Goal:
+def _look(teacher: Tensor, student: Tensor, rank: int) -> TapGoal:
     """Decompose a map, to as many vectors as the student's can answer."""
-    return _Goal.of(channels_first(teacher), min(rank, *channels_first(student).shape[1:]))
+    return TapGoal.of(channels_first(teacher), min(rank, *channels_first(student).shape[1:]))
 
 
-def _look_both_sides(teacher: Tensor, student: Tensor, rank: int) -> _Goal:
+def _look_both_sides(teacher: Tensor, student: Tensor, rank: int) -> TapGoal:
     """Decompose a map and bring its left vectors to the size at which the student's is projected on them."""
     grids = as_grid(student, teacher), as_grid(teacher, student)
     size, dtype = smaller(*grids), wide_dtype(student)
     with full_float32(teacher.device):
         y = _tamed(grids[1].to(dtype).flatten(2))
-        goal = _Goal.of(y, min(rank, y.shape[1]))
+        goal = TapGoal.of(y, min(rank, y.shape[1]))
         left = torch.bmm(goal.targets, y)
         left = average_pool(left.reshape(*left.shape[:2], *grids[1].shape[2:]), size)
         unit = nn.functional.normalize(left.flatten(2), dim=2, eps=torch.finfo(dtype).tiny)
         return goal._replace(left=unit.reshape(left.shape))
 
 
-def _compare(
-    student_maps: Sequence[Tensor], known: Mapping[str, Tensor], settings: _Settings
-) -> tuple[Tensor, dict[str, Tensor]]:
-    taps = [_answer(*tap, settings) for tap in zip(student_maps, _goals(student_maps, known, settings), strict=True)]
+def _compare(student_maps: Maps, goals: Sequence[TapGoal], settings: _Settings) -> tuple[Tensor, dict[str, Tensor]]:
+    targets = [goal.targets for goal in goals]
+    match(student_maps, targets, method="KD-SVD", widths=[one.shape[2] for one in targets])
+    taps = [_answer(*tap, settings) for tap in zip(student_maps, goals, strict=True)]
     usable = torch.stack([tap.usable for tap in taps]).all(0)
     counts = [tap.counts & usable[:, None] for tap in taps]
     weight = torch.stack([front & back for front, back in itertools.pairwise(counts)])
@@ -306,31 +322,15 @@ def _compare(
     return loss, health
 
 
-def _goals(student_maps: Sequence[Tensor], known: Mapping[str, Tensor], settings: _Settings) -> list[_Goal]:
-    """Sort what is known by taps, and check that it is of these."""
-    targets, left = numbered(known, "v"), numbered(known, "left")
-    match(student_maps, targets, method="KD-SVD")
-    if "sigma" not in known or (settings.basis == "teacher" and len(left) != len(targets)):
-        raise ShapeError(
-            f"what is known of the teacher ({', '.join(known)}) was not extracted with basis={settings.basis!r}; "
-            "extract it with the same settings"
-        )
-    for tap, (student, vectors) in enumerate(zip(student_maps, targets, strict=True)):
-        if width(student) != vectors.shape[2]:
-            raise ShapeError(
-                f"tap {tap} has {width(student)} channels in the student and {vectors.shape[2]} in what is known of "
-                "the teacher; use a Distiller, which makes an adapter"
-            )
-    sigma = [known["sigma"][:, tap, : vectors.shape[1]] for tap, vectors in enumerate(targets)]
-    lefts = left if settings.basis == "teacher" else [None] * len(targets)
-    return [_Goal(*one) for one in zip(targets, sigma, lefts, strict=True)]
+def _answer(student: Tensor, goal: TapGoal, settings: _Settings) -> _Tap:
+    if settings.basis == "own":
+        return _choose(student, goal, settings)
+    if goal.left is None:
+        raise ShapeError("the teacher's goal was not extracted with basis='teacher'; extract it with the same settings")
+    return _project(student, goal, goal.left, settings)
 
 
-def _answer(student: Tensor, goal: _Goal, settings: _Settings) -> _Tap:
-    return _choose(student, goal, settings) if goal.left is None else _project(student, goal, goal.left, settings)
-
-
-def _choose(student: Tensor, goal: _Goal, settings: _Settings) -> _Tap:
+def _choose(student: Tensor, goal: TapGoal, settings: _Settings) -> _Tap:
     """The student's own vectors answer the teacher's."""
     answer = decompose(
         channels_first(student),
@@ -348,7 +348,7 @@ def _choose(student: Tensor, goal: _Goal, settings: _Settings) -> _Tap:
     return _tap(answer.rows, answer.defined, goal, health, settings.rank - answer.rows.shape[1])
 
 
-def _project(student: Tensor, goal: _Goal, left: Tensor, settings: _Settings) -> _Tap:
+def _project(student: Tensor, goal: TapGoal, left: Tensor, settings: _Settings) -> _Tap:
     """The student's map, projected on the teacher's left vectors, answers the teacher's right ones."""
     grid, dtype = as_grid(student, left), wide_dtype(student)
     with full_float32(student.device):
@@ -359,13 +359,13 @@ def _project(student: Tensor, goal: _Goal, left: Tensor, settings: _Settings) ->
         rows = image * torch.where(defined, energy, 1.0).rsqrt()[..., None] * defined[..., None]
     with torch.no_grad():
         cosine = (rows * goal.targets).sum(2).abs()
-        # Left vectors are orthogonal only before pooling, so their shares may add up to more than the whole.
-        share = (energy / torch.where(whole > 0, whole, 1.0)).sum(1).clamp_max(1)
-        health = torch.stack(((goal.weight[..., 0].square() * cosine).sum(1), share, goal.energy))
+        # Left vectors are orthogonal only before pooling, so their fractions may add up to more than the whole.
+        fraction = (energy / torch.where(whole > 0, whole, 1.0)).sum(1).clamp_max(1)
+        health = torch.stack(((goal.weight[..., 0].square() * cosine).sum(1), fraction, goal.energy))
     return _tap(rows, defined, goal, health, settings.rank - rows.shape[1])
 
 
-def _tap(rows: Tensor, defined: Tensor, goal: _Goal, health: Tensor, missing: int) -> _Tap:
+def _tap(rows: Tensor, defined: Tensor, goal: TapGoal, health: Tensor, missing: int) -> _Tap:
     return _Tap(
         _pad(rows * goal.weight, missing),
         _pad(goal.targets * goal.weight, missing),

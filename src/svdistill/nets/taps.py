@@ -25,19 +25,19 @@ class Taps:
     Args:
         model: any module.
         names: dotted names as in ``model.named_modules()``, in the order in which the maps shall come.
-        drop_tokens: so many tokens at the front of a (B, N, D) output are left out: 1 for a class token, which is no
-            place in the image. Outputs of other shapes stay as they are.
+        drop_tokens: the number of tokens at the front of a (B, N, D) output that are left out: 1 for a class token,
+            which is not a position in the image. Outputs of other shapes stay as they are.
 
     Raises:
         RecipeError: there are no names, the model has no submodule of a name, or drop_tokens is below 0.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], *, drop_tokens: int = 0) -> None:
-        self._names = _checked(model, names)
+        self._names = tap_names(model, names)
         if drop_tokens < 0:
             raise RecipeError(f"drop_tokens is {drop_tokens}, expected 0 or more (1 for a class token)")
         self._drop_tokens = drop_tokens
-        # A string stands for an output that is no tensor; `collect` reports it.
+        # A string stands for an output that is not a tensor; `collect` reports it.
         self._outputs: dict[str, Tensor | str] = {}
         self._handles = [self._attach(model, name) for name in dict.fromkeys(self._names)]
         self._closed = False
@@ -54,8 +54,8 @@ class Taps:
             One tensor a name, of whatever shape the submodule gives.
 
         Raises:
-            ShapeError: a submodule did not run since the last call, gave something that is no tensor, or has no token
-                but those to be dropped.
+            ShapeError: a submodule did not run since the last call, gave something that is not a tensor, or has no
+                token but those to be dropped.
         """
         outputs, self._outputs = self._outputs, {}
         maps: list[Tensor] = []
@@ -99,7 +99,37 @@ class Taps:
         return model.get_submodule(name).register_forward_hook(record)
 
 
-def _checked(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+def run_tapped(
+    model: nn.Module, names: Sequence[str], images: Tensor, *, drop_tokens: int = 0
+) -> tuple[Tensor, list[Tensor]]:
+    """Run a model once and return its logits and its maps; no hook is left behind.
+
+    Args:
+        model: any module.
+        names: its taps, as for `Taps`; () for the logits alone.
+        images: (B, C, H, W).
+        drop_tokens: as for `Taps`.
+
+    Raises:
+        RecipeError: the model has no submodule of a name.
+        ShapeError: a submodule did not run or gave no tensor.
+    """
+    if not names:
+        return model(images), []
+    with Taps(model, names, drop_tokens=drop_tokens) as taps:
+        return model(images), taps.collect()
+
+
+def tap_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a model's taps, checked.
+
+    Args:
+        model: any module.
+        names: dotted names as in ``model.named_modules()``.
+
+    Raises:
+        RecipeError: there are no names, or the model has no submodule of a name.
+    """
     known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     if isinstance(names, str):
         raise RecipeError(f"taps are a list of names, but the single string {names!r} came; write [{names!r}]")

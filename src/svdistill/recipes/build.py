@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pkgutil import resolve_name
@@ -11,15 +11,13 @@ import torch
 from torch import nn
 
 from svdistill import nets, training
-from svdistill.distiller import Distiller, Knowledge
-from svdistill.losses.protocol import TransferLoss
+from svdistill.distiller import Distiller
+from svdistill.losses.protocol import Losses
 from svdistill.recipes.images import Images
 from svdistill.recipes.losses import AnyLoss, LossSettings
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
-
-# The transfer losses of a run, by name.
-Criteria = Mapping[str, TransferLoss]
+from svdistill.teacher import Teacher
 
 
 def model(recipe: Recipe, images: Images) -> nn.Module:
@@ -87,13 +85,13 @@ def drop_tokens(recipe: Recipe, teacher: Recipe | None) -> tuple[int, int]:
 _ROLE = {"name", "preset", *LossSettings.model_fields}
 
 
-def losses(recipe: Recipe) -> Criteria:
+def losses(recipe: Recipe) -> Losses:
     """Make the transfer losses of a recipe, by name; {} where it has none."""
     return {loss.name: resolve_name(loss.makes)(**loss.model_dump(exclude=_ROLE)) for loss in recipe.loss}
 
 
 def distiller(
-    recipe: Recipe, student: nn.Module, teacher: nn.Module | Knowledge | None, *, teacher_recipe: Recipe | None
+    recipe: Recipe, student: nn.Module, teacher: nn.Module | Teacher | None, *, teacher_recipe: Recipe | None
 ) -> Distiller:
     """Put student, teacher and losses together; `Distiller.prepare` is yet to be called.
 
@@ -127,7 +125,7 @@ def distiller(
     )
 
 
-def reads_maps(criteria: Criteria) -> bool:
+def reads_maps(criteria: Losses) -> bool:
     """Whether one of the losses compares feature maps, so that taps are needed."""
     return any(criterion.reads == "maps" for criterion in criteria.values())
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from svdistill import nets
 from svdistill.distiller import Adapted
 from svdistill.errors import RecipeError
+from svdistill.losses.protocol import Losses
 from svdistill.recipes import build, weights
-from svdistill.recipes.build import Criteria
 from svdistill.recipes.images import Images, noise
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
@@ -119,7 +119,7 @@ def _check_single(network: nn.Module, images: Images) -> None:
         ) from error
 
 
-def _check_images_together(recipe: Recipe, criteria: Criteria, *, processes: int) -> None:
+def _check_images_together(recipe: Recipe, criteria: Losses, *, processes: int) -> None:
     """Refuse to compare images with each other where too few are worked on together for a loss to learn anything."""
     unlabelled = recipe.data.unlabelled
     added = 0 if unlabelled is None else unlabelled.batch_size or recipe.train.batch_size
@@ -177,7 +177,7 @@ def _logits(network: nn.Module, images: Images) -> Tensor:
     return logits
 
 
-def _check_taps(criteria: Criteria, student: _Traced, teacher: _Traced) -> None:
+def _check_taps(criteria: Losses, student: _Traced, teacher: _Traced) -> None:
     """Refuse taps that do not pair up, too few of them, and pairs in which a loss finds nothing to compare."""
     if len(student.maps) != len(teacher.maps):
         raise RecipeError(
@@ -200,13 +200,14 @@ def _check_taps(criteria: Criteria, student: _Traced, teacher: _Traced) -> None:
             )
 
 
-def _check_storable(recipe: Recipe, criteria: Criteria, student: _Traced, teacher: _Traced) -> None:
+def _check_storable(recipe: Recipe, criteria: Losses, student: _Traced, teacher: _Traced) -> None:
     """Refuse to store what a loss needs of the teacher where that is more than can be read in place of running it."""
     if recipe.teacher is None or not recipe.teacher.stored:
         return
     for name, criterion in criteria.items():
         if not criterion.storable:
-            size = 2 * criterion.teacher_numbers(teacher.maps, student.maps)  # type: ignore[attr-defined]  # MERGE pack
+            packed = criterion.pack(criterion.extract(teacher.maps, student.maps))
+            size = 2 * sum(one[0].numel() for one in packed.values())
             raise RecipeError(
                 f"teacher.views: {name} needs {size:,} bytes of the teacher for each view of an image, too much "
                 "to store; take teacher.live=true, teacher.views=null, or another method, e.g. svd"
@@ -215,7 +216,7 @@ def _check_storable(recipe: Recipe, criteria: Criteria, student: _Traced, teache
 
 def _check_classes(
     recipe: Recipe,
-    criteria: Criteria,
+    criteria: Losses,
     images: Images,
     teacher_images: Images | None,
     logits: Tensor,

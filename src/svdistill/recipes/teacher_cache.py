@@ -1,4 +1,4 @@
-"""Which stored knowledge of a teacher a recipe asks for: what it must be of, and where it lies."""
+"""Which teacher cache a recipe asks for: what it must be of, and where it lies."""
 
 import hashlib
 import json
@@ -10,7 +10,6 @@ from torch import nn
 
 from svdistill import nets, teacher_cache
 from svdistill.atomic import digest
-from svdistill.distiller import StorableLoss
 from svdistill.recipes import build
 from svdistill.recipes.images import Images, augmentation, fixed_views, noise
 from svdistill.recipes.load import identity, teacher_of
@@ -20,7 +19,7 @@ FOLDER = "knowledge"
 
 
 def key(recipe: Recipe, images: Images, *, student: nn.Module, teacher_file: Path) -> teacher_cache.Key:
-    """Return what stored knowledge must be of to serve a recipe.
+    """Return what a teacher cache must be of to serve a recipe.
 
     Args:
         recipe: it has ``teacher.views``.
@@ -51,12 +50,12 @@ def key(recipe: Recipe, images: Images, *, student: nn.Module, teacher_file: Pat
         taps=build.teacher_taps(recipe, parent) if maps else (),
         drop_tokens=build.drop_tokens(recipe, parent)[1] if maps else 0,
         grids=_grids(recipe, student, images) if maps else (),
-        losses={name: dict(one.extracts) for name, one in criteria.items() if isinstance(one, StorableLoss)},
+        losses={name: dict(one.extracts) for name, one in criteria.items() if one.storable},
     )
 
 
 def folder(recipe: Recipe, wanted: teacher_cache.Key) -> Path:
-    """Return where a recipe's knowledge lies, below the folder of runs.
+    """Return where a recipe's teacher cache lies, below the folder of runs.
 
     The name comes from settings, not from what files hold: where weights or images have changed under the same
     settings, what was stored of the old ones is found, and refused.

@@ -1,5 +1,7 @@
-"""What is stored of a teacher: what it must be of, how it is taken, how it is read in place of running the teacher."""
+"""What is stored of a teacher: what it must be of, how it is made, how it is read in place of running the teacher."""
 
-from svdistill.teacher_cache.cache import MANIFEST, Key, TeacherCache, fingerprint, store
+from svdistill.teacher_cache.cache import MANIFEST, TeacherCache
+from svdistill.teacher_cache.key import Key, fingerprint
+from svdistill.teacher_cache.store import store
 
 __all__ = ["MANIFEST", "Key", "TeacherCache", "fingerprint", "store"]

@@ -1,0 +1,163 @@
+"""A teacher, as the distiller sees it: one contract for a network that runs and for what is stored of one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from svdistill.losses.protocol import Losses, TransferLoss
+from svdistill.nets.taps import run_tapped, tap_names
+
+
+class Request(NamedTuple):
+    """What a loss asks of the teacher for a batch.
+
+    Attributes:
+        loss: that asks.
+        student: the student's side, as `TransferLoss.extract` takes it: only its shapes and types matter.
+    """
+
+    loss: TransferLoss[Any, Any]
+    student: Any
+
+
+class Teacher(Protocol):
+    """What a distiller needs of a teacher; whoever fulfils it subclasses it."""
+
+    @property
+    def network(self) -> nn.Module | None:
+        """The frozen network, where there is one that runs."""
+        return None
+
+    @property
+    def taps(self) -> int:
+        """How many taps of the teacher there are."""
+        return 0
+
+    def check(self, losses: Losses) -> None:
+        """Make sure that the teacher can serve these losses.
+
+        Args:
+            losses: by name.
+
+        Raises:
+            RecipeError: one of them cannot be served.
+        """
+        return None
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return a map for each tap, as the teacher has them for such images; only their shapes and types count."""
+        return []
+
+    def goals(
+        self,
+        requests: Mapping[str, Request],
+        images: Tensor,
+        *,
+        indices: Tensor | None = None,
+        views: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Return the goal of each loss.
+
+        Args:
+            requests: what each loss asks, by name.
+            images: (B, C, H, W).
+            indices: (B,), int64, which images of the training set these are; None where nobody has said so.
+            views: (B,), int64, which of their fixed views these are; None where nobody has said so.
+
+        Raises:
+            RecipeError: there is nothing to be had for a loss.
+            ShapeError: a tap did not run or gave no tensor, or the images are not those that are known.
+        """
+        return {}
+
+    def compile(self, losses: Losses, **options: Any) -> None:
+        """Compile what the teacher does for these losses, where it does anything, with these options."""
+        return None
+
+    def move(self, fn: Callable[..., Any], recurse: bool) -> None:
+        """Apply a function to all tensors of the teacher's that have to be where the student's are."""
+        return None
+
+
+class NoTeacher(Teacher):
+    """The teacher of a student that learns alone."""
+
+
+class LiveTeacher(Teacher):
+    """A frozen network, which runs on every batch; it is in eval mode, whatever its holder does.
+
+    Args:
+        network: a trained network; images (B, C, H, W) to logits (B, classes).
+        taps: dotted names of its submodules whose outputs are compared; None where no loss reads maps.
+        drop_tokens: the number of tokens at the front of its (B, N, D) taps that are left out: 1 for a class token.
+
+    Raises:
+        RecipeError: an unknown tap, or none.
+    """
+
+    def __init__(self, network: nn.Module, taps: Sequence[str] | None = None, *, drop_tokens: int = 0) -> None:
+        self._network = network.eval()
+        self._taps = () if taps is None else tap_names(network, taps)
+        self._drop_tokens = drop_tokens
+        self._extract: dict[str, Callable[[Any, Any], Any]] = {}
+
+    @property
+    def network(self) -> nn.Module:
+        """The frozen network."""
+        return self._network
+
+    @property
+    def taps(self) -> int:
+        """How many taps there are."""
+        return len(self._taps)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Run the network, and return its maps."""
+        return self._run(images, self._taps)[1]
+
+    def goals(
+        self,
+        requests: Mapping[str, Request],
+        images: Tensor,
+        *,
+        indices: Tensor | None = None,
+        views: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Run the network, and extract the goals from what it gives; the images need not be known.
+
+        Args:
+            requests: what each loss asks, by name.
+            images: (B, C, H, W).
+            indices: not looked at.
+            views: not looked at.
+
+        Raises:
+            ShapeError: a tap did not run or gave no tensor, or a loss cannot compare what came.
+        """
+        reads_maps = any(loss.reads == "maps" for loss, _ in requests.values())
+        logits, maps = self._run(images, self._taps if reads_maps else ())
+        with torch.no_grad():
+            return {
+                name: self._extract.get(name, loss.extract)(logits if loss.reads == "logits" else maps, student)
+                for name, (loss, student) in requests.items()
+            }
+
+    def compile(self, losses: Losses, **options: Any) -> None:
+        """Compile what extracts the goals, not the network.
+
+        Args:
+            losses: by name.
+            options: of `torch.compile`.
+        """
+        self._extract = {name: torch.compile(loss.extract, **options) for name, loss in losses.items()}
+
+    def move(self, fn: Callable[..., Any], recurse: bool) -> None:
+        """Apply a function to the network's parameters and buffers."""
+        self._network._apply(fn, recurse)
+
+    @torch.no_grad()
+    def _run(self, images: Tensor, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        self._network.eval()  # whoever else holds it may have put it in train mode
+        return run_tapped(self._network, taps, images, drop_tokens=self._drop_tokens)

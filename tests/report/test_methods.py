@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from svdistill import methods
 from svdistill.report.collect import Key
 from svdistill.report.methods import CONTRAST, label, looks, setting
 
@@ -33,6 +34,35 @@ KEYS = [
 def test_label(key: Key, name: str) -> None:
     """Methods are called what papers call them, others what they are."""
     assert label(key) == name
+
+
+def test_standard_methods_have_their_labels_and_colours() -> None:
+    """The same colour in every report, so that two of them can be compared."""
+    chosen = looks([Key(name) for name in methods.compared()])
+    assert [(key.method, look.label, look.light) for key, look in chosen.items()] == [
+        ("alone", "student alone", "#767b82"),
+        ("soft-target", "soft targets", "#cf5a00"),
+        ("fitnet", "FitNets", "#008a66"),
+        ("attention", "AT", "#a87b00"),
+        ("relational", "RKD", "#c0559a"),
+        ("fsp", "FSP", "#8a4fc7"),
+        ("svd", "KD-SVD", "#0068ad"),
+    ]
+
+
+def test_a_method_that_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its own label, also where another's name begins its own, and the look of those that have no colour."""
+    added = {name: methods.Method(name, "", name.upper(), 8 + i) for i, name in enumerate(("toy", "svd-toy"))}
+    known = {**methods.shipped(), **added}
+    monkeypatch.setattr(methods, "shipped", lambda: known)
+    assert [label(Key(name)) for name in ("toy", "svd-toy", "toy-k2", "svd-k2", "svd+toy")] == [
+        "TOY",
+        "SVD-TOY",
+        "TOY, rank 2",
+        "KD-SVD, rank 2",
+        "KD-SVD + TOY",
+    ]
+    assert looks([Key("toy")])[Key("toy")][2:] == looks([Key("unheard-of")])[Key("unheard-of")][2:]
 
 
 def test_settings() -> None:

@@ -16,8 +16,8 @@ _SETTINGS = {
     "loss.rank": "rank {}",
     "loss.weight": "weight {}",
 }
-# One for each method of the standard comparison, in its order, then of sums of losses and of all others. After Okabe
-# and Ito, darkened where white paper asks for it; of each pair the second is for dark backgrounds.
+# One for each method of the standard comparison, in its order. After Okabe and Ito, darkened where white paper asks for
+# it; of each pair the second is for dark backgrounds.
 _COLOURS = (
     ("#767b82", "#a3a9b1"),
     ("#cf5a00", "#f08a3c"),
@@ -27,10 +27,10 @@ _COLOURS = (
     ("#8a4fc7", "#b98cf0"),
     ("#0068ad", "#4aa8ea"),
 )
-_SUM, _OTHER = ("#8f1d3c", "#ef6f8c"), ("#5d6b3a", "#a9bd78")
+_SUM, _OTHER = "+", "?"  # sums of losses, and methods that the standard comparison does not have
+_SUM_COLOURS, _OTHER_COLOURS = ("#8f1d3c", "#ef6f8c"), ("#5d6b3a", "#a9bd78")
 # Variants of a method: turn of the hue and factor on the lightness.
 _VARIANTS = ((0.0, 1.0), (-0.04, 1.25), (0.05, 0.9), (-0.06, 0.8), (0.08, 1.2), (0.0, 0.65), (0.03, 1.4))
-SUM, UNKNOWN = "+", "?"
 CONTRAST = 3.5  # of a line with the page, after WCAG 2, which asks for 3
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (3, 1.5), (9, 2), (1, 2.5))
 MARKERS = "osD^vPX"
@@ -73,44 +73,47 @@ def setting(name: str, value: Any) -> str:
 
 
 def looks(keys: Sequence[Key]) -> dict[Key, Look]:
-    """Give each method its look; variants of one method have related colours and unlike dashes and markers."""
+    """Give each method its look; variants of one method have related colours, and different dashes and markers."""
     seen: dict[str, int] = {}
     chosen = {}
     for number, key in enumerate(dict.fromkeys(keys)):
-        kind = family(key.method)
-        variant = seen[kind] = seen.get(kind, -1) + 1
+        family = _family(key.method)
+        variant = seen[family] = seen.get(family, -1) + 1
         index = variant % len(_VARIANTS)
-        light, dark = (_varied(colour, *_VARIANTS[index]) for colour in _colours(kind))
+        light, dark = (_varied(colour, *_VARIANTS[index]) for colour in _colours(family))
         light, dark = _readable(light, step=-0.02), _readable(dark, step=0.02)
         chosen[key] = Look(label(key), f"--method-{number}", light, dark, DASHES[index], MARKERS[index])
     return chosen
 
 
 def _colours(family: str) -> tuple[str, str]:
-    """Return the colours, for light and dark backgrounds, of a method with all its variants."""
-    compared = methods.compared()
-    known = dict(zip(compared, _COLOURS, strict=False)) | {SUM: _SUM}
-    return known.get(family, _OTHER)
+    """Return the colours of a method and all its variants, for light and for dark backgrounds."""
+    # The palette ends where the standard comparison does: a method that is added there is drawn as any other.
+    known = dict(zip(methods.compared(), _COLOURS, strict=False)) | {_SUM: _SUM_COLOURS}
+    return known.get(family, _OTHER_COLOURS)
 
 
-def family(method: str) -> str:
-    """Return the method that this one is a variant of; ``+`` of a sum of losses, ``?`` of none that is known."""
+def _family(method: str) -> str:
+    """Return the method that this one is a variant of, or that it is a sum or none that has a label."""
     if "+" in method and not method.startswith("fitnet"):  # FitNets are a hint and then soft targets
-        return SUM
-    return next((name for name in _labels() if re.match(rf"{name}\b", method)), UNKNOWN)
-
-
-def _labels() -> dict[str, str]:
-    return {name: method.label for name, method in methods.shipped().items() if method.label is not None}
+        return _SUM
+    return _stem(method, r"\b") or _OTHER
 
 
 def _part(part: str) -> str:
-    name, written = next((item for item in _labels().items() if re.match(rf"{item[0]}(-|$)", part)), (None, part))
+    """Return one loss of a method for people: its label, with what follows its name."""
+    name = _stem(part, "(-|$)")
     if name is None:
         return part
     rest = part.removeprefix(name).removeprefix("-")
     rank = re.fullmatch(r"k(\d+)", rest)
-    return written + (f", rank {rank[1]}" if rank else f", {rest}" if rest else "")
+    return f"{methods.shipped()[name].label}" + (f", rank {rank[1]}" if rank else f", {rest}" if rest else "")
+
+
+def _stem(method: str, end: str) -> str | None:
+    """Return the longest name of a method with a label that another begins with; ``end`` is what may follow it."""
+    labelled = (name for name, known in methods.shipped().items() if known.label is not None)
+    return max((name for name in labelled if re.match(name + end, method)), key=len, default=None)
 
 
 def _varied(colour: str, turn: float, factor: float) -> str:

@@ -14,7 +14,7 @@ class Server:
     Attributes:
         url: its address, with a slash at the end.
         files: their content by name.
-        ranges: whether it can go on in the middle of a file.
+        ranges: whether it can resume in the middle of a file.
         sizes: whether it tells the size of what it sends.
         cuts: after how many bytes each of the next connections breaks.
         asked: the range that each request asked for, None = the whole.

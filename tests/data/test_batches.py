@@ -46,7 +46,7 @@ def mixed(number: int = 23, size: int = 5, others: int = 11, other_size: int = 3
 
 
 def take(source: Batches | Mixed, number: int) -> list[Batch]:
-    """So many batches, across the ends of epochs."""
+    """This many batches, across the ends of epochs."""
     taken: list[Batch] = []
     while True:
         for batch in source.epoch():
@@ -280,7 +280,7 @@ def test_shares_together_are_the_whole() -> None:
 
 
 def test_a_state_fits_another_number_of_processes() -> None:
-    """What one process has begun, two go on with."""
+    """What one process has begun, two continue."""
     mean, std = channel_statistics(image_set())
     whole, first, second = (
         Batches(image_set(), 6, seed=1, augmentation=SETTINGS, mean=mean, std=std, shard=shard)

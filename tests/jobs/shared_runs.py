@@ -43,7 +43,7 @@ class Speaker(NoCallbacks):
 
 
 def main(folder):
-    """Make a run whose teacher somebody else holds, go on with one, find one, and leave one in the middle."""
+    """Make a run whose teacher somebody else holds, resume one, find one, and leave one in the middle."""
     runs = Path(folder)
     jobs.train("digits/svd", overrides=[*HELPED, "teacher.shard=true"], runs=runs, callbacks=Speaker())
     jobs.train(

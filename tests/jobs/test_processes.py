@@ -1,4 +1,4 @@
-"""Runs in several processes: only the first writes, they go on with another number of them, and end together."""
+"""Runs in several processes: only rank zero writes, another number of them resumes, and they end together."""
 
 import json
 import subprocess

@@ -300,7 +300,7 @@ def test_runs_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_refuses_another_teacher(tmp_path: Path) -> None:
-    """A run does not go on with a teacher that was trained again since."""
+    """A run does not resume with a teacher that was trained again since."""
     teacher = train("digits/teacher", runs=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         train("digits/svd", runs=tmp_path, callbacks=Diary(stop_after_epochs=1))

@@ -88,7 +88,7 @@ def steps(name, *, world=1, parts=None, count=4):
 
 
 def measured(count, *, processes):
-    """Evaluate on so many images."""
+    """Evaluate on this many images."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
     mean, std = channel_statistics(images(40).images)

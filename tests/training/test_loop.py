@@ -120,7 +120,7 @@ def test_a_student_alone_takes_torch_s_own_step(make_run):
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_poisoned_transfer_gradient_never_reaches_a_weight(make_run, stand_in, poison):
-    """The main task goes on alone where it must, and the drops are counted."""
+    """The main task continues alone where it must, and the drops are counted."""
     run = make_run(loss=stand_in.MapDistance(poison=poison))
     images, labels, *_ = next(run.batches.epoch())
     run.distiller.train()
@@ -377,7 +377,7 @@ def test_what_is_not_finite_ends_the_run(make_run, monkeypatch, look, at, minute
 
 
 def test_a_first_epoch_that_is_not_finite_says_that_there_is_no_checkpoint(make_run):
-    """Nothing was written that one could go on from."""
+    """Nothing was written that one could resume from."""
     run = make_run(lr=1e30)
     with pytest.raises(TrainingError, match="no checkpoint had been written yet") as caught:
         run.fit()

@@ -79,7 +79,7 @@ def test_reset_begins_anew():
 
 
 def test_a_checkpoint_in_the_middle_changes_no_bit():
-    """The sums go on where they were."""
+    """The sums resume where they were."""
     whole, parts = Metrics("cpu"), Metrics("cpu")
     for step in range(5):
         values = {"main": 0.1 * step, "transfer": 1 / (step + 3), "alignment": 0.3 * step, "set_aside": step % 3}

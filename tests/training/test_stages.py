@@ -218,7 +218,7 @@ def test_images_without_labels_count_as_images_but_not_for_the_accuracy(make_run
 
 @pytest.mark.parametrize(("every", "evaluated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (5, [5]), (9, [5])])
 def test_other_epochs_are_not_evaluated(make_run, every, evaluated):
-    """Every so many epochs of the run, whatever the stage, and the last; nothing else of the run changes."""
+    """Every n-th epoch of the run, whatever the stage, and the last; nothing else of the run changes."""
     plain = make_run(name="plain")
     plain.fit(stages=TWO_STAGES)
     run = make_run()
@@ -242,7 +242,7 @@ def test_the_best_checkpoint_is_one_that_was_evaluated(make_run, monkeypatch):
 
 
 def test_a_checkpoint_without_the_helpers_is_refused(make_run):
-    """A run that was begun with adapters does not go on without them."""
+    """A run that was begun with adapters does not resume without them."""
     helped(make_run).fit(stages=[Stage(1, HELPED[0].objective)])
     with pytest.raises(CheckpointError, match=r"of another model: it has 'losses\.hint"):
         make_run().fit(epochs=2)

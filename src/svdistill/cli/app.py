@@ -152,8 +152,8 @@ def _report(text: str) -> None:
 
     if speaks_first():
         console.error(text)
-    else:
-        time.sleep(_LAST_WORDS_SECONDS)  # when one process ends, torchrun ends the others
+    # When one ends, torchrun ends the others, which may not have reported yet; and rank zero is asked who reports.
+    time.sleep(_LAST_WORDS_SECONDS)
 
 
 def _leave() -> None:

@@ -14,7 +14,7 @@ from svdistill.training.state import RunState
 # How often the monitor looks at what the device has counted: often enough for a progress bar and to stop a run that has
 # gone wrong, seldom enough that the device is never kept waiting.
 _LOOK_SECONDS = 0.3
-# Before so many steps of an epoch, many samples set aside may be an accident of a batch.
+# Before this many steps of an epoch, many samples set aside may be an accident of a batch.
 _STEPS_TO_JUDGE = 5
 
 

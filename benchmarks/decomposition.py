@@ -16,7 +16,8 @@ from torch import Tensor
 
 from benchmarks.measure import machine, ratio, side_by_side, spread, write
 from benchmarks.taps import TAPS
-from svdistill.linalg.align import Assignment, assign
+from svdistill.choices import Assignment
+from svdistill.linalg.align import assign
 from svdistill.linalg.solvers import MAX_SQUARING_RANK, SOLVERS, choose_solver
 from svdistill.linalg.svd import decompose
 

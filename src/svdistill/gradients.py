@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svdistill.clips import CLIPS, Clip
+from svdistill.choices import CLIPS, Clip
 from svdistill.errors import OptionError, ShapeError, nearest
 
 

@@ -1,15 +1,11 @@
 """The gauge of singular vectors: canonical signs, and which student vector answers which teacher vector."""
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
+from svdistill.choices import ASSIGNMENTS, Assignment
 from svdistill.errors import ShapeError
 from svdistill.linalg.options import check_choice
-
-Assignment = Literal["argmax", "one_to_one"]
-ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
 
 
 def canonical_signs(rows: Tensor, lean: Tensor, scale: Tensor) -> Tensor:

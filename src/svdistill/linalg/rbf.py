@@ -19,12 +19,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from svdistill.choices import BETA
 from svdistill.errors import ShapeError
 from svdistill.linalg.options import check_beta
 from svdistill.linalg.precision import full_float32
 from svdistill.linalg.svd_backward import refuse_second_derivative
 
-DEFAULT_BETA = 8.0  # the published width
 MAX_ARGUMENT = 2.0  # 2 |a b| / β beyond which the series needs too many terms and the dense form takes over
 CHUNK_NUMBERS = 1 << 19  # numbers in the largest temporary: 2 MB, which stays in the cache
 
@@ -33,7 +33,7 @@ def rbf_distance(
     student: Sequence[Tensor],
     teacher: Sequence[Tensor],
     *,
-    beta: float = DEFAULT_BETA,
+    beta: float = BETA,
     weight: Tensor | None = None,
     limit: float | None = None,
 ) -> Tensor:

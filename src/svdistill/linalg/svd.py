@@ -8,11 +8,12 @@ k ≤ p ≤ m the number of vectors that are kept of those that are computed. Ve
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from svdistill.choices import GRADIENTS, Gradient
 from svdistill.errors import OptionError, ShapeError
 from svdistill.linalg import solvers
 from svdistill.linalg.align import aligning_signs, canonical_signs
@@ -31,9 +32,6 @@ from svdistill.linalg.options import check_choice, check_rank
 from svdistill.linalg.precision import full_float32
 from svdistill.linalg.solvers import SOLVERS, Eigenpairs, Solver
 from svdistill.linalg.svd_backward import Saved, exact_gradient, paper_gradient, refuse_second_derivative
-
-Gradient = Literal["exact", "paper"]
-GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
 
 class Decomposition(NamedTuple):

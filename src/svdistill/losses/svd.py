@@ -4,18 +4,29 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple, Self, get_args
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from svdistill.choices import (
+    ASSIGNMENTS,
+    BASES,
+    BETA,
+    GRADIENTS,
+    REDUCTIONS,
+    Assignment,
+    Basis,
+    Gradient,
+    Reduction,
+)
 from svdistill.errors import OptionError, ShapeError
-from svdistill.linalg.align import ASSIGNMENTS, Assignment, assign
+from svdistill.linalg.align import assign
 from svdistill.linalg.gram import clean, powers_of_two
 from svdistill.linalg.options import check_beta, check_choice, check_rank
 from svdistill.linalg.precision import full_float32
-from svdistill.linalg.rbf import DEFAULT_BETA, rbf_distance
-from svdistill.linalg.svd import GRADIENTS, Gradient, decompose
+from svdistill.linalg.rbf import rbf_distance
+from svdistill.linalg.svd import decompose
 from svdistill.losses.maps import (
     as_grid,
     average_pool,
@@ -29,18 +40,13 @@ from svdistill.losses.maps import (
 )
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
-Reduction = Literal["sum", "mean"]
-REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
-Basis = Literal["own", "teacher"]
-BASES: tuple[Basis, ...] = get_args(Basis)
-
 
 def svd_loss(
     student_maps: Sequence[Tensor],
     teacher_maps: Sequence[Tensor],
     *,
     rank: int = 1,
-    beta: float = DEFAULT_BETA,
+    beta: float = BETA,
     assignment: Assignment | None = None,
     gradient: Gradient = "exact",
     reduction: Reduction = "mean",
@@ -138,7 +144,7 @@ class SVDLoss(nn.Module, TransferLoss[Maps, list[TapGoal]]):
     def __init__(
         self,
         rank: int = 1,
-        beta: float = DEFAULT_BETA,
+        beta: float = BETA,
         assignment: Assignment | None = None,
         gradient: Gradient = "exact",
         reduction: Reduction = "mean",

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from svdistill.clips import Clip
+from svdistill.choices import BETA, Assignment, Basis, Clip, Gradient, Reduction
 from svdistill.recipes.base import Settings, by_name
 
 
@@ -94,12 +94,12 @@ class SVDLossSettings(LossSettings):
     preset: Literal["eccv2018", "poster", "kd-methods", "teacher-basis"] | None = None
     rank: int = Field(default=1, ge=1)
     extra: int = Field(default=1, ge=0)
-    beta: float = Field(default=8.0, gt=0)
-    assignment: Literal["argmax", "one_to_one"] | None = None
-    gradient: Literal["exact", "paper"] = "exact"
-    basis: Literal["own", "teacher"] = "own"
+    beta: float = Field(default=BETA, gt=0)
+    assignment: Assignment | None = None
+    gradient: Gradient = "exact"
+    basis: Basis = "own"
     scaled: bool = True
-    reduction: Literal["sum", "mean"] = "sum"
+    reduction: Reduction = "sum"
     clip: Clip = "per_variable"
 
     @model_validator(mode="before")

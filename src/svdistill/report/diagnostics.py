@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from svdistill.choices import BETA
 from svdistill.report import figures
 from svdistill.report.collect import Group, RunView
 from svdistill.report.context import PageContext, Picture, Section, Shown, Strip, capital, choose
@@ -20,7 +21,6 @@ from svdistill.report.svg import PANEL, Frame
 MAX_STRIPS = 6  # most methods that are shown beside the teacher with their DFVs
 MAX_MATRICES = 8  # most confusion matrices, the teacher's among them
 CHANNELS = 64  # most rows and columns of a DFV
-BETA = 8.0  # the published width, where no loss of a run says another
 
 Array = NDArray[np.float64]
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from svdistill.clips import Clip
+from svdistill.choices import Clip
 from svdistill.errors import OptionError
 from svdistill.gradients import check_clip
 

@@ -1,0 +1,19 @@
+"""What options may be, by name, where a recipe's settings and the functions themselves both have to know. No torch."""
+
+from typing import Literal, get_args
+
+# How a transfer gradient may be bounded by the main one; see `svdistill.gradients.combine`.
+Clip = Literal["per_variable", "global", "poster", "none"]
+CLIPS: tuple[Clip, ...] = get_args(Clip)
+
+# Of KD-SVD; see `svdistill.losses.svd_loss`.
+Assignment = Literal["argmax", "one_to_one"]
+ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
+Gradient = Literal["exact", "paper"]
+GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
+Basis = Literal["own", "teacher"]
+BASES: tuple[Basis, ...] = get_args(Basis)
+Reduction = Literal["sum", "mean"]
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+
+BETA = 8.0  # the published width of the radial basis function

@@ -8,7 +8,7 @@ from torch import nn
 
 import svdistill
 from svdistill.distiller import Adapted, Distiller
-from svdistill.errors import OptionError, RecipeError, ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.losses import (
     AttentionLoss,
     FitNetLoss,
@@ -148,9 +148,9 @@ def test_the_student_has_no_hooks_left():
 
 def test_errors_come_when_it_is_made():
     """Teacher without loss and the reverse, wrong taps, a loss that reads something else."""
-    with pytest.raises(RecipeError, match="a teacher came without a loss"):
+    with pytest.raises(OptionError, match="a teacher came without a loss"):
         Distiller(network(), network())
-    with pytest.raises(RecipeError, match="a loss came without a teacher"):
+    with pytest.raises(OptionError, match="a loss came without a teacher"):
         Distiller(network(), loss=Recorder("maps"))
     with pytest.raises(OptionError, match=r"has no submodule '0\.9'; did you mean"):
         distiller(student_taps=("0.9", "1"))
@@ -160,7 +160,7 @@ def test_errors_come_when_it_is_made():
         distiller(student_taps=())
     with pytest.raises(ShapeError, match="2 student taps came with 1 teacher taps"):
         distiller(teacher_taps=("0",))
-    with pytest.raises(RecipeError, match=r"Recorder.reads is 'pixels', expected one of maps, logits"):
+    with pytest.raises(OptionError, match=r"Recorder.reads is 'pixels', expected one of maps, logits"):
         distiller("pixels")
 
 
@@ -203,7 +203,7 @@ def test_only_the_chosen_losses_are_measured():
     output = module(IMAGES, only=())
     assert (output.transfer, output.terms, output.health) == (None, {}, {})
     assert ran == [1]
-    with pytest.raises(RecipeError, match="no transfer loss 'map' here; did you mean 'maps'"):
+    with pytest.raises(OptionError, match="no transfer loss 'map' here; did you mean 'maps'"):
         module(IMAGES, only=["map"])
 
 
@@ -628,18 +628,18 @@ def test_extracting_leaves_the_student_as_it_was():
 def test_a_stored_teacher_that_does_not_fit_is_refused():
     """A loss that cannot be stored, one that was not, other taps, or nobody saying which images these are."""
     notes = Notebook(distiller(loss=SVDLoss()).extract(IMAGES), [(4, 6, 6), (4, 4, 4)])
-    with pytest.raises(RecipeError, match=r"'soft' .* stored, only for transfer"):
+    with pytest.raises(OptionError, match=r"'soft' .* stored, only for transfer"):
         Distiller(network(), notes, loss={"soft": SoftTargetLoss()})
-    with pytest.raises(RecipeError, match="needs too much of the teacher to be stored"):
+    with pytest.raises(OptionError, match="needs too much of the teacher to be stored"):
         Distiller(network(), notes, loss=FSPLoss(), **TAPS)
     with pytest.raises(ShapeError, match="1 student taps came with 2 teacher taps"):
         Distiller(network(), notes, loss=SVDLoss(), student_taps=("0",))
     module = Distiller(network(), notes, loss=SVDLoss(), **TAPS)
     with pytest.raises(ShapeError, match="give indices= and views= of 2 images"):
         module(IMAGES)
-    with pytest.raises(RecipeError, match="no teacher to run"):
+    with pytest.raises(OptionError, match="no teacher to run"):
         module.extract(IMAGES)
-    with pytest.raises(RecipeError, match="too much"):
+    with pytest.raises(OptionError, match="too much"):
         distiller(loss=FSPLoss()).extract(IMAGES)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from svdistill.errors import RecipeError, ShapeError, nearest
+from svdistill.errors import OptionError, ShapeError, nearest
 from svdistill.losses import Adapters
 from svdistill.losses.protocol import READS, Losses, TransferLoss
 from svdistill.nets import eval_mode
@@ -74,7 +74,7 @@ class Distiller(nn.Module):
         losses: those losses that are modules, by name.
 
     Raises:
-        RecipeError: a teacher without a loss or the reverse, or a loss of whose teacher's side nothing is stored.
+        OptionError: a teacher without a loss or the reverse, or a loss of whose teacher's side nothing is stored.
         OptionError: an unknown tap.
         ShapeError: the taps are of different number.
     """
@@ -190,7 +190,7 @@ class Distiller(nn.Module):
             The student's logits, the transfer losses and their health; see :class:`DistillOutput`.
 
         Raises:
-            RecipeError: a loss of ``only`` is unknown.
+            OptionError: a loss of ``only`` is unknown.
             ShapeError: a tap did not run or gave no tensor, a loss cannot compare what came, or nobody says which
                 images these are.
         """
@@ -236,14 +236,14 @@ class Distiller(nn.Module):
             For each loss its tensors by name, (B, …).
 
         Raises:
-            RecipeError: a loss needs too much to be stored, or there is no teacher to run.
+            OptionError: a loss needs too much to be stored, or there is no teacher to run.
             ShapeError: a tap did not run or gave no tensor, or a loss cannot compare what came.
         """
         if self.teacher is None:
-            raise RecipeError("there is no teacher to run; give the network itself as teacher")
+            raise OptionError("there is no teacher to run; give the network itself as teacher")
         for name, loss in self._losses.items():
             if not loss.storable:
-                raise RecipeError(f"{name} needs too much of the teacher to be stored; run the teacher")
+                raise OptionError(f"{name} needs too much of the teacher to be stored; run the teacher")
         # One image tells the shapes of the student's maps.
         logits, maps = self._look_at_student(images[:1])
         logits, *maps = (one.expand(len(images), *one.shape[1:]) for one in (logits, *maps))
@@ -279,7 +279,7 @@ class Distiller(nn.Module):
             return self._losses
         for name in only:
             if name not in self._losses:
-                raise RecipeError(f"no transfer loss {name!r} here{nearest(name, self._losses)}")
+                raise OptionError(f"no transfer loss {name!r} here{nearest(name, self._losses)}")
         return {name: self._losses[name] for name in only}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
@@ -315,7 +315,7 @@ def _by_name(
 def _check_losses(losses: Losses, *, taught: bool) -> None:
     if taught != bool(losses):
         given, lacks = ("teacher", "loss") if taught else ("loss", "teacher")
-        raise RecipeError(f"a {given} came without a {lacks}; give both, or neither to train the student alone")
+        raise OptionError(f"a {given} came without a {lacks}; give both, or neither to train the student alone")
     for one in losses.values():
         if one.reads not in READS:
-            raise RecipeError(f"{type(one).__name__}.reads is {one.reads!r}, expected one of {', '.join(READS)}")
+            raise OptionError(f"{type(one).__name__}.reads is {one.reads!r}, expected one of {', '.join(READS)}")

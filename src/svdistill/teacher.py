@@ -42,7 +42,7 @@ class Teacher(Protocol):
             losses: by name.
 
         Raises:
-            RecipeError: one of them cannot be served.
+            OptionError: one of them cannot be served.
         """
         return None
 
@@ -67,7 +67,7 @@ class Teacher(Protocol):
             views: (B,), int64, which of their fixed views these are; None where nobody has said so.
 
         Raises:
-            RecipeError: there is nothing to be had for a loss.
+            OptionError: there is nothing to be had for a loss.
             ShapeError: a tap did not run or gave no tensor, or the images are not those that are known.
         """
         return {}

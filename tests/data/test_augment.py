@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svdistill.data import Augmentation, Views, augment
 from svdistill.data.augment import draw, pieces_in_cache, warp
-from svdistill.errors import RecipeError, ShapeError
+from svdistill.errors import OptionError, ShapeError
 
 SIZES = [(1, 1), (2, 2), (3, 3), (8, 8), (9, 9), (28, 28), (31, 31), (32, 32), (8, 5), (5, 8), (7, 12), (225, 224)]
 
@@ -264,7 +264,7 @@ def test_flips_do_not_depend_on_the_shift() -> None:
 )
 def test_settings_out_of_range(key: str, value: Any) -> None:
     """A setting of the wrong type or range is refused by its name."""
-    with pytest.raises(RecipeError, match=f"{key} is"):
+    with pytest.raises(OptionError, match=f"{key} is"):
         Augmentation(**{key: value})
 
 
@@ -326,5 +326,5 @@ def test_views_of_nothing_to_vary() -> None:
 )
 def test_views_out_of_range(settings: dict[str, int], message: str) -> None:
     """Numbers out of range are refused."""
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(OptionError, match=message):
         Views(**settings)

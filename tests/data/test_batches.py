@@ -19,7 +19,7 @@ from svdistill.data import (
     every_view,
     standardize,
 )
-from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError
+from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError
 
 SETTINGS = Augmentation(flip=True, rotation=20.0, shift=1)
 
@@ -192,7 +192,7 @@ def test_batch_larger_than_the_data() -> None:
 @pytest.mark.parametrize("size", [0, -1, 2.0, "5", True, None])
 def test_impossible_batch_size(size: Any) -> None:
     """A batch size that is not a number of images is refused."""
-    with pytest.raises(RecipeError, match="batch_size is"):
+    with pytest.raises(OptionError, match="batch_size is"):
         batches(size=size)
 
 
@@ -296,7 +296,7 @@ def test_a_state_fits_another_number_of_processes() -> None:
 
 def test_a_batch_that_cannot_be_shared() -> None:
     """The message says which size would do."""
-    with pytest.raises(RecipeError, match="a batch of 5 cannot be divided evenly by 2 processes; take 4"):
+    with pytest.raises(OptionError, match="a batch of 5 cannot be divided evenly by 2 processes; take 4"):
         Shard(0, 2).part(5)
 
 

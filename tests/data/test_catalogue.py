@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from svdistill.data import describe, fetch, load, names, read_classes
-from svdistill.errors import DataError, RecipeError
+from svdistill.errors import DataError, OptionError
 
 ALL = ("digits", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "image-folder")
 
@@ -19,13 +19,13 @@ def test_names() -> None:
 
 def test_unknown_name_points_to_the_nearest() -> None:
     """A misspelt name is answered with the right one."""
-    with pytest.raises(RecipeError, match=r"'fashion_mnist'; did you mean 'fashion-mnist'"):
+    with pytest.raises(OptionError, match=r"'fashion_mnist'; did you mean 'fashion-mnist'"):
         load("fashion_mnist")
-    with pytest.raises(RecipeError, match="'cifar-100'; did you mean 'cifar100'"):
+    with pytest.raises(OptionError, match="'cifar-100'; did you mean 'cifar100'"):
         load("cifar-100")
-    with pytest.raises(RecipeError, match="known: digits, fashion-mnist"):
+    with pytest.raises(OptionError, match="known: digits, fashion-mnist"):
         describe("xyz")
-    with pytest.raises(RecipeError, match="known: digits, fashion-mnist"):
+    with pytest.raises(OptionError, match="known: digits, fashion-mnist"):
         fetch("xyz")
 
 
@@ -97,7 +97,7 @@ def test_classes(tmp_path: Any) -> None:
 
 def test_unfit_classes(tmp_path: Any) -> None:
     """An unknown class, a list that is missing and an empty one are one line each."""
-    with pytest.raises(RecipeError, match="no class is called '12'"):
+    with pytest.raises(OptionError, match="no class is called '12'"):
         load("digits", classes=["1", "12"])
     with pytest.raises(DataError, match=r"class list .*none.txt cannot be read \(No such file"):
         load("digits", classes=tmp_path / "none.txt")

@@ -15,7 +15,7 @@ from tests.data.pictures import encoded, noise
 
 from svdistill.data import Augmentation, Batch, Batches, Files, FileSet, channel_statistics, load
 from svdistill.data.files import decode
-from svdistill.errors import DataError, RecipeError, SvdistillWarning
+from svdistill.errors import DataError, OptionError, SvdistillWarning
 
 NUMBER = 90
 CLASSES = ("a", "b", "c")
@@ -179,7 +179,7 @@ def test_unfit(folder: Path, changes: dict[str, Any], message: str) -> None:
     given = {"places": torch.arange(2), "labels": torch.tensor([0, 1]), "classes": CLASSES, "image_size": 8} | changes
     with pytest.raises(DataError, match=message):
         FileSet(Files(folder, ["000", "001"]), **given)
-    with pytest.raises(RecipeError, match="no class is called 'd'"):
+    with pytest.raises(OptionError, match="no class is called 'd'"):
         file_set(folder).select(["d"])
 
 

@@ -11,7 +11,7 @@ from tests.data.pictures import encoded, tree
 
 from svdistill.data import FileSet, ImageSet, ImageSource, load
 from svdistill.data.folder import load_image_folder
-from svdistill.errors import DataError, RecipeError, SvdistillWarning
+from svdistill.errors import DataError, OptionError, SvdistillWarning
 
 
 def greys(source: ImageSource) -> list[int]:
@@ -61,9 +61,9 @@ def test_class_list(tmp_path: Path) -> None:
     assert loaded.train.classes == ("eel", "cat")
     assert loaded.train.labels.tolist() == [0] * 4 + [1] * 4
     assert greys(loaded.test) == [80, 81, 0, 1]
-    with pytest.raises(RecipeError, match="no class is called 'eels'; did you mean 'eel'"):
+    with pytest.raises(OptionError, match="no class is called 'eels'; did you mean 'eel'"):
         load("image-folder", root=root, image_size=8, classes=["cat", "eels"])
-    with pytest.raises(RecipeError, match="'cat' is named twice"):
+    with pytest.raises(OptionError, match="'cat' is named twice"):
         load("image-folder", root=root, image_size=8, classes=["cat", "cat"])
 
 

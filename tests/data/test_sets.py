@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from svdistill.data import ImageSet
-from svdistill.errors import DataError, RecipeError
+from svdistill.errors import DataError, OptionError
 
 CLASSES = ("a", "b", "c")
 
@@ -182,9 +182,9 @@ def test_select_classes() -> None:
 def test_select_unfit_classes() -> None:
     """Unknown classes are answered with the nearest; a class named twice, none, and none with images are refused."""
     clothes = ImageSet(images(2), torch.tensor([0, 0]), ("trouser", "shirt", "bag"))
-    with pytest.raises(RecipeError, match="no class is called 'trousers'; did you mean 'trouser'"):
+    with pytest.raises(OptionError, match="no class is called 'trousers'; did you mean 'trouser'"):
         clothes.select(["shirt", "trousers"])
-    with pytest.raises(RecipeError, match="'shirt' is named twice"):
+    with pytest.raises(OptionError, match="'shirt' is named twice"):
         clothes.select(["shirt", "shirt"])
     with pytest.raises(DataError, match="list of classes is empty"):
         clothes.select([])

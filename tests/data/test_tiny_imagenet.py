@@ -14,7 +14,7 @@ from tests.data.pictures import encoded
 from svdistill.data import Dataset, FileSet, describe, fetch, load
 from svdistill.data.download import Remote
 from svdistill.data.tiny_imagenet import load_tiny_imagenet
-from svdistill.errors import DataError, RecipeError
+from svdistill.errors import DataError, OptionError
 
 # Not in alphabetical order, as in the real file.
 IDS = ("n02124075", "n04067472", "n01443537")
@@ -120,7 +120,7 @@ def test_options(tmp_path: Path) -> None:
     assert some.train.classes == (IDS[2], IDS[0])
     assert some.train.labels.bincount().tolist() == [4, 4]
     assert some.test.labels.bincount().tolist() == [2, 2]
-    with pytest.raises(RecipeError, match="no class is called 'n02124076'; did you mean 'n02124075'"):
+    with pytest.raises(OptionError, match="no class is called 'n02124076'; did you mean 'n02124075'"):
         load("tiny-imagenet", root=base, classes=["n02124076"])
 
 

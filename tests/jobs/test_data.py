@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.data.pictures import tree
 
-from svdistill.errors import DataError, RecipeError
+from svdistill.errors import DataError, OptionError
 from svdistill.jobs.data import Variation, samples
 
 
@@ -61,7 +61,7 @@ def test_impossible() -> None:
         samples("digits", rows=0)
     with pytest.raises(DataError, match="each is -1"):
         samples("digits", each=-1)
-    with pytest.raises(RecipeError, match="did you mean 'digits'"):
+    with pytest.raises(OptionError, match="did you mean 'digits'"):
         samples("digit")
-    with pytest.raises(RecipeError, match="rotation is 200"):
+    with pytest.raises(OptionError, match="rotation is 200"):
         samples("digits", variation=Variation(rotation=200.0))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from svdistill import jobs
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 
 
 def test_runs(tmp_path: Path) -> None:
@@ -23,5 +23,5 @@ def test_runs(tmp_path: Path) -> None:
 
 def test_no_seed(tmp_path: Path) -> None:
     """No seed at all is refused."""
-    with pytest.raises(RecipeError, match=r"^seeds: expected at least 1, got 0$"):
+    with pytest.raises(OptionError, match=r"^seeds: expected at least 1, got 0$"):
         jobs.demo(seeds=0, runs=tmp_path)

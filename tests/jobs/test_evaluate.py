@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from svdistill import jobs, nets
-from svdistill.errors import CheckpointError, DataError, RecipeError
+from svdistill.errors import CheckpointError, DataError, OptionError
 from svdistill.jobs import Run
 
 
@@ -49,7 +49,7 @@ def test_wrong_paths(run: Run, tmp_path: Path) -> None:
 
 def test_wrong_data(run: Run) -> None:
     """An unknown data set is answered by the nearest."""
-    with pytest.raises(RecipeError, match="did you mean 'digits'"):
+    with pytest.raises(OptionError, match="did you mean 'digits'"):
         jobs.evaluate(run.path, name="digit")
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svdistill.errors import RecipeError, ShapeError
+from svdistill.errors import OptionError, ShapeError
 
 # A few megabytes of float32 and float64 beside each other.
 _PIXELS_IN_CACHE = 2**17
@@ -26,7 +26,7 @@ class Augmentation:
             directions. The same as padding with as many zeros and cropping at random.
 
     Raises:
-        RecipeError: a value has the wrong type or is out of range.
+        OptionError: a value has the wrong type or is out of range.
     """
 
     flip: bool = False
@@ -35,12 +35,12 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.flip, bool):
-            raise RecipeError(f"flip is {self.flip!r}, expected true or false")
+            raise OptionError(f"flip is {self.flip!r}, expected true or false")
         number = isinstance(self.rotation, int | float) and not isinstance(self.rotation, bool)
         if not number or not 0 <= self.rotation <= 180:
-            raise RecipeError(f"rotation is {self.rotation!r}, expected degrees from 0 to 180")
+            raise OptionError(f"rotation is {self.rotation!r}, expected degrees from 0 to 180")
         if isinstance(self.shift, bool) or not isinstance(self.shift, int) or self.shift < 0:
-            raise RecipeError(f"shift is {self.shift!r}, expected a whole number of pixels, 0 or more")
+            raise OptionError(f"shift is {self.shift!r}, expected a whole number of pixels, 0 or more")
 
     @property
     def is_identity(self) -> bool:
@@ -75,7 +75,7 @@ class Views:
         seed: another seed gives other warps; 0 to 2³² − 1.
 
     Raises:
-        RecipeError: a value has the wrong type or is out of range.
+        OptionError: a value has the wrong type or is out of range.
     """
 
     count: int
@@ -84,7 +84,7 @@ class Views:
     def __post_init__(self) -> None:
         for name, value, least in (("count", self.count, 1), ("seed", self.seed, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**32:
-                raise RecipeError(f"views: {name} is {value!r}, expected a whole number of at least {least}")
+                raise OptionError(f"views: {name} is {value!r}, expected a whole number of at least {least}")
 
     def warps(self, index: Tensor, view: Tensor, augmentation: Augmentation) -> Warps | None:
         """Return the warps of some views: a pure function of the seed and of the numbers of image and view.

@@ -10,7 +10,7 @@ from torch import Tensor
 from svdistill.data.augment import Augmentation, Views, Warps, draw, pieces_in_cache, warp
 from svdistill.data.sets import UNLABELLED, ImageSource
 from svdistill.data.statistics import check_statistics, standardize, unit_range
-from svdistill.errors import CheckpointError, DataError, RecipeError, ShapeError
+from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError
 
 
 class Batch(NamedTuple):
@@ -45,11 +45,11 @@ class Shard:
         """Return where the part lies in a batch.
 
         Raises:
-            RecipeError: the batch cannot be divided evenly.
+            OptionError: the batch cannot be divided evenly.
         """
         if batch_size % self.of:
             nearest = max(self.of, round(batch_size / self.of) * self.of)
-            raise RecipeError(
+            raise OptionError(
                 f"a batch of {batch_size} cannot be divided evenly by {self.of} processes; take {nearest}, or another "
                 "number of processes"
             )
@@ -79,7 +79,7 @@ class Batches:
         first: number of the first image, where the images of another set come before these.
 
     Raises:
-        RecipeError: the batch size is not a whole number of at least 1, or cannot be divided evenly.
+        OptionError: the batch size is not a whole number of at least 1, or cannot be divided evenly.
         DataError: a batch is larger than the data.
         ShapeError: mean or std do not fit the number of channels.
     """
@@ -98,7 +98,7 @@ class Batches:
         first: int = 0,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise RecipeError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
+            raise OptionError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
         if batch_size > len(images):
             raise DataError(
                 f"a batch of {batch_size} is larger than the {len(images)} training images; "

@@ -14,7 +14,7 @@ from svdistill.data.fashion_mnist import fetch_fashion_mnist, find_fashion_mnist
 from svdistill.data.folder import IN_MEMORY, load_image_folder
 from svdistill.data.sets import Dataset, ImageSet, check_channels, check_image_size
 from svdistill.data.tiny_imagenet import ARCHIVE, REMOTE, fetch_tiny_imagenet, find_tiny_imagenet, load_tiny_imagenet
-from svdistill.errors import DataError, RecipeError, nearest
+from svdistill.errors import DataError, OptionError, nearest
 
 Root = str | os.PathLike[str] | None
 Classes = Sequence[str] | str | os.PathLike[str]
@@ -81,7 +81,7 @@ def describe(name: str) -> Description:
         name: one of `names`.
 
     Raises:
-        RecipeError: the name is unknown.
+        OptionError: the name is unknown.
     """
     entry = _entry(name)
     if entry.find is None:
@@ -102,7 +102,7 @@ def fetch(name: str, *, folder: Root = None) -> Path:
         The folder with the files, or, without `folder`, the other folder where the data set was found.
 
     Raises:
-        RecipeError: the name is unknown.
+        OptionError: the name is unknown.
         DataError: the data set needs no download, a download failed, or a file is not the published one.
     """
     entry = _entry(name)
@@ -145,7 +145,7 @@ def load(
         The data set, uint8, on the CPU.
 
     Raises:
-        RecipeError: the name, or a class, is unknown.
+        OptionError: the name, or a class, is unknown.
         DataError: a file is missing or damaged, or the image size or number of channels is out of range.
     """
     entry = _entry(name)
@@ -198,7 +198,7 @@ def _cut(part: object, image_size: int | None, classes: Sequence[str] | None, ch
 def _entry(name: str) -> _Entry:
     known = _catalogue()
     if name not in known:
-        raise RecipeError(f"no data set is called {name!r}{nearest(str(name), known)}")
+        raise OptionError(f"no data set is called {name!r}{nearest(str(name), known)}")
     return known[name]
 
 

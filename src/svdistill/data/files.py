@@ -236,7 +236,7 @@ class FileSet:
         """Return the images of some classes only, which are numbered in the order of `names`.
 
         Raises:
-            RecipeError: an unknown class, or one named twice.
+            OptionError: an unknown class, or one named twice.
             DataError: no class is named, or none of them has an image.
         """
         index, labels = selection(self, names)

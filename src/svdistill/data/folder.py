@@ -41,7 +41,7 @@ def load_image_folder(
     Raises:
         DataError: no folder or no size is named, a folder or all images of a class are missing, or more than a few
             images cannot be decoded.
-        RecipeError: an unknown class, or one named twice.
+        OptionError: an unknown class, or one named twice.
     """
     if root is None:
         raise DataError("image-folder needs a folder: name as root the one that holds train/CLASS/… and val/CLASS/…")

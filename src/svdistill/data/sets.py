@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svdistill.errors import DataError, RecipeError, nearest
+from svdistill.errors import DataError, OptionError, nearest
 
 UNLABELLED = -1
 # ITU-R BT.601: how much red, green and blue count for brightness.
@@ -160,7 +160,7 @@ class ImageSet:
         """Return the images of some classes only, which are numbered in the order of `names`.
 
         Raises:
-            RecipeError: an unknown class, or one named twice.
+            OptionError: an unknown class, or one named twice.
             DataError: no class is named, or none of them has an image.
         """
         index, labels = selection(self, names)
@@ -298,7 +298,7 @@ def selection(source: ImageSource, names: Sequence[str]) -> tuple[Tensor, Tensor
         Indices (M,) of the images, rising, and their new labels (M,); both on the CPU.
 
     Raises:
-        RecipeError: an unknown class, or one named twice.
+        OptionError: an unknown class, or one named twice.
         DataError: no class is named, none of them has an image, or the set has no labels.
     """
     check_class_names(names, source.classes)
@@ -318,7 +318,7 @@ def check_class_names(names: Sequence[str], known: Sequence[str]) -> None:
     """Raise unless at least one class is named, each of them is known, and none is named twice.
 
     Raises:
-        RecipeError: an unknown class, with the nearest right ones, or one named twice.
+        OptionError: an unknown class, with the nearest right ones, or one named twice.
         DataError: no class is named.
     """
     if not names:
@@ -327,9 +327,9 @@ def check_class_names(names: Sequence[str], known: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name not in there:
-            raise RecipeError(f"no class is called {name!r}{nearest(name, known)}")
+            raise OptionError(f"no class is called {name!r}{nearest(name, known)}")
         if name in seen:
-            raise RecipeError(f"class {name!r} is named twice; name each class once")
+            raise OptionError(f"class {name!r} is named twice; name each class once")
         seen.add(name)
 
 

@@ -50,7 +50,7 @@ def load_tiny_imagenet(
     Raises:
         DataError: the archive, a file or all images of a class are missing, damaged or of something else, or the
             download failed.
-        RecipeError: an unknown class, or one named twice.
+        OptionError: an unknown class, or one named twice.
 
     Source: Y. Le, X. Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS231N, 2015.
     """

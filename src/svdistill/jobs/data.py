@@ -90,7 +90,7 @@ def samples(
         The images.
 
     Raises:
-        RecipeError: an unknown name or class, or a rotation or shift out of range.
+        OptionError: an unknown name or class, or a rotation or shift out of range.
         DataError: missing or damaged files, or a number below 1.
     """
     for key, value in (("rows", rows), ("each", each)):

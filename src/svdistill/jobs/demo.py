@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.jobs.callbacks import Callbacks
 from svdistill.jobs.run import Run
 from svdistill.jobs.train import train
@@ -45,11 +45,11 @@ def demo(
         The runs.
 
     Raises:
-        RecipeError: fewer than one seed or epoch.
+        OptionError: fewer than one seed or epoch.
         SvdistillError: as ``train``.
     """
     if seeds < 1:
-        raise RecipeError(f"seeds: expected at least 1, got {seeds}")
+        raise OptionError(f"seeds: expected at least 1, got {seeds}")
     shorter = [] if epochs is None else [f"train.epochs={epochs}"]
     teacher = train(TEACHER, overrides=shorter, runs=runs, callbacks=callbacks)
     students: dict[str, list[Run]] = {name: [] for name in STUDENTS}

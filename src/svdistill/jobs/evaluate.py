@@ -33,7 +33,7 @@ def evaluate(
     Raises:
         DataError: no such run, it has not finished, or the data set does not fit the network.
         CheckpointError: the file is missing, damaged or does not say how its images are prepared.
-        RecipeError: an unknown data set or device.
+        OptionError: an unknown data set or device.
     """
     file = _student_file(Path(path))
     model, spec = nets.load(file), nets.spec(file)

@@ -17,7 +17,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
-from svdistill.errors import DataError, RecipeError, ShapeError
+from svdistill.errors import DataError, OptionError, ShapeError
 from svdistill.losses.protocol import Losses
 from svdistill.teacher import Request, Teacher
 from svdistill.teacher_cache.key import Key, difference
@@ -137,15 +137,15 @@ class TeacherCache(Teacher):
             losses: by name.
 
         Raises:
-            RecipeError: what one of them needs is too large to be stored, or is not there.
+            OptionError: what one of them needs is too large to be stored, or is not there.
         """
         for name, loss in losses.items():
             if not loss.storable:
-                raise RecipeError(
+                raise OptionError(
                     f"{name} needs too much of the teacher to be stored; give the teacher itself, or take another loss"
                 )
             if name not in self.losses:
-                raise RecipeError(
+                raise OptionError(
                     f"nothing that {name!r} needs of the teacher is stored, only for {', '.join(self.losses)}; "
                     "store it with this loss"
                 )

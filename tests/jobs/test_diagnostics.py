@@ -1,4 +1,4 @@
-"""What a run writes down about the inside of its networks."""
+"""The diagnostics that a run writes down of its networks."""
 
 import numpy as np
 import pytest

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, field_validator, model_validator
 
+from svdistill.methods import BASELINE
 from svdistill.recipes.base import Settings, by_name
 from svdistill.recipes.losses import AnyLoss
 from svdistill.records import MACHINE_KEYS
@@ -355,7 +356,7 @@ class Recipe(Settings):
     def method(self) -> str:
         """What helps the student, in a word: ``alone``, ``fsp-two-stage``, ``svd-poster``, ``svd+soft-target``."""
         parts = [f"{loss.name}-{loss.variant}" if loss.variant else loss.name for loss in self.loss]
-        return ("+".join(parts) or "alone") + ("-two-stage" if self.train.first_stage_epochs else "")
+        return ("+".join(parts) or BASELINE) + ("-two-stage" if self.train.first_stage_epochs else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as plain nested dictionaries, lists, numbers and strings, in the schema's order.
@@ -368,7 +369,7 @@ class Recipe(Settings):
         return plain
 
     def digest(self, *, teacher: str | None = None) -> str:
-        """Return ten letters that name the experiment: two recipes that give the same result have the same.
+        """Return ten characters that name the experiment: two recipes that give the same result have the same.
 
         Left out are the seed (a run's folder shows it), name and description, what only says where and how fast
         (``MACHINE_KEYS`` and ``data.unlabelled.root``), and whatever is at its default. A teacher counts by what it is,

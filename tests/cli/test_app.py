@@ -52,7 +52,8 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     """The help names every command and shows examples that are no wider than a terminal."""
     status, out, _ = call(capsys, "--help")
     assert status == 0
-    for word in ("demo", "train", "evaluate", "recipes", "svdistill train digits/svd seed=1"):
+    commands = ("demo", "train", "cache", "compare", "report", "evaluate", "networks", "recipes", "data")
+    for word in (*commands, "svdistill train digits/svd seed=1"):
         assert word in out
     assert max(map(len, out.splitlines())) <= 80
 

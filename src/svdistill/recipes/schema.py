@@ -115,8 +115,8 @@ class TeacherSettings(Settings):
         taps: as for the model; null = the taps of the teacher's recipe or model.
         drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.
         views: how many fixed warps of each image to train on; the teacher is run over them once, and what the losses
-            need of it is stored and read from disk; null = ever new warps, with the teacher in every step. The warps
-            are the same for every seed.
+            need of it is stored and read from disk; null = new warps each time, with the teacher in every step. The
+            warps are the same for every seed.
         live: with ``views``, run the teacher in every step all the same, for comparison.
         shard: with several processes, each keeps a part of the teacher's parameters, and a block's are put together
             only while it runs; for a teacher that does not fit into the memory of one GPU. One process keeps them all.
@@ -203,7 +203,7 @@ class TrainSettings(Settings):
         compile: use ``torch.compile``, for the student and on a GPU for the transfer losses.
         channels_last: lay networks and feature maps in memory channel by channel for each position (NHWC), which most
             convolutions run faster on in ``bf16-mixed``.
-        recompute: keep only what goes in and out of the student's blocks and compute their inside again in the backward
+        recompute: keep only the inputs and outputs of the student's blocks and compute the rest again in the backward
             pass: less memory, more time; not together with ``compile``.
         checkpoint_minutes: within long epochs, save at least this often.
         tensorboard: write the figures of each epoch for TensorBoard too, in the run's folder ``tensorboard/``.

@@ -178,7 +178,7 @@ def read(path: str | os.PathLike[str]) -> RunView:
     if missing:
         raise DataError(f"the summary of {record.path} lacks {', '.join(missing)}; train the run again")
     if not any(is_finite(line.get("accuracy")) and is_finite(line.get("epoch")) for line in metrics):
-        raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics.jsonl; train it again")
+        raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics; train it again")
     metrics = [line for line in metrics if is_finite(line.get("epoch"))]
     return RunView(record.path, recipe, summary, metrics, _diagnostics(record.diagnostics), _settings(recipe))
 
@@ -218,7 +218,7 @@ def _find(path: Path) -> tuple[list[RunView], dict[str, str]]:
     records = RunRecord.find(path)
     if not records:
         raise DataError(
-            f"{path} holds no run (no recipe.yaml in it or below); give one that 'svdistill train' has made"
+            f"{path} holds no run, as there is no recipe in it or below; give one that 'svdistill train' has made"
         )
     found, left_out = _read_all(records)
     if not found:

@@ -637,6 +637,8 @@ def test_a_stored_teacher_that_does_not_fit_is_refused():
     module = Distiller(network(), notes, loss=SVDLoss(), **TAPS)
     with pytest.raises(OptionError, match="give indices= and views= of 2 images"):
         module(IMAGES)
+    with pytest.raises(ShapeError, match="2 images came with 1 indices and 1 views"):
+        module(IMAGES, indices=torch.zeros(1, dtype=torch.int64), views=torch.zeros(1, dtype=torch.int64))
     with pytest.raises(OptionError, match="no teacher to run"):
         module.extract(IMAGES)
     with pytest.raises(OptionError, match="too much"):

@@ -1,4 +1,4 @@
-"""Two gradients in, one out: how the main task and the transfer task share a step (docs/method.md, step 7)."""
+"""Two gradients in, one out: how those of the main task and the transfer task are combined (docs/method.md, step 7)."""
 
 import math
 import statistics

@@ -122,7 +122,7 @@ def step(
         images: (B, C, H, W), standardized, on the device; this process's shard of the batch.
         labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.
         epoch: from 0; see :func:`svdistill.gradients.combine`.
-        objective: the losses that take part, their weights and how they share the step.
+        objective: the losses that take part, their weights and how their gradients are combined.
         health: where to add what became of the transfer gradient.
 
     Returns:
@@ -153,7 +153,7 @@ def take_step(
         learner: student, teacher and optimizer, and the parts that the batch is worked on in.
         examples: this process's shard of the batch, on the device.
         epoch: of the stage, from 0; see :func:`svdistill.gradients.combine`.
-        objective: the losses that take part, their weights and how they share the step.
+        objective: the losses that take part, their weights and how their gradients are combined.
         health: where to add what became of the transfer gradient.
 
     Returns:

@@ -13,6 +13,7 @@ import torch
 from rich.progress import track
 from torch.profiler import ProfilerActivity, profile
 
+from svdistill.machine import usable_cores
 from svdistill.records import environment
 
 RESULTS = Path("bench-results")
@@ -110,7 +111,7 @@ def machine() -> dict[str, Any]:
     return {
         **{key: value for key, value in environment().items() if key != "command"},
         "instructions": _instructions(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "allocator": allocator or "default of glibc",
         "load_before": None if load is None else float(load),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

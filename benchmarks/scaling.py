@@ -63,7 +63,7 @@ class WorkerPool:
 
 
 @contextmanager
-def crew(processes: int, threads: int, width: float) -> Iterator[WorkerPool]:
+def open_pool(processes: int, threads: int, width: float) -> Iterator[WorkerPool]:
     """Start the processes of one setting, and end them afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -137,16 +137,16 @@ def measure(width: float, *, rounds: int = 9, reductions: int = 20) -> dict[str,
     """Time the three settings in turn at one width of the VGG pair, then the all-reduce alone."""
     with (
         TemporaryDirectory() as folder,
-        crew(*SETTINGS[ONE], width) as one,
-        crew(*SETTINGS[THREADS], width) as threads,
-        crew(*SETTINGS[PROCESSES], width) as processes,
+        open_pool(*SETTINGS[ONE], width) as one,
+        open_pool(*SETTINGS[THREADS], width) as threads,
+        open_pool(*SETTINGS[PROCESSES], width) as processes,
     ):
-        crews = {ONE: one, THREADS: threads, PROCESSES: processes}
+        pools = {ONE: one, THREADS: threads, PROCESSES: processes}
         times = side_by_side(
-            {name: partial(some.tell, "step") for name, some in crews.items()}, rounds=rounds, title=f"width {width:g}"
+            {name: partial(some.tell, "step") for name, some in pools.items()}, rounds=rounds, title=f"width {width:g}"
         )
-        described = {name: some.tell(f"learned {Path(folder) / name}") for name, some in crews.items()}
-        learned = {name: torch.load(Path(folder) / name) for name in crews}
+        described = {name: some.tell(f"learned {Path(folder) / name}") for name, some in pools.items()}
+        learned = {name: torch.load(Path(folder) / name) for name in pools}
         processes.tell("reduce")
         reduced = [processes.tell("reduce") for _ in range(reductions)]
     for name, (_, expected) in SETTINGS.items():

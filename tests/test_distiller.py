@@ -628,15 +628,17 @@ def test_extracting_leaves_the_student_as_it_was():
 def test_a_stored_teacher_that_does_not_fit_is_refused():
     """A loss that cannot be stored, one that was not, other taps, or nobody saying which images these are."""
     notes = Notebook(distiller(loss=SVDLoss()).extract(IMAGES), [(4, 6, 6), (4, 4, 4)])
-    with pytest.raises(OptionError, match=r"'soft' .* stored, only for transfer"):
+    with pytest.raises(OptionError, match=r"'soft' .* not stored, only .* by transfer"):
         Distiller(network(), notes, loss={"soft": SoftTargetLoss()})
     with pytest.raises(OptionError, match="needs too much of the teacher to be stored"):
         Distiller(network(), notes, loss=FSPLoss(), **TAPS)
     with pytest.raises(ShapeError, match="1 student taps came with 2 teacher taps"):
         Distiller(network(), notes, loss=SVDLoss(), student_taps=("0",))
     module = Distiller(network(), notes, loss=SVDLoss(), **TAPS)
-    with pytest.raises(ShapeError, match="give indices= and views= of 2 images"):
+    with pytest.raises(OptionError, match="give indices= and views= of 2 images"):
         module(IMAGES)
+    with pytest.raises(ShapeError, match="2 images came with 1 indices and 1 views"):
+        module(IMAGES, indices=torch.zeros(1, dtype=torch.int64), views=torch.zeros(1, dtype=torch.int64))
     with pytest.raises(OptionError, match="no teacher to run"):
         module.extract(IMAGES)
     with pytest.raises(OptionError, match="too much"):

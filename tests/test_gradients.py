@@ -34,7 +34,7 @@ def test_per_variable_clips_each_variable_by_its_own_norms():
 
 @pytest.mark.parametrize(("epoch", "bound"), [(0, 0.5), (1, 0.7310585786300049), (1000, 1.0)])
 def test_the_bound_grows_with_the_epoch_from_one_half(epoch, bound):
-    """s(0) = 1/2, s(1) = 0.7311, s(∞) = 1; METHOD counts epochs from 0."""
+    """s(0) = 1/2, s(1) = 0.7311, s(∞) = 1; epochs count from 0."""
     (gradient,) = combine([tensor(1.0)], [tensor(100.0)], epoch=epoch)
     close(gradient, tensor(1 + bound))
 

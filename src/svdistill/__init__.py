@@ -59,13 +59,15 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that the command line starts without torch."""
-    if name not in __all__:
-        raise AttributeError(f"module 'svdistill' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"svdistill.{name}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # which sees the imports above, and so notices a misspelt name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first used, so that the command line starts without torch."""
+        if name not in __all__:
+            raise AttributeError(f"module 'svdistill' has no attribute {name!r}")
+        value = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"svdistill.{name}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -74,9 +74,9 @@ class Distiller(nn.Module):
         losses: those losses that are modules, by name.
 
     Raises:
-        OptionError: a teacher without a loss or the reverse, or a loss of whose teacher's side nothing is stored.
-        OptionError: an unknown tap.
-        ShapeError: the taps are of different number.
+        OptionError: a teacher came without a loss or the reverse, a tap is unknown, or a stored teacher lacks what a
+            loss needs.
+        ShapeError: the numbers of student and teacher taps differ.
     """
 
     def __init__(
@@ -138,11 +138,9 @@ class Distiller(nn.Module):
     def prepare(self, images: Tensor) -> tuple[Adapted, ...]:
         """Make what learns beside the student: adapters where widths differ, and the losses' own parameters.
 
-        A second call keeps the adapters that are there where the widths are the same.
-
         Call it once, before the optimizer is made from ``parameters()``. It runs both networks on a few images, in eval
         mode (of a stored teacher the shapes are known); where nothing else has to learn it changes nothing. New weights
-        come from torch's global generator.
+        come from torch's global generator. A second call keeps the adapters if the widths are the same.
 
         Args:
             images: (B, C, H, W), one or more, as `forward` takes them.
@@ -182,7 +180,7 @@ class Distiller(nn.Module):
 
         Args:
             images: (B, C, H, W).
-            only: the transfer losses to measure, by name; none leaves the teacher out; None = all.
+            only: the transfer losses to compute, by name; with none the teacher does not run; None = all.
             indices: (B,), int64, which images of the training set these are; only a stored teacher asks.
             views: (B,), int64, which of their fixed views these are; only a stored teacher asks.
 
@@ -190,9 +188,9 @@ class Distiller(nn.Module):
             The student's logits, the transfer losses and their health; see :class:`DistillOutput`.
 
         Raises:
-            OptionError: a loss of ``only`` is unknown.
-            ShapeError: a tap did not run or gave no tensor, a loss cannot compare what came, or nobody says which
-                images these are.
+            OptionError: a loss of ``only`` is unknown, or a stored teacher is not told which images and views
+                these are.
+            ShapeError: a tap did not run or gave no tensor, or a loss cannot compare what came.
         """
         losses = self._chosen(only)
         if not self.training:
@@ -304,9 +302,7 @@ def _widened(one: Tensor, width: int) -> Tensor:
     return one[:, :1].expand(-1, width, -1, -1) if one.dim() == 4 else one[..., :1].expand(*one.shape[:-1], width)
 
 
-def _by_name(
-    loss: TransferLoss[Any, Any] | Losses | None,
-) -> dict[str, TransferLoss[Any, Any]]:
+def _by_name(loss: TransferLoss[Any, Any] | Losses | None) -> dict[str, TransferLoss[Any, Any]]:
     if loss is None:
         return {}
     return dict(loss) if isinstance(loss, Mapping) else {"transfer": loss}

@@ -1,4 +1,4 @@
-"""Two gradients in, one out: how the main task and the transfer task share a step (METHOD, section 3)."""
+"""Two gradients in, one out: how those of the main task and the transfer task are combined (docs/method.md, step 7)."""
 
 import math
 import statistics
@@ -110,7 +110,7 @@ def combine(
         OptionError: the rule is unknown, or the epoch is negative.
         ShapeError: the sequences differ in length, or a pair differs in shape.
 
-    Source: METHOD section 3; Lee, Kim, Song, ECCV 2018, section 3.4, with the author's published code and poster.
+    Source: Lee, Kim, Song, ECCV 2018, section 3.4, with the author's published code and poster.
     """
     _check(main, transfer, epoch=epoch, clip=clip)
     combined = list(main)

@@ -63,12 +63,12 @@ class Teacher(Protocol):
         Args:
             requests: what each loss asks, by name.
             images: (B, C, H, W).
-            indices: (B,), int64, which images of the training set these are; None where nobody has said so.
-            views: (B,), int64, which of their fixed views these are; None where nobody has said so.
+            indices: (B,), int64, which images of the training set these are; None where that is not known.
+            views: (B,), int64, which of their fixed views these are; None where that is not known.
 
         Raises:
-            OptionError: there is nothing to be had for a loss.
-            ShapeError: a tap did not run or gave no tensor, or the images are not those that are known.
+            OptionError: a stored teacher is not told which images and views these are.
+            ShapeError: a tap did not run or gave no tensor, or nothing is known of one of the images.
         """
         return {}
 

@@ -109,13 +109,13 @@ def test_unfit_classes(tmp_path: Any) -> None:
 @pytest.mark.parametrize("size", [0, -1, 1.5, "big"])
 def test_impossible_image_size(size: Any) -> None:
     """A size that is not a number of pixels is refused."""
-    with pytest.raises(DataError, match="image_size is"):
+    with pytest.raises(OptionError, match="image_size is"):
         load("digits", image_size=size)
 
 
 def test_impossible_channels() -> None:
     """Two channels are neither grey nor colour."""
-    with pytest.raises(DataError, match="channels is 2"):
+    with pytest.raises(OptionError, match="channels is 2"):
         load("digits", channels=2)
 
 

@@ -149,7 +149,7 @@ def test_sub_sets_are_those_of_memory(folder: Path) -> None:
         assert torch.equal(all_of(ours), theirs.images)
         assert torch.equal(ours.labels, theirs.labels)
         assert (ours.classes, ours.labelled) == (theirs.classes, theirs.labelled)
-    chosen = [set(here.subset(size, seed=2).places.tolist()) for size in range(3, 91, 7)]
+    chosen = [set(here.subset(size, seed=2).positions.tolist()) for size in range(3, 91, 7)]
     assert all(small < large for small, large in pairwise(chosen))
 
 
@@ -164,20 +164,25 @@ def test_statistics(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "kind", "message"),
     [
-        ({"image_size": 0}, "image_size is 0"),
-        ({"channels": 2}, "channels is 2"),
-        ({"labels": torch.tensor([0, 3])}, "label 3 is outside"),
-        ({"labels": torch.tensor([0])}, "2 images came with 1 labels"),
-        ({"labels": torch.tensor([]), "places": torch.tensor([])}, "no image in"),
-        ({"labelled": False}, "label 0 came in a set without labels"),
+        ({"image_size": 0}, OptionError, "image_size is 0"),
+        ({"channels": 2}, OptionError, "channels is 2"),
+        ({"labels": torch.tensor([0, 3])}, DataError, "label 3 is outside"),
+        ({"labels": torch.tensor([0])}, DataError, "2 images came with 1 labels"),
+        ({"labels": torch.tensor([]), "positions": torch.tensor([])}, DataError, "no image in"),
+        ({"labelled": False}, DataError, "label 0 came in a set without labels"),
     ],
 )
-def test_unfit(folder: Path, changes: dict[str, Any], message: str) -> None:
+def test_unfit(folder: Path, changes: dict[str, Any], kind: type[Exception], message: str) -> None:
     """A set that makes no sense is refused when it is made."""
-    given = {"places": torch.arange(2), "labels": torch.tensor([0, 1]), "classes": CLASSES, "image_size": 8} | changes
-    with pytest.raises(DataError, match=message):
+    given = {
+        "positions": torch.arange(2),
+        "labels": torch.tensor([0, 1]),
+        "classes": CLASSES,
+        "image_size": 8,
+    } | changes
+    with pytest.raises(kind, match=message):
         FileSet(Files(folder, ["000", "001"]), **given)
     with pytest.raises(OptionError, match="no class is called 'd'"):
         file_set(folder).select(["d"])
@@ -323,7 +328,7 @@ def test_a_worker_that_dies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_load_knows_no_such_set_by_itself() -> None:
     """A folder of images needs a folder, and a size."""
-    with pytest.raises(DataError, match="image-folder needs a folder"):
+    with pytest.raises(OptionError, match="image-folder needs a folder"):
         load("image-folder", image_size=8)
-    with pytest.raises(DataError, match="image-folder needs a size"):
+    with pytest.raises(OptionError, match="image-folder needs a size"):
         load("image-folder", root="somewhere")

@@ -146,5 +146,5 @@ def test_a_class_without_test_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"image_size": 0}, {"image_size": 8, "channels": 2}])
 def test_impossible_options(tmp_path: Path, options: dict[str, int]) -> None:
     """A size or a number of channels that is none is refused."""
-    with pytest.raises(DataError, match=r"image_size is 0|channels is 2"):
+    with pytest.raises(OptionError, match=r"image_size is 0|channels is 2"):
         load("image-folder", root=tree(tmp_path), **options)

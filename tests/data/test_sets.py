@@ -186,7 +186,7 @@ def test_select_unfit_classes() -> None:
         clothes.select(["shirt", "trousers"])
     with pytest.raises(OptionError, match="'shirt' is named twice"):
         clothes.select(["shirt", "shirt"])
-    with pytest.raises(DataError, match="list of classes is empty"):
+    with pytest.raises(OptionError, match="list of classes is empty"):
         clothes.select([])
     with pytest.raises(DataError, match="no image of the 1 selected"):
         clothes.select(["bag"])
@@ -209,7 +209,7 @@ def test_channels() -> None:
 @pytest.mark.parametrize("channels", [0, 2, 4, "3", True])
 def test_impossible_channels(channels: Any) -> None:
     """Only grey and colour are known."""
-    with pytest.raises(DataError, match="channels is"):
+    with pytest.raises(OptionError, match="channels is"):
         example().with_channels(channels)
 
 
@@ -243,5 +243,5 @@ def test_resize_in_pieces_is_resize_at_once() -> None:
 @pytest.mark.parametrize("size", [0, -4, 2.0, "8", True, None])
 def test_resize_to_an_impossible_size(size: Any) -> None:
     """A size that is not a number of pixels is refused."""
-    with pytest.raises(DataError, match="image_size is"):
+    with pytest.raises(OptionError, match="image_size is"):
         example().resized(size)

@@ -237,7 +237,9 @@ def test_wrong_before_work(tmp_path: Path, name: str, overrides: list[str], kind
 def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said before work starts; where it is there, asking for it renames no run."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RecipeError, match=r"^train\.tensorboard: needs the package tensorboard; install") as caught:
+    with pytest.raises(
+        RecipeError, match=r"^train\.tensorboard: TensorBoard needs the package tensorboard; install"
+    ) as caught:
         train("digits/student", "train.tensorboard=true", runs=tmp_path / "runs")
     assert caught.value.exit_status == 2
     assert not (tmp_path / "runs").exists()

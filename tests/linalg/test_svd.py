@@ -176,7 +176,7 @@ def test_paper_gradient(rank, positions, channels):
 
 
 def published_formula(m: Tensor, s: Tensor, v: Tensor, grad: Tensor) -> Tensor:
-    """METHOD "paper", one matrix at a time."""
+    """The published derivative, one matrix at a time."""
     out = []
     for a, sigma, right, g in zip(m, s, v, grad, strict=True):
         left, k = a @ right / sigma, len(sigma)

@@ -134,12 +134,12 @@ def test_what_decides_what_is_taken():
 @pytest.mark.parametrize(
     ("loss", "change", "match"),
     [
-        (SVDLoss(), lambda known: known.pop("v2"), "3 taps and of the teacher 2 are known"),
-        (SVDLoss(), lambda known: known.update(v1=known["v1"][:5]), "6 samples in the student, and 5 are known"),
+        (SVDLoss(), lambda known: known.pop("v2"), "3 taps, but there are goals for 2"),
+        (SVDLoss(), lambda known: known.update(v1=known["v1"][:5]), "6 samples in the student, but its goal is for 5"),
         (SVDLoss(), lambda known: known.update(v1=known["v1"][..., :5]), "12 channels in the student and 5"),
         (SVDLoss(basis="teacher"), lambda known: known.pop("left0"), "basis='teacher'"),
-        (AttentionLoss(), lambda known: known.pop("attention0"), "of the teacher 0 are known"),
-        (RelationalLoss(), lambda known: known.update(embedding=known["embedding"][:2]), "2 are known"),
+        (AttentionLoss(), lambda known: known.pop("attention0"), "there are goals for 0"),
+        (RelationalLoss(), lambda known: known.update(embedding=known["embedding"][:2]), "its goal is for 2"),
     ],
 )
 def test_a_goal_that_does_not_fit_is_refused(loss, change, match):

@@ -29,7 +29,7 @@ def both_maps(batch: int = 6, size: int = 16) -> tuple[list[Tensor], list[Tensor
 
 
 def published(student: list[Tensor], teacher: list[Tensor], rank: int = 1, beta: float = 8.0, extra: int = 1) -> Tensor:
-    """METHOD 2, step by step for argmax: full SVD in float64, canonical signs, dense relations, sum over the batch."""
+    """The loss, step by step for argmax: full SVD in float64, canonical signs, dense relations, sum over the batch."""
 
     def vectors(feature: Tensor, count: int) -> tuple[Tensor, Tensor]:
         m = feature.double().flatten(2).mT

@@ -20,7 +20,7 @@ from svdistill.nets import count, create
     ],
 )
 def test_published_table(name: str, millions_of_parameters: str, mflops: str) -> None:
-    """Parameters and FLOPs at 32×32×3 and 100 classes are those of METHOD.md section 5."""
+    """Parameters and FLOPs at 32×32×3 and 100 classes are those of the published networks."""
     cost = count(create(name, num_classes=100), (3, 32, 32))
     assert f"{cost.parameters / 1e6:.3f}" == millions_of_parameters
     assert f"{cost.flops / 1e6:.2f}" == mflops

@@ -64,8 +64,9 @@ def take(folder, **options):
     """Make the cache, or resume."""
     whole = distiller()
     given = {"extract": whole.extract, "tap_shapes": whole.teacher_shapes, "batches": batches}
-    given |= {"images": IMAGES + UNLABELLED, "precise": {"svd": SVDLoss.precise}, **options}
-    return teacher_cache.store(folder, options.pop("key", KEY), **{k: v for k, v in given.items() if k != "key"})
+    given |= {"images": IMAGES + UNLABELLED, "precise": {"svd": SVDLoss.precise}}
+    given |= {name: options.pop(name) for name in given.keys() & options.keys()}
+    return teacher_cache.store(folder, options.pop("key", KEY), teacher_cache.Source(**given), **options)
 
 
 def main(folder, when):

@@ -122,7 +122,7 @@ def _interrupt_at(images):
         ({"std": (0.4,)}, "standardized otherwise"),
         ({"augmentation": {"rotation": 10.0}}, "of another augmentation"),
         ({"views": 4}, r"another number of views \(2, not 4\)"),
-        ({"seed": 3}, r"their seed is another \(0, not 3\)"),
+        ({"seed": 3}, r"their seed differs \(0, not 3\)"),
         ({"taps": ("block1", "block3")}, "of other taps"),
         ({"drop_tokens": 1}, "number of tokens left out"),
         ({"grids": ((8, 8), (2, 2))}, "student whose taps have other sizes"),

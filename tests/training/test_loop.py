@@ -419,6 +419,7 @@ def test_the_device_is_asked_seldom(make_run, monkeypatch):
         ({"epochs": 0}, r"epochs of the stages are \[0\], expected at least 1"),
         ({"stages": []}, r"epochs of the stages are \[\], expected at least 1"),
         ({"evaluate_every": 0}, "evaluate_every is 0, expected at least 1"),
+        ({"accumulate": 0}, "accumulate is 0, expected at least 1"),
     ],
 )
 def test_settings_out_of_range(make_run, options, message):

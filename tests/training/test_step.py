@@ -68,7 +68,7 @@ def decayed(distiller, gradients, *others):
 
 
 def per_variable(main, transfer):
-    """METHOD, section 3, written out for one variable."""
+    """The combination of two gradients, written out for one variable."""
     if transfer is None:
         return main
     main = torch.zeros_like(transfer) if main is None else main

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.training import tensorboard
 
 
@@ -33,8 +33,8 @@ def test_nothing_is_written_where_it_is_not_asked_for(make_run, monkeypatch):
 def test_a_missing_package_is_one_line(monkeypatch):
     """It says how to install it."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(OptionError) as caught:
         tensorboard.check_installed()
     assert str(caught.value) == (
-        "train.tensorboard: needs the package tensorboard; install it with: pip install 'svdistill[tensorboard]'"
+        "TensorBoard needs the package tensorboard; install it with: pip install 'svdistill[tensorboard]'"
     )

@@ -145,8 +145,8 @@ def load(
         The data set, uint8, on the CPU.
 
     Raises:
-        OptionError: the name, or a class, is unknown.
-        DataError: a file is missing or damaged, or the image size or number of channels is out of range.
+        OptionError: the name, or a class, is unknown, or the image size or number of channels is out of range.
+        DataError: a file is missing or damaged.
     """
     entry = _entry(name)
     if image_size is not None:
@@ -177,7 +177,7 @@ def read_classes(classes: Classes) -> tuple[str, ...]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise DataError(
             f"the class list {path} cannot be read ({reason}); name a text file, one class a line"
         ) from error

@@ -162,7 +162,7 @@ def _same(file: IO[bytes], path: Path) -> bool:
 
 def _fill(part: IO[bytes], url: str, path: Path, *, size: int, digest: str, progress: bool) -> None:
     """Bring a part to its full size and check it; a wrong one is emptied and, if it was resumed, downloaded again."""
-    continued = part.seek(0, os.SEEK_END) > 0
+    resumed = part.seek(0, os.SEEK_END) > 0
     free = shutil.disk_usage(path.parent).free
     if free < size - part.tell():
         raise OSError(errno.ENOSPC, f"{size - part.tell():,} bytes are needed and {free:,} are free")
@@ -172,7 +172,7 @@ def _fill(part: IO[bytes], url: str, path: Path, *, size: int, digest: str, prog
     if found == digest:
         return
     part.truncate(0)
-    if not continued:
+    if not resumed:
         raise DataError(f"what came from {url} has hash {found}, expected {digest}; it was not kept")
     _fill(part, url, path, size=size, digest=digest, progress=progress)
 

@@ -114,7 +114,7 @@ class FileSet:
 
     Attributes:
         files: where the images are.
-        places: (N,), int64, on the CPU: each image's position in `files`; N ≥ 1.
+        positions: (N,), int64, on the CPU: each image's position in `files`; N ≥ 1.
         labels: (N,), int64, each an index into `classes`, or −1 without labels; on the device of the batches.
         classes: the name of each class.
         image_size: height and width in pixels.
@@ -124,11 +124,12 @@ class FileSet:
             started on this machine; 0 = this one.
 
     Raises:
-        DataError: there is no image, a label is outside the classes, or a size is out of range.
+        DataError: there is no image, or a label is outside the classes.
+        OptionError: image_size or channels is out of range.
     """
 
     files: Files
-    places: Tensor
+    positions: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     image_size: int
@@ -139,16 +140,16 @@ class FileSet:
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
         check_channels(self.channels)
-        if len(self.places) != len(self.labels):
+        if len(self.positions) != len(self.labels):
             raise DataError(
-                f"{len(self.places)} images came with {len(self.labels)} labels; each image needs one label"
+                f"{len(self.positions)} images came with {len(self.labels)} labels; each image needs one label"
             )
-        if not len(self.places):
+        if not len(self.positions):
             raise DataError(f"there is no image in {self.files.base}; give at least one")
         check_labels(self.labels, self.classes, labelled=self.labelled)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -188,7 +189,7 @@ class FileSet:
             for part in parts:
                 pixels, failures = next(decoded)
                 for position, reason in failures:
-                    self.files.note(int(self.places[part[position]]), reason)
+                    self.files.note(int(self.positions[part[position]]), reason)
                     pixels[position] = self._stand_in(int(part[position]))
                 batch[done : done + len(part)].copy_(pixels, non_blocking=True)
                 done += len(part)
@@ -218,7 +219,7 @@ class FileSet:
 
     def take(self, index: Tensor) -> Self:
         """Return the set of the images with these indices (M,), in this order; DataError where there are none."""
-        return replace(self, places=self.places[index.cpu()], labels=self.labels[index.to(self.device)])
+        return replace(self, positions=self.positions[index.cpu()], labels=self.labels[index.to(self.device)])
 
     def subset(self, size: int, *, seed: int) -> Self:
         """Choose images at random, equally many of each class; see `choose`."""
@@ -236,14 +237,14 @@ class FileSet:
         """Return the images of some classes only, which are numbered in the order of `names`.
 
         Raises:
-            OptionError: an unknown class, or one named twice.
-            DataError: no class is named, or none of them has an image.
+            OptionError: no class is named, an unknown one, or one named twice.
+            DataError: none of them has an image.
         """
         index, labels = selection(self, names)
-        return replace(self, places=self.places[index], labels=labels.to(self.device), classes=tuple(names))
+        return replace(self, positions=self.positions[index], labels=labels.to(self.device), classes=tuple(names))
 
     def _decoded(self, batches: Sequence[Sequence[Tensor]]) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
-        tasks = [self.places[piece].tolist() for batch in batches for piece in batch]
+        tasks = [self.positions[piece].tolist() for batch in batches for piece in batch]
         decoder = _Decoder(self.files, self.image_size, self.channels)
         workers = self._workers(tasks)
         if workers == 0:
@@ -286,14 +287,14 @@ class FileSet:
         of_class = torch.nonzero(self.labels == self.labels[index]).flatten().cpu()
         start = int(torch.searchsorted(of_class, index))
         for step in range(1, len(of_class)):
-            position = int(self.places[of_class[(start + step) % len(of_class)]])
+            position = int(self.positions[of_class[(start + step) % len(of_class)]])
             if position in self.files.failures:
                 continue
             try:
                 return torch.from_numpy(decode(self.files.read(position), self.image_size, self.channels).copy())
             except Exception as error:  # see _Decoder
                 self.files.note(position, _reason(error))
-        name = self.files.names[int(self.places[index])]
+        name = self.files.names[int(self.positions[index])]
         raise DataError(
             f"{self.files.base}/{name} cannot be decoded and nothing can stand in for it; mend or remove it"
         )

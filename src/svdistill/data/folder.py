@@ -8,7 +8,7 @@ import torch
 
 from svdistill.data.files import Files, FileSet
 from svdistill.data.sets import Dataset, ImageSource, check_class_names
-from svdistill.errors import DataError, nearest
+from svdistill.errors import DataError, OptionError, nearest
 
 # Larger sets are streamed: a number that does not depend on the machine, so that a run does not either.
 IN_MEMORY = 2 << 30
@@ -39,14 +39,13 @@ def load_image_folder(
         The data set.
 
     Raises:
-        DataError: no folder or no size is named, a folder or all images of a class are missing, or more than a few
-            images cannot be decoded.
-        OptionError: an unknown class, or one named twice.
+        DataError: a folder or all images of a class are missing, or more than a few images cannot be decoded.
+        OptionError: no folder or no size is named, an unknown class, or one named twice.
     """
     if root is None:
-        raise DataError("image-folder needs a folder: name as root the one that holds train/CLASS/… and val/CLASS/…")
+        raise OptionError("image-folder needs a folder: name as root the one that holds train/CLASS/… and val/CLASS/…")
     if image_size is None:
-        raise DataError("image-folder needs a size: give image_size, the height and width of all images in pixels")
+        raise OptionError("image-folder needs a size: give image_size, the height and width of all images in pixels")
     base = Path(root)
     train, test = _parts(base)
     known = _folders(train)

@@ -160,8 +160,8 @@ class ImageSet:
         """Return the images of some classes only, which are numbered in the order of `names`.
 
         Raises:
-            OptionError: an unknown class, or one named twice.
-            DataError: no class is named, or none of them has an image.
+            OptionError: no class is named, an unknown one, or one named twice.
+            DataError: none of them has an image.
         """
         index, labels = selection(self, names)
         chosen = self.images[index.to(self.device)]
@@ -174,7 +174,7 @@ class ImageSet:
             image_size: height and width in pixels, at least 1.
 
         Raises:
-            DataError: the size is not a whole number of at least 1.
+            OptionError: the size is not a whole number of at least 1.
         """
         check_image_size(image_size)
         if self.images.shape[2:] == (image_size, image_size):
@@ -190,7 +190,8 @@ class ImageSet:
             channels: 1 or 3.
 
         Raises:
-            DataError: another number, or images with neither 1 nor 3 channels.
+            OptionError: another number.
+            DataError: the images have neither 1 nor 3 channels.
 
         Source: ITU-R BT.601 for the brightness of a colour.
         """
@@ -245,17 +246,17 @@ def choose(source: ImageSource, size: int, *, seed: int) -> Tensor:
     """
     least = source.num_classes if source.labelled else 1
     if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= len(source):
-        each = " (one a class)" if source.labelled else ""
-        raise DataError(f"a subset of {size} images was asked for, expected {least}{each} to {len(source)}")
+        note = " (one a class)" if source.labelled else ""
+        raise DataError(f"a subset of {size} images was asked for, expected {least}{note} to {len(source)}")
     generator = torch.Generator().manual_seed(seed)
     if not source.labelled:
         return torch.randperm(len(source), generator=generator)[:size].sort().values
     labels = source.labels.cpu()
-    share, over = divmod(size, source.num_classes)
+    each, over = divmod(size, source.num_classes)
     chosen: list[Tensor] = []
-    for place, label in enumerate(torch.randperm(source.num_classes, generator=generator).tolist()):
+    for number, label in enumerate(torch.randperm(source.num_classes, generator=generator).tolist()):
         of_class = torch.nonzero(labels == label).flatten()
-        wanted = share + (place < over)
+        wanted = each + (number < over)
         if wanted > len(of_class):
             smallest = int(torch.bincount(labels, minlength=source.num_classes).min())
             raise DataError(
@@ -298,15 +299,15 @@ def selection(source: ImageSource, names: Sequence[str]) -> tuple[Tensor, Tensor
         Indices (M,) of the images, rising, and their new labels (M,); both on the CPU.
 
     Raises:
-        OptionError: an unknown class, or one named twice.
-        DataError: no class is named, none of them has an image, or the set has no labels.
+        OptionError: no class is named, an unknown one, or one named twice.
+        DataError: none of them has an image, or the set has no labels.
     """
     check_class_names(names, source.classes)
     if not source.labelled:
         raise DataError("classes cannot be selected from images without labels; select first, then drop the labels")
     new = torch.full((source.num_classes,), UNLABELLED)
-    places = {name: place for place, name in enumerate(source.classes)}
-    new[[places[name] for name in names]] = torch.arange(len(names))
+    numbers = {name: number for number, name in enumerate(source.classes)}
+    new[[numbers[name] for name in names]] = torch.arange(len(names))
     labels = new[source.labels.cpu()]
     index = torch.nonzero(labels >= 0).flatten()
     if not len(index):
@@ -318,11 +319,10 @@ def check_class_names(names: Sequence[str], known: Sequence[str]) -> None:
     """Raise unless at least one class is named, each of them is known, and none is named twice.
 
     Raises:
-        OptionError: an unknown class, with the nearest right ones, or one named twice.
-        DataError: no class is named.
+        OptionError: no class is named, an unknown one, with the nearest right ones, or one named twice.
     """
     if not names:
-        raise DataError("the list of classes is empty; name at least one class")
+        raise OptionError("the list of classes is empty; name at least one class")
     there = set(known)
     seen: set[str] = set()
     for name in names:
@@ -349,15 +349,15 @@ def check_labels(labels: Tensor, classes: Sequence[str], *, labelled: bool) -> N
 
 
 def check_image_size(image_size: int) -> None:
-    """Raise `DataError` unless the size is a whole number of pixels of at least 1."""
+    """Raise `OptionError` unless the size is a whole number of pixels of at least 1."""
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
-        raise DataError(f"image_size is {image_size!r}, expected a whole number of pixels of at least 1")
+        raise OptionError(f"image_size is {image_size!r}, expected a whole number of pixels of at least 1")
 
 
 def check_channels(channels: int) -> None:
-    """Raise `DataError` unless the images are to be grey (1) or in colour (3)."""
+    """Raise `OptionError` unless the images are to be grey (1) or in colour (3)."""
     if isinstance(channels, bool) or channels not in (1, 3):
-        raise DataError(f"channels is {channels!r}, expected 1 (grey) or 3 (colour)")
+        raise OptionError(f"channels is {channels!r}, expected 1 (grey) or 3 (colour)")
 
 
 def _kind(tensor: Tensor) -> str:

@@ -12,7 +12,7 @@ from svdistill.jobs.callbacks import Callbacks
 from svdistill.recipes import Recipe, build, teacher_of, weights
 from svdistill.recipes import teacher_cache as wanted
 from svdistill.recipes.images import Images, augmentation, noise
-from svdistill.teacher_cache import MANIFEST, Key, TeacherCache, store
+from svdistill.teacher_cache import MANIFEST, Key, Source, TeacherCache, store
 
 # Small batches would leave the machine idle: nothing is kept for a backward pass here.
 _LEAST_BATCH = 64
@@ -76,17 +76,20 @@ def provide(
         whole = build.distiller(recipe, student, teacher, teacher_recipe=teacher_of(recipe))
         whole.prepare(noise(images))
         whole.to(device)
-        source = _views_of(recipe, images.to(device), key)
+        views = _views_of(recipe, images.to(device), key)
+        source = Source(
+            extract=whole.extract,
+            tap_shapes=whole.teacher_shapes,
+            batches=views.batches,
+            images=views.images,
+            precise=whole.precise,
+        )
         counter = _Counter()
         with callbacks.storing(recipe, source.images * key.views) as tell:
             cache = store(
                 path,
                 key,
-                extract=whole.extract,
-                tap_shapes=whole.teacher_shapes,
-                batches=source.batches,
-                images=source.images,
-                precise=whole.precise,
+                source,
                 fresh=fresh,
                 progress=lambda done: tell(counter.add(done * key.views)),
                 waiting=lambda: callbacks.awaiting(path),
@@ -94,14 +97,14 @@ def provide(
         return Provided(cache, path, counter.taken, counter.seconds)
 
 
-class _Source(NamedTuple):
+class _Views(NamedTuple):
     """The images that the teacher is shown: how many there are, and the batches of all their views from one on."""
 
     images: int
     batches: Callable[[int], Iterable[data.Batch]]
 
 
-def _views_of(recipe: Recipe, images: Images, key: Key) -> _Source:
+def _views_of(recipe: Recipe, images: Images, key: Key) -> _Views:
     sets = [images.train, *([] if images.unlabelled is None else [images.unlabelled])]
     views, varied = data.Views(count=key.views, seed=key.seed), augmentation(recipe)
 
@@ -116,7 +119,7 @@ def _views_of(recipe: Recipe, images: Images, key: Key) -> _Source:
             start=start,
         )
 
-    return _Source(sum(map(len, sets)), batches)
+    return _Views(sum(map(len, sets)), batches)
 
 
 class _Counter:

@@ -60,7 +60,7 @@ def exact_gradient(state: Saved, g_rows: Tensor, g_values: Tensor | None) -> Ten
 
 
 def paper_gradient(state: Saved, g_rows: Tensor, g_values: Tensor | None) -> Tensor:
-    """The published derivative, METHOD "paper": inside the kept vectors only, in the published order of factors.
+    """The published derivative, ``gradient="paper"``: inside the kept vectors only, in the published order of factors.
 
     N ≤ D: U Eᵀ − U (EᵀV)_diag Vᵀ − 2U (K ∘ (ΣᵀVᵀE))_sym ΣᵀVᵀ with E = ∇V Σ⁻¹, else 2 U Σ (Kᵀ ∘ (Vᵀ∇V))_sym Vᵀ,
     K_ij = 1 / (σ_i² − σ_j²) for i ≠ j, here with the bounded quotient.

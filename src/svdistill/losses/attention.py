@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from svdistill.errors import OptionError, ShapeError
-from svdistill.losses.maps import as_grid, match, number, numbered, pair_up, smaller, wide_dtype
+from svdistill.losses.maps import as_grid, average_pool, match, number, numbered, pair_up, smaller, wide_dtype
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 
@@ -138,9 +137,7 @@ def _attention(grid: Tensor, size: tuple[int, int], power: float) -> Tensor:
     # derivative exact.
     scale = grid.detach().abs().amax((1, 2, 3), keepdim=True) if grid.numel() else grid.new_ones(())
     strength = (grid / torch.where(scale > 0, scale, 1.0)).abs().pow(power).sum(1)
-    if strength.shape[1:] != size:
-        strength = functional.adaptive_avg_pool2d(strength[:, None], size)[:, 0]
-    flat = strength.flatten(1)
+    flat = average_pool(strength[:, None], size).flatten(1)
     # An all-zero map stays zero; any other has a norm far above this bound.
     return flat / flat.square().sum(1, keepdim=True).clamp_min(1e-30).sqrt()
 

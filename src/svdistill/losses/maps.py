@@ -39,7 +39,9 @@ def pair_up(
     if any(torch.is_tensor(maps) for maps in (student_maps, teacher_maps)):
         raise ShapeError("student_maps and teacher_maps must be sequences of tensors, one for each tap, got one tensor")
     if len(student_maps) != len(teacher_maps):
-        raise ShapeError(f"the student has {len(student_maps)} taps and the teacher {len(teacher_maps)}; name as many")
+        raise ShapeError(
+            f"the student has {len(student_maps)} taps and the teacher {len(teacher_maps)}; name equally many"
+        )
     if len(student_maps) < least:
         what = "relates neighbouring taps and needs" if least > 1 else "compares taps and needs"
         raise ShapeError(f"{method} {what} at least {least}, got {len(student_maps)}")
@@ -69,30 +71,30 @@ def numbered(stored: Mapping[str, Tensor], name: str) -> list[Tensor]:
 
 
 def match(
-    student_maps: Sequence[Tensor], known: Sequence[Tensor], *, method: str, widths: Sequence[int] | None = None
+    student_maps: Sequence[Tensor], goals: Sequence[Tensor], *, method: str, widths: Sequence[int] | None = None
 ) -> None:
-    """Check that the student's maps are of the taps and the images that something is known about.
+    """Check that the student's maps are of the taps and the images that the goals are for.
 
     Args:
         student_maps: feature maps, each (B, C, H, W), (B, N, D) or (B, D), floating.
-        known: (B, …) of each tap of the teacher.
+        goals: (B, …) of each tap of the teacher.
         method: who asks, for the message.
         widths: the teacher's C or D of each tap, where the student's has to agree.
 
     Raises:
         ShapeError: number of taps, shapes, batch or widths do not fit.
     """
-    if len(student_maps) != len(known) or not known:
+    if len(student_maps) != len(goals) or not goals:
         raise ShapeError(
-            f"{method}: the student has {len(student_maps)} taps and of the teacher {len(known)} are known; extract "
-            "as many"
+            f"{method}: the student has {len(student_maps)} taps, but there are goals for {len(goals)}; extract them "
+            "from equally many taps of the teacher"
         )
-    for tap, (student, one) in enumerate(zip(student_maps, known, strict=True)):
+    for tap, (student, one) in enumerate(zip(student_maps, goals, strict=True)):
         _check(student, f"tap {tap} of the student")
         if len(student) != len(one):
             raise ShapeError(
-                f"tap {tap} has {len(student)} samples in the student, and {len(one)} are known of the teacher; both "
-                "must be of the same batch"
+                f"tap {tap} has {len(student)} samples in the student, but its goal is for {len(one)}; both must be of "
+                "the same batch"
             )
     for tap, (student, wanted) in enumerate(zip(student_maps, widths or (), strict=False)):
         _check_width(student, wanted, tap)

@@ -48,27 +48,6 @@ def relational_loss(
     return _compare(student_maps, _extract(teacher_maps, student_maps), distance, angle)
 
 
-@torch.no_grad()
-def _extract(teacher_maps: Maps, student_maps: Maps) -> Tensor:
-    return _embedding(pair_up(student_maps, teacher_maps, method="RKD")[-1][1])
-
-
-def _compare(student_maps: Maps, embedding: Tensor, distance: float, angle: float) -> Tensor:
-    student = student_maps[-1]
-    match([student], [embedding], method="RKD")
-    batch = len(student)
-    with torch.autocast(student.device.type, enabled=False):
-        found, goal = _Relations(_embedding(student)), _Relations(embedding.double())
-        loss = found.gram.sum() * 0.0  # keeps the graph where a term is off or the batch is empty
-        if distance:
-            error = functional.smooth_l1_loss(found.distances(), goal.distances(), reduction="sum")
-            loss = loss + error * (distance / max(1, batch**2))
-        if angle:
-            error = functional.smooth_l1_loss(found.cosines(), goal.cosines(), reduction="sum")
-            loss = loss + error * (angle / max(1, batch**3))
-    return loss.to(wide_dtype(student))
-
-
 class RelationalLoss(nn.Module, TransferLoss[Maps, Tensor]):
     """`relational_loss` with stored weights of its two terms; see there. Its goal is the teacher's embeddings.
 
@@ -127,6 +106,27 @@ class RelationalLoss(nn.Module, TransferLoss[Maps, Tensor]):
     def extra_repr(self) -> str:
         """Show the weights in the module's representation."""
         return f"distance={self.distance}, angle={self.angle}"
+
+
+@torch.no_grad()
+def _extract(teacher_maps: Maps, student_maps: Maps) -> Tensor:
+    return _embedding(pair_up(student_maps, teacher_maps, method="RKD")[-1][1])
+
+
+def _compare(student_maps: Maps, embedding: Tensor, distance: float, angle: float) -> Tensor:
+    student = student_maps[-1]
+    match([student], [embedding], method="RKD")
+    batch = len(student)
+    with torch.autocast(student.device.type, enabled=False):
+        found, goal = _Relations(_embedding(student)), _Relations(embedding.double())
+        loss = found.gram.sum() * 0.0  # keeps the graph where a term is off or the batch is empty
+        if distance:
+            error = functional.smooth_l1_loss(found.distances(), goal.distances(), reduction="sum")
+            loss = loss + error * (distance / max(1, batch**2))
+        if angle:
+            error = functional.smooth_l1_loss(found.cosines(), goal.cosines(), reduction="sum")
+            loss = loss + error * (angle / max(1, batch**3))
+    return loss.to(wide_dtype(student))
 
 
 def _embedding(feature: Tensor) -> Tensor:

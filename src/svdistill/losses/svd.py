@@ -75,10 +75,10 @@ def svd_loss(
         assignment: "argmax" (as published; may take a student vector twice), "one_to_one", or None: argmax for
             rank 1 and one_to_one above.
         gradient: "exact" or "paper", see `svdistill.linalg.truncated_svd`.
-        reduction: "sum" over the batch, as published, which counts on clipped gradients; or "mean": divided by B.
+        reduction: "sum" over the batch, as published, which relies on clipped gradients; or "mean": divided by B.
         extra: how many more vectors than the teacher's k the student offers, ≥ 0.
         scaled: False leaves out the factor ½ √k.
-        basis: "own" or "teacher"; with "teacher", `assignment`, `gradient` and `extra` have no part.
+        basis: "own" or "teacher"; with "teacher", `assignment`, `gradient` and `extra` are not used.
 
     Returns:
         Scalar, float32 (float64 where the maps are), also under autocast.
@@ -217,7 +217,7 @@ class SVDLoss(nn.Module, TransferLoss[Maps, list[TapGoal]]):
         }
 
     def unpack(self, stored: Mapping[str, Tensor]) -> list[TapGoal]:
-        """Return the goal of which `pack` has made this."""
+        """Return the goal that `pack` was given; ShapeError where what is stored lacks a part of it."""
         targets = numbered(stored, "v")
         if "sigma" not in stored:
             raise ShapeError(f"what is stored of the teacher ({', '.join(stored)}) lacks sigma; store it again")

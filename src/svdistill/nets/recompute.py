@@ -29,7 +29,7 @@ def recompute_activations(model: nn.Module) -> Iterator[tuple[str, ...]]:
 
     Example:
         >>> with recompute_activations(student):
-        ...     fit(engine, distiller, ...)
+        ...     fit(engine, plan, record)
 
     Args:
         model: any module. What its blocks change as they run, batch norm's statistics aside, changes twice; a compiled

@@ -73,17 +73,7 @@ class VGG(nn.Module):
         initialize(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: (B, in_channels, H, W), floating point, standardized.
-
-        Returns:
-            Logits, (B, num_classes).
-
-        Raises:
-            ShapeError: the images have another number of dimensions or channels.
-        """
+        """Return the logits (B, num_classes) of images; see `layers.check_images` for what they must be."""
         check_images(images, self.in_channels)
         x = images
         for number in range(1, len(CHANNELS) + 1):
@@ -130,17 +120,7 @@ class FiveBlockVGG(nn.Module):
         initialize(self, mode="fan_out")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: (B, in_channels, H, W), floating point, standardized.
-
-        Returns:
-            Logits, (B, num_classes).
-
-        Raises:
-            ShapeError: the images have another number of dimensions or channels.
-        """
+        """Return the logits (B, num_classes) of images; see `layers.check_images` for what they must be."""
         check_images(images, self.in_channels)
         x = images
         for number in range(1, len(FIVE_CHANNELS)):

@@ -72,7 +72,8 @@ def check(
         CheckpointError: the teacher's file is missing or damaged.
     """
     if recipe.train.tensorboard:
-        tensorboard.check_installed()
+        with named("train.tensorboard"):
+            tensorboard.check_installed()
     student = build.model(recipe, images)
     if recipe.train.batch_size == recipe.train.accumulate * processes:
         _check_single(student, images)

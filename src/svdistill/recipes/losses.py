@@ -34,7 +34,7 @@ class LossSettings(Settings):
         return ""
 
 
-# KD-SVD as each of its sources has it; they disagree (METHOD, sections 2 to 4). What a recipe says itself goes first.
+# KD-SVD as each of its sources has it; they disagree (docs/method.md). What a recipe says itself goes first.
 # All of them sum over the batch.
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper and the code published with it.
@@ -71,7 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class SVDLossSettings(LossSettings):
-    """KD-SVD: the transfer loss of METHOD section 2 and how its gradient is joined to the main one (section 3).
+    """KD-SVD: its transfer loss and how the gradient is combined with the main one; see docs/method.md.
 
     Attributes:
         preset: settings as one of the published sources has them: ``eccv2018``, ``poster``, ``kd-methods`` or

@@ -2,6 +2,6 @@
 
 from svdistill.teacher_cache.cache import MANIFEST, TeacherCache
 from svdistill.teacher_cache.key import Key, fingerprint
-from svdistill.teacher_cache.store import store
+from svdistill.teacher_cache.store import Source, store
 
-__all__ = ["MANIFEST", "Key", "TeacherCache", "fingerprint", "store"]
+__all__ = ["MANIFEST", "Key", "Source", "TeacherCache", "fingerprint", "store"]

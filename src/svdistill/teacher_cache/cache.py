@@ -146,8 +146,8 @@ class TeacherCache(Teacher):
                 )
             if name not in self.losses:
                 raise OptionError(
-                    f"nothing that {name!r} needs of the teacher is stored, only for {', '.join(self.losses)}; "
-                    "store it with this loss"
+                    f"what {name!r} needs of the teacher is not stored, only what is needed by "
+                    f"{', '.join(self.losses)}; store it with this loss"
                 )
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -171,12 +171,18 @@ class TeacherCache(Teacher):
             views: (B,), int64, numbers of their views, best on the CPU.
 
         Raises:
-            ShapeError: nobody says which images these are, or one of them is not there.
+            OptionError: which images and views these are is not said.
+            ShapeError: they are not as many as the images, or nothing is stored of one of them.
         """
-        if indices is None or views is None or not len(images) == len(indices) == len(views):
-            raise ShapeError(
-                "what is stored of the teacher is found by image and view: give indices= and views= of "
+        if indices is None or views is None:
+            raise OptionError(
+                "what is stored of the teacher is found by image and view; give indices= and views= of "
                 f"{len(images)} images"
+            )
+        if not len(images) == len(indices) == len(views):
+            raise ShapeError(
+                f"{len(images)} images came with {len(indices)} indices and {len(views)} views; give one of each for "
+                "every image"
             )
         stored = self.read(requests.keys(), indices, views, device=images.device)
         return {name: one.loss.unpack(stored[name]) for name, one in requests.items()}
@@ -200,9 +206,10 @@ class TeacherCache(Teacher):
         """
         rows = views.cpu().numpy(), indices.cpu().numpy()
         for what, numbers, count in zip(("view", "image"), rows, self._any.shape, strict=False):
-            if numbers.size and not (numbers.min() >= 0 and numbers.max() < count):
+            wrong = numbers[(numbers < 0) | (numbers >= count)]
+            if wrong.size:
                 raise ShapeError(
-                    f"what is stored of the teacher is of {what}s 0 to {count - 1}, asked for {int(numbers.max())}; "
+                    f"what is stored of the teacher is of {what}s 0 to {count - 1}, asked for {int(wrong[0])}; "
                     "take the images and views that it was taken of"
                 )
         target = torch.device(device)

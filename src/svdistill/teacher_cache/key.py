@@ -53,7 +53,7 @@ REASONS = {
     "std": "of images that were standardized otherwise",
     "augmentation": "of another augmentation",
     "views": "of another number of views",
-    "seed": "of other views: their seed is another",
+    "seed": "of other views: their seed differs",
     "taps": "of other taps of the teacher",
     "drop_tokens": "of taps with another number of tokens left out",
     "grids": "for a student whose taps have other sizes",
@@ -100,7 +100,7 @@ def fingerprint(images: ImageSource) -> str:
     digest.update(images.labels.cpu().numpy().astype("<i8").tobytes())
     if isinstance(images, FileSet):
         names = images.files.names
-        digest.update("\0".join(names[place] for place in images.places.tolist()).encode())
+        digest.update("\0".join(names[position] for position in images.positions.tolist()).encode())
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,36 +36,47 @@ PROGRESS = "progress.json"
 _SAVE_SECONDS = 5.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the numbers of a teacher cache come from.
+
+    Attributes:
+        extract: standardized images (B, C, H, W) to what the losses need, for instance ``Distiller.extract``.
+        tap_shapes: standardized images to the shapes of the teacher's taps, for instance ``Distiller.teacher_shapes``.
+        batches: makes the batches of all views from the image with this number on; see ``data.every_view``.
+        images: how many there are.
+        precise: for each loss the names of what is to be stored in float32, for instance ``Distiller.precise``.
+    """
+
+    extract: Callable[[Tensor], Packed]
+    tap_shapes: Callable[[Tensor], Sequence[Sequence[int]]]
+    batches: Callable[[int], Iterable[Batch]]
+    images: int
+    precise: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+
 def store(
     folder: str | os.PathLike[str],
     key: Key,
+    source: Source,
     *,
-    extract: Callable[[Tensor], Packed],
-    tap_shapes: Callable[[Tensor], Sequence[Sequence[int]]],
-    batches: Callable[[int], Iterable[Batch]],
-    images: int,
-    precise: Mapping[str, Collection[str]] | None = None,
     fresh: bool = False,
     progress: Callable[[int], None] | None = None,
     waiting: Callable[[], None] | None = None,
 ) -> TeacherCache:
     """Make a teacher cache, or find it where another process has made it meanwhile.
 
-    It is written beside its place and takes it when it is complete. A call that was interrupted, also by ``kill -9``,
-    is resumed by the next one, which ends with the same bytes. Numbers are stored in half precision; those of a tensor
-    that half precision cannot hold, in float32.
+    It is written under another name, which is changed when it is complete. A call that was interrupted, also by
+    ``kill -9``, is resumed by the next one, which ends with the same bytes. Numbers are stored in half precision; those
+    of a tensor that half precision cannot hold, in float32.
 
     Args:
         folder: where it is to lie.
         key: what it is of.
-        extract: standardized images (B, C, H, W) to what the losses need, for instance ``Distiller.extract``.
-        tap_shapes: standardized images to the shapes of the teacher's taps, for instance ``Distiller.teacher_shapes``.
-        batches: makes the batches of all views from the image with this number on; see ``data.every_view``.
-        images: how many there are.
-        precise: for each loss the names of what is to be stored in float32, for instance ``Distiller.precise``.
+        source: where its numbers come from.
         fresh: make it again, even if it is there; what is there stays until the new one is complete.
-        progress: told how many images, each in each view, have just been done, or had been before an interruption.
-        waiting: called once where another process is at it, whose end is then awaited.
+        progress: told how many more images are done, each in all its views; at first those of an interrupted call.
+        waiting: called once if another process is making it, before this one waits for that.
 
     Returns:
         The cache, opened.
@@ -78,8 +89,7 @@ def store(
         with locked(path, waiting=waiting):
             if path.exists() and not fresh:
                 return TeacherCache.open(path, key)
-            source = _Source(extract, tap_shapes, batches, images)
-            task = _Task(path, key, source, precise or {}, progress or (lambda _: None))
+            task = _Task(path, key, source, progress or (lambda _: None))
             while not task.fill():
                 pass
             task.finish()
@@ -92,30 +102,13 @@ def store(
     return TeacherCache.open(path, key)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where the numbers come from; see `store`."""
-
-    extract: Callable[[Tensor], Packed]
-    tap_shapes: Callable[[Tensor], Sequence[Sequence[int]]]
-    batches: Callable[[int], Iterable[Batch]]
-    images: int
-
-
 class _Task:
     """A teacher cache that is being written."""
 
-    def __init__(
-        self,
-        path: Path,
-        key: Key,
-        source: _Source,
-        precise: Mapping[str, Collection[str]],
-        progress: Callable[[int], None],
-    ) -> None:
+    def __init__(self, path: Path, key: Key, source: Source, progress: Callable[[int], None]) -> None:
         self._path, self._work = path, path.with_name(f".{path.name}.partial")
         self._key, self._source = key, source
-        self._wide = {(loss, name) for loss, names in precise.items() for name in names}
+        self._wide = {(loss, name) for loss, names in source.precise.items() for name in names}
         self._progress = progress
 
     def fill(self) -> bool:
@@ -146,7 +139,7 @@ class _Task:
         return True
 
     def finish(self) -> None:
-        """Let the folder take its place."""
+        """Put the complete folder where it belongs."""
         old = self._path.with_name(f".{self._path.name}.old")
         shutil.rmtree(old, ignore_errors=True)  # of a call that was killed here
         if self._path.exists():

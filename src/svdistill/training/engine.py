@@ -18,8 +18,6 @@ from svdistill.machine import usable_cores
 from svdistill.ranks import Ranks, find_ranks
 from svdistill.training.memory import keep_freed_memory
 
-__all__ = ["DEVICES", "PRECISIONS", "Engine", "launch"]
-
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed")
 

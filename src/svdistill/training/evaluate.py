@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svdistill.data import ImageSource, Shard, standardize
+from svdistill.data.batches import WHOLE
 from svdistill.errors import DataError, ShapeError
 from svdistill.nets import eval_mode
 from svdistill.training.engine import Engine
 from svdistill.training.reduce import all_reduce
-
-WHOLE = Shard()
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The training loop: an epoch is one step after the other; what stands around it is told, checked and saved."""
+"""The training loop: an epoch is one step after the other; around it a run is watched and saved."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -42,7 +42,7 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
         progress: who is told how far the run is; of the steps only on rank zero.
 
     Raises:
-        RecipeError: TensorBoard is asked for and not installed.
+        OptionError: TensorBoard is asked for and not installed.
         CheckpointError: ``last.pt`` is damaged or of another model, optimizer or data set, or cannot be written.
         TrainingError: the loss or a weight is no longer finite, or the transfer loss set most samples aside; or
             another process has ended.
@@ -132,9 +132,9 @@ def _close_epoch(
         record.append(metrics)
         curves.epoch(metrics)
     best = state.next_epoch(metrics.get("accuracy"))
-    # last.pt comes last: what a kill before it leaves behind is written again, the same, when the run resumes.
-    for path in [record.best, record.last] if best else [record.last]:
-        if processes.is_rank_zero:
+    if processes.is_rank_zero:
+        # last.pt comes last: what a kill before it leaves behind is written again, the same, when the run resumes.
+        for path in [record.best, record.last] if best else [record.last]:
             state.save(path)
 
 

@@ -1,4 +1,4 @@
-"""Who looks, during an epoch, whether the run is still sound."""
+"""Whether a run is still sound, looked at a few times a second while an epoch is running."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What a step strives for: the main task, the transfer losses, and how they share the step."""
+"""What a step minimizes: the main loss and the transfer losses, and how their gradients are combined."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +67,7 @@ class Stage(NamedTuple):
 
     Attributes:
         epochs: how many, ≥ 1.
-        objective: what they strive for.
+        objective: what they minimize.
         milestones: the epochs of this stage, counted from 0, from which on the learning rate is lower by another gamma.
         gamma: the factor at each milestone.
     """

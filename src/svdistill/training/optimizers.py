@@ -23,11 +23,12 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Make an optimizer; weight decay is for weights only, tensors of two dimensions or more.
 
-    With ``sgd`` the weight decay belongs to the main gradient g_m, whose norm limits the transfer gradient (METHOD,
-    section 3). Torch's own decay would come after that, so it stays 0; the group says ``main_decay`` instead, which
-    :func:`svdistill.training.step` adds to g_m. With ``adamw`` the decay is torch's own, decoupled from all gradients.
+    With ``sgd`` the weight decay belongs to the main gradient g_m, whose norm limits the transfer gradient
+    (docs/method.md, step 7). Torch's own decay would come after that, so it stays 0; the group says ``main_decay``
+    instead, which :func:`svdistill.training.step` adds to g_m. With ``adamw`` the decay is torch's own,
+    decoupled from all gradients.
 
-    Torch's fused form is taken, one pass over each parameter instead of one for each operation, on a CPU and on CUDA.
+    On a CPU and on CUDA torch's fused form is taken: one pass over each parameter instead of one for each operation.
 
     Args:
         name: ``sgd`` (Nesterov where there is momentum) or ``adamw``.

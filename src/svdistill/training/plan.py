@@ -54,8 +54,9 @@ class TrainingPlan:
         lengths = [stage.epochs for stage in self.stages]
         if not lengths or min(lengths) < 1:
             raise OptionError(f"the epochs of the stages are {lengths}, expected at least 1 in each")
-        if self.evaluate_every < 1:
-            raise OptionError(f"evaluate_every is {self.evaluate_every}, expected at least 1")
+        for name, value in (("evaluate_every", self.evaluate_every), ("accumulate", self.accumulate)):
+            if value < 1:
+                raise OptionError(f"{name} is {value}, expected at least 1")
         known = {id(parameter) for parameter in self.distiller.parameters()}
         if not all(id(p) in known for group in self.optimizer.param_groups for p in group["params"]):
             raise OptionError("the optimizer holds parameters that are not the distiller's; make it from distiller")

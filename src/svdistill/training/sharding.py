@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 from svdistill.training.engine import Engine
 
-# A block is the largest module with at most this fraction of the parameters: what is put together at a time.
+# A block is the largest module with at most this fraction of the parameters: what is gathered at a time.
 _LARGEST_FRACTION = 0.125
 
 
 def shard_parameters(engine: Engine, teacher: nn.Module, images: Tensor) -> bool:
     """Leave each process its part of a frozen network's parameters, in place; one process keeps them all.
 
-    A block's parameters are put together just before it runs and let go right after it (fully sharded data parallel),
+    A block's parameters are gathered just before it runs and released right after it (fully sharded data parallel),
     so that a process holds its part of all and one block more. The outputs, taps and hooks stay what they were. The
     network arrives on the device block by block and is never there as a whole. From here on all processes must run it
     together. Buffers, such as batch norm's running statistics, are in every process.
@@ -40,7 +40,7 @@ def shard_parameters(engine: Engine, teacher: nn.Module, images: Tensor) -> bool
 
 
 def blocks(network: nn.Module, images: Tensor, *, largest: float = _LARGEST_FRACTION) -> list[nn.Module]:
-    """Return the modules that are put together one at a time.
+    """Return the modules whose parameters are gathered one after the other.
 
     Args:
         network: any.
@@ -69,8 +69,10 @@ def blocks(network: nn.Module, images: Tensor, *, largest: float = _LARGEST_FRAC
 
 def held(network: nn.Module) -> int:
     """Return how many bytes of a network's parameters this process holds."""
-    local = (getattr(parameter, "to_local", lambda p=parameter: p)() for parameter in network.parameters())
-    return sum(tensor.numel() * tensor.element_size() for tensor in local if isinstance(tensor, Tensor))
+    from torch.distributed.tensor import DTensor
+
+    local = (one.to_local() if isinstance(one, DTensor) else one for one in network.parameters())
+    return sum(tensor.numel() * tensor.element_size() for tensor in local)
 
 
 @torch.no_grad()

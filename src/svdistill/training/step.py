@@ -29,8 +29,8 @@ class Examples(NamedTuple):
     Attributes:
         images: (B, C, H, W), standardized; this process's shard of the batch.
         labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.
-        indices: (B,), which images of the training set these are, for a teacher whose knowledge is stored.
-        views: (B,), which of their fixed warps, for a teacher whose knowledge is stored.
+        indices: (B,), which images of the training set these are, for a stored teacher.
+        views: (B,), which of their fixed views these are, for a stored teacher.
     """
 
     images: Tensor
@@ -47,7 +47,7 @@ class Examples(NamedTuple):
 class Learner:
     """What learns, and by what means: the same in all steps with one objective.
 
-    How two gradients are combined is no linear function of them, so it is defined on the whole batch: both gradients
+    Two gradients are not combined linearly, so the combination is defined on the whole batch: both gradients
     are first summed over the parts that the batch is worked on in, which are several processes, or several passes in
     one, and then combined, once. Batch norm, and a loss that compares images with each other, see the images of their
     part alone; but for them the parts change nothing beyond rounding.
@@ -122,7 +122,7 @@ def step(
         images: (B, C, H, W), standardized, on the device; this process's shard of the batch.
         labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.
         epoch: from 0; see :func:`svdistill.gradients.combine`.
-        objective: the losses that take part, their weights and how they share the step.
+        objective: the losses that take part, their weights and how their gradients are combined.
         health: where to add what became of the transfer gradient.
 
     Returns:
@@ -143,7 +143,7 @@ def take_step(
     objective: Objective = DEFAULT,
     health: TransferHealth | None = None,
 ) -> StepResult:
-    """Do one step: main and transfer task together (METHOD, section 3); nothing waits for the device.
+    """Do one step: main and transfer task together (docs/method.md, step 7); nothing waits for the device.
 
     The student's parameters get both gradients combined. What learns beside the student (adapters, a loss's own
     regressor) is reached by transfer losses alone, so no main gradient can bound its own; where the student's transfer
@@ -153,7 +153,7 @@ def take_step(
         learner: student, teacher and optimizer, and the parts that the batch is worked on in.
         examples: this process's shard of the batch, on the device.
         epoch: of the stage, from 0; see :func:`svdistill.gradients.combine`.
-        objective: the losses that take part, their weights and how they share the step.
+        objective: the losses that take part, their weights and how their gradients are combined.
         health: where to add what became of the transfer gradient.
 
     Returns:
@@ -165,7 +165,9 @@ def take_step(
     """
     number, passes = len(examples.labels), learner.accumulate
     if number % passes:
-        raise ShapeError(f"{number} images cannot be worked on in {passes} equal parts")
+        raise ShapeError(
+            f"{number} images cannot be worked on in {passes} equal parts; give a multiple of {passes}, or fewer parts"
+        )
     parts = (_forward_backward(learner, examples.every(passes, start=i), objective) for i in range(passes))
     part = reduce(_added, parts)
     reducer = learner.reducer or Reducer(Processes(learner.engine))

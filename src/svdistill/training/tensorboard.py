@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ def check_installed() -> None:
     """Make sure that TensorBoard's files can be written.
 
     Raises:
-        RecipeError: the package is missing.
+        OptionError: the package is missing.
     """
     _writer_class()
 
@@ -53,7 +53,7 @@ def _writer_class() -> "type[SummaryWriter]":
     try:
         from torch.utils.tensorboard import SummaryWriter  # late: it takes a second
     except ImportError as error:
-        raise RecipeError(
-            "train.tensorboard: needs the package tensorboard; install it with: pip install 'svdistill[tensorboard]'"
+        raise OptionError(
+            "TensorBoard needs the package tensorboard; install it with: pip install 'svdistill[tensorboard]'"
         ) from error
     return SummaryWriter

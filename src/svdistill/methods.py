@@ -18,6 +18,7 @@ KEYS = ("label", "order")
 
 BASELINE = "alone"  # what the others are compared with: the student by itself
 OWN = "svd"  # what this package is about
+TEACHER = "teacher"  # stands where a method would in a teacher's row of a comparison
 
 
 @dataclass(frozen=True)

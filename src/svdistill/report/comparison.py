@@ -16,11 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from svdistill.atomic import write_atomically
-from svdistill.methods import BASELINE
+from svdistill.methods import BASELINE, TEACHER
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 from svdistill.report.tables import count, flops, mean_deviation, percent, seconds
 
-TEACHER = "teacher"
 STEM = "comparison"
 COSTS = ("param.", "MFLOPs")
 DASH = "–"

@@ -7,10 +7,9 @@ from typing import Any
 
 from svdistill.errors import SvdistillError
 from svdistill.jobs.run import Run
+from svdistill.methods import TEACHER
 from svdistill.recipes import Recipe
 from svdistill.sweep.scheduler import Outcome
-
-TEACHER = "teacher"  # takes the place of a method in a teacher's row
 
 
 @dataclass

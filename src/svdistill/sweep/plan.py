@@ -9,10 +9,11 @@ from typing import Any
 from svdistill import recipes
 from svdistill.errors import RecipeError
 from svdistill.jobs.run import Run
+from svdistill.methods import TEACHER
 from svdistill.recipes import Recipe, files
 from svdistill.recipes.check import check
 from svdistill.recipes.images import Images, load_images
-from svdistill.sweep.comparison import TEACHER, Comparison, Member
+from svdistill.sweep.comparison import Comparison, Member
 from svdistill.sweep.grid import Cell, Grid
 from svdistill.sweep.scheduler import Outcome
 

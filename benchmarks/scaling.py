@@ -143,9 +143,9 @@ def measure(width: float, *, rounds: int = 9, reductions: int = 20) -> dict[str,
     ):
         pools = {ONE: one, THREADS: threads, PROCESSES: processes}
         times = side_by_side(
-            {name: partial(some.tell, "step") for name, some in pools.items()}, rounds=rounds, title=f"width {width:g}"
+            {name: partial(pool.tell, "step") for name, pool in pools.items()}, rounds=rounds, title=f"width {width:g}"
         )
-        described = {name: some.tell(f"learned {Path(folder) / name}") for name, some in pools.items()}
+        described = {name: pool.tell(f"learned {Path(folder) / name}") for name, pool in pools.items()}
         learned = {name: torch.load(Path(folder) / name) for name in pools}
         processes.tell("reduce")
         reduced = [processes.tell("reduce") for _ in range(reductions)]

@@ -32,11 +32,11 @@ def test_per_variable_clips_each_variable_by_its_own_norms():
     close(second, tensor(0.6, 5.8))
 
 
-@pytest.mark.parametrize(("epoch", "share"), [(0, 0.5), (1, 0.7310585786300049), (1000, 1.0)])
-def test_the_share_grows_with_the_epoch_from_one_half(epoch, share):
+@pytest.mark.parametrize(("epoch", "bound"), [(0, 0.5), (1, 0.7310585786300049), (1000, 1.0)])
+def test_the_bound_grows_with_the_epoch_from_one_half(epoch, bound):
     """s(0) = 1/2, s(1) = 0.7311, s(∞) = 1; epochs count from 0."""
     (gradient,) = combine([tensor(1.0)], [tensor(100.0)], epoch=epoch)
-    close(gradient, tensor(1 + share))
+    close(gradient, tensor(1 + bound))
 
 
 def test_global_takes_one_norm_over_all_variables():
@@ -207,7 +207,7 @@ def test_errors_name_what_came():
         combine(one, one, epoch=-1)
 
 
-def test_health_has_ratio_share_and_count():
+def test_health_has_ratio_fraction_and_count():
     """Four steps of ratio 2, 1/2, 4 and 0; 1 of 2, none, 2 of 2 and none of the variables are clipped."""
     health = TransferHealth()
     combine([tensor(3.0), tensor(4.0)], [tensor(10.0), tensor(0.0)], epoch=0, health=health)

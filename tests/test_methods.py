@@ -28,6 +28,31 @@ def test_every_loss_has_a_method_of_its_name() -> None:
     assert all(methods.shipped()[name].label for name in LOSSES)
 
 
+def test_losses_are_those_of_the_files() -> None:
+    """A name, settings or a list of either; none for a student by itself."""
+    shipped = methods.shipped()
+    assert shipped[methods.BASELINE].losses == ()
+    assert shipped["relational"].losses == ("relational",)
+    assert shipped[methods.OWN].losses == ("svd",)
+    assert shipped["fitnet"].losses == ("fitnet", "soft-target")
+    assert shipped["svd-soft-target"].losses == ("svd", "soft-target")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("alone", False),
+        ("svd-k2-two-stage", False),
+        ("fitnet+soft-target-two-stage", False),
+        ("svd+soft-target", True),
+        ("svd-k2+soft-target-two-stage", True),
+    ],
+)
+def test_sums(name: str, expected: bool) -> None:
+    """Losses that a method with a label consists of, as FitNets of a hint and soft targets, are no sum."""
+    assert methods.is_sum(name) is expected
+
+
 def test_labels_and_order_are_not_settings() -> None:
     """A recipe that a method is laid over does not get them, nor one that extends it."""
     plain = recipes.files.read("methods/svd")

@@ -44,6 +44,18 @@ class SvdistillWarning(UserWarning):
     """Something was corrected or set aside and the result is still right for the rest."""
 
 
+def one_line(text: object) -> str:
+    """Return a text, or the message of an error, in one line."""
+    return " ".join(str(text).split())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out."""
+    # torch has a class of its own for a GPU and a plain RuntimeError for a CPU.
+    words = ("out of memory", "allocate memory")
+    return isinstance(error, MemoryError) or any(one in str(error) for one in words)
+
+
 def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     """Return the end of an error message that points from an unknown name to the right one.
 

@@ -137,7 +137,7 @@ def test_an_epoch_is_continued() -> None:
 
 @pytest.mark.parametrize("augmentation", [SETTINGS, Augmentation()])
 @pytest.mark.parametrize("done", range(10))
-def test_restored_state_goes_on_bit_for_bit(done: int, augmentation: Augmentation) -> None:
+def test_restored_state_continues_bit_for_bit(done: int, augmentation: Augmentation) -> None:
     """After any number of batches, a restored state gives the same further batches, through a file too."""
     uninterrupted = take(batches(augmentation=augmentation), 14)
     source = batches(augmentation=augmentation)
@@ -154,7 +154,7 @@ def test_restored_state_goes_on_bit_for_bit(done: int, augmentation: Augmentatio
 
 
 def test_state_is_a_copy() -> None:
-    """A state that was taken does not change when the batches go on, nor when it is restored and used."""
+    """A state that was taken does not change when further batches are taken, nor when it is restored and used."""
     source = batches()
     take(source, 3)
     state = source.state_dict()
@@ -214,7 +214,7 @@ def test_mixed_batches() -> None:
 
 
 @pytest.mark.parametrize("lengths", [(23, 5, 11, 3), (23, 5, 300, 3), (23, 5, 3, 3)])
-def test_unlabelled_images_go_on_by_themselves(lengths: tuple[int, int, int, int]) -> None:
+def test_unlabelled_images_continue_by_themselves(lengths: tuple[int, int, int, int]) -> None:
     """They come in the order that they have alone, whether they are fewer or more than the labelled ones."""
     source, again = mixed(*lengths), mixed(*lengths)
     number, size, others, other_size = lengths
@@ -233,7 +233,7 @@ def test_labels_of_the_unlabelled_stay_hidden() -> None:
 
 
 @pytest.mark.parametrize("done", range(10))
-def test_mixed_state_goes_on_bit_for_bit(done: int) -> None:
+def test_mixed_state_continues_bit_for_bit(done: int) -> None:
     """After any number of batches, a restored state gives the same further ones; the unlabelled ones turn at 3."""
     uninterrupted = take(mixed(), 14)
     source = mixed()
@@ -265,7 +265,7 @@ def test_mixed_shapes() -> None:
         Mixed(batches(), other)
 
 
-def test_shares_together_are_the_whole() -> None:
+def test_shards_together_are_the_whole() -> None:
     """Two processes get, between them, bit for bit the batches of one, and their states are the same."""
     mean, std = channel_statistics(image_set())
     whole, *parts = (
@@ -294,7 +294,7 @@ def test_a_state_fits_another_number_of_processes() -> None:
         assert torch.equal(torch.cat([a.images, b.images]), batch.images)
 
 
-def test_a_batch_that_cannot_be_shared() -> None:
+def test_a_batch_that_cannot_be_divided() -> None:
     """The message says which size would do."""
     with pytest.raises(OptionError, match="a batch of 5 cannot be divided evenly by 2 processes; take 4"):
         Shard(0, 2).part(5)

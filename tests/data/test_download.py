@@ -54,7 +54,7 @@ def test_a_broken_connection_is_taken_up_again(fetch, server, sizes):
     assert server.asked == [None, "bytes=1000-", "bytes=51000-"]
 
 
-def test_an_interrupted_download_goes_on(fetch, server, tmp_path):
+def test_an_interrupted_download_continues(fetch, server, tmp_path):
     """What came before a failure is kept, told, and used by the next call."""
     server.cuts = [3000, 0]
     with pytest.raises(DataError, match=rf"failed \(.*\), 3,000 of {len(CONTENT):,} bytes are kept; try again"):

@@ -63,7 +63,7 @@ def test_the_same_in_memory_and_from_workers(folder: Path, workers: int, size: i
     assert loaded.labels.tolist() == file_set(folder).labels.tolist()
 
 
-def test_batches_go_on_bit_for_bit(folder: Path) -> None:
+def test_batches_continue_bit_for_bit(folder: Path) -> None:
     """Training batches are the same from disk, with workers or without, and in memory, also after being restored."""
     mean, std = channel_statistics(file_set(folder))
 

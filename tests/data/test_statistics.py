@@ -55,8 +55,8 @@ def test_nearly_constant_channel_keeps_its_deviation() -> None:
     """One pixel that differs by one is enough: its deviation is exact, not lost in the difference of large numbers."""
     images = torch.full((2500, 1, 20, 20), 255, dtype=torch.uint8)
     images[0, 0, 0, 0] = 254
-    share = 1 / images.numel()
-    assert channel_statistics(images)[1].item() == pytest.approx((share * (1 - share)) ** 0.5 / 255, rel=1e-5)
+    fraction = 1 / images.numel()
+    assert channel_statistics(images)[1].item() == pytest.approx((fraction * (1 - fraction)) ** 0.5 / 255, rel=1e-5)
 
 
 def test_integers_and_floats_agree() -> None:

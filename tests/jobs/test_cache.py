@@ -115,9 +115,9 @@ def test_training_without_the_teacher_is_training_with_it(
     for key in ("loss", "transfer"):
         assert last(stored, key) == pytest.approx(last(live, key), rel=0.02), key
     assert stored.summary["train_images"] == 20
-    insight = np.load(stored.record.diagnostics)
-    assert "student_spectrum" in insight
-    assert "teacher_spectrum" not in insight
+    arrays = np.load(stored.record.diagnostics)
+    assert "student_spectrum" in arrays
+    assert "teacher_spectrum" not in arrays
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.data.pictures import tree
 
-from svdistill.errors import DataError, OptionError
+from svdistill.errors import OptionError
 from svdistill.jobs.data import Variation, samples
 
 
@@ -57,9 +57,9 @@ def test_options(tmp_path: Path) -> None:
 
 def test_impossible() -> None:
     """No class, no image, an unknown name and an impossible angle are refused."""
-    with pytest.raises(DataError, match="rows is 0"):
+    with pytest.raises(OptionError, match="rows is 0"):
         samples("digits", rows=0)
-    with pytest.raises(DataError, match="each is -1"):
+    with pytest.raises(OptionError, match="each is -1"):
         samples("digits", each=-1)
     with pytest.raises(OptionError, match="did you mean 'digits'"):
         samples("digit")

@@ -1,4 +1,4 @@
-"""What a run writes down about the inside of its networks."""
+"""The diagnostics that a run writes down of its networks."""
 
 import numpy as np
 import pytest
@@ -56,13 +56,13 @@ def nets() -> tuple[Net, Net]:
 
 
 def test_spectrum_and_vectors_are_those_of_the_full_svd(images: Tensor, nets: tuple[Net, Net]) -> None:
-    """LAPACK's SVD of each image's matrix gives the same shares and the same leading vectors."""
+    """LAPACK's SVD of each image's matrix gives the same fractions and the same leading vectors."""
     student, teacher = nets
     found = diagnose(Tapped(student, TAPS), Tapped(teacher, TAPS), images=images, pictures=2)
     maps = student.one(images).flatten(2).mT.double()
     _, s, v = torch.linalg.svd(maps, full_matrices=False)
-    share = (s.square() / s.square().sum(1, keepdim=True)).mean(0)
-    np.testing.assert_allclose(found["student_spectrum"][0], share.detach(), rtol=1e-4, atol=1e-7)
+    fraction = (s.square() / s.square().sum(1, keepdim=True)).mean(0)
+    np.testing.assert_allclose(found["student_spectrum"][0], fraction.detach(), rtol=1e-4, atol=1e-7)
     assert np.isnan(found["student_spectrum"][1, 4:]).all()
     np.testing.assert_allclose(np.nansum(found["teacher_spectrum"], axis=1), 1, rtol=1e-5)
     _, _, goal = torch.linalg.svd(teacher.one(images).flatten(2).mT.double(), full_matrices=False)

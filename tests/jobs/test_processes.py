@@ -64,7 +64,7 @@ def test_what_is_stored_of_a_teacher_serves_all(together):
     assert len(list((runs / "knowledge").rglob("manifest*"))) == 1
 
 
-def test_two_processes_go_on_with_what_one_began(together):
+def test_two_processes_continue_with_what_one_began(together):
     """And find it when it is there."""
     runs, (first, second) = together
     run = the_run(runs, "digits/student", ALONE)
@@ -74,7 +74,7 @@ def test_two_processes_go_on_with_what_one_began(together):
     assert "found" not in second
 
 
-def test_one_process_goes_on_with_what_two_began(together):
+def test_one_process_continues_with_what_two_began(together):
     """The first was interrupted, and the second has noticed."""
     runs, (first, second) = together
     overrides = [*ALONE, "seed=7"]
@@ -95,7 +95,7 @@ def test_nothing_is_left_over(together):
 
 
 def test_a_killed_process_ends_the_others(tmp_path):
-    """With a message of one line, status 1, and a run that can go on."""
+    """With a message of one line, status 1, and a run that can be resumed."""
     command = ["-m", "svdistill", "train", "digits/student", *ALONE, "train.epochs=100000", "--runs", tmp_path]
     run = the_run(tmp_path, "digits/student", [*ALONE, "train.epochs=100000"])
     first, second = processes.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

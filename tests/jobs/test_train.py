@@ -142,7 +142,7 @@ def test_a_network_without_blocks_cannot_recompute(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_run_goes_on(tmp_path: Path) -> None:
+def test_interrupted_run_continues(tmp_path: Path) -> None:
     """A run that is interrupted after an epoch ends with the weights of one that was not."""
     with pytest.raises(KeyboardInterrupt):
         train("digits/student", runs=tmp_path / "cut", callbacks=Diary(stop_after_epochs=1))
@@ -382,7 +382,7 @@ HELPED = (
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
-def test_interrupted_run_with_everything_goes_on(shared: Path, tmp_path: Path, epochs: int) -> None:
+def test_interrupted_run_with_everything_continues(shared: Path, tmp_path: Path, epochs: int) -> None:
     """In and between both stages, with adapters, a regressor and images without labels, bit for bit."""
     whole = train("digits/svd", *HELPED, runs=shared)
     teacher = shared / "digits" / "teacher"

@@ -93,13 +93,13 @@ def test_small_batches(method, batch):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e-20, 1e4])
-@pytest.mark.parametrize("share", [0, 1])
-def test_constant_maps(method, value, share):
-    """Dead and constant maps of one sample (share 0) or of the whole batch give finite loss and gradient."""
+@pytest.mark.parametrize("whole_batch", [False, True])
+def test_constant_maps(method, value, whole_batch):
+    """Dead and constant maps of one sample or of the whole batch give finite loss and gradient."""
     student, teacher = both_maps()
     maps = [s.clone() for s in student]
     for m in maps:
-        m[: len(m) if share else 1] = value
+        m[: len(m) if whole_batch else 1] = value
     maps = [m.requires_grad_() for m in maps]
     for goals in (teacher, [torch.full_like(t, value) for t in teacher]):
         loss = method(maps, goals)

@@ -209,18 +209,18 @@ def test_every_solver_gives_the_same_loss(rank, monkeypatch):
 
 
 def test_module_is_the_function_and_measures():
-    """The module stores the settings; its health figures are shares and cosines of what was compared."""
+    """The module stores the settings; its health figures are fractions and cosines of what was compared."""
     student, teacher = both_maps()
     loss = SVDLoss(rank=2, reduction="sum")
     value, health = loss.measure(student, teacher)
     assert torch.equal(value, svd_loss(student, teacher, rank=2, reduction="sum"))
     assert torch.equal(loss(student, teacher), value)
     assert set(health) == {"alignment", "energy_student", "energy_teacher", "set_aside"}
-    share = []
+    fractions = []
     for t in teacher:
         m = t.flatten(2).mT
-        share.append((truncated_svd(m, 2)[0].square().sum(1) / m.square().sum((1, 2))).mean())
-    torch.testing.assert_close(health["energy_teacher"], torch.stack(share).mean())
+        fractions.append((truncated_svd(m, 2)[0].square().sum(1) / m.square().sum((1, 2))).mean())
+    torch.testing.assert_close(health["energy_teacher"], torch.stack(fractions).mean())
     assert 0 < float(health["alignment"]) <= 1
     assert int(health["set_aside"]) == 0
     assert "rank=2" in repr(loss)
@@ -424,7 +424,7 @@ def test_teacher_of_one_position_is_a_constant_map():
     torch.testing.assert_close(svd_loss(student, teacher, rank=2), spread, rtol=1e-5, atol=0)
 
 
-def test_energy_is_a_share_even_where_a_vector_answers_twice():
+def test_energy_is_a_fraction_even_where_a_vector_answers_twice():
     """With argmax a vector can answer several targets; its energy counts once."""
     student, teacher = both_maps()
     _, health = SVDLoss(rank=4, assignment="argmax").measure(student, teacher)

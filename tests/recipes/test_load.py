@@ -56,7 +56,7 @@ def test_another_loss_starts_afresh() -> None:
         ("=3", r"^'=3': expected key=value"),
         ("train.milestones=[1", r"^train\.milestones: cannot read the value"),
         ("seed=${x}", r"^seed: cannot read the value"),
-        ("extends=digits/teacher", r"^extends: belongs into a recipe's file"),
+        ("extends=digits/teacher", r"^extends: belongs in a recipe's file"),
         ("optimizer.name=adamw", r"^optimizer\.lr: missing; give optimizer\.lr=VALUE$"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from svdistill import recipes
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.jobs import Run
 from svdistill.recipes import Recipe
 from svdistill.sweep import Observer, Outcome, Task, pool
@@ -124,7 +124,7 @@ def test_a_run_that_another_process_trains_is_put_off(tmp_path: Path) -> None:
 
 def test_no_process_is_too_few(tmp_path: Path) -> None:
     """A number of processes below 1 is refused."""
-    with pytest.raises(RecipeError, match="jobs: expected at least 1 process, got 0"):
+    with pytest.raises(OptionError, match="jobs: expected at least 1 process, got 0"):
         train_all([], tmp_path, NoObserver(), jobs=0)
 
 

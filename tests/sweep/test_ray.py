@@ -12,7 +12,7 @@ import pytest
 
 from svdistill import recipes, sweep
 from svdistill.atomic import lock
-from svdistill.errors import DataError, RecipeError
+from svdistill.errors import DataError, OptionError, RecipeError
 from svdistill.jobs import Run
 from svdistill.sweep import Comparison, Observer, Outcome, Task
 from svdistill.sweep.scheduler import run_tasks
@@ -172,7 +172,7 @@ def test_allotment(nodes: Sequence[Node], gpus: bool, wanted: int | None, expect
 
 def test_nothing_to_allot() -> None:
     """No job, and a cluster that lends nothing, are refused."""
-    with pytest.raises(RecipeError, match="jobs: expected at least 1, got 0"):
+    with pytest.raises(OptionError, match="jobs: expected at least 1, got 0"):
         allot([CPU], gpus=False, jobs=0)
     with pytest.raises(RecipeError, match="lend no CPUs"):
         allot([Node("e", "head", 0, 0)], gpus=False, jobs=None)

@@ -26,7 +26,7 @@ def network(width: int = 4, classes: int = 3) -> nn.Module:
 
 
 def image_set(count: int, *, seed: int = 0, classes: int = 3) -> ImageSet:
-    """Noise with one bright row, whose place is the class."""
+    """Noise with one bright row, whose position is the class."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 100, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.arange(count) % classes

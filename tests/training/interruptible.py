@@ -51,7 +51,7 @@ def half(content, file, _save=torch.save):
 
 
 def main(folder, when):
-    """Train, or go on."""
+    """Train, or resume."""
     torch.set_num_threads(1)
     engine = training.launch(device="cpu", seed=11)
     generator = torch.Generator().manual_seed(0)

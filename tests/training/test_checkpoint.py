@@ -114,7 +114,7 @@ def test_a_failed_write_leaves_the_old_one(path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_random_numbers_go_on_where_they_were():
+def test_random_numbers_continue_where_they_were():
     """Torch's global generator."""
     torch.manual_seed(3)
     state = checkpoint.random_state()

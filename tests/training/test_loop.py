@@ -232,8 +232,8 @@ class Stopper(Listener):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("minutes", [0, 10])
 @pytest.mark.parametrize("steps", [1, 4, 6, 7, 12, 15, 18])
-def test_a_stopped_run_goes_on_bit_for_bit(make_run, steps, minutes, optimizer):
-    """Stopped in any place of three epochs of six steps, with checkpoints at every step or only between epochs."""
+def test_a_stopped_run_continues_bit_for_bit(make_run, steps, minutes, optimizer):
+    """Stopped at any step of three epochs of six steps, with checkpoints at every step or only between epochs."""
     whole = make_run(name="whole", optimizer=optimizer)
     whole.fit(epochs=3, milestones=(1,))
     with pytest.raises(StopError):
@@ -359,7 +359,7 @@ class Poisoner(Listener):
     ],
 )
 def test_what_is_not_finite_ends_the_run(make_run, monkeypatch, look, at, minutes, message):
-    """With what to do; no checkpoint is ever spoiled, and going on from the last one works."""
+    """With what to do; no checkpoint is ever spoiled, and resuming from the last one works."""
     make_run().fit(epochs=1)
     run = make_run()
     monkeypatch.setattr(monitor_module, "_LOOK_SECONDS", look)
@@ -395,7 +395,7 @@ def test_most_samples_set_aside_ends_the_run(make_run, stand_in, monkeypatch, lo
         run.fit()
 
 
-def test_half_of_the_samples_set_aside_is_shown_and_goes_on(make_run, stand_in):
+def test_half_of_the_samples_set_aside_is_shown_and_continues(make_run, stand_in):
     """Only most of them is too many."""
     run = make_run(loss=stand_in.MapDistance(aside=4))
     run.fit(epochs=1)

@@ -72,7 +72,7 @@ def test_the_fused_form_is_the_plain_one_however_tensors_lie(name, weight_lies, 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 @pytest.mark.parametrize(("before", "after"), [LAYOUTS, LAYOUTS[::-1]])
-def test_a_checkpoint_goes_on_with_weights_that_lie_otherwise(name, before, after):
+def test_a_checkpoint_continues_with_weights_that_lie_otherwise(name, before, after):
     """Momentum comes back as the weights lie now."""
     torch.manual_seed(0)
     weight, gradients = torch.randn(5, 4, 3, 3), torch.randn(4, 5, 4, 3, 3).unbind()

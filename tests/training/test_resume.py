@@ -51,7 +51,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("when", "position"), [("step", 4), ("saving", 2)])
-def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path, when, position):
+def test_a_killed_run_continues_bit_for_bit(uninterrupted, tmp_path, when, position):
     """Killed between two steps, the last checkpoint at the epoch's beginning; and in the middle of writing one."""
     kill(tmp_path, when)
     left = state(tmp_path)

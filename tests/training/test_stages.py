@@ -182,7 +182,7 @@ def helped(make_run, name="run", optimizer="sgd"):
         (23, 0, "sgd"),
     ],
 )
-def test_a_run_of_two_stages_goes_on_bit_for_bit(make_run, steps, minutes, optimizer):
+def test_a_run_of_two_stages_continues_bit_for_bit(make_run, steps, minutes, optimizer):
     """Stopped in and between both stages: weights, adapters, regressor, momentum, batches and metrics."""
     whole = helped(make_run, "whole", optimizer)
     whole.fit(stages=HELPED)
@@ -213,7 +213,7 @@ def test_images_without_labels_count_as_images_but_not_for_the_accuracy(make_run
     assert heard == [12] * 24
     right = [48 * line["train_accuracy"] for line in run.record.metrics()]
     assert right == pytest.approx([round(count) for count in right])
-    assert any(round(count) % 3 for count in right)  # a share of 72 would look the same otherwise
+    assert any(round(count) % 3 for count in right)  # a fraction of 72 would look the same otherwise
 
 
 @pytest.mark.parametrize(("every", "evaluated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (5, [5]), (9, [5])])

@@ -19,7 +19,7 @@ from svdistill.cli.networks import networks
 from svdistill.cli.recipes import recipes_app
 from svdistill.cli.report import report
 from svdistill.cli.train import train
-from svdistill.errors import SvdistillError, SvdistillWarning
+from svdistill.errors import SvdistillError, SvdistillWarning, is_out_of_memory
 from svdistill.ranks import find_ranks, refuse_several
 
 EPILOG = """
@@ -129,7 +129,7 @@ def run(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not is_out_of_memory(error):
             raise
         _report("not enough memory; lower train.batch_size, model.width or data.image_size")
         return 1
@@ -168,11 +168,6 @@ def _several() -> bool:
         return find_ranks().world > 1
     except SvdistillError:
         return False
-
-
-def _is_memory(error: Exception) -> bool:
-    # torch has a class of its own for a GPU and a plain RuntimeError for a CPU.
-    return isinstance(error, MemoryError) or any(words in str(error) for words in ("out of memory", "allocate memory"))
 
 
 def _show_warning(

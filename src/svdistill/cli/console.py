@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from svdistill.errors import RecipeError
+from svdistill.errors import RecipeError, one_line
 from svdistill.ranks import find_ranks
 
 if TYPE_CHECKING:
@@ -37,21 +37,15 @@ def note(text: str) -> None:
 
 def warning(text: str) -> None:
     """Write a warning of one line."""
-    notes().print(f"[yellow]warning:[/yellow] {escape(_one_line(text))}", soft_wrap=True)
+    notes().print(f"[yellow]warning:[/yellow] {escape(one_line(text))}", soft_wrap=True)
 
 
 def error(text: str) -> None:
     """Write an error of one line, in every process that calls it."""
-    Console(stderr=True, highlight=False).print(
-        f"[bold red]error:[/bold red] {escape(_one_line(text))}", soft_wrap=True
-    )
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/bold red] {escape(one_line(text))}", soft_wrap=True)
 
 
 def usage(wrong: "BadParameter") -> str:
     """Return one line on what is wrong with the options or arguments, and where to find help."""
     command = "svdistill" if wrong.ctx is None else wrong.ctx.command_path
     return f"{wrong.format_message().rstrip('.')}; see '{command} --help'"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

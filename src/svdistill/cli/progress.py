@@ -19,7 +19,7 @@ from svdistill.report.tables import percent, seconds
 if TYPE_CHECKING:
     from svdistill.jobs import Run
     from svdistill.recipes import Recipe
-    from svdistill.training.progress import Progress as Watched
+    from svdistill.training.progress import Progress as RunProgress
 
 
 class Rate:
@@ -181,7 +181,7 @@ class Reporter:
         self._known: set[Path] = set()
         self._told = False
 
-    def training(self, recipe: "Recipe", run: "Run") -> "Watched":
+    def training(self, recipe: "Recipe", run: "Run") -> "RunProgress":
         """Show a bar in a terminal, lines elsewhere."""
         ranks = find_ranks()
         if ranks.world > 1 and not self._told:

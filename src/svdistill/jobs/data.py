@@ -8,7 +8,7 @@ import torch
 from svdistill import data
 from svdistill.data.augment import augment
 from svdistill.data.statistics import unit_range
-from svdistill.errors import DataError
+from svdistill.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def samples(
         The images.
 
     Raises:
-        OptionError: an unknown name or class, or a rotation or shift out of range.
-        DataError: missing or damaged files, or a number below 1.
+        OptionError: an unknown name or class, a rotation or shift out of range, or no rows or images.
+        DataError: missing or damaged files.
     """
     for key, value in (("rows", rows), ("each", each)):
         if value < 1:
-            raise DataError(f"{key} is {value}, expected at least 1")
+            raise OptionError(f"{key} is {value}, expected at least 1")
     loaded = data.load(name, root=root, image_size=image_size, classes=classes, channels=channels, in_memory=0)
     train = loaded.train
     augmentation = variation.augmentation(loaded)

@@ -45,7 +45,7 @@ def demo(
         The runs.
 
     Raises:
-        OptionError: fewer than one seed or epoch.
+        OptionError: fewer than one seed.
         SvdistillError: as ``train``.
     """
     if seeds < 1:

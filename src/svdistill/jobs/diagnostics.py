@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from svdistill import training
 from svdistill.atomic import replacing
 from svdistill.data import ImageSource, standardize
-from svdistill.errors import ShapeError, SvdistillWarning
+from svdistill.errors import ShapeError, SvdistillWarning, one_line
 from svdistill.linalg import assign
 from svdistill.linalg.svd import decompose
 from svdistill.nets import Taps, eval_mode
@@ -242,5 +242,5 @@ def _thumbnails(images: Tensor) -> NDArray[Any]:
 
 
 def _warn(record: RunRecord, error: Exception) -> None:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error) or type(error).__name__
     warn(SvdistillWarning(f"{record.diagnostics} is incomplete ({reason}); a report leaves figures out"), stacklevel=3)

@@ -64,14 +64,14 @@ def evaluate(
 
 
 def _student_file(path: Path) -> Path:
+    run = Run(path)
     if not path.is_dir():
         if not path.exists():
-            raise DataError(f"there is no run and no file {path}; give a run's folder or its student.safetensors")
+            raise DataError(f"there is no run and no file {path}; give a run's folder or its {run.student_file.name}")
         return path
-    run = Run(path)
     if not run.record.exists:
         raise DataError(
-            f"{path} is not the folder of a run (no recipe.yaml); give one that 'svdistill train' has named"
+            f"{path} is not the folder of a run, as it has no recipe; give one that 'svdistill train' has named"
         )
     if not run.finished:
         raise DataError(f"the run {path} has not finished; call the same training again to resume it")

@@ -116,7 +116,7 @@ def _train_line(
 ) -> Run:
     """Train the first recipe of a line; the others are its teacher, its teacher's teacher and so on."""
     recipe, own = line[0], images[0]
-    run = Run(runs / recipe.name / recipes.identity(recipe))
+    run = Run.of(recipe, runs)
     finished = processes.on_rank_zero(lambda: run.finished)
     with nullcontext() if finished and not fresh else _locked(run, processes, waiting=waiting):
         processes.on_rank_zero(lambda: run.check_data(own))
@@ -177,7 +177,7 @@ def teacher_file(
         callbacks: is told what happens.
     """
     if len(line) > 1:
-        parent = Run(runs / line[1].name / recipes.identity(line[1]))
+        parent = Run.of(line[1], runs)
         waits = partial(callbacks.waiting, line[1], parent)
         return _train_line(line[1:], images[1:], runs, processes, callbacks=callbacks, waiting=waits).student_file
     return None if line[0].teacher is None else Path(str(line[0].teacher.checkpoint))

@@ -191,7 +191,7 @@ def training_plan(
     Args:
         recipe: the student's.
         distiller: what `distiller` returned, prepared.
-        images: what `images` returned, moved to the device of the training.
+        images: what `load_images` returned, moved to the device of the training.
         shard: the part of each batch that this process gets; None = the whole.
 
     Returns:

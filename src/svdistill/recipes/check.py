@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from svdistill import nets
 from svdistill.distiller import Adapted
-from svdistill.errors import RecipeError
+from svdistill.errors import RecipeError, one_line
 from svdistill.losses.protocol import Losses
 from svdistill.recipes import build, weights
 from svdistill.recipes.images import Images, noise
@@ -175,7 +175,7 @@ def _logits(network: nn.Module, images: Images) -> Tensor:
     try:
         logits: Tensor = network.eval()(noise(images))
     except (RuntimeError, AssertionError) as error:  # of a network of another library, which knows one size alone
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = one_line(error).rstrip(".") or type(error).__name__
         size = " × ".join(map(str, images.shape))
         raise RecipeError(f"the network cannot take images of {size} ({reason}); change data.image_size") from error
     return logits

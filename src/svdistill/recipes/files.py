@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from svdistill.errors import RecipeError, nearest
-from svdistill.methods import KEYS
+from svdistill import methods
+from svdistill.errors import RecipeError, nearest, one_line
 from svdistill.recipes.losses import own_settings
 
 SUFFIXES = (".yaml", ".yml")
-METHODS = "methods"
+METHODS = methods.FOLDER.name
 _WEIGHTS = ("weight", "main_weight")
 
 Plain = dict[str, Any]
@@ -24,18 +24,9 @@ Plain = dict[str, Any]
 
 def shipped() -> dict[str, Path]:
     """Return the recipes that come with svdistill: name, e.g. ``digits/svd`` → file."""
-    return {name: path for name, path in _all().items() if not name.startswith(f"{METHODS}/")}
-
-
-def methods() -> dict[str, Path]:
-    """Return the methods, which are parts of recipes: name, e.g. ``fsp-two-stage`` → file."""
-    return {name.partition("/")[2]: path for name, path in _all().items() if name.startswith(f"{METHODS}/")}
-
-
-def _all() -> dict[str, Path]:
     home = Path(str(files("svdistill.recipes")))
     found = {path.relative_to(home).with_suffix("").as_posix(): path for path in home.rglob("*.yaml")}
-    return dict(sorted(found.items()))
+    return {name: found[name] for name in sorted(found) if not name.startswith(f"{METHODS}/")}
 
 
 def find(name: str, *, beside: Path | None = None) -> tuple[str, Path]:
@@ -71,10 +62,10 @@ def method(name: str) -> Path:
     Raises:
         RecipeError: there is no such method.
     """
-    known = methods()
+    known = methods.shipped()
     if name not in known:
         raise RecipeError(f"no method {name!r}{nearest(name, known, limit=len(known))}")
-    return known[name]
+    return methods.FOLDER / f"{name}.yaml"
 
 
 def read(name: str, *, beside: Path | None = None) -> Plain:
@@ -109,7 +100,7 @@ def _layers(name: str, *, beside: Path | None, above: tuple[Path, ...]) -> list[
         raise RecipeError(f"extends: {name!r} extends itself in a circle; take one 'extends' out")
     layer = _read_file(path)
     if name.startswith(f"{METHODS}/"):
-        layer = {key: value for key, value in layer.items() if key not in KEYS}
+        layer = {key: value for key, value in layer.items() if key not in methods.KEYS}
     wanted = layer.pop("extends", None) or []
     parents = [wanted] if isinstance(wanted, str) else wanted
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
@@ -125,7 +116,7 @@ def _read_file(path: Path) -> Plain:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
     except (YAMLError, OmegaConfBaseException) as error:
-        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise RecipeError(f"{path} is not valid YAML: {one_line(error)}") from error
     if not isinstance(plain, dict) or not plain or (len(plain) == 1 and next(iter(plain.values())) is None):
         raise RecipeError(f"{path} is not a recipe: expected 'key: value' lines such as 'extends: digits/svd'")
     return {str(key): value for key, value in plain.items()}
@@ -151,7 +142,7 @@ def parse(overrides: Iterable[str]) -> Plain:
         try:
             parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=True)
         except (YAMLError, OmegaConfBaseException) as error:
-            raise RecipeError(f"{key}: cannot read the value {value!r}: {' '.join(str(error).split())}") from error
+            raise RecipeError(f"{key}: cannot read the value {value!r}: {one_line(error)}") from error
         assert isinstance(parsed, dict)
         nested: Any = parsed["value"]
         for part in reversed(key.split(".")):

@@ -91,7 +91,7 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
     """
     above = dict(overrides) if isinstance(overrides, Mapping) else files.parse(overrides)
     if "extends" in above:
-        raise RecipeError("extends: belongs into a recipe's file; give the recipe itself as RECIPE")
+        raise RecipeError("extends: belongs in a recipe's file; give the recipe itself as RECIPE")
     plain = files.read(str(name))
     if method is not None:
         fragment = files.read(f"{files.METHODS}/{method}")
@@ -116,7 +116,7 @@ def _without_help(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _renamed(name: str, method: str) -> str:
     front, _, last = name.rpartition("/")
-    return f"{front}/{method}" if front and last in (*files.methods(), "student") else f"{name}/{method}"
+    return f"{front}/{method}" if front and last in (*shipped(), "student") else f"{name}/{method}"
 
 
 def validate(settings: Mapping[str, Any]) -> Recipe:

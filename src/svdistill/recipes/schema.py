@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, field_validator, model_validator
 
+from svdistill.methods import BASELINE
 from svdistill.recipes.base import Settings, by_name
 from svdistill.recipes.losses import AnyLoss
 from svdistill.records import MACHINE_KEYS
@@ -114,8 +115,8 @@ class TeacherSettings(Settings):
         taps: as for the model; null = the taps of the teacher's recipe or model.
         drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.
         views: how many fixed warps of each image to train on; the teacher is run over them once, and what the losses
-            need of it is stored and read from disk; null = ever new warps, with the teacher in every step. The warps
-            are the same for every seed.
+            need of it is stored and read from disk; null = new warps each time, with the teacher in every step. The
+            warps are the same for every seed.
         live: with ``views``, run the teacher in every step all the same, for comparison.
         shard: with several processes, each keeps a part of the teacher's parameters, and a block's are put together
             only while it runs; for a teacher that does not fit into the memory of one GPU. One process keeps them all.
@@ -202,7 +203,7 @@ class TrainSettings(Settings):
         compile: use ``torch.compile``, for the student and on a GPU for the transfer losses.
         channels_last: lay networks and feature maps in memory channel by channel for each position (NHWC), which most
             convolutions run faster on in ``bf16-mixed``.
-        recompute: keep only what goes in and out of the student's blocks and compute their inside again in the backward
+        recompute: keep only the inputs and outputs of the student's blocks and compute the rest again in the backward
             pass: less memory, more time; not together with ``compile``.
         checkpoint_minutes: within long epochs, save at least this often.
         tensorboard: write the figures of each epoch for TensorBoard too, in the run's folder ``tensorboard/``.
@@ -355,7 +356,7 @@ class Recipe(Settings):
     def method(self) -> str:
         """What helps the student, in a word: ``alone``, ``fsp-two-stage``, ``svd-poster``, ``svd+soft-target``."""
         parts = [f"{loss.name}-{loss.variant}" if loss.variant else loss.name for loss in self.loss]
-        return ("+".join(parts) or "alone") + ("-two-stage" if self.train.first_stage_epochs else "")
+        return ("+".join(parts) or BASELINE) + ("-two-stage" if self.train.first_stage_epochs else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as plain nested dictionaries, lists, numbers and strings, in the schema's order.
@@ -368,7 +369,7 @@ class Recipe(Settings):
         return plain
 
     def digest(self, *, teacher: str | None = None) -> str:
-        """Return ten letters that name the experiment: two recipes that give the same result have the same.
+        """Return ten characters that name the experiment: two recipes that give the same result have the same.
 
         Left out are the seed (a run's folder shows it), name and description, what only says where and how fast
         (``MACHINE_KEYS`` and ``data.unlabelled.root``), and whatever is at its default. A teacher counts by what it is,

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 from svdistill import methods
 from svdistill.atomic import digest
 from svdistill.errors import DataError, SvdistillError
+from svdistill.methods import BASELINE
 from svdistill.records import MACHINE_KEYS, RunRecord
+from svdistill.report.numbers import is_finite
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 
-BASELINE = "alone"
 _NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.unlabelled.root"})
 # What changes how a method helps, not what it is compared under: the student alone has none of it.
 _OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage")
@@ -174,19 +174,19 @@ def read(path: str | os.PathLike[str]) -> RunView:
     if not record.finished:
         raise DataError(f"the run {record.path} has not finished; call the same training again to resume it")
     summary, metrics = record.summary(), record.metrics()
-    missing = [key for key in _NEEDED if not _is_number(summary.get(key))]
+    missing = [key for key in _NEEDED if not is_finite(summary.get(key))]
     if missing:
         raise DataError(f"the summary of {record.path} lacks {', '.join(missing)}; train the run again")
-    if not any(_is_number(line.get("accuracy")) and _is_number(line.get("epoch")) for line in metrics):
-        raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics.jsonl; train it again")
-    metrics = [line for line in metrics if _is_number(line.get("epoch"))]
+    if not any(is_finite(line.get("accuracy")) and is_finite(line.get("epoch")) for line in metrics):
+        raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics; train it again")
+    metrics = [line for line in metrics if is_finite(line.get("epoch"))]
     return RunView(record.path, recipe, summary, metrics, _diagnostics(record.diagnostics), _settings(recipe))
 
 
 def method_of(recipe: Mapping[str, Any]) -> str:
     """Return the name of what a recipe helps its student with: ``alone``, ``svd-k2``, ``svd+soft-target``."""
     parts = []
-    for loss in _losses(recipe):
+    for loss in losses_of(recipe):
         preset, rank = loss.get("preset"), loss.get("rank")
         variant = f"-{preset}" if preset else f"-k{rank}" if isinstance(rank, int) and rank > 1 else ""
         parts.append(f"{loss.get('name', '?')}{variant}")
@@ -195,15 +195,14 @@ def method_of(recipe: Mapping[str, Any]) -> str:
 
 
 def rank_of(run: RunView) -> int | None:
-    """Return how many singular vectors KD-SVD kept; None where a run has not exactly one such loss or a preset."""
-    losses = _losses(run.recipe)
-    if len(losses) != 1 or losses[0].get("name") != "svd" or losses[0].get("preset"):
-        return None
-    rank = losses[0].get("rank")
+    """Return how many singular vectors a run's only loss keeps; None where it has no rank, or one of a preset."""
+    losses = losses_of(run.recipe)
+    rank = losses[0].get("rank") if len(losses) == 1 and not losses[0].get("preset") else None
     return rank if isinstance(rank, int) else None
 
 
-def _losses(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def losses_of(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the settings of each of a recipe's losses; none where it has no teacher."""
     loss = recipe.get("loss")
     losses = loss if isinstance(loss, list) else [loss]
     return [one for one in losses if isinstance(one, Mapping)]
@@ -219,7 +218,7 @@ def _find(path: Path) -> tuple[list[RunView], dict[str, str]]:
     records = RunRecord.find(path)
     if not records:
         raise DataError(
-            f"{path} holds no run (no recipe.yaml in it or below); give one that 'svdistill train' has made"
+            f"{path} holds no run, as there is no recipe in it or below; give one that 'svdistill train' has made"
         )
     found, left_out = _read_all(records)
     if not found:
@@ -402,8 +401,8 @@ def method_order(key: Key) -> tuple[Any, ...]:
     """Return what rows are sorted by: the student alone first, KD-SVD after the other methods, sums of several last."""
     compared = methods.compared()
     position = next((i for i, name in enumerate(compared) if key.method.startswith(name)), len(compared))
-    several = "+" in key.method and not key.method.startswith("fitnet")  # FitNets are a hint and then soft targets
-    return (several, position, len(key.method), key.method, [_sortable(value) for _, value in key.variant])
+    variant = [_sortable(value) for _, value in key.variant]
+    return (methods.is_sum(key.method), position, len(key.method), key.method, variant)
 
 
 def _order(values: tuple[Any, ...], members: Sequence[RunView]) -> tuple[Any, ...]:
@@ -411,8 +410,4 @@ def _order(values: tuple[Any, ...], members: Sequence[RunView]) -> tuple[Any, ..
 
 
 def _sortable(value: Any) -> tuple[int, float, str]:
-    return (0, float(value), "") if _is_number(value) else (1, 0.0, str(value))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return (0, float(value), "") if is_finite(value) else (1, 0.0, str(value))

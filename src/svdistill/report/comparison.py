@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from svdistill.atomic import write_atomically
+from svdistill.methods import BASELINE
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 from svdistill.report.tables import count, flops, mean_deviation, percent, seconds
 
-BASELINE = "alone"
 TEACHER = "teacher"
 STEM = "comparison"
 COSTS = ("param.", "MFLOPs")

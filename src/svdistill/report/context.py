@@ -1,14 +1,14 @@
 """What the sections of a report page are made from, and what they are made into."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
+from svdistill.methods import BASELINE, OWN
 from svdistill.report import tables
-from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView
+from svdistill.report.collect import Collection, Group, Key, Regime, RunView
 from svdistill.report.methods import Look, setting
 
 MAX_ALSO = 2  # more settings that change along with others, for instance with the data set, only clutter a title
@@ -147,7 +147,7 @@ def choose(groups: Sequence[Group], number: int) -> list[Group]:
         second = group is max(ours, key=lambda g: g.mean("accuracy"), default=None)
         return (0 if first else 1 if second else 2, -group.mean("accuracy"))
 
-    ours = [group for group in groups if group.key.method.startswith("svd")]
+    ours = [group for group in groups if group.key.method.startswith(OWN)]
     kept = sorted(groups, key=order)[:number]
     return [group for group in groups if group in kept]
 
@@ -166,8 +166,3 @@ def capital(text: str) -> str:
 def plural(number: int, noun: str) -> str:
     """Write a number of things: ``1 run``, ``1,000 runs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def finite(value: Any) -> bool:
-    """Tell whether something is a number that can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

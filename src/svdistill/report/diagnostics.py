@@ -1,8 +1,8 @@
-"""The sections of a report page that look inside the networks: spectra, distilled features, confusion."""
+"""The sections of a report page that look into the networks: spectra, distilled features, confusion."""
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from svdistill.choices import BETA
 from svdistill.report import figures
-from svdistill.report.collect import Group, RunView
+from svdistill.report.collect import Group, RunView, losses_of
 from svdistill.report.context import PageContext, Picture, Section, Shown, Strip, capital, choose
 from svdistill.report.figures import Line
 from svdistill.report.methods import Look
@@ -183,10 +183,7 @@ def _shown(run: RunView, number: int, networks: Sequence[_Network]) -> Shown:
 
 
 def _beta(run: RunView) -> float:
-    loss = run.recipe.get("loss")
-    losses = loss if isinstance(loss, list) else [loss]
-    named: list[Any] = [one.get("beta") for one in losses if isinstance(one, Mapping) and one.get("name") == "svd"]
-    return float(named[0]) if named and named[0] else BETA
+    return next((float(loss["beta"]) for loss in losses_of(run.recipe) if loss.get("beta")), BETA)
 
 
 def _order(vector: Array) -> NDArray[np.intp]:

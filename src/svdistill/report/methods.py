@@ -95,7 +95,7 @@ def _colours(family: str) -> tuple[str, str]:
 
 def _family(method: str) -> str:
     """Return the method that this one is a variant of, or that it is a sum or none that has a label."""
-    if "+" in method and not method.startswith("fitnet"):  # FitNets are a hint and then soft targets
+    if methods.is_sum(method):
         return _SUM
     return _stem(method, r"\b") or _OTHER
 

@@ -1,7 +1,5 @@
 """Tables of the networks: what each costs, and what comes out at its taps."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from svdistill.nets import Entry, Tap
 
 
-def networks_table(entries: Iterable[Entry]) -> Group:
+def networks_table(entries: Iterable["Entry"]) -> Group:
     """Show what each network costs, with what its paper prints beside it.
 
     Args:
@@ -54,7 +52,7 @@ def networks_table(entries: Iterable[Entry]) -> Group:
     return Group(*lines)
 
 
-def taps_table(name: str, taps: Iterable[Tap]) -> Group:
+def taps_table(name: str, taps: Iterable["Tap"]) -> Group:
     """Show the maps that come out at the taps of a network.
 
     Args:

@@ -1,4 +1,4 @@
-"""How numbers are written for people: signs, percent, gains with their intervals."""
+"""Numbers as they are read, and as they are written for people: signs, percent, gains with their intervals."""
 
 import math
 from typing import Any
@@ -7,6 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdistill.report.statistics import Interval
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether something that was read is a number that can be counted with and drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def points(interval: Interval) -> str:

@@ -13,9 +13,10 @@ from markupsafe import Markup
 
 from svdistill.atomic import write_atomically
 from svdistill.errors import DataError, SvdistillError
+from svdistill.methods import BASELINE
 from svdistill.records import RunRecord
 from svdistill.report import diagnostics, sections, tables
-from svdistill.report.collect import BASELINE, Collection, Group, Key, Regime, RunView, collect, method_order
+from svdistill.report.collect import Collection, Group, Key, Regime, RunView, collect, method_order
 from svdistill.report.context import PageContext, Section, accuracy, capital, conditions, plural
 from svdistill.report.methods import Look, looks
 from svdistill.report.numbers import points, signed, whole_percent

@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from svdistill.methods import BASELINE
 from svdistill.report import figures, tables
-from svdistill.report.collect import BASELINE, Group, Key, Regime, rank_of
-from svdistill.report.context import PageContext, Picture, Section, capital, conditions, finite
+from svdistill.report.collect import Group, Key, Regime, rank_of
+from svdistill.report.context import PageContext, Picture, Section, capital, conditions
 from svdistill.report.figures import Bar, Line
 from svdistill.report.methods import Look
+from svdistill.report.numbers import is_finite
 from svdistill.report.svg import NARROW, PANEL, WIDE, Frame
 
 MAX_REGIMES = 6  # training curves are drawn for at most this many regimes
@@ -217,7 +219,7 @@ def _responsive(draw: Draw, name: str, title: str, *, wide: int = WIDE, note: st
 def _line(group: Group, key: str, look: Look | None) -> Line | None:
     """Return a metric over the epochs in which all runs of a method have it."""
     runs = [
-        {int(line["epoch"]): float(line[key]) for line in run.metrics if finite(line.get(key))} for run in group.runs
+        {int(line["epoch"]): float(line[key]) for line in run.metrics if is_finite(line.get(key))} for run in group.runs
     ]
     epochs = sorted(set.intersection(*map(set, runs)))
     return Line(look, epochs, [[run[epoch] for epoch in epochs] for run in runs]) if epochs else None
@@ -246,7 +248,7 @@ def _along(context: PageContext, name: str, regimes: Sequence[Regime]) -> tuple[
     values = [r.train_images if name == "data.train_size" else dict(r.conditions)[name] for r in regimes]
     if len(set(values)) < 2:
         return None
-    numeric = all(finite(value) and value > 0 for value in values)
+    numeric = all(is_finite(value) and value > 0 for value in values)
     positions = [float(value) if numeric else float(position) for position, value in enumerate(values)]
     items = []
     for x, regime in zip(positions, regimes, strict=True):
@@ -257,7 +259,7 @@ def _along(context: PageContext, name: str, regimes: Sequence[Regime]) -> tuple[
                 items.append(Bar(context.look(group), x, *group.gain))
     what = {"data.train_size": "labelled images", "model.width": "width of the student"}.get(name, name)
     title = f"{'Gain' if gained else 'Accuracy'} against {what}"
-    texts = [f"{value:,}" if finite(value) else str(value) for value in values]
+    texts = [f"{value:,}" if is_finite(value) else str(value) for value in values]
 
     def draw(figure: str, width: int) -> str:
         return figures.bars(

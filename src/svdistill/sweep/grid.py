@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from svdistill import recipes
 from svdistill.errors import RecipeError, SvdistillError
+from svdistill.methods import OWN
 from svdistill.recipes import files
 
 # Settings that only mean something with a teacher; a student alone is trained without them.
@@ -130,8 +131,8 @@ class Grid:
                 raise self._meaningless(key, helped)
             unused = True
         if unused:
-            # Settings of a teacher that none of the methods needs do no harm if they are right.
-            recipes.lineage(recipes.load(self.recipe, self._without_losses(), method="svd"))
+            # Settings of a teacher that none of the methods needs do no harm if they are right; our own method has one.
+            recipes.lineage(recipes.load(self.recipe, self._without_losses(), method=OWN))
 
     def _meaningless(self, key: str, helped: Sequence[str]) -> RecipeError:
         """Return the error for a setting that means nothing; of several methods' reasons, the most helpful one."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from svdistill import recipes
-from svdistill.errors import RecipeError, nearest
+from svdistill.errors import RecipeError
 from svdistill.jobs.run import Run
-from svdistill.recipes import Recipe
+from svdistill.recipes import Recipe, files
 from svdistill.recipes.check import check
 from svdistill.recipes.images import Images, load_images
 from svdistill.sweep.comparison import TEACHER, Comparison, Member
@@ -47,8 +47,7 @@ def plan(
     if not all(0 <= seed < 2**32 for seed in seeds):
         raise RecipeError(f"seeds: expected whole numbers from 0 to {2**32 - 1}, got {', '.join(map(str, seeds))}")
     for method in methods:
-        if method not in recipes.methods():
-            raise RecipeError(f"no method {method!r}{nearest(method, recipes.methods(), limit=len(recipes.methods()))}")
+        files.method(method)  # refuses an unknown one
     grid = Grid(str(recipe), overrides, methods)
     grid.check_meaning()
     axes = {key: tuple(value for value, _ in choices) for key, choices in grid.axes.items()}

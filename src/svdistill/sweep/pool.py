@@ -9,7 +9,7 @@ from multiprocessing import connection as connections
 from multiprocessing import get_context
 from pathlib import Path
 
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError
 from svdistill.machine import usable_cores
 from svdistill.sweep.scheduler import HEARTBEAT, LAST_WORDS, Message, Task, WorkerPool
 from svdistill.sweep.worker import serve
@@ -45,10 +45,10 @@ def local_pool(runs: str | os.PathLike[str], *, jobs: int = 1, threads: int | No
         The pool.
 
     Raises:
-        RecipeError: fewer than one process.
+        OptionError: fewer than one process.
     """
     if jobs < 1:
-        raise RecipeError(f"jobs: expected at least 1 process, got {jobs}")
+        raise OptionError(f"jobs: expected at least 1 process, got {jobs}")
     pool = _LocalPool(Path(runs), jobs, threads or threads_of(usable_cores() // jobs))
     try:
         yield pool

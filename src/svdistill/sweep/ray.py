@@ -43,6 +43,7 @@ def ray_pool(
         The pool.
 
     Raises:
+        OptionError: fewer than one job.
         RecipeError: Ray cannot be reached, lacks what the recipes ask for, or a node does not see the folder.
         DataError: the folder cannot be written.
     """

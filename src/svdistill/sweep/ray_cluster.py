@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError, RecipeError, one_line
 from svdistill.machine import usable_cores
 
 OBJECT_STORE = 100 * 2**20  # bytes of shared memory of a Ray that is started here; only messages pass through it
@@ -71,10 +71,11 @@ def allot(nodes: Sequence[Node], *, gpus: bool, jobs: int | None) -> Allotment:
         The allotment; with GPUs only where there are any.
 
     Raises:
-        RecipeError: no node lends anything, or fewer than one job.
+        OptionError: fewer than one job.
+        RecipeError: no node lends anything.
     """
     if jobs is not None and jobs < 1:
-        raise RecipeError(f"jobs: expected at least 1, got {jobs}")
+        raise OptionError(f"jobs: expected at least 1, got {jobs}")
     lending = [node for node in nodes if node.gpus] if gpus else []
     if lending:
         room = sum(node.gpus for node in lending)
@@ -121,7 +122,7 @@ def connected() -> Iterator[None]:
         what = "start Ray here" if address is None else f"join the Ray cluster at {address}"
         # Newer versions ask for one by default, and whoever joins must say that they have it.
         token = "" if address is None else "; if it asks for a token, set RAY_AUTH_MODE=token"
-        raise RecipeError(f"cannot {what} ({_one_line(error)}){token}") from error
+        raise RecipeError(f"cannot {what} ({one_line(error)}){token}") from error
     try:
         yield
     finally:
@@ -195,9 +196,5 @@ def living_nodes() -> list[Node]:
 def reason(error: RayError) -> str:
     """Return the first sentence of an error of Ray, in one line that begins with the error's name."""
     cause = error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
-    text = _one_line(cause).partition(". ")[0]
+    text = one_line(cause).partition(". ")[0]
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svdistill import recipes
-from svdistill.errors import RecipeError, nearest
+from svdistill.errors import OptionError, RecipeError, nearest
 from svdistill.jobs.run import Run
 from svdistill.sweep.comparison import Comparison, Member
 from svdistill.sweep.plan import plan
@@ -61,10 +61,11 @@ def check_backend(name: str) -> None:
         name: one of ``BACKENDS``.
 
     Raises:
-        RecipeError: there is no such backend, or what it needs is not installed.
+        OptionError: there is no such backend.
+        RecipeError: what it needs is not installed.
     """
     if name not in BACKENDS:
-        raise RecipeError(f"no backend {name!r}{nearest(name, BACKENDS, limit=len(BACKENDS))}")
+        raise OptionError(f"no backend {name!r}{nearest(name, BACKENDS, limit=len(BACKENDS))}")
     if name == "ray" and importlib.util.find_spec("ray") is None:
         raise RecipeError("training on Ray needs the package ray; install it with: pip install 'svdistill[ray]'")
 
@@ -85,8 +86,9 @@ def open_pool(comparison: Comparison, *, on: str = "local", jobs: int | None = N
         The pool, for ``carry_out``.
 
     Raises:
-        RecipeError: no such backend, Ray is not installed or cannot be reached or lacks what the recipes ask for, its
-            nodes do not see the folder of runs, or fewer than one job.
+        OptionError: no such backend, or fewer than one job.
+        RecipeError: Ray is not installed, cannot be reached or lacks what the recipes ask for, or its nodes do not see
+            the folder of runs.
     """
     check_backend(on)
     tasks = _tasks(comparison)

@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from svdistill.errors import SvdistillError, SvdistillWarning, TrainingError
-from svdistill.jobs.callbacks import NoCallbacks
+from svdistill.errors import SvdistillError, SvdistillWarning, TrainingError, is_out_of_memory, one_line
+from svdistill.jobs.callbacks import Callbacks
 from svdistill.jobs.run import BusyError, Run
 from svdistill.jobs.train import train
 from svdistill.recipes import Recipe
@@ -78,7 +78,7 @@ def train_one(task: Task, runs: Path, send: Callable[..., None]) -> bool:
     except BusyError:
         send("busy")
     except SvdistillError as error:
-        send("failed", _one_line(error), None)
+        send("failed", one_line(error), None)
     except Exception as error:
         # Memory that does not come back, a GPU in an undefined state: a new process is cheap.
         send("broken", _reason(error), traceback.format_exc())
@@ -89,26 +89,21 @@ def train_one(task: Task, runs: Path, send: Callable[..., None]) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    text = _one_line(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+    if is_out_of_memory(error):
         return "not enough memory; take fewer jobs, or lower train.batch_size, model.width or data.image_size"
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return f"{type(error).__name__}: {one_line(error)} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def _forward_to(send: Callable[..., None]) -> Callable[..., None]:
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, SvdistillWarning):
-            send("warned", " ".join(str(message).split()))
+            send("warned", one_line(message))
 
     return show
 
 
-class _Reporter(NoCallbacks):
+class _Reporter(Callbacks, Progress):
     """The callbacks of a run and its progress in one: reports to the parent how far the run is."""
 
     def __init__(self, send: Callable[..., None]) -> None:

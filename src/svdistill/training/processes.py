@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is documented, but not exported by name
 
 from svdistill.data import Shard
-from svdistill.errors import DataError, SvdistillError, TrainingError
+from svdistill.errors import DataError, SvdistillError, TrainingError, one_line
 from svdistill.ranks import find_ranks
 from svdistill.training.engine import Engine
 
@@ -193,7 +193,7 @@ def _reason(error: RuntimeError) -> str:
 
     It is not always a process that has ended: between machines a wrong network looks the same from here.
     """
-    text = re.sub(r"^\[[^\]]*:\d+\]\s*", "", " ".join(str(error).split()))
+    text = re.sub(r"^\[[^\]]*:\d+\]\s*", "", one_line(error))
     text = text if len(text) <= _REASON_LENGTH else f"{text[: _REASON_LENGTH - 1]}…"
     return text.rstrip(".") or type(error).__name__
 
@@ -241,7 +241,7 @@ def _portable(error: Exception) -> Exception:
         except Exception:
             return TrainingError(str(error))
         return error
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return TrainingError(f"process {find_ranks().rank} on {socket.gethostname()}: {type(error).__name__}: {text}")
 
 

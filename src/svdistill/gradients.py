@@ -169,7 +169,8 @@ def _check(main: Sequence[Tensor | None], transfer: Sequence[Tensor | None], *, 
     for i, (m, t) in enumerate(zip(main, transfer, strict=True)):
         if m is not None and t is not None and m.shape != t.shape:
             raise ShapeError(
-                f"gradients of variable {i} have shapes {tuple(m.shape)} and {tuple(t.shape)}; both must be its own"
+                f"gradients of variable {i} have shapes {tuple(m.shape)} and {tuple(t.shape)}; both must have that of "
+                "the variable"
             )
 
 

@@ -84,7 +84,7 @@ class Views:
     def __post_init__(self) -> None:
         for name, value, least in (("count", self.count, 1), ("seed", self.seed, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**32:
-                raise OptionError(f"views: {name} is {value!r}, expected a whole number of at least {least}")
+                raise OptionError(f"views: {name} is {value!r}, expected a whole number from {least} to {2**32 - 1}")
 
     def warps(self, index: Tensor, view: Tensor, augmentation: Augmentation) -> Warps | None:
         """Return the warps of some views: a pure function of the seed and of the numbers of image and view.

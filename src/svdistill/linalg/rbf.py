@@ -251,7 +251,9 @@ def _dense_chunks(
 
 def _check(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, weight: Tensor | None) -> None:
     if len(student) < 2 or len(student) != len(teacher):
-        raise ShapeError(f"need two or more taps, equally many of both, got {len(student)} and {len(teacher)}")
+        raise ShapeError(
+            f"expected two or more taps, equally many of both networks, got {len(student)} and {len(teacher)}"
+        )
     check_beta(beta)
     batch = student[0].shape[:-1]
     for tap, (a, c) in enumerate(zip(student, teacher, strict=True)):

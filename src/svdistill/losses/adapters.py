@@ -26,7 +26,7 @@ class Adapters(nn.Module):
     Raises:
         ShapeError: a width is not an integer of at least 1.
 
-    Source: the way of ResNet's projections (He et al., CVPR 2016) and of the regressors in later distillation work;
+    Source: as ResNet's projections (He et al., CVPR 2016) and the regressors in later work on distillation;
     KD-SVD as published needs equal widths.
     """
 

@@ -91,7 +91,10 @@ class RunState:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
-            raise CheckpointError(f"the checkpoint {path} does not fit the optimizer: {error}") from error
+            raise CheckpointError(
+                f"the checkpoint {path} does not fit the optimizer: {error}; "
+                "restore the setting or train from the start"
+            ) from error
         self.batches.load_state_dict(state["batches"])
         self.model.load_state_dict(state["model"])
         self.metrics.load_state_dict(state["metrics"])

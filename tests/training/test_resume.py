@@ -62,3 +62,21 @@ def test_a_killed_run_continues_bit_for_bit(uninterrupted, tmp_path, when, posit
     assert equal(state(tmp_path), state(uninterrupted))
     assert metrics(tmp_path) == metrics(uninterrupted)
     assert len(metrics(tmp_path)) == 3
+
+
+def test_a_checkpoint_keeps_the_names_of_its_format(uninterrupted):
+    """A run that was interrupted before an update is resumed after it: another name asks for another format."""
+    assert set(torch.load(RunRecord(uninterrupted).last, weights_only=True)) == {
+        "format",
+        "identity",
+        "model",
+        "epoch",
+        "accuracy",
+        "seconds",
+        "optimizer_name",
+        "optimizer",
+        "batches",
+        "tally",
+        "health",
+        "random",
+    }

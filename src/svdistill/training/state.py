@@ -11,6 +11,8 @@ from svdistill.gradients import TransferHealth
 from svdistill.training import checkpoint
 from svdistill.training.metrics import Metrics
 
+_METRICS = "tally"  # the name that they have in every checkpoint of this format
+
 
 class RunState:
     """Everything that a run needs to resume, and nothing that it can find out again.
@@ -68,7 +70,7 @@ class RunState:
             "optimizer_name": type(self.optimizer).__name__,
             "optimizer": self.optimizer.state_dict(),
             "batches": self.batches.state_dict(),
-            "metrics": self.metrics.state_dict(),
+            _METRICS: self.metrics.state_dict(),
             "health": self.health.state_dict(),
             "random": checkpoint.random_state(),
         }
@@ -97,7 +99,7 @@ class RunState:
             ) from error
         self.batches.load_state_dict(state["batches"])
         self.model.load_state_dict(state["model"])
-        self.metrics.load_state_dict(state["metrics"])
+        self.metrics.load_state_dict(state[_METRICS])
         self.health.load_state_dict(state["health"], device=self.device)
         self.epoch, self.accuracy, self.seconds = state["epoch"], state["accuracy"], state["seconds"]
         checkpoint.set_random_state(state["random"])

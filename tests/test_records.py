@@ -137,6 +137,16 @@ def test_rewind_without_metrics_does_nothing(tmp_path):
     assert record.metrics() == []
 
 
+@pytest.mark.parametrize("written", [0, 1])
+def test_rewind_refuses_where_lines_are_missing(tmp_path, written):
+    """A run that resumed without them would end with the wrong number of epochs, or with none that was evaluated."""
+    record = RunRecord(tmp_path)
+    for epoch in range(1, written + 1):
+        record.append({"epoch": epoch})
+    with pytest.raises(DataError, match=rf"has lines for {written} epochs, but the run's checkpoint has 2"):
+        record.rewind(2)
+
+
 def test_a_line_cut_off_by_an_interruption_is_left_out_and_rewound(record):
     """The rest of the run is still readable, and the next line does not stick to it."""
     record.append({"epoch": 1})

@@ -195,9 +195,17 @@ class RunRecord:
 
         Args:
             epoch: the number of epochs done; the lines up to and with this ``epoch`` stay.
+
+        Raises:
+            DataError: some of these lines are missing, so the run could not be told whole; or a line is damaged.
         """
+        kept = [line for line in self.metrics() if line.get("epoch", 0) <= epoch]
+        if len(kept) < epoch:
+            raise DataError(
+                f"{self._metrics} has lines for {len(kept)} epochs, but the run's checkpoint has {epoch} behind it; "
+                "restore the file, or train afresh (--fresh), which keeps the folder"
+            )
         if self._metrics.exists():
-            kept = [line for line in self.metrics() if line.get("epoch", 0) <= epoch]
             write_atomically(self._metrics, b"".join(_to_json(line) + b"\n" for line in kept))
 
     def finish(self, summary: Mapping[str, Any]) -> None:

@@ -49,6 +49,13 @@ def test_another_model_is_named(path, other, message):
         checkpoint.load(path, model=other)
 
 
+def test_a_checkpoint_that_lacks_a_part(path):
+    """It is refused before anything of it is taken over."""
+    checkpoint.save(path, {"epoch": 3}, model=model())
+    with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
+        checkpoint.load(path, model=model(), names=("epoch", "health"))
+
+
 def test_a_missing_file(path):
     """It has its own words."""
     with pytest.raises(CheckpointError, match="there is no checkpoint"):

@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,13 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], *, model: nn.Mo
         raise CheckpointError(f"cannot write the checkpoint {path}: {error}; the one before it is untouched") from error
 
 
-def load(path: str | os.PathLike[str], *, model: nn.Module) -> dict[str, Any]:
+def load(path: str | os.PathLike[str], *, model: nn.Module, names: Collection[str] = ()) -> dict[str, Any]:
     """Read a checkpoint of this model; no code from the file runs, and the model is left as it is.
 
     Args:
         path: the file.
         model: the network that the checkpoint must be of.
+        names: of what must be in it besides.
 
     Returns:
         What was saved, on the CPU.
@@ -58,7 +59,7 @@ def load(path: str | os.PathLike[str], *, model: nn.Module) -> dict[str, Any]:
         raise CheckpointError(f"there is no checkpoint {path}; train first") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"the checkpoint {path} is damaged or not a checkpoint; {_advice(path)}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= {"model", *names}:
         raise CheckpointError(f"{path} is not a checkpoint of this version of svdistill; {_advice(path)}")
     difference = _difference(state.get("identity", {}), identity(model))
     if difference:

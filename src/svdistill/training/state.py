@@ -12,6 +12,7 @@ from svdistill.training import checkpoint
 from svdistill.training.metrics import Metrics
 
 _METRICS = "tally"  # the name that they have in every checkpoint of this format
+_NAMES = ("epoch", "accuracy", "seconds", "optimizer_name", "optimizer", "batches", _METRICS, "health", "random")
 
 
 class RunState:
@@ -83,7 +84,7 @@ class RunState:
             CheckpointError: the file is damaged, or of another model, optimizer or data set; then nothing has changed
                 in the model.
         """
-        state = checkpoint.load(path, model=self.model)
+        state = checkpoint.load(path, model=self.model, names=_NAMES)
         name = type(self.optimizer).__name__
         if state["optimizer_name"] != name:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME …]` runs benchmarks; `python -m benchmarks table` makes the page of their tables."""
+"""`python -m benchmarks [NAME …]` runs benchmarks; `gpu` has options of its own; `table` makes the docs' tables."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import table
+from benchmarks.gpu import __main__ as gpu
 from benchmarks.measure import LOAD_BEFORE
 
 NAMES = ("loss", "decomposition", "step", "pipeline", "scaling", "gpu")
@@ -32,7 +33,11 @@ def run(names: list[str]) -> None:
 
 def main() -> None:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    if sys.argv[1:2] == ["gpu"]:
+        gpu.main(sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, epilog="See also: python -m benchmarks gpu --help"
+    )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (all that the machine can run), or table"
     )
@@ -40,7 +45,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.names != ["table"]:
         if given.source is not None:
-            parser.error("--from belongs to table")
+            parser.error("--from belongs to table and gpu")
         run(given.names)
         return
     if given.source is not None:

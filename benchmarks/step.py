@@ -1,10 +1,9 @@
 """One training step with KD-SVD against its parts, in every layout and precision, and what saves time or memory.
 
 Its parts are what no implementation can leave out: the teacher's forward pass, the student's, one backward pass from
-the logits, one from the taps, and the optimizer's step. On a GPU: `main_gpu`.
+the logits, one from the taps, and the optimizer's step.
 """
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.measure import machine, peak_bytes, rate, ratio, side_by_side, spread, target, write
+from benchmarks.measure import machine, peak_bytes, ratio, side_by_side, spread, target, write
 from benchmarks.straightforward import straightforward_loss
 from svdistill import Distiller
 from svdistill.losses import SVDLoss
@@ -29,7 +28,6 @@ from svdistill.training import launch, make_optimizer, step
 from svdistill.training.memory import keep_freed_memory
 
 BATCH = 128
-CIFAR_IMAGES = 50_000  # an epoch of CIFAR
 STEP_OVER_PARTS = 1.10
 CACHED_OVER_LIVE = 0.65
 DEEP, DEEP_TEACHER, DEEP_BATCH = "resnet110", "resnet56", 32
@@ -296,52 +294,6 @@ def show(figures: Mapping[str, Any], title: str) -> None:
         elif not isinstance(value, Mapping):
             table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
     Console().print(table)
-
-
-def main_gpu(*, rounds: int = 50, slow_rounds: int = 5) -> None:
-    """Measure the same pair on a GPU: images a second, the transfer loss's part of a step, seconds an epoch."""
-    if not torch.cuda.is_available():
-        sys.exit("error: no CUDA device is visible; run this on a machine with one, or the benchmark 'step' on a CPU")
-    figures: dict[str, Any] = {"batch": BATCH}
-    for precision, channels_last in (("32-true", False), ("bf16-mixed", True)):
-        make = partial(Pair, device="cuda", precision=precision, channels_last=channels_last)
-        figures[f"{precision}{', channels-last' if channels_last else ''}"] = on_gpu(make, rounds, slow_rounds)
-    for name, part in figures.items():
-        if isinstance(part, Mapping):
-            show(part, name)
-    print(f"written: {write('gpu', figures)}")
-
-
-def on_gpu(make: Callable[..., Pair], rounds: int, slow_rounds: int) -> dict[str, Any]:
-    """Measure one layout and precision, with fewer rounds for the straightforward loss, which may be very slow."""
-    pair, slow = make(), make(loss=Straightforward())
-    times = side_by_side(
-        {
-            "plain student": pair.plain,
-            "its parts": pair.parts,
-            "KD-SVD step": pair.step,
-            "KD-SVD step, the teacher's knowledge stored": pair.cached(),
-        },
-        rounds=rounds,
-        warmup=10,
-        title="GPU",
-    )
-    both = side_by_side(
-        {"KD-SVD step": pair.step, "straightforward": slow.step}, rounds=slow_rounds, title="straightforward"
-    )
-    live = times["KD-SVD step"]
-    beyond = [max(0.0, step - parts) / step for step, parts in zip(live, times["its parts"], strict=True)]
-    return {
-        **{name: rate(seconds, BATCH) for name, seconds in times.items()},
-        "step with the straightforward loss": rate(both["straightforward"], BATCH),
-        "KD-SVD step / its parts": target(ratio(live, times["its parts"]), at_most=STEP_OVER_PARTS),
-        "times faster than with the straightforward loss": ratio(both["straightforward"], both["KD-SVD step"]),
-        "share of the step beyond its parts, the transfer loss above all": sorted(beyond)[len(beyond) // 2],
-        "seconds for an epoch of 50,000 images, KD-SVD": CIFAR_IMAGES / BATCH * sorted(live)[len(live) // 2],
-        "seconds for an epoch of 50,000 images, plain student": CIFAR_IMAGES
-        / BATCH
-        * sorted(times["plain student"])[rounds // 2],
-    }
 
 
 if __name__ == "__main__":

@@ -1,60 +1,79 @@
-"""The tables of `docs/benchmarks.md`, made from the figures in `docs/benchmarks/NAME.json` and from nothing else.
+"""The tables of the docs' pages, made from the figures in `docs/benchmarks/NAME.json` and from nothing else.
 
-Each benchmark has a function here that makes its section; one without is laid out by the shape of its figures. In the
-page a section stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; the prose around it stays.
+Each benchmark has a function that makes its section; one without is laid out by the shape of its figures. In a page a
+section stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; the prose around it stays.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import tables as gpu_tables
+from benchmarks.layout import Figures, grid, is_rate, is_spread, is_target, judged, number, pair, spread
+
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "results.md")
 FIGURES = ROOT / "docs" / "benchmarks"
 NOT_MEASURED = "Not measured yet."
-NO_GPU = "Not measured: no GPU was at hand."
-
-Figures = Mapping[str, Any]
 
 
 def adopt(source: Path, *, figures: Path = FIGURES) -> list[Path]:
     """Copy the JSON files of a folder into that of the published figures, and return the copies.
 
     Raises:
-        SystemExit: there are none.
+        SystemExit: there are none, or one is of a rehearsal.
     """
     found = sorted(source.glob("*.json"))
     if not found:
         raise SystemExit(f"error: no JSON files in {source}; run `python -m benchmarks` first")
+    for path in found:
+        if json.loads(path.read_text()).get("rehearsal"):
+            raise SystemExit(
+                f"error: {path} is of a rehearsal, which measures nothing; run without --rehearse on a GPU"
+            )
     figures.mkdir(exist_ok=True)
     return [Path(shutil.copy(path, figures / path.name)) for path in found]
 
 
-def update(page: Path = PAGE, *, figures: Path = FIGURES) -> None:
-    """Write every section of the page anew."""
-    page.write_text(filled(page.read_text(), figures))
+def update(pages: Sequence[Path] = PAGES, *, figures: Path = FIGURES) -> None:
+    """Write every section of the pages anew.
+
+    Raises:
+        SystemExit: no page has a section for some figures, or a section does not end.
+    """
+    texts = {page: page.read_text() for page in pages}
+    places = {name for text in texts.values() for name in sections(text)}
+    for path in sorted(figures.glob("*.json")):
+        if path.stem not in places:
+            lines = f"<!-- {path.stem} --> <!-- /{path.stem} -->"
+            raise SystemExit(f"error: no page has a place for {path.stem}: add the lines {lines}")
+    made = {page: filled(text, figures) for page, text in texts.items()}
+    for page, text in made.items():
+        page.write_text(text)
+
+
+def sections(text: str) -> list[str]:
+    """Return the names of the sections of a page."""
+    return [line[5:-4] for line in text.splitlines() if line.startswith("<!-- ") and not line.startswith("<!-- /")]
 
 
 def filled(text: str, figures: Path) -> str:
     """Return a page whose sections are made from the figures in a folder; where there are none, the section says so.
 
     Raises:
-        SystemExit: the page has no section for some figures, or a section does not end.
+        SystemExit: a section does not end.
     """
     known = {path.stem: json.loads(path.read_text()) for path in sorted(figures.glob("*.json"))}
-    names = [line[5:-4] for line in text.splitlines() if line.startswith("<!-- ") and not line.startswith("<!-- /")]
-    for name in known:
-        if name not in names:
-            raise SystemExit(f"error: the page has no place for {name}: add the lines <!-- {name} --> <!-- /{name} -->")
-    for name in names:
+    for name in sections(text):
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         before, _, rest = text.partition(start)
         _, mark, after = rest.partition(end)
         if not mark:
             raise SystemExit(f"error: the page has no {end}")
-        made = section(name, known[name]) if name in known else NO_GPU if name == "gpu" else NOT_MEASURED
+        made = section(name, known[name]) if name in known else _UNMEASURED.get(name, lambda: NOT_MEASURED)()
         text = f"{before}{start}\n{made}\n\n{end}{after}"
     return text
 
@@ -249,12 +268,12 @@ def by_shape(figures: Figures, *, level: int = 3, batch: int | None = None) -> s
     if times:
         more = ["images/s"] if batch else []
         rows = [
-            [label(key), *_pair(value), *([number(1e3 * batch / value["median_ms"])] if batch else [])]
+            [label(key), *pair(value), *([number(1e3 * batch / value["median_ms"])] if batch else [])]
             for key, value in times.items()
         ]
         parts.append(grid(["", "median ms", "quartiles", *more], rows))
     if rates:
-        rows = [[label(key), *_pair(value)] for key, value in rates.items()]
+        rows = [[label(key), *pair(value)] for key, value in rates.items()]
         parts.append(grid(["", "images/s, median", "quartiles"], rows))
     singles = [line for key, value in figures.items() if (line := _single(key, value, figures))]
     if singles:
@@ -268,44 +287,6 @@ def by_shape(figures: Figures, *, level: int = 3, batch: int | None = None) -> s
         elif isinstance(value, Mapping) and not (is_spread(value) or is_rate(value) or is_target(value)):
             parts += [heading, by_shape(value, level=level + 1, batch=batch)]
     return "\n\n".join(parts)
-
-
-def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |".replace("|  |", "| |") for line in lines)
-
-
-def judged(
-    value: float, form: str = ".2f", *, at_most: float | None = None, at_least: float | None = None, brief: bool = False
-) -> str:
-    """Return a figure with its target and whether it meets it; one more digit where rounding would hide a miss."""
-    shown, limit = format(value, form), at_most if at_most is not None else at_least
-    if limit is None:
-        return shown
-    at_least_is = at_most is None
-    met = value >= limit if at_least_is else value <= limit
-    if not met and (float(shown) >= limit if at_least_is else float(shown) <= limit):
-        shown = format(value, ".4g")
-    if brief:
-        return shown if met else f"{shown} **not met**"
-    return f"{shown} (target {'≥' if at_least_is else '≤'} {limit:g}: {'met' if met else '**not met**'})"
-
-
-def spread(figure: Figures | None) -> str:
-    """Return median and quartiles of a time in milliseconds or a rate in images a second; – where there is none."""
-    if figure is None:
-        return "does not fit into memory"
-    middle, quartiles = _pair(figure)
-    return f"{middle} ({quartiles})"
-
-
-def number(value: float | None) -> str:
-    """Return a figure with three significant digits, whole from 100 on; – where there is none."""
-    if value is None:
-        return "–"
-    size = abs(value)
-    return f"{value:,.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
 
 
 def cell(value: Any) -> str:
@@ -322,26 +303,6 @@ def cell(value: Any) -> str:
 def label(key: str) -> str:
     """Return the name of a figure as one reads it."""
     return str(key).replace("_", " ")
-
-
-def is_spread(value: Any) -> bool:
-    """Whether a figure is times, from `measure.spread`."""
-    return isinstance(value, Mapping) and "median_ms" in value
-
-
-def is_rate(value: Any) -> bool:
-    """Whether a figure is rates, from `measure.rate`."""
-    return isinstance(value, Mapping) and "median_per_s" in value
-
-
-def is_target(value: Any) -> bool:
-    """Whether a figure comes with a target, from `measure.target`."""
-    return isinstance(value, Mapping) and "value" in value and ("at_most" in value or "at_least" in value)
-
-
-def _pair(figure: Figures) -> tuple[str, str]:
-    unit = "_ms" if "median_ms" in figure else "_per_s"
-    return number(figure[f"median{unit}"]), f"{number(figure[f'q1{unit}'])}–{number(figure[f'q3{unit}'])}"
 
 
 def _single(key: str, value: Any, beside: Figures) -> str:
@@ -363,4 +324,9 @@ _SECTIONS: dict[str, Callable[[Figures], str]] = {
     "decomposition": decomposition,
     "pipeline": pipeline,
     "scaling": scaling,
+    **gpu_tables.SECTIONS,
+}
+# Sections whose tables show what there is to be measured.
+_UNMEASURED: dict[str, Callable[[], str]] = {
+    name: partial(made, gpu_tables.NOTHING) for name, made in gpu_tables.SECTIONS.items()
 }

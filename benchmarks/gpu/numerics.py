@@ -21,9 +21,9 @@ from svdistill.losses.protocol import TransferLoss
 from svdistill.nets import Taps, create, default_taps
 from svdistill.recipes import build
 
-# What the gradient has to reach against float64 (docs/method.md): the median over the images with one vector, the 95th
-# percentile with four.
-MEDIAN_K1, LARGEST_K4 = 1e-5, 1e-3
+# What the gradient has to reach against float64: the median over the images with one vector, the 95th percentile with
+# four.
+MEDIAN_K1, LARGEST_K4 = 1e-6, 1e-3
 ROUNDING = 1e-3  # captured against eager weights, relative to what was learned
 NARROW = 0.5  # width of a student that needs adapters, beside the teacher's
 FOLLOWED = (

@@ -1,6 +1,5 @@
 """The published VGG row on CIFAR-100: a teacher, then students by every method, as many seeds as the time holds."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,12 +162,12 @@ def measure(
     runs = Trainings(scale, root, work, sheet, clock)
     try:
         with local_pool(runs.runs, jobs=jobs) as pool:
-            ready = _teacher(runs, pool, source)
-            side = ready and _timed(runs, pool, jobs)
-            if side and side.gain >= LEAST_GAIN:
+            ready = _teacher(runs, pool, source) and bool(_wanted(runs))
+            side = _timed(runs, pool, jobs) if ready else None
+            if side is not None and side.jobs == jobs:
                 _students(runs, pool, side)
-        if side and side.gain < LEAST_GAIN:
-            with local_pool(runs.runs, jobs=1) as pool:
+        if side is not None and side.jobs != jobs:
+            with local_pool(runs.runs, jobs=side.jobs) as pool:
                 _students(runs, pool, side)
     except TimeUpError:
         sheet.missing["row"] = "the time was up before all runs that had been begun were over"
@@ -178,11 +177,8 @@ def measure(
 
 def _teacher(runs: Trainings, pool: WorkerPool, source: Path | None) -> bool:
     """Take over the teacher of an earlier call, or train it; return whether there is one."""
-    sheet, scale = runs.sheet, runs.scale
-    folder = sheet.path.parent
-    known = "teacher" in sheet.results and source is not None
-    if known and source is not None and teacher.restore(source, runs.teacher_file):
-        teacher.store(runs.teacher_file, folder)
+    sheet, scale, folder = runs.sheet, runs.scale, runs.sheet.path.parent
+    if "teacher" in sheet.results and source is not None and teacher.restore(source, runs.teacher_file):
         say("row: the teacher is taken over")
         return True
     sheet.results.clear()  # students of another teacher
@@ -260,12 +256,7 @@ def _cost(runs: Trainings, pool: WorkerPool, rows: Sequence[tuple[str, Row]], *,
 def _students(runs: Trainings, pool: WorkerPool, side: SideBySide) -> None:
     """Train as many students as the time holds, seed by seed."""
     sheet, epochs = runs.sheet, int(runs.sheet.results["plan"]["epochs"])
-    wanted = {
-        f"{name}, seed {seed}": (name, seed)
-        for seed in range(runs.scale.seeds)
-        for name in ROWS
-        if f"{name}, seed {seed}" not in sheet.results
-    }
+    wanted = _wanted(runs)
     lengths = [(run, side.costs[name].of(epochs)) for run, (name, _) in wanted.items()]
     chosen = admitted(lengths, jobs=side.jobs, seconds=runs.clock.left)
     whole = max((length for _, length in lengths), default=0.0)
@@ -277,12 +268,13 @@ def _students(runs: Trainings, pool: WorkerPool, side: SideBySide) -> None:
     sheet.missing |= {run: "not begun: no time was left" for run in wanted if run not in chosen}
     for run in chosen:
         sheet.missing[run] = "begun, not finished"
-    started = time.time()
-    watch = runs.train(list(tasks.values()), pool, named={task.key: run for run, task in tasks.items()})
-    if chosen and len(sheet.errors) == 0:
-        say(f"row: {len(chosen)} runs took {time.time() - started:.0f} s")
-    if watch.failure:
-        say(f"row: {watch.failure}")
+    runs.train(list(tasks.values()), pool, named={task.key: run for run, task in tasks.items()})
+
+
+def _wanted(runs: Trainings) -> dict[str, tuple[str, int]]:
+    """Return method and seed of each run that is yet to be trained, by its name, seed by seed."""
+    every = {f"{name}, seed {seed}": (name, seed) for seed in range(runs.scale.seeds) for name in ROWS}
+    return {run: what for run, what in every.items() if run not in runs.sheet.results}
 
 
 def of_method(results: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:

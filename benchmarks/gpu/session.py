@@ -70,7 +70,7 @@ def run(call: Call) -> int:
         for part, seconds in shares(call.parts, end - time.time()).items():
             due = min(end, due + seconds)
             states[part] = _run_part(call, part, work, due=due, end=end)
-            due = max(due, time.time()) if states[part] != "finished" else due
+            due = max(due, time.time())
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return _report(call, states)

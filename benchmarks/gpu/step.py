@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.kernels import by_kernel, total
 from benchmarks.gpu.scale import CIFAR_IMAGES, EPOCHS, Scale
-from benchmarks.gpu.sheet import Case, Clock, Sheet
+from benchmarks.gpu.sheet import Case, Clock, NotPossibleError, Sheet
 from benchmarks.gpu.steps import ALONE, Buffered, Eager, Prepared, Setting, captured_name
 from benchmarks.measure import spread, target
 from benchmarks.step import Straightforward
@@ -25,8 +25,7 @@ from svdistill.training import evaluate
 METHOD = "svd-eccv2018"
 # The targets are those of one H100, for bf16, channels-last, batch 128.
 STEP_MS, IMAGES_PER_SECOND, OVER_EAGER, LOSS_SHARE, RUN_SECONDS = 1.5, 85_000, 3.0, 0.10, 120
-TARGET_BATCH = 128
-SLOW_ROUNDS = 3
+SLOW_SECONDS = 5.0  # that all steps with the straightforward loss may take in one layout
 
 PLAIN, EAGER, COMPILED = "plain student, eager", "KD-SVD, eager", "KD-SVD, compiled"
 STRAIGHTFORWARD = "straightforward loss, eager"
@@ -67,12 +66,22 @@ class Steps:
         precision: of the engine.
         channels_last: how networks and maps lie in memory.
         batch: images a step.
+        slow: seconds an image of a step with the straightforward loss, by layout, as far as they are known.
     """
 
-    def __init__(self, scale: Scale, precision: str, channels_last: bool, batch: int) -> None:
+    def __init__(
+        self,
+        scale: Scale,
+        precision: str,
+        channels_last: bool,
+        batch: int,
+        slow: dict[tuple[str, bool], float],
+    ) -> None:
+        self._slow = slow
         self.scale = scale
         self.batch = batch
         self.name = layout(precision, channels_last, batch)
+        self._form = precision, channels_last
         self._setting = partial(
             Setting,
             method=METHOD,
@@ -100,39 +109,53 @@ class Steps:
     def seldom(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """Return what measures the ways that take long to be measured, by name."""
         slow = self._setting(losses={"svd": Straightforward()})
-        return {COMPILED: self._compiled, STRAIGHTFORWARD: lambda: self._time(Eager, slow, slow=True)}
+        return {COMPILED: self._compiled, STRAIGHTFORWARD: lambda: self._straightforward(slow)}
 
-    def _time(self, steps: type[Eager] | type[Buffered], setting: Setting, *, slow: bool = False) -> dict[str, Any]:
+    def _time(self, steps: type[Eager] | type[Buffered], setting: Setting) -> dict[str, Any]:
         """Time steps in blocks, in milliseconds a step."""
         step = steps(Prepared(self.scale, setting))
-        block, rounds = (1, SLOW_ROUNDS) if slow else (self.scale.block, self.scale.rounds)
-        for _ in range(1 if slow else 3 * block):
+        for _ in range(3 * self.scale.block):
             step()
-        return self._timed(step, block, rounds)
+        return self._figures([self._once(step, self.scale.block) for _ in range(self.scale.rounds)])
 
-    def _timed(self, step: Callable[[], None], block: int, rounds: int) -> dict[str, Any]:
-        seconds = []
-        for _ in range(rounds):
-            _wait(self.scale)
-            start = time.perf_counter()
-            for _ in range(block):
-                step()
-            _wait(self.scale)
-            seconds.append((time.perf_counter() - start) / block)
+    def _straightforward(self, setting: Setting) -> dict[str, Any]:
+        """Time single steps; where one takes long there are few, and for a larger batch there may be none."""
+        if (known := self._slow.get(self._form, 0.0) * self.batch) > SLOW_SECONDS:
+            raise NotPossibleError(f"a step would take about {known:.0f} s, by that of a smaller batch")
+        step = Eager(Prepared(self.scale, setting))
+        seconds: list[float] = []
+        while len(seconds) <= self.scale.rounds and sum(seconds) < SLOW_SECONDS:
+            seconds.append(self._once(step, 1))
+        counted = seconds[1:] or seconds  # the first one loads libraries
+        self._slow[self._form] = statistics.median(counted) / self.batch
+        return self._figures(counted)
+
+    def _once(self, step: Callable[[], None], count: int) -> float:
+        """Return the seconds of a step, as the mean of several without a wait between them."""
+        _wait(self.scale)
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        _wait(self.scale)
+        return (time.perf_counter() - start) / count
+
+    def _figures(self, seconds: list[float]) -> dict[str, Any]:
         figures: dict[str, Any] = {**spread(seconds), "images_per_s": self.batch / statistics.median(seconds)}
         if self.scale.device.startswith("cuda"):
             figures["peak MB"] = torch.cuda.max_memory_allocated() / 1e6
         return figures
 
     def _compiled(self) -> dict[str, Any]:
+        from torch._dynamo.exc import TorchDynamoException  # takes seconds, which the other parts would lose too
+
         step = Eager(Prepared(self.scale, self._setting(compiled=self.scale.device.startswith("cuda"))))
-        start = time.perf_counter()
-        step()
-        _wait(self.scale)
-        first = time.perf_counter() - start
+        try:
+            first = self._once(step, 1)
+        except TorchDynamoException as error:
+            raise NotPossibleError(f"cannot be compiled here: {error}") from error
         for _ in range(3 * self.scale.block):
             step()
-        figures = self._timed(step, self.scale.block, self.scale.rounds)
+        figures = self._figures([self._once(step, self.scale.block) for _ in range(self.scale.rounds)])
         return {**figures, "seconds of the first step": first}
 
     def _share(self) -> dict[str, Any]:
@@ -165,11 +188,12 @@ def layout(precision: str, channels_last: bool, batch: int) -> str:
 
 def measure(sheet: Sheet, scale: Scale, clock: Clock) -> None:
     """Time every way to take a step, then what takes long, then set the figures beside the targets; print them."""
-    groups = [Steps(scale, *form, batch) for batch in scale.batches for form in scale.layouts]
+    slow: dict[tuple[str, bool], float] = {}
+    groups = [Steps(scale, *form, batch, slow) for batch in scale.batches for form in scale.layouts]
     cases = [Case(f"{g.name}: {name}", _freeing(way), 3.0) for g in groups for name, way in g.ways().items()]
     cases.insert(1, Case("an epoch", _freeing(partial(an_epoch, scale)), 5.0))
     seldom = {f"{g.name}: {name}": way for g in groups for name, way in g.seldom().items()}
-    cases += [Case(name, _freeing(way), 20.0) for name, way in seldom.items()]
+    cases += [Case(name, _freeing(way), 1.0 if scale.rehearsal else 20.0) for name, way in seldom.items()]
     sheet.measure(cases, clock)
     sheet.results["targets"] = targets(sheet.results, groups[0])
     sheet.write()

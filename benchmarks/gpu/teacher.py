@@ -38,7 +38,7 @@ def store(source: Path, folder: Path) -> list[Path]:
     written = []
     for number, piece in enumerate(pieces, start=1):
         path = folder / PATTERN.replace("*", str(number))
-        safetensors.torch.save_file(piece, path, {"of": str(len(pieces)), "spec": json.dumps(spec)})
+        path.write_bytes(safetensors.torch.save(piece, {"of": str(len(pieces)), "spec": json.dumps(spec)}))
         written.append(path)
     return written
 

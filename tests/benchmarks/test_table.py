@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from benchmarks.__main__ import NAMES
+from benchmarks.gpu.session import PARTS
 
 from benchmarks import table
 
@@ -27,10 +28,13 @@ MACHINE = {
 
 def test_the_published_page_is_what_the_figures_give() -> None:
     """Nobody has changed a table by hand, and none is older than its figures."""
-    page = table.PAGE.read_text()
-    assert table.filled(page, table.FIGURES) == page
-    for name in NAMES:
-        assert f"<!-- {name} -->" in page
+    places = []
+    for path in table.PAGES:
+        page = path.read_text()
+        assert table.filled(page, table.FIGURES) == page
+        places += table.sections(page)
+    for name in (*(name for name in NAMES if name != "gpu"), *(f"gpu-{part}" for part in PARTS)):
+        assert places.count(name) == 1
 
 
 def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
@@ -52,8 +56,9 @@ def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
 def test_a_page_that_has_no_place(tmp_path: Path) -> None:
     """Figures that would be left out, and a section without an end, are named."""
     (tmp_path / "one.json").write_text(json.dumps({"machine": MACHINE}))
-    with pytest.raises(SystemExit, match="no place for one"):
-        table.filled("nothing", tmp_path)
+    (tmp_path / "page.md").write_text("nothing")
+    with pytest.raises(SystemExit, match="no page has a place for one"):
+        table.update([tmp_path / "page.md"], figures=tmp_path)
     with pytest.raises(SystemExit, match=r"no <!-- /one -->"):
         table.filled("<!-- one -->\n", tmp_path)
 
@@ -74,7 +79,7 @@ def test_fresh_figures_are_taken_over(tmp_path: Path) -> None:
     page.write_text("<!-- c -->\n<!-- /c -->")
     (kept / "a.json").unlink()
     (kept / "b.json").unlink()
-    table.update(page, figures=kept)
+    table.update([page], figures=kept)
     assert table.NOT_MEASURED in page.read_text()
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import table
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.measure import LOAD_BEFORE
 
@@ -48,6 +47,8 @@ def main() -> None:
             parser.error("--from belongs to table and gpu")
         run(given.names)
         return
+    from benchmarks import table  # draws in what a machine that only measures may lack
+
     if given.source is not None:
         table.adopt(given.source)
     table.update()

@@ -209,3 +209,10 @@ def test_tables_with_figures() -> None:
     made = SECTIONS["gpu-step"]({"results": captured, "errors": {}, "missing": {}, "finished": True})
     assert "| ms a step | 2 (target ≤ 1.5: **not met**) | |" in made
     assert "2.00 (64,000) | not measured |" in made
+
+
+def test_it_needs_little() -> None:
+    """It imports nothing that a machine with torch and the settings' libraries may lack."""
+    lacking = "matplotlib", "jinja2", "tensorboard", "sklearn", "pytest"
+    code = f"import sys; sys.modules.update(dict.fromkeys({lacking})); import benchmarks.__main__, benchmarks.gpu.part"
+    subprocess.run([sys.executable, "-c", f"{code}, svdistill.sweep.worker"], cwd=ROOT, check=True)

@@ -70,11 +70,11 @@ def test_fresh_figures_are_taken_over(tmp_path: Path) -> None:
     kept.mkdir()
     with pytest.raises(SystemExit, match="no JSON files"):
         table.adopt(fresh, figures=kept)
-    (kept / "a.json").write_text("old")
+    (kept / "a.json").write_text("{}")
     (kept / "b.json").write_text("stays")
-    (fresh / "a.json").write_text("new")
+    (fresh / "a.json").write_text("{ }")
     assert table.adopt(fresh, figures=kept) == [kept / "a.json"]
-    assert ((kept / "a.json").read_text(), (kept / "b.json").read_text()) == ("new", "stays")
+    assert ((kept / "a.json").read_text(), (kept / "b.json").read_text()) == ("{ }", "stays")
     page = tmp_path / "page.md"
     page.write_text("<!-- c -->\n<!-- /c -->")
     (kept / "a.json").unlink()

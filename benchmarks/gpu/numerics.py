@@ -11,15 +11,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.gpu.scale import Scale
-from benchmarks.gpu.sheet import Case, Clock, NotPossibleError, Sheet
-from benchmarks.gpu.steps import ALONE, RECIPE, Buffered, Eager, Prepared, Setting, captured_name, made_up
+from benchmarks.gpu.sheet import Case, Clock, Sheet
+from benchmarks.gpu.steps import ALONE, Buffered, Eager, Prepared, Setting, captured_name, made_up
 from benchmarks.measure import target
-from svdistill import losses, recipes
+from svdistill import losses
 from svdistill.data import standardize
 from svdistill.linalg.precision import full_float32
 from svdistill.losses.protocol import TransferLoss
 from svdistill.nets import Taps, create, default_taps
-from svdistill.recipes import build
 
 # What the gradient has to reach against float64: the median over the images with one vector, the 95th percentile with
 # four.
@@ -176,12 +175,10 @@ def followed(method: str, scale: Scale) -> dict[str, Any]:
     """
     batch, images = scale.followed
     setting = Setting(method=method, batch=batch, images=images, width=scale.width)
-    if (why := _waits(method)) is not None:
-        raise NotPossibleError(f"cannot be captured: {why}")
     with _repeatable():
+        captured = _trained(Buffered, scale, setting)
         first = _trained(Eager, scale, setting)
         again = _trained(Eager, scale, setting)
-        captured = _trained(Buffered, scale, setting)
     moved = _distance(first.end, first.begin)
     return {
         "steps": scale.steps,
@@ -189,13 +186,6 @@ def followed(method: str, scale: Scale) -> dict[str, Any]:
         "weights": target(_distance(captured.end, first.end) / moved, at_most=ROUNDING),
         "eager against itself": _distance(again.end, first.end) / moved,
     }
-
-
-def _waits(method: str) -> str | None:
-    recipe = recipes.load(RECIPE, method=method)
-    weights = build.stages(recipe)[0].objective.weights or {}
-    reasons = (criterion.waits for name, criterion in build.losses(recipe).items() if name in weights)
-    return next((reason for reason in reasons if reason is not None), None)
 
 
 class _Trained(NamedTuple):

@@ -118,6 +118,7 @@ class Trainings:
                 "device": scale.device,
                 "precision": "bf16-mixed",
                 "channels_last": True,
+                "capture": "on" if scale.rehearsal else "auto",  # on a CPU the same buffers, without a graph
             },
             "seed": seed,
         }

@@ -151,6 +151,9 @@ class Buffered:
         self.prepared = prepared
         self.epoch = -1
         self._left = 0
+        why = training.obstacle_to_capture(prepared.distiller, [prepared.objective])
+        if why is not None:
+            raise NotPossibleError(f"cannot be captured: {why}")
         try:
             self._steps = BufferedSteps(
                 prepared.learner,

@@ -152,5 +152,8 @@ class _Bookkeeper(Observer):
     def postponed(self, task: Task) -> None:
         self._observer.postponed(task)
 
+    def crowded(self, task: Task, *, runs: int, need: int) -> None:
+        self._observer.crowded(task, runs=runs, need=need)
+
     def warned(self, task: Task, text: str) -> None:
         self._observer.warned(task, text)

@@ -102,7 +102,7 @@ def train_one(task: Task, runs: Path, send: Callable[..., None], *, meter: Meter
         if str(Run.of(task.recipe, runs).path) != task.key:
             raise TrainingError("the program has changed meanwhile; call the same command again")
         train(task.recipe, runs=runs, callbacks=reporter)
-        reporter.report_memory(settled=True)  # what is drawn of a network at its end took some, too
+        reporter.report_memory(settled=True)  # its diagnostics took some, too
     except BusyError:
         send("busy")
     except SvdistillError as error:
@@ -167,12 +167,12 @@ class _Reporter(Callbacks, Progress):
         self.report_memory(settled=True)
 
     def report_memory(self, *, settled: bool) -> None:
-        """Report how much memory there is and how much this process takes, where somebody wants to know.
+        """Report how much memory there is and how much the run takes, where somebody wants to know and it has begun.
 
         Args:
             settled: whether an epoch is over, evaluation included.
         """
-        if self._read is not None:
+        if self._read is not None and self._own_steps:
             self._last_read = time.monotonic()
             self._send("memory", self._read(), settled)
 

@@ -48,6 +48,7 @@ class MadeUpMeter(Meter):
         own.write_text(str(self.takes[recipe.seed]))
         taken = sum(float(one.read_text()) for one in self.folder.iterdir() if _lives(one.name))
         if taken > self.total:
+            own.unlink()  # what is refused is not taken
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
         amounts = (self.total, self.total - taken, self.takes[recipe.seed], self.takes[recipe.seed])
         return Memory(time.monotonic(), *(round(gib * GIB) for gib in amounts))

@@ -80,7 +80,8 @@ def open_pool(comparison: Comparison, *, on: str = "local", jobs: int | None = N
             the one that this machine belongs to, or one that is made of this machine and ends with the block. The
             folder of runs must be the same on all its nodes.
         jobs: the largest number of runs side by side; None is one on this machine, and on Ray as many as it has GPUs,
-            or CPUs where no recipe wants a GPU or there is none.
+            or CPUs where no recipe wants a GPU or there is none. On this machine's GPUs as many of them as there is
+            memory for.
 
     Yields:
         The pool, for ``carry_out``.

@@ -212,8 +212,8 @@ class Batches:
         if warps[0] is not None:
             joined = Warps(*map(torch.cat, zip(*(one.take(self._part) for one in warps), strict=True)))
         # The maps of all at once: one by one they would take longer than the steps on a fast device.
-        own = (torch.cat([one[self._part] for one in parts]) for parts in (indices, views))
-        return self._draws(*own, joined).each(lambda one: one.unflatten(0, (count, -1)))
+        index, view = (torch.cat([one[self._part] for one in parts]) for parts in (indices, views))
+        return self._draws(index, view, joined).each(lambda one: one.unflatten(0, (count, -1)))
 
     def assemble(self, drawn: Sequence[Draws], *, labelled_only: bool = False) -> Batch:
         """Make a batch of images in memory from what was drawn for it, all on their device.

@@ -8,6 +8,7 @@ import torch
 
 from svdistill.data import UNLABELLED, Batch, Mixed
 from svdistill.errors import CheckpointError, SvdistillError
+from svdistill.nets import compile_module
 from svdistill.records import RunRecord
 from svdistill.training.engine import Engine
 from svdistill.training.evaluate import evaluate
@@ -141,7 +142,7 @@ def _close_epoch(
 def _to_device(engine: Engine, plan: TrainingPlan) -> None:
     plan.distiller.to(engine.device)
     if plan.compile:
-        plan.distiller.student.compile()
+        compile_module(plan.distiller.student)
         if engine.device.type == "cuda":  # on a CPU it gains nothing and takes half a minute
             plan.distiller.compile_losses()
 

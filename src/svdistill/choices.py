@@ -16,4 +16,8 @@ BASES: tuple[Basis, ...] = get_args(Basis)
 Reduction = Literal["sum", "mean"]
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
+# Whether a step is captured as a CUDA graph; see `svdistill.training.TrainingPlan`.
+Capture = Literal["auto", "on", "off"]
+CAPTURES: tuple[Capture, ...] = get_args(Capture)
+
 BETA = 8.0  # the published width of the radial basis function

@@ -118,6 +118,20 @@ class Distiller(nn.Module):
         return self._teacher.network
 
     @property
+    def source(self) -> Teacher:
+        """What the losses' goals come from: a network that runs, what is stored of one, or nothing."""
+        return self._teacher
+
+    def waits(self, only: Collection[str] | None = None) -> str | None:
+        """Return why a step with these losses must wait for the host, by the loss's name; None where none does.
+
+        Args:
+            only: the losses, by name; None = all.
+        """
+        reasons = (f"{name}: {loss.waits}" for name, loss in self._chosen(only).items() if loss.waits is not None)
+        return next(reasons, None)
+
+    @property
     def sums(self) -> frozenset[str]:
         """The losses that are a sum over the batch, not a mean."""
         return frozenset(name for name, loss in self._losses.items() if loss.sums)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,25 +11,53 @@ from torch import Tensor
 from svdistill.choices import CLIPS, Clip
 from svdistill.errors import OptionError, ShapeError, nearest
 
+# How many steps there is room for where nobody has said how many come.
+_LEAST_ROWS = 64
+
 
 class TransferHealth:
     """What became of the transfer gradient, step by step, kept on the device until it is asked for.
 
     One row a step: the ratio ‖g_t‖ / ‖g_m‖ (one norm over all variables that the transfer loss reaches with finite
     values; 0/0 counts as 0), the fraction of those variables whose g_t was scaled down, and the number of variables
-    whose g_t was dropped because it was not finite. Nothing here synchronizes with the device except :meth:`summary`
-    and :meth:`state_dict`.
+    whose g_t was dropped because it was not finite. The rows, and how many there are, lie on the device, so a step that
+    a GPU has captured writes a further one at each replay. Nothing here synchronizes with the device except
+    :meth:`summary`, :meth:`state_dict` and `len`.
     """
 
     def __init__(self) -> None:
-        self._rows: list[Tensor] = []
+        self._count: Tensor | None = None  # (1,), int64, on the device
+        self._rows: Tensor | None = None
+        self._least = _LEAST_ROWS
+        self._calls = 0  # the host's own count, which does not see replays
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return 0 if self._count is None else int(self._count)
 
     def reset(self) -> None:
-        """Forget all steps."""
-        self._rows = []
+        """Forget all steps, and keep their memory."""
+        self._calls = 0
+        if self._count is not None:
+            self._count.zero_()
+
+    def untouched(self) -> Callable[[], None]:
+        """Note how many steps there are, and return what forgets all further ones."""
+        calls, count = self._calls, None if self._count is None else self._count.clone()
+
+        def put_back() -> None:
+            self._calls = calls
+            if self._count is not None:
+                self._count.zero_() if count is None else self._count.copy_(count)
+
+        return put_back
+
+    def reserve(self, steps: int) -> None:
+        """Make room for steps, where replays write rows that the host does not see; call it before the first.
+
+        Args:
+            steps: how many there will be at most until the next :meth:`reset`.
+        """
+        self._least = max(self._least, steps)
 
     def update(self, main_norms: Tensor, transfer_norms: Tensor, factors: Tensor, sound: Tensor) -> None:
         """Add one step.
@@ -45,13 +73,18 @@ class TransferHealth:
         ratio = torch.where(transfer > 0, transfer / main, torch.zeros_like(main))
         scaled_down = (factors < 1) & sound & (transfer_norms > 0)
         clipped = scaled_down.sum() / sound.sum().clamp(min=1)
-        self._rows.append(torch.stack([ratio[0], clipped.to(ratio), (~sound).sum().to(ratio)]))
+        row = torch.stack([ratio[0], clipped.to(ratio), (~sound).sum().to(ratio)])
+        rows, count = self._room(row)
+        rows.index_copy_(0, count, row[None])
+        count += 1
+        self._calls += 1
 
     def summary(self) -> dict[str, float]:
         """Return ``ratio`` (median over steps), ``clipped`` (mean), ``dropped`` (total); {} before any step."""
-        if not self._rows:
+        rows = self._done()
+        if not len(rows):
             return {}
-        ratios, clipped, dropped = torch.stack(self._rows).cpu().unbind(dim=1)
+        ratios, clipped, dropped = rows.unbind(dim=1)
         return {
             "ratio": statistics.median(ratios.tolist()),
             "clipped": float(clipped.mean()),
@@ -60,11 +93,28 @@ class TransferHealth:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the steps so far, for a checkpoint."""
-        return {"rows": torch.stack(self._rows).cpu() if self._rows else torch.zeros(0, 3, dtype=torch.float64)}
+        return {"rows": self._done()}
 
     def load_state_dict(self, state: Mapping[str, Any], *, device: torch.device | str = "cpu") -> None:
         """Take over the steps of a checkpoint; further steps must come from ``device``."""
-        self._rows = list(state["rows"].to(device).unbind(dim=0))
+        rows = state["rows"].to(device)
+        self._rows, self._calls = rows, len(rows)
+        self._count = torch.full((1,), len(rows), device=device)
+
+    def _done(self) -> Tensor:
+        """Wait for the device and return the rows so far, on the CPU."""
+        rows = torch.zeros(0, 3, dtype=torch.float64) if self._rows is None else self._rows.cpu()
+        return rows[: len(self)].clone()
+
+    def _room(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows, of which at least one is free, and their count."""
+        if self._rows is None or self._count is None:
+            self._rows, self._count = like.new_zeros(self._least, 3), like.new_zeros(1, dtype=torch.int64)
+        there = len(self._rows)
+        if self._calls >= there or there < self._least:
+            more = max(self._least, 2 * self._calls) - there
+            self._rows = torch.cat([self._rows, self._rows.new_zeros(max(more, 1), 3)])
+        return self._rows, self._count
 
 
 @torch.no_grad()
@@ -72,7 +122,7 @@ def combine(
     main: Sequence[Tensor | None],
     transfer: Sequence[Tensor | None],
     *,
-    epoch: float,
+    epoch: float | Tensor,
     clip: Clip = "per_variable",
     health: TransferHealth | None = None,
 ) -> tuple[Tensor | None, ...]:
@@ -99,7 +149,7 @@ def combine(
     Args:
         main: ∂(main loss + weight decay)/∂θ for each variable, any shape and floating dtype; left as it is.
         transfer: ∂(transfer loss)/∂θ in the same order, of the same shapes.
-        epoch: p ≥ 0, the first epoch is 0.
+        epoch: p ≥ 0, the first epoch is 0; a 0-dim float64 tensor on the gradients' device is not looked at.
         clip: the rule, one of ``per_variable``, ``global``, ``poster``, ``none``.
         health: where to add this step's ratio, fraction of clipped variables and count of dropped gradients.
 
@@ -158,9 +208,11 @@ def check_clip(clip: str) -> None:
         raise OptionError(f"unknown clipping rule {clip!r}{nearest(clip, CLIPS)}")
 
 
-def _check(main: Sequence[Tensor | None], transfer: Sequence[Tensor | None], *, epoch: float, clip: str) -> None:
+def _check(
+    main: Sequence[Tensor | None], transfer: Sequence[Tensor | None], *, epoch: float | Tensor, clip: str
+) -> None:
     check_clip(clip)
-    if not epoch >= 0:
+    if not isinstance(epoch, Tensor) and not epoch >= 0:
         raise OptionError(f"epoch is {epoch}; it counts from 0")
     if len(main) != len(transfer):
         raise ShapeError(
@@ -181,7 +233,9 @@ def _norms(gradients: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(list(gradients), 2, torch.float64))
 
 
-def _factors(main: Tensor, transfer: Tensor, elsewhere: Sequence[Tensor], *, epoch: float, clip: Clip) -> Tensor:
+def _factors(
+    main: Tensor, transfer: Tensor, elsewhere: Sequence[Tensor], *, epoch: float | Tensor, clip: Clip
+) -> Tensor:
     """Return what each g_t is multiplied by, shape (n,); where ‖g_t‖ = 0 it is finite and has no effect."""
     if clip == "none":
         return torch.ones_like(transfer)
@@ -192,4 +246,4 @@ def _factors(main: Tensor, transfer: Tensor, elsewhere: Sequence[Tensor], *, epo
     tau = torch.where(transfer > 0, main / transfer, torch.inf)
     if clip == "poster":
         return torch.sigmoid(tau - epoch)
-    return (tau / (1 + math.exp(-epoch))).clamp(max=1)
+    return (tau / (1 + (torch.exp(-epoch) if isinstance(epoch, Tensor) else math.exp(-epoch)))).clamp(max=1)

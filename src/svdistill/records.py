@@ -21,6 +21,7 @@ MACHINE_KEYS = (
     "data.root",
     "train.device",
     "train.compile",
+    "train.capture",
     "train.channels_last",
     "train.recompute",
     "train.checkpoint_minutes",

@@ -73,6 +73,31 @@ class Teacher(Protocol):
         """
         return {}
 
+    def bring(self, device: torch.device) -> None:
+        """Bring what is stored of the teacher to a device, so that `goals` reads it there and nobody waits.
+
+        Args:
+            device: where indices and views will lie.
+        """
+        return None
+
+    def check_rows(self, indices: Tensor, views: Tensor) -> None:
+        """Make sure that images in these views are known, where that matters.
+
+        Args:
+            indices: int64, numbers of images, on the CPU.
+            views: int64, of the same shape, numbers of their views, on the CPU.
+
+        Raises:
+            ShapeError: one of them is not.
+        """
+        return None
+
+    @property
+    def bytes(self) -> int:
+        """What `bring` needs on the device."""
+        return 0
+
     def compile(self, losses: Losses, **options: Any) -> None:
         """Compile what the teacher does for these losses, where it does anything, with these options."""
         return None

@@ -1,7 +1,7 @@
 """Image sets, in memory or on disk, and batches of them, augmented and standardized on the device."""
 
 from svdistill.data.augment import Augmentation, Views, Warps, augment, warp
-from svdistill.data.batches import Batch, Batches, Mixed, Shard, every_view
+from svdistill.data.batches import Batch, Batches, Draws, Mixed, Shard, every_view
 from svdistill.data.catalogue import Classes, Description, Root, describe, fetch, load, names, read_classes
 from svdistill.data.download import Remote, cache_folder, download
 from svdistill.data.files import Files, FileSet
@@ -16,6 +16,7 @@ __all__ = [
     "Classes",
     "Dataset",
     "Description",
+    "Draws",
     "FileSet",
     "Files",
     "ImageSet",

@@ -186,26 +186,53 @@ def warp(images: Tensor, *, flip: Tensor, angle: Tensor, shift: Tensor) -> Tenso
     if images.ndim != 4 or images.dtype not in (torch.float32, torch.float64):
         kind = f"{images.dtype} of shape {tuple(images.shape)}"
         raise ShapeError(f"images are {kind}, expected float32 or float64 (B, C, H, W); scale uint8 to [0, 1] first")
-    if images.numel() == 0:  # affine_grid refuses it
+    if images.numel() == 0:  # there is nothing to look up
         return images
     height, width = images.shape[2:]
-    radians = angle.double() * (math.pi / 180)
-    mirror = 1 - 2 * flip.double()
+    return look_up(images, inverse_maps(Warps(flip, angle, shift), height=height, width=width))
+
+
+def inverse_maps(warps: Warps, *, height: int, width: int) -> Tensor:
+    """Return where each pixel of the results comes from, as an affine map of each image.
+
+    Args:
+        warps: of B images.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+
+    Returns:
+        (B, 2, 3), float64: x and y in the image from (x, y, 1) in the result, each axis from −1 to 1.
+    """
+    radians = warps.angle.double() * (math.pi / 180)
+    mirror = 1 - 2 * warps.flip.double()
     cos, sin = radians.cos(), radians.sin()
     turn = torch.stack([torch.stack([mirror * cos, -mirror * sin], -1), torch.stack([sin, cos], -1)], -2)
     # grid_sample measures each axis from −1 to 1, so rows and columns need their own unit or rotation would shear.
     unit = torch.tensor([width / 2, height / 2], dtype=torch.float64)
     matrix = turn * unit / unit[:, None]
-    offset = -(turn @ shift.double()[:, :, None]) / unit[:, None]
+    offset = -(turn @ warps.shift.double()[:, :, None]) / unit[:, None]
+    return torch.cat([matrix, offset], dim=-1)
+
+
+def look_up(images: Tensor, maps: Tensor) -> Tensor:
+    """Sample each image where its map sends the centres of the pixels; outside it is 0.
+
+    Args:
+        images: (B, C, H, W), float32 or float64.
+        maps: (B, 2, 3), from `inverse_maps`.
+
+    Returns:
+        (B, C, H, W), on the device of the images; nothing waits for it.
+    """
     # In float64, rounded once at the end, a look-up falls between two pixels only where it should. MPS has no float64.
     exact = torch.float32 if images.device.type == "mps" else torch.float64
-    theta = torch.cat([matrix, offset], dim=-1).to(device=images.device, dtype=exact)
+    maps = maps.to(device=images.device, dtype=exact)
     pieces = pieces_in_cache(images)
     if len(pieces) == 1:
-        return _look_up(images, theta)
+        return _look_up(images, maps)
     warped = torch.empty_like(images)
     for piece in pieces:
-        warped[piece] = _look_up(images[piece], theta[piece])
+        warped[piece] = _look_up(images[piece], maps[piece])
     return warped
 
 
@@ -226,12 +253,11 @@ def pieces_in_cache(images: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, batch, max(1, size))] or [slice(0, 0)]
 
 
-def _look_up(images: Tensor, theta: Tensor) -> Tensor:
-    """Sample each image (B, C, H, W) where its map theta (B, 2, 3) sends the centres of the pixels."""
+def _look_up(images: Tensor, maps: Tensor) -> Tensor:
     height, width = images.shape[2:]
-    x, y = (_centres(size, theta) for size in (width, height))
+    x, y = (_centres(size, maps) for size in (width, height))
     # What affine_grid computes, as a sum of a row and a column for each coordinate instead of a product of matrices.
-    along, down = theta[:, :, 0, None] * x, theta[:, :, 1, None] * y + theta[:, :, 2, None]
+    along, down = maps[:, :, 0, None] * x, maps[:, :, 1, None] * y + maps[:, :, 2, None]
     grid = (along[:, :, None, :] + down[:, :, :, None]).to(images.dtype).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 

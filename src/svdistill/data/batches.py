@@ -1,14 +1,15 @@
 """Shuffled, augmented, standardized batches, whose whole state can be saved."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from svdistill.data.augment import Augmentation, Views, Warps, draw, pieces_in_cache, warp
-from svdistill.data.sets import UNLABELLED, ImageSource
+from svdistill.data.augment import Augmentation, Views, Warps, draw, inverse_maps, look_up, pieces_in_cache, warp
+from svdistill.data.sets import UNLABELLED, ImageSet, ImageSource
 from svdistill.data.statistics import check_statistics, standardize, unit_range
 from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError
 
@@ -27,6 +28,25 @@ class Batch(NamedTuple):
     labels: Tensor
     indices: Tensor
     views: Tensor
+
+
+class Draws(NamedTuple):
+    """What is drawn at random for batches of one set; the dimension S counts the batches.
+
+    Attributes:
+        indices: (S, B), int64: the image's number in the training set.
+        views: (S, B), int64: the number of its warp where there are `Views`, else 0.
+        maps: (S, B, 2, 3), float64: how it is warped, see `inverse_maps`; None where images stay as they are.
+    """
+
+    indices: Tensor
+    views: Tensor
+    maps: Tensor | None
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Apply a function to each tensor."""
+        indices, views, maps = self
+        return type(self)(function(indices), function(views), None if maps is None else function(maps))
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,7 @@ class Batches:
         shard: the part of each batch that this process gets. Order and warps are those of the whole batch, so that
             all processes together work on what a single one would, and a state fits any number of them.
         first: number of the first image, where the images of another set come before these.
+        channels_last: whether the images of a batch lie channels-last in memory.
 
     Raises:
         OptionError: the batch size is not a whole number of at least 1, or cannot be divided evenly.
@@ -96,6 +117,7 @@ class Batches:
         views: Views | None = None,
         shard: Shard = WHOLE,
         first: int = 0,
+        channels_last: bool = False,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise OptionError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
@@ -111,6 +133,7 @@ class Batches:
         self._augmentation = augmentation
         self._views = views
         self._first = first
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._mean, self._std = mean.to(images.device), std.to(images.device)
         self._generator = torch.Generator().manual_seed(seed)
         self._order = torch.empty(0, dtype=torch.int64)
@@ -130,43 +153,111 @@ class Batches:
         """(C, H, W) of an image."""
         return self._images.shape
 
-    def epoch(self) -> Iterator[Batch]:
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are made."""
+        return self._images.device
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images lie in memory, so that batches can be assembled by `assemble`."""
+        return isinstance(self._images, ImageSet)
+
+    def epoch(self, *, labelled_only: bool = False) -> Iterator[Batch]:
         """Hand out the rest of the current epoch, or a new one if the current one is over.
 
         A batch counts as done from the moment it is handed out.
 
+        Args:
+            labelled_only: for `Mixed` alone.
+
         Yields:
             This process's part of each batch.
         """
-        if len(self._order) == 0 or self._position >= len(self):
-            self._order = torch.randperm(len(self._images), generator=self._generator)
-            self._position = 0
+        self._begin_if_over()
         left = self._order[self._position * self._batch_size : len(self) * self._batch_size].split(self._batch_size)
         own = [index[self._part] for index in left]
         # Pixels may be read ahead by other processes; random numbers are drawn only here, one batch after the other.
-        for index, mine, pixels in zip(left, own, self._images.batches(own), strict=True):
-            view, warps = self._warps(index)
-            self._position += 1
+        for mine, pixels in zip(own, self._images.batches(own), strict=True):
+            drawn = self._draw()
             labels = self._images.labels[mine.to(self._images.device)]
-            yield Batch(self._prepared(pixels, warps), labels, mine + self._first, view)
+            yield Batch(self._prepared(pixels, drawn.maps), labels, drawn.indices, drawn.views)
 
-    def _warps(self, index: Tensor) -> tuple[Tensor, Warps | None]:
-        """Draw for the whole batch, and return view (B,) and warps of the own part."""
+    def advance(self) -> None:
+        """Let the next batch count as handed out, without making it."""
+        self._begin_if_over()
+        self._draw_numbers()
+
+    def upcoming(self, count: int) -> tuple[Draws, ...]:
+        """Draw ahead of time what the next batches will draw, which they do all the same: nothing changes here.
+
+        Args:
+            count: how many batches, at least 1, through the ends of epochs.
+
+        Returns:
+            One, of S = ``count``, on the CPU.
+        """
+        ahead = copy.copy(self)
+        ahead._generator = self._generator.clone_state()
+        drawn = [ahead._next() for _ in range(count)]
+        maps = [one.maps for one in drawn if one.maps is not None]
+        indices, views = (torch.stack(parts) for parts in zip(*(one[:2] for one in drawn), strict=True))
+        return (Draws(indices, views, torch.stack(maps) if maps else None),)
+
+    def assemble(self, drawn: Sequence[Draws], *, labelled_only: bool = False) -> Batch:
+        """Make a batch of images in memory from what was drawn for it, all on their device.
+
+        Args:
+            drawn: one, without the dimension S.
+            labelled_only: for `Mixed` alone.
+
+        Returns:
+            The batch, indices and views on the device too.
+        """
+        (own,) = drawn
+        assert isinstance(self._images, ImageSet)
+        rows = own.indices - self._first
+        return Batch(
+            self._prepared(self._images.images[rows], own.maps), self._images.labels[rows], own.indices, own.views
+        )
+
+    def _begin_if_over(self) -> None:
+        if len(self._order) == 0 or self._position >= len(self):
+            self._order = torch.randperm(len(self._images), generator=self._generator)
+            self._position = 0
+
+    def _next(self) -> Draws:
+        self._begin_if_over()
+        return self._draw()
+
+    def _draw(self) -> Draws:
+        """Draw for the whole next batch, which then counts as handed out, and return the own part."""
+        index, views, warps = self._draw_numbers()
+        indices, views = index[self._part] + self._first, views[self._part]
+        if self._views is not None:
+            warps = self._views.warps(indices, views, self._augmentation)
+        elif warps is not None:
+            warps = warps.take(self._part)
+        _, height, width = self.shape
+        maps = None if warps is None else inverse_maps(warps, height=height, width=width)
+        return Draws(indices, views, maps)
+
+    def _draw_numbers(self) -> tuple[Tensor, Tensor, Warps | None]:
+        """Draw the random numbers of the whole next batch, and return its images, their views, and new warps."""
+        start = self._position * self._batch_size
+        index = self._order[start : start + self._batch_size]
+        self._position += 1
         if self._views is None:
-            drawn = draw(len(index), self._augmentation, self._generator)
-            view, warps = torch.zeros_like(index[self._part]), drawn and drawn.take(self._part)
-        else:
-            view = torch.randint(self._views.count, index.shape, generator=self._generator)[self._part]
-            warps = self._views.warps(index[self._part] + self._first, view, self._augmentation)
-        return view, warps
+            return index, torch.zeros_like(index), draw(len(index), self._augmentation, self._generator)
+        return index, torch.randint(self._views.count, index.shape, generator=self._generator), None
 
-    def _prepared(self, pixels: Tensor, warps: Warps | None) -> Tensor:
+    def _prepared(self, pixels: Tensor, maps: Tensor | None) -> Tensor:
         """Return uint8 (B, C, H, W) as float32, warped and standardized."""
-        images = torch.empty(pixels.shape, device=pixels.device)
+        images = torch.empty(pixels.shape, device=pixels.device, memory_format=self._layout)
         for piece in pieces_in_cache(pixels):
             varied = unit_range(pixels[piece])
-            if warps is not None:
-                varied = warp(varied, **warps.take(piece)._asdict())
+            if maps is not None:
+                varied = look_up(varied, maps[piece])
             images[piece] = standardize(varied, self._mean, self._std)
         return images
 
@@ -283,21 +374,55 @@ class Mixed:
         """(C, H, W) of an image."""
         return self._labelled.shape
 
-    def epoch(self) -> Iterator[Batch]:
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are made."""
+        return self._labelled.device
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all images lie in memory, so that batches can be assembled by `assemble`."""
+        return self._labelled.in_memory and self._unlabelled.in_memory
+
+    def epoch(self, *, labelled_only: bool = False) -> Iterator[Batch]:
         """Hand out the rest of the current epoch, or a new one if the current one is over.
+
+        Args:
+            labelled_only: leave out the images without labels, which pass by all the same.
 
         Yields:
             This process's part of each batch: first the labelled images, then those without labels, with the label −1.
         """
         for batch in self._labelled.epoch():
-            others = self._next_unlabelled()
-            without = batch.labels.new_full((len(others.images),), UNLABELLED)
-            yield Batch(
-                torch.cat([batch.images, others.images]),
-                torch.cat([batch.labels, without]),
-                torch.cat([batch.indices, others.indices]),
-                torch.cat([batch.views, others.views]),
-            )
+            if labelled_only:
+                self._advance_unlabelled()
+                yield batch
+            else:
+                yield _together(batch, self._next_unlabelled())
+
+    def advance(self) -> None:
+        """Let the next batch count as handed out, without making it."""
+        self._labelled.advance()
+        self._advance_unlabelled()
+
+    def upcoming(self, count: int) -> tuple[Draws, ...]:
+        """Draw ahead of time; see `Batches.upcoming`.
+
+        Returns:
+            Two: those of the labelled images, and those of the others.
+        """
+        return (*self._labelled.upcoming(count), *self._unlabelled.upcoming(count))
+
+    def assemble(self, drawn: Sequence[Draws], *, labelled_only: bool = False) -> Batch:
+        """Make a batch of images in memory from what was drawn for it; see `Batches.assemble`.
+
+        Args:
+            drawn: two, without the dimension S.
+            labelled_only: leave out the images without labels.
+        """
+        first, second = drawn
+        batch = self._labelled.assemble((first,))
+        return batch if labelled_only else _together(batch, self._unlabelled.assemble((second,)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything on which the further batches depend, as tensors and plain values."""
@@ -328,3 +453,18 @@ class Mixed:
             self._stream = self._unlabelled.epoch()
             batch = next(self._stream)
         return batch
+
+    def _advance_unlabelled(self) -> None:
+        self._unlabelled.advance()
+        self._stream = iter(())  # what was read ahead has passed by
+
+
+def _together(batch: Batch, others: Batch) -> Batch:
+    """Put images without labels behind labelled ones."""
+    without = batch.labels.new_full((len(others.images),), UNLABELLED)
+    return Batch(
+        torch.cat([batch.images, others.images]),
+        torch.cat([batch.labels, without]),
+        torch.cat([batch.indices, others.indices]),
+        torch.cat([batch.views, others.views]),
+    )

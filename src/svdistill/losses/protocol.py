@@ -49,6 +49,11 @@ class TransferLoss(Protocol[Side, Goal]):
         return False
 
     @property
+    def waits(self) -> str | None:
+        """Why its steps must wait for the host, so that no GPU can capture them; None where nothing waits."""
+        return None
+
+    @property
     def extracts(self) -> Settings:
         """The settings that decide what a goal consists of."""
         return {}

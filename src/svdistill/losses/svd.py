@@ -26,6 +26,7 @@ from svdistill.linalg.gram import clean, powers_of_two
 from svdistill.linalg.options import check_beta, check_choice, check_rank
 from svdistill.linalg.precision import full_float32
 from svdistill.linalg.rbf import rbf_distance
+from svdistill.linalg.solvers import MAX_SQUARING_RANK
 from svdistill.linalg.svd import decompose
 from svdistill.losses.maps import (
     as_grid,
@@ -164,6 +165,19 @@ class SVDLoss(nn.Module, TransferLoss[Maps, list[TapGoal]]):
     def sums(self) -> bool:
         """Whether the loss is a sum over the batch, not a mean."""
         return self.settings.reduction == "sum"
+
+    @property
+    def waits(self) -> str | None:
+        """Why its steps must wait for the host: matrix products alone find few vectors only."""
+        own = self.settings.basis == "own"
+        vectors = self.settings.rank + (self.settings.extra if own else 0)
+        if vectors <= MAX_SQUARING_RANK:
+            return None
+        extra = f" with {self.settings.extra} extra vectors" if own else ""
+        return (
+            f"rank {self.settings.rank}{extra} needs a decomposition by cuSOLVER; products alone find "
+            f"{MAX_SQUARING_RANK} vectors"
+        )
 
     @property
     def extracts(self) -> dict[str, int | float | str]:

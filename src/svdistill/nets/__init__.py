@@ -5,7 +5,7 @@ from svdistill.nets.cost import Cost, count
 from svdistill.nets.files import load, save, spec
 from svdistill.nets.mobilenet import MobileNet
 from svdistill.nets.modes import eval_mode
-from svdistill.nets.recompute import recompute_activations
+from svdistill.nets.recompute import recompute_activations, recomputes_activations
 from svdistill.nets.resnet import ResNet
 from svdistill.nets.resnext import ResNeXt
 from svdistill.nets.survey import Entry, Tap, survey, tap_shapes
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "names",
     "recompute_activations",
+    "recomputes_activations",
     "save",
     "spec",
     "survey",

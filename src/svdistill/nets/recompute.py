@@ -57,6 +57,12 @@ def recompute_activations(model: nn.Module) -> Iterator[tuple[str, ...]]:
             del block.forward
 
 
+def recomputes_activations(model: nn.Module) -> bool:
+    """Whether a model is inside :func:`recompute_activations`."""
+    forwards = (module.__dict__.get("forward") for module in model.modules())
+    return any(isinstance(one, MethodType) and one.__func__ is _forward for one in forwards)
+
+
 def _forward(block: nn.Module, *args: Any, **options: Any) -> Any:
     """Stand in for a block's own forward."""
     own = partial(type(block).forward, block)

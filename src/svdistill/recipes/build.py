@@ -214,4 +214,5 @@ def training_plan(
         compile=knobs.compile,
         accumulate=knobs.accumulate,
         tensorboard=knobs.tensorboard,
+        capture=knobs.capture,
     )

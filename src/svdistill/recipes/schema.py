@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, field_validator, model_validator
 
+from svdistill.choices import Capture
 from svdistill.methods import BASELINE
 from svdistill.recipes.base import Settings, by_name
 from svdistill.recipes.losses import AnyLoss
@@ -201,6 +202,8 @@ class TrainSettings(Settings):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``32-true``, or ``bf16-mixed`` for autocast.
         compile: use ``torch.compile``, for the student and on a GPU for the transfer losses.
+        capture: do a step as one CUDA graph, without Python in between: ``auto`` (on a GPU wherever it can be), ``on``
+            (an error where it cannot; on a CPU the same steps without a graph) or ``off``.
         channels_last: lay networks and feature maps in memory channel by channel for each position (NHWC), which most
             convolutions run faster on in ``bf16-mixed``.
         recompute: keep only the inputs and outputs of the student's blocks and compute the rest again in the backward
@@ -226,6 +229,7 @@ class TrainSettings(Settings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
+    capture: Capture = "auto"
     channels_last: bool = False
     recompute: bool = False
     checkpoint_minutes: float = Field(default=10.0, gt=0)

@@ -48,6 +48,8 @@ class TeacherCache(Teacher):
         self.path = path
         self.tap_shapes = tuple(tuple(shape) for shape in tap_shapes)
         self._arrays = arrays
+        # What `bring` has brought, and where.
+        self._brought: dict[str, dict[str, Tensor]] = {}
 
     @classmethod
     def in_memory(
@@ -127,7 +129,7 @@ class TeacherCache(Teacher):
 
     @property
     def bytes(self) -> int:
-        """What the numbers take on disk."""
+        """What the numbers take on disk, and on a device that they are brought to."""
         return sum(array.nbytes for tensors in self._arrays.values() for array in tensors.values())
 
     def check(self, losses: Losses) -> None:
@@ -167,8 +169,9 @@ class TeacherCache(Teacher):
         Args:
             requests: what each loss asks, by name.
             images: (B, C, H, W); only their number and their device matter.
-            indices: (B,), int64, numbers of the images, best on the CPU.
-            views: (B,), int64, numbers of their views, best on the CPU.
+            indices: (B,), int64, numbers of the images; best on the CPU, or where `bring` has brought all, and then
+                they are not looked at: see `check_rows`.
+            views: (B,), int64, numbers of their views, on the same device.
 
         Raises:
             OptionError: which images and views these are is not said.
@@ -184,8 +187,48 @@ class TeacherCache(Teacher):
                 f"{len(images)} images came with {len(indices)} indices and {len(views)} views; give one of each for "
                 "every image"
             )
-        stored = self.read(requests.keys(), indices, views, device=images.device)
+        if self._brought and indices.device == images.device:
+            if indices.device.type == "cpu":  # elsewhere that would mean to wait for it
+                self.check_rows(indices, views)
+            stored = {
+                loss: {name: one[views, indices].float() for name, one in self._brought[loss].items()}
+                for loss in requests
+            }
+        else:
+            stored = self.read(requests.keys(), indices, views, device=images.device)
         return {name: one.loss.unpack(stored[name]) for name, one in requests.items()}
+
+    def bring(self, device: torch.device) -> None:
+        """Copy all that is stored to a device; see :meth:`goals`.
+
+        Args:
+            device: where indices and views will lie.
+        """
+        if any(one.device != device for tensors in self._brought.values() for one in tensors.values()):
+            self._brought = {}
+        self._brought = self._brought or {
+            loss: {name: torch.from_numpy(np.array(array)).to(device) for name, array in tensors.items()}
+            for loss, tensors in self._arrays.items()
+        }
+
+    def check_rows(self, indices: Tensor, views: Tensor) -> None:
+        """Make sure that these images are stored in these views.
+
+        Args:
+            indices: int64, numbers of images.
+            views: int64, of the same shape, numbers of their views.
+
+        Raises:
+            ShapeError: an image or a view that is not there.
+        """
+        for what, given, count in zip(("view", "image"), (views, indices), self._any.shape, strict=False):
+            numbers = given.cpu().numpy()
+            wrong = numbers[(numbers < 0) | (numbers >= count)]
+            if wrong.size:
+                raise ShapeError(
+                    f"what is stored of the teacher is of {what}s 0 to {count - 1}, asked for {int(wrong[0])}; "
+                    "take the images and views that it was taken of"
+                )
 
     def read(
         self, names: Collection[str], indices: Tensor, views: Tensor, *, device: torch.device | str = "cpu"
@@ -204,14 +247,8 @@ class TeacherCache(Teacher):
         Raises:
             ShapeError: an image or a view that is not there.
         """
+        self.check_rows(indices, views)
         rows = views.cpu().numpy(), indices.cpu().numpy()
-        for what, numbers, count in zip(("view", "image"), rows, self._any.shape, strict=False):
-            wrong = numbers[(numbers < 0) | (numbers >= count)]
-            if wrong.size:
-                raise ShapeError(
-                    f"what is stored of the teacher is of {what}s 0 to {count - 1}, asked for {int(wrong[0])}; "
-                    "take the images and views that it was taken of"
-                )
         target = torch.device(device)
         return {
             loss: {name: _to(np.asarray(array[rows]), target) for name, array in self._arrays[loss].items()}

@@ -1,5 +1,6 @@
 """Training: engine, step, loop, evaluation, checkpoints."""
 
+from svdistill.training.buffered import BufferedSteps
 from svdistill.training.engine import Engine, launch
 from svdistill.training.evaluate import evaluate
 from svdistill.training.loop import fit
@@ -13,6 +14,7 @@ from svdistill.training.sharding import shard_parameters
 from svdistill.training.step import Examples, Learner, StepResult, step, take_step
 
 __all__ = [
+    "BufferedSteps",
     "Engine",
     "Examples",
     "Learner",

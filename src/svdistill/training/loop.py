@@ -1,26 +1,24 @@
 """The training loop: an epoch is one step after the other; around it a run is watched and saved."""
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
 
-from svdistill.data import UNLABELLED, Batch, Mixed
 from svdistill.errors import CheckpointError, SvdistillError
 from svdistill.nets import compile_module
 from svdistill.records import RunRecord
 from svdistill.training.engine import Engine
 from svdistill.training.evaluate import evaluate
 from svdistill.training.monitor import Monitor
-from svdistill.training.objective import Objective, locate
+from svdistill.training.objective import locate
 from svdistill.training.optimizers import set_learning_rate, step_decay
 from svdistill.training.plan import TrainingPlan
 from svdistill.training.processes import Processes
 from svdistill.training.progress import NoProgress, Progress
-from svdistill.training.reduce import Reducer, average_buffers
+from svdistill.training.reduce import average_buffers
 from svdistill.training.state import RunState
-from svdistill.training.step import Examples, Learner, take_step
+from svdistill.training.steps import Steps, make_steps
 from svdistill.training.tensorboard import TensorBoard
 
 
@@ -55,6 +53,7 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     _resume(state, record, processes, epochs=plan.epochs)
     processes.broadcast_state(plan.distiller)
     curves: Progress = TensorBoard(record.tensorboard) if plan.tensorboard and processes.is_rank_zero else NoProgress()
+    stages = _Stages(engine, plan, state)
     curves.start(plan.epochs, len(plan.batches), state.epoch)
     try:
         progress.start(plan.epochs, len(plan.batches), state.epoch)
@@ -67,7 +66,7 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
                 is_rank_zero=processes.is_rank_zero,
             )
             processes.vary_random_numbers(seed, state.epoch, plan.batches.position)
-            metrics = _epoch(engine, plan, state, monitor, processes)
+            metrics = _epoch(engine, plan, state, stages, monitor, processes)
             _close_epoch(metrics, state, record, processes, curves)
             progress.epoch(metrics)
     except SvdistillError as error:
@@ -79,22 +78,43 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     plan.distiller.eval()
 
 
+class _Stages:
+    """The stages of a run, of which one is on at a time, with its steps."""
+
+    def __init__(self, engine: Engine, plan: TrainingPlan, state: RunState) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._state = state
+        self._number: int | None = None
+        self._steps: Steps | None = None
+
+    def steps(self, number: int, *, anew: bool) -> Steps:
+        """Return the steps of a stage, from the same memory as long as it lasts.
+
+        Args:
+            number: of the stage.
+            anew: whether it is just beginning.
+        """
+        if anew:
+            self._state.begin_stage()
+        if self._steps is None or self._number != number:
+            self._steps = None  # a graph keeps its memory: the last stage's goes first
+            objective = self._plan.stages[number].objective
+            self._number, self._steps = number, make_steps(self._engine, self._plan, self._state, objective)
+        return self._steps
+
+
 def _epoch(
-    engine: Engine, plan: TrainingPlan, state: RunState, monitor: Monitor, processes: Processes
+    engine: Engine, plan: TrainingPlan, state: RunState, stages: _Stages, monitor: Monitor, processes: Processes
 ) -> dict[str, Any]:
     """Train for an epoch, or what is left of it, evaluate, and return the line for the metrics."""
     number, epoch = locate(plan.stages, state.epoch)
     stage = plan.stages[number]
-    decay = step_decay(epoch, milestones=stage.milestones, gamma=stage.gamma)
-    lr = set_learning_rate(plan.optimizer, decay)
-    if epoch == 0 and state.metrics.steps == 0:
-        plan.optimizer.state.clear()
-    learner = Learner(engine, plan.distiller, plan.optimizer, plan.accumulate, Reducer(processes))
+    steps = stages.steps(number, anew=epoch == 0 and state.metrics.steps == 0)
+    lr = set_learning_rate(plan.optimizer, step_decay(epoch, milestones=stage.milestones, gamma=stage.gamma))
     plan.distiller.train()
-    for examples in _examples(engine, plan, stage.objective):
-        result = take_step(learner, examples, epoch=epoch, objective=stage.objective, health=state.health)
-        state.metrics.add(result.figures, images=result.images)
-        monitor.step(images=result.images)
+    for images in steps.epoch(epoch):
+        monitor.step(images=images)
     average_buffers(plan.distiller, processes)
     figures = monitor.end()
     if not stage.objective.has_main:  # nothing that the transfer gradient could be compared with
@@ -107,22 +127,6 @@ def _epoch(
         figures["accuracy"] = measured["accuracy"]
     part = {"stage": number + 1} if len(plan.stages) > 1 else {}
     return {"epoch": done, **part, "seconds": monitor.seconds(), "lr": lr, **figures}
-
-
-def _examples(engine: Engine, plan: TrainingPlan, objective: Objective) -> Iterator[Examples]:
-    """Hand out the batches of the current epoch on the device."""
-    # Where no transfer loss takes part, the main task would see the other images in its batch norm alone.
-    labelled_only = isinstance(plan.batches, Mixed) and not objective.has_transfer
-    for batch in plan.batches.epoch():
-        chosen = _labelled(batch) if labelled_only else batch
-        images, labels = engine.to_device((chosen.images, chosen.labels))
-        yield Examples(images, labels, chosen.indices, chosen.views)
-
-
-def _labelled(batch: Batch) -> Batch:
-    """Leave out the images without labels."""
-    there = batch.labels != UNLABELLED
-    return Batch(batch.images[there], batch.labels[there], batch.indices[there.cpu()], batch.views[there.cpu()])
 
 
 def _close_epoch(

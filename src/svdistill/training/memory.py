@@ -1,11 +1,15 @@
-"""How the process gets its memory from the operating system: on a CPU a good part of a step's time."""
+"""Memory: how the process gets it from the operating system, and what a device has room for."""
 
 import ctypes
 import os
 
+import torch
+
 # Of <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = 2**31 - 1
+# Of a GPU's free memory, the part that data which lie there all the time may take; the rest is for training.
+_PART_FOR_DATA = 0.5
 
 
 def keep_freed_memory() -> bool:
@@ -27,3 +31,13 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library, or another system
         return False
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+
+
+def has_room_for(size: int, device: torch.device) -> bool:
+    """Whether data may lie on a device for the whole of a training.
+
+    Args:
+        size: in bytes.
+        device: a CPU always has room: there it is the system that decides.
+    """
+    return device.type != "cuda" or size <= _PART_FOR_DATA * torch.cuda.mem_get_info(device)[0]

@@ -1,6 +1,6 @@
 """Sums over an epoch, kept on the device so that no step waits for them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -50,13 +50,16 @@ class Metrics:
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = device
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin a new epoch."""
         self.steps = 0
         self.images = 0
-        self._sums: dict[str, Tensor] = {}
+        self._names: tuple[str, ...] = ()
+        self._sums = torch.zeros(0, dtype=torch.float64, device=device)
+
+    def reset(self) -> None:
+        """Begin a new epoch, whose sums lie where the last one's did."""
+        self.steps = 0
+        self.images = 0
+        self._sums.zero_()
 
     def add(self, figures: Mapping[str, Tensor], *, images: int) -> None:
         """Add one step.
@@ -65,15 +68,39 @@ class Metrics:
             figures: from :func:`sums`; summed over the parts of the step, where it has several.
             images: how many images the step had.
         """
+        self.accumulate(figures)
+        self.count(images)
+
+    def accumulate(self, figures: Mapping[str, Tensor]) -> None:
+        """Add the figures of one step on the device, in place, so that a GPU can capture it.
+
+        Args:
+            figures: see :meth:`add`.
+        """
+        if tuple(figures) != self._names:
+            self._rename({**dict.fromkeys(self._names if self.steps else ()), **figures})
+        zero = self._sums.new_zeros(())
+        self._sums += torch.stack([figures.get(name, zero).detach().double() for name in self._names])
+
+    def count(self, images: int) -> None:
+        """Note on the host that one step of this many images was done."""
         self.steps += 1
         self.images += images
-        for name, value in figures.items():
-            self._add(name, value)
+
+    def untouched(self) -> Callable[[], None]:
+        """Note the sums, and return what puts them back in place; those that are new by then become 0."""
+        known = dict(zip(self._names, self._sums.clone().unbind(), strict=True))
+
+        def put_back() -> None:
+            for name, value in zip(self._names, self._sums.unbind(), strict=True):
+                value.copy_(known[name]) if name in known else value.zero_()
+
+        return put_back
 
     def begin(self) -> "Reading":
         """Begin to read the epoch's figures so far; on a GPU the sums are still on their way when this returns."""
-        values, event = (torch.zeros(0), None) if not self._sums else _to_host(torch.stack(list(self._sums.values())))
-        return Reading(tuple(self._sums), values, event, steps=self.steps, images=self.images)
+        values, event = _to_host(self._sums) if self.steps else (torch.zeros(0), None)
+        return Reading(self._names if self.steps else (), values, event, steps=self.steps, images=self.images)
 
     def read(self) -> dict[str, float]:
         """Wait for the device and return the epoch's figures so far; see :meth:`Reading.figures`."""
@@ -81,21 +108,24 @@ class Metrics:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything, for a checkpoint."""
-        return {
-            "steps": self.steps,
-            "images": self.images,
-            "sums": {name: value.cpu() for name, value in self._sums.items()},
-        }
+        values = zip(self._names, self._sums.cpu().clone().unbind(), strict=True)
+        return {"steps": self.steps, "images": self.images, "sums": dict(values) if self.steps else {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from a checkpoint."""
         self.steps = int(state["steps"])
         self.images = int(state["images"])
-        self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}
+        self._names = tuple(state["sums"])
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=self._device)
+        if self._names:
+            self._sums += torch.stack([value.double() for value in state["sums"].values()]).to(self._device)
 
-    def _add(self, name: str, value: Tensor) -> None:
-        addend = value.detach().double()
-        self._sums[name] = self._sums[name] + addend if name in self._sums else addend
+    def _rename(self, names: Mapping[str, Any]) -> None:
+        """Keep sums of these names, with the values of those that are there."""
+        known = dict(zip(self._names, self._sums.unbind(), strict=True)) if self.steps else {}
+        zero = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._names = tuple(names)
+        self._sums = torch.stack([known.get(name, zero) for name in self._names])
 
 
 class Event(Protocol):
@@ -159,7 +189,7 @@ class Reading:
 def _to_host(values: Tensor) -> tuple[Tensor, Event | None]:
     """Return values on the CPU; from a GPU they are copied behind what it still has to do, and nobody waits for it."""
     if values.device.type != "cuda":
-        return values.cpu(), None
+        return values.to("cpu", copy=True), None
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     host.copy_(values, non_blocking=True)
     event = torch.cuda.Event()

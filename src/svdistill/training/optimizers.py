@@ -140,5 +140,35 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
         The learning rate of the first group.
     """
     for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-    return float(optimizer.param_groups[0]["lr"])
+        rate = group.setdefault("initial_lr", group["lr"]) * factor
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    return float(optimizer.param_groups[0]["initial_lr"] * factor)
+
+
+def hold_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer read its rate from a tensor on its device at each step: a number would be captured as it is.
+
+    Args:
+        optimizer: from :func:`make_optimizer`, fused; its state, where it has any, stays.
+    """
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        group.setdefault("initial_lr", group["lr"])
+        # CUDA's fused forms read float32, the CPU's any type.
+        exact = torch.float64 if device.type == "cpu" else torch.float32
+        group["lr"] = torch.full((), group["initial_lr"], dtype=exact, device=device)
+        if "capturable" in group:
+            group["capturable"] = device.type == "cuda"
+
+
+def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimizer's state for a checkpoint, the same whether its rate lies on a device or not."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = float(group["lr"])
+        if "capturable" in group:
+            group["capturable"] = False
+    return state

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from svdistill.choices import CAPTURES, Capture
 from svdistill.data import Batches, ImageSource, Mixed
 from svdistill.distiller import Distiller
-from svdistill.errors import OptionError
+from svdistill.errors import OptionError, nearest
 from svdistill.training.objective import Stage
 from svdistill.training.optimizers import trained
 
@@ -32,6 +33,8 @@ class TrainingPlan:
         accumulate: into how many parts each process divides its shard of a batch; see
             :class:`svdistill.training.Learner`.
         tensorboard: whether the figures are also written for TensorBoard.
+        capture: whether a step is captured as a CUDA graph: ``auto`` on a GPU wherever it can be, ``on`` is an error
+            where it cannot, and on a CPU does the same without a graph.
 
     Raises:
         OptionError: a setting is out of range, or the optimizer is not the distiller's.
@@ -49,6 +52,7 @@ class TrainingPlan:
     compile: bool = False
     accumulate: int = 1
     tensorboard: bool = False
+    capture: Capture = "auto"
 
     def __post_init__(self) -> None:
         lengths = [stage.epochs for stage in self.stages]
@@ -57,6 +61,8 @@ class TrainingPlan:
         for name, value in (("evaluate_every", self.evaluate_every), ("accumulate", self.accumulate)):
             if value < 1:
                 raise OptionError(f"{name} is {value}, expected at least 1")
+        if self.capture not in CAPTURES:
+            raise OptionError(f"unknown capture {self.capture!r}{nearest(self.capture, CAPTURES)}")
         known = {id(parameter) for parameter in self.distiller.parameters()}
         if not all(id(p) in known for group in self.optimizer.param_groups for p in group["params"]):
             raise OptionError("the optimizer holds parameters that are not the distiller's; make it from distiller")

@@ -10,6 +10,7 @@ from svdistill.errors import CheckpointError
 from svdistill.gradients import TransferHealth
 from svdistill.training import checkpoint
 from svdistill.training.metrics import Metrics
+from svdistill.training.optimizers import plain_state
 
 _METRICS = "tally"  # the name that they have in every checkpoint of this format
 _NAMES = ("epoch", "accuracy", "seconds", "optimizer_name", "optimizer", "batches", _METRICS, "health", "random")
@@ -45,6 +46,12 @@ class RunState:
         self.metrics = Metrics(device)
         self.health = TransferHealth()
 
+    def begin_stage(self) -> None:
+        """Forget momentum, and the names of the figures of another objective."""
+        self.optimizer.state.clear()
+        self.metrics = Metrics(self.device)
+        self.health = TransferHealth()
+
     def next_epoch(self, accuracy: float | None) -> bool:
         """Close the current epoch.
 
@@ -69,7 +76,7 @@ class RunState:
             "accuracy": self.accuracy,
             "seconds": self.seconds,
             "optimizer_name": type(self.optimizer).__name__,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": plain_state(self.optimizer),
             "batches": self.batches.state_dict(),
             _METRICS: self.metrics.state_dict(),
             "health": self.health.state_dict(),

@@ -109,7 +109,7 @@ def step(
     images: Tensor,
     labels: Tensor,
     *,
-    epoch: int,
+    epoch: float | Tensor,
     objective: Objective = DEFAULT,
     health: TransferHealth | None = None,
 ) -> StepResult:
@@ -139,7 +139,7 @@ def take_step(
     learner: Learner,
     examples: Examples,
     *,
-    epoch: int,
+    epoch: float | Tensor,
     objective: Objective = DEFAULT,
     health: TransferHealth | None = None,
 ) -> StepResult:
@@ -242,7 +242,7 @@ def _combined(
     g_main: Gradients,
     g_transfer: Gradients,
     *,
-    epoch: int,
+    epoch: float | Tensor,
     objective: Objective,
     health: TransferHealth | None,
 ) -> Gradients:

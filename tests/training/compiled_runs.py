@@ -24,13 +24,18 @@ STAGES = {
 }
 
 
+def block(channels):
+    """Enough that a backward pass finds intermediate results which it may overwrite."""
+    return nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+
+
 class Network(nn.Module):
     """Two taps and a classifier; torch does not compile a bare nn.Sequential."""
 
     def __init__(self):
         super().__init__()
-        self.one = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU())
-        self.two = nn.Sequential(nn.Conv2d(4, 4, 2), nn.BatchNorm2d(4), nn.ReLU())
+        self.one = block(1)
+        self.two = block(4)
         self.head = nn.Linear(16, 3)
 
     def forward(self, images):

@@ -86,7 +86,7 @@ def test_in_mixed_precision_the_loss_is_float32_at_least(parts):
 def test_a_batch_is_counted_without_waiting():
     """A GPU is asked for nothing before all batches are through."""
     with nothing_waits():
-        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 3)).to(DEVICE).eval()
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)).to(DEVICE)
         mean, std = torch.rand(1, device=DEVICE), torch.rand(1, device=DEVICE)
         tally = _Tally(None, model, mean, std, classes=3, device=torch.device(DEVICE))
         images = torch.empty(5, 1, 8, 8, dtype=torch.uint8, device=DEVICE)

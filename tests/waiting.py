@@ -19,6 +19,11 @@ WAITING = ("linalg_eig", "linalg_qr", "linalg_svd", "linalg_inv", "linalg_solve"
 READING = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "lift_fresh")
 
 
+# Optimizers' fused forms, which this device lacks: they change their arguments in place and wait for nothing, as long
+# as the rate is read from the device.
+FUSED = ("_fused_sgd_", "_fused_adamw_")
+
+
 class WaitError(Exception):
     """Something ran that makes the host wait for the device, or may."""
 
@@ -28,6 +33,10 @@ class _Refuse(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in READING or any(word in name for word in WAITING):
             raise WaitError(f"{name} waits for the device")
+        if name in FUSED:
+            if not torch.is_tensor(kwargs["lr"]):
+                raise WaitError(f"{name} is given its rate as a number, which a captured step would keep")
+            return None
         out = func(*args, **(kwargs or {}))
         devices = {x.device.type for x in torch.utils._pytree.tree_leaves((args, kwargs, out)) if torch.is_tensor(x)}
         # Numbers that take part in an operation arrive as tensors without dimensions; they are no copies.
@@ -41,11 +50,22 @@ def _no_copy(*_: Any, device: Any = None, **__: Any) -> Any:
 
 
 @contextmanager
+def fused_forms() -> Iterator[None]:
+    """Let optimizers take their fused form on this device."""
+    with (
+        patch("svdistill.training.optimizers._FUSED_ON", (DEVICE,)),
+        patch("torch.optim.sgd._device_dtype_check_for_fused", lambda *_, **__: None),
+        patch("torch.optim.adam._device_dtype_check_for_fused", lambda *_, **__: None),
+    ):
+        yield
+
+
+@contextmanager
 def nothing_waits() -> Iterator[None]:
-    """Refuse what would wait, forward and backward; tensors are to be made inside, on `DEVICE`."""
+    """Refuse what would wait, forward and backward; tensors are to be on `DEVICE`, made inside or outside."""
     # torch.tensor goes past every dispatcher, and this device has no autocast that could be switched off.
     with (
-        FakeTensorMode(),
+        FakeTensorMode(allow_non_fake_inputs=True),
         _Refuse(),
         patch("torch.tensor", _no_copy),
         patch("torch.autocast", lambda *_, **__: nullcontext()),

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svdistill import nets
-from svdistill.distiller import Adapted
+from svdistill import nets, training
+from svdistill.distiller import Adapted, Distiller
 from svdistill.errors import RecipeError, one_line
 from svdistill.losses.protocol import Losses
 from svdistill.recipes import build, weights
-from svdistill.recipes.images import Images, noise
+from svdistill.recipes.images import Images, batches, noise
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
 from svdistill.training import tensorboard
@@ -83,6 +83,7 @@ def check(
     _check_images_together(recipe, criteria, processes=processes)
     if not criteria:
         _trace(student, recipe.model.taps or (), images, key="model.taps" if recipe.model.taps else "model")
+        _check_capture(recipe, images, Distiller(student), processes=processes)
         return ()
     assert recipe.teacher is not None
     helper = _untrained_teacher(recipe, images, teacher_recipe, teacher_images)
@@ -101,7 +102,20 @@ def check(
         whole = build.distiller(recipe, student, helper, teacher_recipe=teacher_recipe)
         adapted = whole.prepare(noise(images))
         whole(noise(images))
+    _check_capture(recipe, images, whole, processes=processes)
     return adapted
+
+
+def _check_capture(recipe: Recipe, images: Images, distiller: Distiller, *, processes: int) -> None:
+    """Refuse to capture steps where something stands in the way of it that is known before they are tried."""
+    if recipe.train.capture != "on":
+        return
+    with build.recomputing(recipe, distiller.student):
+        reason = training.obstacle_to_buffers(
+            distiller, batches(recipe, images), device=images.train.device, processes=processes
+        ) or training.obstacle_to_capture(distiller, [stage.objective for stage in build.stages(recipe)])
+    if reason is not None:
+        raise RecipeError(f"train.capture: the step cannot be captured: {reason}; take train.capture=auto")
 
 
 class _Traced(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from svdistill import data
+from svdistill import data, training
 from svdistill.errors import RecipeError
 from svdistill.recipes.naming import check_names, named
 from svdistill.recipes.schema import DataSettings, Recipe
@@ -42,7 +42,10 @@ class Images:
         return self.train.shape
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the same images on another device."""
+        """Return the same images on another device; those in memory that a GPU has no room for stay where they are."""
+        device = torch.device(device)
+        if not training.has_room_for(self.bytes, device):
+            return self
         return type(self)(
             self.train.to(device),
             self.test.to(device),
@@ -50,6 +53,12 @@ class Images:
             std=self.std.to(device),
             unlabelled=None if self.unlabelled is None else self.unlabelled.to(device),
         )
+
+    @property
+    def bytes(self) -> int:
+        """What the pixels of the images in memory take."""
+        sets = (self.train, self.test, self.unlabelled)
+        return sum(one.images.nbytes for one in sets if isinstance(one, data.ImageSet))
 
 
 def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
@@ -128,7 +137,14 @@ def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) 
     """
     shard, fixed = shard or data.Shard(), fixed_views(recipe)
     make = partial(
-        data.Batches, augmentation=augmentation(recipe), mean=images.mean, std=images.std, views=fixed, shard=shard
+        data.Batches,
+        augmentation=augmentation(recipe),
+        mean=images.mean,
+        std=images.std,
+        views=fixed,
+        shard=shard,
+        # On a CPU the first layer reads contiguous images as fast.
+        channels_last=recipe.train.channels_last and images.train.device.type == "cuda",
     )
     labelled = make(images.train, recipe.train.batch_size, seed=recipe.seed)
     settings = recipe.data.unlabelled

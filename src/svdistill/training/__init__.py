@@ -4,6 +4,7 @@ from svdistill.training.buffered import BufferedSteps
 from svdistill.training.engine import Engine, launch
 from svdistill.training.evaluate import evaluate
 from svdistill.training.loop import fit
+from svdistill.training.memory import has_room_for
 from svdistill.training.objective import Objective, Stage
 from svdistill.training.optimizers import make_optimizer
 from svdistill.training.plan import TrainingPlan
@@ -12,6 +13,7 @@ from svdistill.training.progress import NoProgress, Progress
 from svdistill.training.reduce import Reducer
 from svdistill.training.sharding import shard_parameters
 from svdistill.training.step import Examples, Learner, StepResult, step, take_step
+from svdistill.training.steps import obstacle_to_buffers, obstacle_to_capture
 
 __all__ = [
     "BufferedSteps",
@@ -28,9 +30,12 @@ __all__ = [
     "TrainingPlan",
     "evaluate",
     "fit",
+    "has_room_for",
     "launch",
     "leave",
     "make_optimizer",
+    "obstacle_to_buffers",
+    "obstacle_to_capture",
     "shard_parameters",
     "speaks_first",
     "step",

@@ -99,7 +99,9 @@ def measured_logits(loss, student, teacher):
 def test_broken_samples_are_set_aside(device):
     """As many as there are on a CPU, and the loss of the others stays."""
     student, teacher = maps(1), maps(2)
-    whole = SVDLoss(2, reduction="sum")([one[2:].to(device) for one in student], [one[2:].to(device) for one in teacher])
+    whole = SVDLoss(2, reduction="sum")(
+        [one[2:].to(device) for one in student], [one[2:].to(device) for one in teacher]
+    )
     student[0][0], teacher[1][1] = float("nan"), 0.0
     sides = [[one.to(device) for one in side] for side in (student, teacher)]
     loss, health = SVDLoss(2, reduction="sum").measure(*sides)

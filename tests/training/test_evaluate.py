@@ -86,9 +86,9 @@ def test_in_mixed_precision_the_loss_is_float32_at_least(parts):
 def test_a_batch_is_counted_without_waiting():
     """A GPU is asked for nothing before all batches are through."""
     with nothing_waits():
-        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)).to(DEVICE)
+        layers = nn.Conv2d(1, 2, 3, device=DEVICE), nn.Flatten(), nn.Linear(72, 3, device=DEVICE)
         mean, std = torch.rand(1, device=DEVICE), torch.rand(1, device=DEVICE)
-        tally = _Tally(None, model, mean, std, classes=3, device=torch.device(DEVICE))
+        tally = _Tally(None, nn.Sequential(*layers), mean, std, classes=3, device=torch.device(DEVICE))
         images = torch.empty(5, 1, 8, 8, dtype=torch.uint8, device=DEVICE)
         tally.add(images, torch.empty(5, dtype=torch.int64, device=DEVICE))
         assert tally.sums.device.type == tally.counts.device.type == DEVICE

@@ -1,7 +1,7 @@
 """`torch.compile` for networks that a step goes back through twice, once for each task."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch._functorch.config as aot_settings
@@ -34,8 +34,7 @@ def compile_function(function: F, **options: Any) -> F:
         options: of `torch.compile`, for instance ``backend``.
     """
     _keep_what_backward_reads()
-    compiled: F = torch.compile(function, **options)
-    return compiled
+    return cast(F, torch.compile(function, **options))
 
 
 def _keep_what_backward_reads() -> None:

@@ -261,6 +261,12 @@ class TrainSettings(Settings):
             raise ValueError("recompute: a compiled network decides by itself what it computes again; take either")
         return self
 
+    @field_validator("capture", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        """Take on and off for words: YAML reads them as true and false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
     @field_validator("first_stage", mode="before")
     @classmethod
     def _plain_first_stage(cls, value: Any) -> Any:

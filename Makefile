@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint bench rehearse clean
+.PHONY: help install demo test test-gpu lint bench rehearse clean
 
 help:  ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # Installed once; again only when what is to be installed has changed.
 $(STAMP): pyproject.toml constraints.txt
@@ -30,6 +30,11 @@ lint: $(STAMP)  ## style, types and import contracts
 
 test: lint  ## lint, then all tests
 	$(BIN)/pytest -q
+
+test-gpu: $(STAMP)  ## the tests of what computes, on a GPU; skipped where there is none
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+	then SVDISTILL_TEST_DEVICE=cuda $(BIN)/pytest -q tests/gpu; \
+	else echo "skipped: no CUDA device is visible"; fi
 
 bench: $(STAMP)  ## time loss, decomposition, step, input pipeline and scaling; writes bench-results/*.json
 	$(BIN)/python -m benchmarks

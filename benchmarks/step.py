@@ -22,7 +22,7 @@ from svdistill import Distiller
 from svdistill.losses import SVDLoss
 from svdistill.losses.maps import number, numbered
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
-from svdistill.nets import Taps, create, default_taps, recompute_activations
+from svdistill.nets import Taps, compile_module, create, default_taps, recompute_activations
 from svdistill.teacher_cache import TeacherCache
 from svdistill.training import launch, make_optimizer, step
 from svdistill.training.memory import keep_freed_memory
@@ -218,7 +218,7 @@ def compiled(*, rounds: int) -> dict[str, Any] | None:
     if not any(map(which, ("g++", "clang++"))):
         return None
     plain, other = Pair(), Pair()
-    other.student.compile()
+    compile_module(other.student)
     start = time.perf_counter()
     other.step()
     seconds = time.perf_counter() - start

@@ -16,6 +16,7 @@ from svdistill.distiller import Distiller
 from svdistill.errors import TrainingError
 from svdistill.gradients import TransferHealth
 from svdistill.losses.protocol import Losses
+from svdistill.nets import compile_module
 from svdistill.recipes import Recipe, build
 from svdistill.recipes.images import Images, noise
 from svdistill.teacher_cache import TeacherCache
@@ -83,7 +84,7 @@ class Prepared:
             self.distiller = self._without_teacher(recipe, plan.batches.epoch())
         self.distiller.train()
         if setting.compiled:
-            self.distiller.student.compile()
+            compile_module(self.distiller.student)
             if engine.device.type == "cuda":
                 self.distiller.compile_losses()
         optimizer = build.optimizer(recipe, self.distiller)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from svdistill.errors import OptionError, ShapeError, nearest
 from svdistill.losses import Adapters
 from svdistill.losses.protocol import READS, Losses, TransferLoss
-from svdistill.nets import eval_mode
+from svdistill.nets import compile_function, eval_mode
 from svdistill.nets.taps import run_tapped, tap_names
 from svdistill.teacher import LiveTeacher, NoTeacher, Request, Teacher
 
@@ -235,7 +235,7 @@ class Distiller(nn.Module):
             options: of `torch.compile`, for instance ``backend``.
         """
         self._teacher.compile(self._losses, **options)
-        self._compare = {name: torch.compile(loss.compare, **options) for name, loss in self._losses.items()}
+        self._compare = {name: compile_function(loss.compare, **options) for name, loss in self._losses.items()}
 
     @torch.no_grad()
     def extract(self, images: Tensor) -> dict[str, dict[str, Tensor]]:

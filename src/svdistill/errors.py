@@ -52,7 +52,8 @@ def one_line(text: object) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out."""
     # torch has a class of its own for a GPU and a plain RuntimeError for a CPU.
-    words = ("out of memory", "allocate memory")
+    # cuBLAS and cuDNN report a status where they find no room for a workspace.
+    words = ("out of memory", "allocate memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(one in str(error) for one in words)
 
 

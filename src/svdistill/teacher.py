@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from svdistill.losses.protocol import Losses, TransferLoss
+from svdistill.nets import compile_function
 from svdistill.nets.taps import run_tapped, tap_names
 
 
@@ -176,7 +177,7 @@ class LiveTeacher(Teacher):
             losses: by name.
             options: of `torch.compile`.
         """
-        self._extract = {name: torch.compile(loss.extract, **options) for name, loss in losses.items()}
+        self._extract = {name: compile_function(loss.extract, **options) for name, loss in losses.items()}
 
     def move(self, fn: Callable[..., Any], recurse: bool) -> None:
         """Apply a function to the network's parameters and buffers."""

@@ -173,6 +173,25 @@ def test_the_view_follows_the_runs(terminal: bool, tmp_path: Path) -> None:
         assert "alone seed 0: epoch 4/4  loss 1.250  50.0 %" in lines
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_runs_that_wait_for_memory(terminal: bool, tmp_path: Path) -> None:
+    """One line says how many there is room for; a run that is tried again has one bar, not two."""
+    planned = sweep.plan("digits/svd", overrides=[*TINY, "train.epochs=4"], methods=["alone"], seeds=[0], runs=tmp_path)
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=120, color_system=None)
+    progress = CompareProgress(planned, tmp_path / "out", console)
+    (task,) = (Task(member.key, member.recipe) for member in planned.members)
+    with progress.shown():
+        progress.started(task, epochs=4, steps=2, done_epochs=0)
+        progress.crowded(task, runs=3, need=9_120_000_000)
+        progress.crowded(task, runs=1, need=30_000_000_000)
+        progress.started(task, epochs=4, steps=2, done_epochs=1)
+        assert progress._bars is None or len(progress._bars.tasks) == 2  # its own and that of all runs
+    lines = text.getvalue()
+    assert "the GPU's memory holds 3 runs side by side (each needs 9.1 GB); the others wait their turn" in lines
+    assert "the GPU's memory holds 1 run at a time (each needs 30.0 GB); the others wait their turn" in lines
+
+
 def test_a_failed_run_gives_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Table and files say what failed."""
     arguments = ["digits/svd", *TINY, "train.device=cpu", "optimizer.lr=1e30", "train.epochs=3", "--methods", "alone"]

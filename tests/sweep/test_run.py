@@ -1,10 +1,15 @@
 """A comparison from one end to the other."""
 
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 from tests.sweep.small import TINY
+from tests.sweep.telling import train_and_tell
 
-from svdistill import recipes, sweep
+from svdistill import jobs, recipes, sweep
+from svdistill.methods import TEACHER
+from svdistill.teacher_cache import TeacherCache
 
 
 def test_compare_trains_everything(tmp_path: Path) -> None:
@@ -14,3 +19,26 @@ def test_compare_trains_everything(tmp_path: Path) -> None:
     assert done.failed == []
     assert [member.summary["method"] for member in done.members if member.summary] == ["alone", "alone", "svd"]
     assert all(recipes.identity(member.recipe) == member.run.path.name for member in done.members)
+
+
+def test_students_side_by_side_share_one_teacher_cache(tmp_path: Path) -> None:
+    """Processes of several seeds and methods, all at once: one stores, the others wait, all read the same files."""
+    overrides = [*TINY, "data.train_size=null", "train.batch_size=64", "teacher.views=2"]
+    planned = sweep.plan(
+        "digits/svd", overrides=overrides, methods=["svd", "svd-eccv2018"], seeds=[0, 1], runs=tmp_path / "runs"
+    )
+    teacher, *students = planned.members
+    assert teacher.method == TEACHER
+    jobs.train(teacher.recipe, runs=tmp_path / "runs")
+    told, context = tmp_path / "told", get_context("spawn")
+    processes = [context.Process(target=train_and_tell, args=(one.recipe, tmp_path / "runs", told)) for one in students]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0] * 4
+    (manifest,) = (tmp_path / "runs" / "knowledge").rglob("manifest.json")
+    cache = TeacherCache.open(manifest.parent)
+    assert sum(int(line) for line in told.read_text().split()) == cache.images * cache.views
+    for file in manifest.parent.glob("*.npy"):
+        assert isinstance(np.load(file, mmap_mode="r"), np.memmap)

@@ -18,7 +18,13 @@ def test_a_program_that_changed_meanwhile_trains_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("out of memory")]
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
 )
 def test_memory_has_a_message_of_its_own(error: Exception) -> None:
     """What the system says about memory is turned into what to do."""

@@ -3,11 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.waiting import DEVICE, nothing_waits
 from torch import nn
 
 from svdistill.data import Files, FileSet, channel_statistics, standardize
 from svdistill.errors import DataError, ShapeError
 from svdistill.training import evaluate, launch
+from svdistill.training.evaluate import _Tally
 
 
 @pytest.fixture
@@ -79,6 +81,17 @@ def test_in_mixed_precision_the_loss_is_float32_at_least(parts):
     model, test, statistics = parts
     mixed = evaluate(launch(device="cpu", precision="bf16-mixed", seed=0), model, test, **statistics)
     assert mixed["loss"] == pytest.approx(by_hand(model, test, **statistics)[1], rel=2e-2)
+
+
+def test_a_batch_is_counted_without_waiting():
+    """A GPU is asked for nothing before all batches are through."""
+    with nothing_waits():
+        layers = nn.Conv2d(1, 2, 3, device=DEVICE), nn.Flatten(), nn.Linear(72, 3, device=DEVICE)
+        mean, std = torch.rand(1, device=DEVICE), torch.rand(1, device=DEVICE)
+        tally = _Tally(None, nn.Sequential(*layers), mean, std, classes=3, device=torch.device(DEVICE))
+        images = torch.empty(5, 1, 8, 8, dtype=torch.uint8, device=DEVICE)
+        tally.add(images, torch.empty(5, dtype=torch.int64, device=DEVICE))
+        assert tally.sums.device.type == tally.counts.device.type == DEVICE
 
 
 def test_images_without_labels_are_refused(parts):

@@ -32,7 +32,11 @@ def compare(
     ] = "local",
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Runs side by side: here 1, on Ray one for each GPU or CPU."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Most runs side by side: here 1, on Ray one for each GPU or CPU; a GPU takes what its memory holds.",
+        ),
     ] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("runs"),
     output: Annotated[

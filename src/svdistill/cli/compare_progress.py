@@ -101,6 +101,7 @@ class CompareProgress:
     def started(self, task: "Task", *, epochs: int, steps: int, done_epochs: int) -> None:
         """Show a bar for the run."""
         title = self._members[task.key].title
+        self._remove_bar(self._running.get(task.key))  # of an attempt before
         if not self._started:
             self._started, self._began = True, time.monotonic()
         run = self._running[task.key] = RunProgress(title, epochs, steps, float(done_epochs))
@@ -136,8 +137,7 @@ class CompareProgress:
         except OSError as error:  # a full disk may have room again later; hours of training are worth more
             self._say(f"cannot write the tables to {self._folder} ({error.strerror or error})", style="yellow")
         run, member = self._running.pop(task.key, None), self._members[task.key]
-        if self._bars is not None and run is not None and run.bar is not None:
-            self._bars.remove_task(run.bar)
+        self._remove_bar(run)
         number = f"{len(self._over):{len(str(len(self._epochs)))}}/{len(self._epochs)}"
         if outcome.error is not None:
             self._say(f"{number}  {member.title}: failed: {outcome.error}", style="red")
@@ -150,9 +150,18 @@ class CompareProgress:
         """Print which run is put off, and why."""
         self._say(f"{self._members[task.key].title}: another process is training it; put off until that ends")
 
+    def crowded(self, task: "Task", *, runs: int, need: int) -> None:
+        """Print how many runs there is memory for."""
+        side = "1 run at a time" if runs == 1 else f"{runs} runs side by side"
+        self._say(f"the GPU's memory holds {side} (each needs {need / 1e9:.1f} GB); the others wait their turn")
+
     def warned(self, task: "Task", text: str) -> None:
         """Print the warning."""
         self._say(f"{self._members[task.key].title}: warning: {text}", style="yellow")
+
+    def _remove_bar(self, run: RunProgress | None) -> None:
+        if self._bars is not None and run is not None and run.bar is not None:
+            self._bars.remove_task(run.bar)
 
     def _show(self, run: RunProgress | None) -> None:
         done = sum(self._epochs[key] for key in self._over) + sum(one.done for one in self._running.values())

@@ -138,6 +138,8 @@ class Batches:
         self._generator = torch.Generator().manual_seed(seed)
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
+        # What `upcoming` drew last, and from where.
+        self._ahead: tuple[tuple[int, int, bytes], Draws] | None = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -185,24 +187,33 @@ class Batches:
 
     def advance(self) -> None:
         """Let the next batch count as handed out, without making it."""
-        self._begin_if_over()
-        self._draw_numbers()
+        self._next_numbers()
 
     def upcoming(self, count: int) -> tuple[Draws, ...]:
         """Draw ahead of time what the next batches will draw, which they do all the same: nothing changes here.
 
         Args:
-            count: how many batches, at least 1, through the ends of epochs.
+            count: how many batches, at least 1, through the ends of epochs; asked again before anything was handed
+                out, it costs nothing.
 
         Returns:
             One, of S = ``count``, on the CPU.
         """
+        start = (count, self._position, self._generator.get_state().numpy().tobytes())
+        if self._ahead is None or self._ahead[0] != start:
+            self._ahead = start, self._draw_ahead(count)
+        return (self._ahead[1],)
+
+    def _draw_ahead(self, count: int) -> Draws:
         ahead = copy.copy(self)
         ahead._generator = self._generator.clone_state()
-        drawn = [ahead._next() for _ in range(count)]
-        maps = [one.maps for one in drawn if one.maps is not None]
-        indices, views = (torch.stack(parts) for parts in zip(*(one[:2] for one in drawn), strict=True))
-        return (Draws(indices, views, torch.stack(maps) if maps else None),)
+        indices, views, warps = zip(*(ahead._next_numbers() for _ in range(count)), strict=True)
+        joined = None
+        if warps[0] is not None:
+            joined = Warps(*map(torch.cat, zip(*(one.take(self._part) for one in warps), strict=True)))
+        # The maps of all at once: one by one they would take longer than the steps on a fast device.
+        index, view = (torch.cat([one[self._part] for one in parts]) for parts in (indices, views))
+        return self._draws(index, view, joined).each(lambda one: one.unflatten(0, (count, -1)))
 
     def assemble(self, drawn: Sequence[Draws], *, labelled_only: bool = False) -> Batch:
         """Make a batch of images in memory from what was drawn for it, all on their device.
@@ -226,21 +237,22 @@ class Batches:
             self._order = torch.randperm(len(self._images), generator=self._generator)
             self._position = 0
 
-    def _next(self) -> Draws:
+    def _next_numbers(self) -> tuple[Tensor, Tensor, Warps | None]:
         self._begin_if_over()
-        return self._draw()
+        return self._draw_numbers()
 
     def _draw(self) -> Draws:
         """Draw for the whole next batch, which then counts as handed out, and return the own part."""
         index, views, warps = self._draw_numbers()
-        indices, views = index[self._part] + self._first, views[self._part]
+        return self._draws(index[self._part], views[self._part], None if warps is None else warps.take(self._part))
+
+    def _draws(self, index: Tensor, views: Tensor, warps: Warps | None) -> Draws:
+        """Return the draws of images (n,) of this set, in these views, or with these new warps."""
+        indices = index + self._first
         if self._views is not None:
             warps = self._views.warps(indices, views, self._augmentation)
-        elif warps is not None:
-            warps = warps.take(self._part)
         _, height, width = self.shape
-        maps = None if warps is None else inverse_maps(warps, height=height, width=width)
-        return Draws(indices, views, maps)
+        return Draws(indices, views, None if warps is None else inverse_maps(warps, height=height, width=width))
 
     def _draw_numbers(self) -> tuple[Tensor, Tensor, Warps | None]:
         """Draw the random numbers of the whole next batch, and return its images, their views, and new warps."""

@@ -1,5 +1,6 @@
 """Networks by name, their feature maps, their cost, and their weights on disk."""
 
+from svdistill.nets.compiling import compile_function, compile_module
 from svdistill.nets.cost import Cost, count
 from svdistill.nets.files import load, save, spec
 from svdistill.nets.mobilenet import MobileNet
@@ -24,6 +25,8 @@ __all__ = [
     "Taps",
     "VGG",
     "WideResNet",
+    "compile_function",
+    "compile_module",
     "count",
     "create",
     "default_taps",

@@ -22,7 +22,7 @@ from svdistill.recipes import Recipe
 from svdistill.sweep.pool import local_pool, threads_of
 from svdistill.sweep.ray_cluster import Allotment, allot, connected, describe, living_nodes, reason
 from svdistill.sweep.ray_folder import check_views, look, marked
-from svdistill.sweep.scheduler import HEARTBEAT, LAST_WORDS, Message, Task, WorkerPool
+from svdistill.sweep.scheduler import DISTRUSTED, HEARTBEAT, LAST_WORDS, Message, Task, WorkerPool
 
 SIGHT = 60.0  # seconds until a file of another node is seen; network file systems remember what was not there
 ROOM = 30.0  # seconds that a run waits for room on a node before a warning says so
@@ -175,7 +175,7 @@ def _supervise(task: Task, runs: Path, mark: Path, working: str, threads: int, g
 
 def _with_node(message: Message, node: str, *, began: bool) -> Message:
     """Add to a failure the node on which it happened."""
-    if message[0] not in ("failed", "broken"):
+    if message[0] not in ("failed", *DISTRUSTED):
         return message
     kind, error, trace = message
     where = f"on node {node}" if began else f"on node {node}, which needs the data and teachers under the same paths"

@@ -80,7 +80,8 @@ def open_pool(comparison: Comparison, *, on: str = "local", jobs: int | None = N
             the one that this machine belongs to, or one that is made of this machine and ends with the block. The
             folder of runs must be the same on all its nodes.
         jobs: the largest number of runs side by side; None is one on this machine, and on Ray as many as it has GPUs,
-            or CPUs where no recipe wants a GPU or there is none.
+            or CPUs where no recipe wants a GPU or there is none. On this machine's GPUs as many of them as there is
+            memory for.
 
     Yields:
         The pool, for ``carry_out``.
@@ -151,6 +152,9 @@ class _Bookkeeper(Observer):
 
     def postponed(self, task: Task) -> None:
         self._observer.postponed(task)
+
+    def crowded(self, task: Task, *, runs: int, need: int) -> None:
+        self._observer.crowded(task, runs=runs, need=need)
 
     def warned(self, task: Task, text: str) -> None:
         self._observer.warned(task, text)

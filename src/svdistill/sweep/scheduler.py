@@ -10,11 +10,13 @@ from svdistill.recipes import Recipe
 PATIENCE = 5.0  # seconds until a run that another process trains is tried again
 HEARTBEAT = 1.0  # seconds between two checks that the other side is still there
 
-# A worker's message about its task: a kind and its details. The kinds are "started", "stepped", "measured" and "warned"
-# while the task runs, and those of LAST_WORDS, after which the worker is free: "broken" is a failure after which its
-# process is not to be trusted with another run, "busy" a run that another process is training.
+# A worker's message about its task: a kind and its details. The kinds are "started", "stepped", "measured", "warned",
+# "memory" (for the pool alone) while the task runs, and those of LAST_WORDS, after which the worker is free: "busy" is
+# a run that another process is training, "exhausted" one in which memory ran out, "broken" another failure after which
+# the process is not to be trusted with a run. A pool may add "crowded", and "failed" for a worker that has died.
 Message = tuple[Any, ...]
-LAST_WORDS = ("done", "failed", "broken", "busy")
+DISTRUSTED = ("broken", "exhausted")
+LAST_WORDS = ("done", "failed", "busy", *DISTRUSTED)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Observer(Protocol):
     """
 
     def started(self, task: Task, *, epochs: int, steps: int, done_epochs: int) -> None:
-        """A run starts, or resumes.
+        """A run starts, or resumes; told again where it is tried again.
 
         Args:
             task: the run.
@@ -83,6 +85,16 @@ class Observer(Protocol):
         """Another process is training this run, so it is put off; told once a task."""
         return
 
+    def crowded(self, task: Task, *, runs: int, need: int) -> None:
+        """A run waits until a GPU has memory for it; told when the number of runs that there is memory for changes.
+
+        Args:
+            task: the run.
+            runs: the number of runs that are side by side.
+            need: of each, in bytes.
+        """
+        return
+
     def warned(self, task: Task, text: str) -> None:
         """A run gave a warning."""
         return
@@ -101,7 +113,7 @@ class WorkerPool(Protocol):
 
     @property
     def busy(self) -> int:
-        """The number of runs that are being trained now."""
+        """The number of runs that are being trained now, or were submitted and wait for a GPU's memory."""
 
     @property
     def description(self) -> str | None:
@@ -179,6 +191,9 @@ class _Scheduler:
             self._observer.measured(task, *details)
         elif kind == "warned":
             self._observer.warned(task, *details)
+        elif kind == "crowded":
+            runs, need = details
+            self._observer.crowded(task, runs=runs, need=need)
         elif kind == "busy":
             if task.key not in self._not_before:
                 self._observer.postponed(task)

@@ -83,6 +83,8 @@ class BufferedSteps:
         for _ in range(self.begin(epoch)):
             self.step()
             yield self.images
+        # While the device works on what is left to do, the host draws for the next epoch.
+        self._batches.upcoming(len(self._batches))
 
     def begin(self, epoch: int) -> int:
         """Send the device what the rest of the current epoch needs, or a new one if the current one is over.

@@ -64,7 +64,8 @@ def _captured(step: Step) -> Step:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with _refusals(), torch.cuda.graph(graph):
+        # The outer context leaves the stream of a capture that fails, which torch's own does not.
+        with _refusals(), torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
             step()
     finally:
         if collecting:
@@ -75,7 +76,9 @@ def _captured(step: Step) -> Step:
 @contextmanager
 def _waiting_is_an_error() -> Iterator[None]:
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that torch does not notice all waits: those that are left end the capture
+        torch.cuda.set_sync_debug_mode("error")
     try:
         with _refusals():
             yield

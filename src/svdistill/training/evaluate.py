@@ -1,17 +1,21 @@
 """How good a network is on an image set."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svdistill.data import ImageSource, Shard, standardize
+from svdistill.data import ImageSet, ImageSource, Shard, standardize
 from svdistill.data.batches import WHOLE
 from svdistill.errors import DataError, ShapeError
 from svdistill.nets import eval_mode
 from svdistill.training.engine import Engine
 from svdistill.training.reduce import all_reduce
+
+_BATCH_SIZE = 250
+_PIXELS_ON_GPU = 2**21  # 2,048 images of 32×32: enough that a GPU does not wait for Python
 
 
 @torch.inference_mode()
@@ -22,7 +26,7 @@ def evaluate(
     *,
     mean: Tensor,
     std: Tensor,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     confusion: bool = False,
     shard: Shard = WHOLE,
 ) -> dict[str, Any]:
@@ -34,7 +38,8 @@ def evaluate(
         test: the images to measure on, in memory or on disk, with labels.
         mean: (C,), of the training set.
         std: (C,), of the training set.
-        batch_size: images at a time; changes the speed and nothing else.
+        batch_size: images at a time; changes the speed and nothing else. None = 250; on a GPU as many as have
+            two million pixels together, where these are more.
         confusion: whether to count also what was taken for what.
         shard: where n processes measure together, which of them this is. Each takes every n-th image, none takes one
             twice, and all get the result of the whole set. Otherwise this process measures alone and waits for no
@@ -51,21 +56,16 @@ def evaluate(
     if not test.labelled:
         raise DataError("the images to measure on have no labels; give a set that has them")
     device = test.device if engine is None else engine.device
-    counts = torch.zeros(test.num_classes, test.num_classes, dtype=torch.int64, device=device)
-    sums = torch.zeros(2, dtype=torch.float64, device=device)  # right ones, loss
+    size = batch_size or _batch_size(test, device)
+    tally = _Tally(engine, model, mean.to(device), std.to(device), classes=test.num_classes, device=device)
     with eval_mode(model):
         own = torch.arange(shard.rank, len(test), shard.of)
-        indices = own.split(batch_size) if len(own) else ()
-        for index, raw in zip(indices, test.batches(indices), strict=True):
-            labels = test.labels[index.to(test.labels.device)].to(device)
-            logits = _logits(engine, model, standardize(raw.to(device), mean, std))
-            if logits.ndim != 2 or logits.shape[1] != test.num_classes:
-                expected = f"expected (B, {test.num_classes}); take the network that was made for this data set"
-                raise ShapeError(f"the network's logits have shape {tuple(logits.shape)}, {expected}")
-            sums[0] += (logits.argmax(dim=1) == labels).sum()
-            sums[1] += F.cross_entropy(logits, labels, reduction="sum")
-            if confusion:
-                _count(counts, labels, logits.argmax(dim=1))
+        labels = test.labels[own.to(test.labels.device)].to(device)
+        # Images on disk are looked up on the CPU, whatever device they are handed out on.
+        indices = own.to(test.device if isinstance(test, ImageSet) else "cpu").split(size) if len(own) else ()
+        for raw, mine in zip(test.batches(indices), labels.split(size), strict=False):  # nothing splits into one piece
+            tally.add(raw.to(device), mine)
+    sums, counts = tally.sums, tally.counts
     if shard.of > 1:
         all_reduce(sums)
         if confusion:
@@ -75,15 +75,48 @@ def evaluate(
     return {**result, "confusion": counts.tolist()} if confusion else result
 
 
-def _count(counts: Tensor, labels: Tensor, predicted: Tensor) -> None:
-    """Add a batch to the counts of what was taken for what, in place: rows are true classes, columns predicted ones."""
-    cells = labels * len(counts) + predicted
-    # bincount would wait for a GPU in each batch: it looks at the values to find out how many bins there are.
-    counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
+class _Tally:
+    """What is counted over the batches, on the device, which nothing here waits for.
+
+    Attributes:
+        sums: (2,), float64: how many are right, and the sum of the losses.
+        counts: (classes, classes), int64: rows are true classes, columns predicted ones.
+    """
+
+    def __init__(
+        self, engine: Engine | None, model: nn.Module, mean: Tensor, std: Tensor, *, classes: int, device: torch.device
+    ) -> None:
+        self._engine = engine
+        self._model = model
+        self._mean, self._std = mean, std
+        self._layout = _layout(model, device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+
+    def add(self, raw: Tensor, labels: Tensor) -> None:
+        """Run the model on images (B, C, H, W), uint8, and compare with their labels (B,)."""
+        images = standardize(raw, self._mean, self._std).to(memory_format=self._layout)
+        with nullcontext() if self._engine is None else self._engine.autocast():
+            logits = torch.as_tensor(self._model(images)).float()
+        classes = len(self.counts)
+        if logits.ndim != 2 or logits.shape[1] != classes:
+            expected = f"expected (B, {classes}); take the network that was made for this data set"
+            raise ShapeError(f"the network's logits have shape {tuple(logits.shape)}, {expected}")
+        predicted = logits.argmax(dim=1)
+        self.sums[0] += (predicted == labels).sum()
+        self.sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+        cells = labels * classes + predicted
+        # bincount would wait for a GPU in each batch: it looks at the values to find out how many bins there are.
+        self.counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
 
-def _logits(engine: Engine | None, model: nn.Module, images: Tensor) -> Tensor:
-    if engine is None:
-        return torch.as_tensor(model(images)).float()
-    with engine.autocast():
-        return torch.as_tensor(model(images)).float()
+def _batch_size(test: ImageSource, device: torch.device) -> int:
+    _, height, width = test.shape
+    return _BATCH_SIZE if device.type == "cpu" else max(_BATCH_SIZE, _PIXELS_ON_GPU // (height * width))
+
+
+def _layout(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """Return how a model's images are best laid out on a device: as its weights are, on a CPU as they come."""
+    kernels = [parameter for parameter in model.parameters() if parameter.ndim == 4 and not parameter.is_contiguous()]
+    last = any(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    return torch.channels_last if last and device.type != "cpu" else torch.preserve_format

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from svdistill.errors import CheckpointError, SvdistillError
+from svdistill.nets import compile_module
 from svdistill.records import RunRecord
 from svdistill.training.engine import Engine
 from svdistill.training.evaluate import evaluate
@@ -145,7 +146,7 @@ def _close_epoch(
 def _to_device(engine: Engine, plan: TrainingPlan) -> None:
     plan.distiller.to(engine.device)
     if plan.compile:
-        plan.distiller.student.compile()
+        compile_module(plan.distiller.student)
         if engine.device.type == "cuda":  # on a CPU it gains nothing and takes half a minute
             plan.distiller.compile_losses()
 

@@ -117,7 +117,8 @@ def step(
 
     Args:
         engine: gives the precision, and the number of processes.
-        distiller: student and teacher, in train mode, on the device.
+        distiller: student and teacher, in train mode, on the device; a compiled student is compiled by
+            :func:`svdistill.nets.compile_module`.
         optimizer: of the distiller's parameters, from :func:`svdistill.training.make_optimizer`.
         images: (B, C, H, W), standardized, on the device; this process's shard of the batch.
         labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.

@@ -207,7 +207,7 @@ def test_recording_leaves_no_trace(optimizer):
     assert not same(look(), before)
     before, moments = look(), plain_state(kept)
     moments = copy.deepcopy(moments)
-    record(steps._step, device=torch.device("cpu"), untouched=steps._untouched)
+    record(steps._step, device=torch.device("cpu"), untouched=steps._untouched, rewind=steps._number.zero_)
     assert same(look(), before)
     assert same(plain_state(kept), moments)
 
@@ -249,3 +249,38 @@ def test_what_was_drawn_ahead_is_what_comes():
                 twin.advance()
                 assert same(tuple(found), tuple(expected))
                 assert same(twin.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_recording_near_the_end_of_an_epoch_reads_what_is_there(left):
+    """Warm-ups read the first of the rows that were sent, however few there are."""
+    steps, *_ = buffered(small_pair(losses.SVDLoss()), unlabelled=True, capture=True)
+    twin, *_ = buffered(small_pair(losses.SVDLoss()), unlabelled=True)
+    for one in (steps, twin):
+        for _ in range(3 - left):
+            one._batches.advance()
+    torch.manual_seed(0)
+    twin._learner.distiller.load_state_dict(steps._learner.distiller.state_dict())
+    twin._learner.distiller.source.network.load_state_dict(steps._learner.distiller.source.network.state_dict())
+    for one in (steps, twin):
+        torch.manual_seed(5)
+        assert list(one.epoch(0)) == [7] * left
+    assert same(steps._learner.distiller.state_dict(), twin._learner.distiller.state_dict())
+
+
+def test_a_checkpoint_of_another_layout_keeps_its_momentum():
+    """What is laid anew in the first step is not taken for something that it has made."""
+    steps, *_ = buffered(small_pair(losses.SVDLoss()))
+    assert sum(steps.epoch(0)) == 12
+    other, *_ = buffered(small_pair(losses.SVDLoss()).to(memory_format=torch.channels_last))
+    optimizer = other._learner.optimizer
+    optimizer.load_state_dict(plain_state(steps._learner.optimizer))
+    kept = [state["momentum_buffer"].clone() for state in optimizer.state.values()]
+    again, metrics, health = buffered(other._learner.distiller)
+    again._learner.optimizer.load_state_dict(optimizer.state_dict())
+    later = BufferedSteps(again._learner, again._batches, objective=Objective(), metrics=metrics, health=health,
+                          capture=True)  # fmt: skip
+    later.begin(0)
+    found = [state["momentum_buffer"] for state in again._learner.optimizer.state.values()]
+    assert same(found, kept)
+    assert any(value.any() for value in kept)

@@ -78,7 +78,7 @@ class BufferedSteps:
 
         Raises:
             ShapeError: nothing is stored of one of the images.
-            CaptureError: the step cannot be captured; nothing has changed.
+            TrainingError: the step cannot be captured.
         """
         for _ in range(self.begin(epoch)):
             self.step()
@@ -99,7 +99,8 @@ class BufferedSteps:
 
         Raises:
             ShapeError: nothing is stored of one of the images.
-            CaptureError: the step cannot be captured; nothing has changed.
+            CaptureError: the step waits for the host, and so cannot be captured; nothing has changed.
+            TrainingError: it cannot be captured for another reason.
         """
         left = len(self._batches) - self._batches.position % len(self._batches)
         self._send(self._batches.upcoming(left))
@@ -111,7 +112,9 @@ class BufferedSteps:
 
     def _recorded(self) -> Step:
         try:
-            return record(self._step, device=self._device, untouched=self._untouched)
+            return record(
+                self._step, device=self._device, untouched=self._untouched, rewind=lambda: self._number.zero_()
+            )
         except CaptureError as error:
             if self._required:
                 raise

@@ -77,7 +77,8 @@ class Metrics:
         Args:
             figures: see :meth:`add`.
         """
-        if tuple(figures) != self._names:
+        known = set(self._names)
+        if not figures.keys() <= known or (not self.steps and figures.keys() != known):
             self._rename({**dict.fromkeys(self._names if self.steps else ()), **figures})
         zero = self._sums.new_zeros(())
         self._sums += torch.stack([figures.get(name, zero).detach().double() for name in self._names])

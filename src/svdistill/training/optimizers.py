@@ -154,6 +154,7 @@ def hold_on_device(optimizer: torch.optim.Optimizer) -> None:
     Args:
         optimizer: from :func:`make_optimizer`, fused; its state, where it has any, stays.
     """
+    _lay_alike(optimizer)  # a checkpoint of another layout would otherwise be replaced in the first step
     for group in optimizer.param_groups:
         device = group["params"][0].device
         group.setdefault("initial_lr", group["lr"])

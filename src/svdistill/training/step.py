@@ -265,7 +265,7 @@ def _combined(
     if all(own):
         return combined
     others = [_finite(_sum(m, t)) for m, t, mine in zip(g_main, g_transfer, own, strict=True) if not mine]
-    if clip != "none":
+    if clip != "none" and any(g is not None for g in others):
         others = _bounded(others, by=combined)
     theirs, ours = iter(combined), iter(others)
     return tuple(next(theirs) if mine else next(ours) for mine in own)

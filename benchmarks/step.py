@@ -24,7 +24,7 @@ from svdistill.losses.maps import number, numbered
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 from svdistill.nets import Taps, compile_module, create, default_taps, recompute_activations
 from svdistill.teacher_cache import TeacherCache
-from svdistill.training import launch, make_optimizer, step
+from svdistill.training import Examples, Learner, launch, make_optimizer, step, take_step
 from svdistill.training.memory import keep_freed_memory
 
 BATCH = 128
@@ -117,8 +117,9 @@ class Pair:
             student_taps=self.taps[0],
             teacher_taps=self.taps[1],
         ).train()
-        run = partial(step, self.engine, distiller, self.optimizer, self.images, self.labels, epoch=0)
-        return partial(run, indices=torch.arange(len(self.images)), views=torch.zeros(len(self.images)).long())
+        numbers = torch.arange(len(self.images))
+        examples = Examples(self.images, self.labels, numbers, torch.zeros_like(numbers))
+        return partial(take_step, Learner(self.engine, distiller, self.optimizer), examples, epoch=0)
 
     def forward(self) -> tuple[Tensor, list[Tensor]]:
         """Run the student, tapped, and return the main loss and its maps."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from benchmarks.gpu import cifar, decomposition, numerics, row, step
 from benchmarks.gpu.scale import MEASURED, REHEARSED
+from benchmarks.gpu.session import PARTS
 from benchmarks.gpu.sheet import Clock, Sheet, say
 from svdistill.errors import one_line
 
-PARTS = ("numerics", "step", "decomposition", "row")
 WORDS = {"numerics": numerics.measure, "step": step.measure, "decomposition": decomposition.measure}
 ENDING = 6.0  # seconds that it may take to end the row's workers
 

@@ -82,7 +82,7 @@ class Steps:
         self.batch = batch
         self.name = layout(precision, channels_last, batch)
         self._form = precision, channels_last
-        self._setting = partial(
+        self.setting = partial(
             Setting,
             method=METHOD,
             batch=batch,
@@ -95,7 +95,7 @@ class Steps:
 
     def ways(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """Return what measures each way, by name, the most important first."""
-        make, captured = self._setting, self.captured
+        make, captured = self.setting, self.captured
         return {
             f"KD-SVD, {captured}": lambda: self._time(Buffered, make()),
             EAGER: lambda: self._time(Eager, make()),
@@ -108,12 +108,14 @@ class Steps:
 
     def seldom(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """Return what measures the ways that take long to be measured, by name."""
-        slow = self._setting(losses={"svd": Straightforward()})
+        slow = self.setting(losses={"svd": Straightforward()})
         return {COMPILED: self._compiled, STRAIGHTFORWARD: lambda: self._straightforward(slow)}
 
     def _time(self, steps: type[Eager] | type[Buffered], setting: Setting) -> dict[str, Any]:
         """Time steps in blocks, in milliseconds a step."""
-        step = steps(Prepared(self.scale, setting))
+        return self._in_blocks(steps(Prepared(self.scale, setting)))
+
+    def _in_blocks(self, step: Callable[[], None]) -> dict[str, Any]:
         for _ in range(3 * self.scale.block):
             step()
         return self._figures([self._once(step, self.scale.block) for _ in range(self.scale.rounds)])
@@ -148,22 +150,19 @@ class Steps:
     def _compiled(self) -> dict[str, Any]:
         from torch._dynamo.exc import TorchDynamoException  # takes seconds, which the other parts would lose too
 
-        step = Eager(Prepared(self.scale, self._setting(compiled=self.scale.device.startswith("cuda"))))
+        step = Eager(Prepared(self.scale, self.setting(compiled=self.scale.device.startswith("cuda"))))
         try:
             first = self._once(step, 1)
         except TorchDynamoException as error:
             raise NotPossibleError(f"cannot be compiled here: {error}") from error
-        for _ in range(3 * self.scale.block):
-            step()
-        figures = self._figures([self._once(step, self.scale.block) for _ in range(self.scale.rounds)])
-        return {**figures, "seconds of the first step": first}
+        return {**self._in_blocks(step), "seconds of the first step": first}
 
     def _share(self) -> dict[str, Any]:
         """Compare, kernel by kernel, the step with the same step without its transfer loss."""
         count = 2 * self.scale.block
         whole, void = (
             by_kernel(self._warm(setting), count, device=self.scale.device)
-            for setting in (self._setting(), self._setting(losses={"svd": Void()}))
+            for setting in (self.setting(), self.setting(losses={"svd": Void()}))
         )
         all_of_it, rest = total(whole), total(void)
         return {
@@ -191,7 +190,7 @@ def measure(sheet: Sheet, scale: Scale, clock: Clock) -> None:
     slow: dict[tuple[str, bool], float] = {}
     groups = [Steps(scale, *form, batch, slow) for batch in scale.batches for form in scale.layouts]
     cases = [Case(f"{g.name}: {name}", _freeing(way), 3.0) for g in groups for name, way in g.ways().items()]
-    cases.insert(1, Case("an epoch", _freeing(partial(an_epoch, scale)), 5.0))
+    cases.insert(1, Case("an epoch", _freeing(partial(an_epoch, scale, groups[0].setting())), 5.0))
     seldom = {f"{g.name}: {name}": way for g in groups for name, way in g.seldom().items()}
     cases += [Case(name, _freeing(way), 1.0 if scale.rehearsal else 20.0) for name, way in seldom.items()]
     sheet.measure(cases, clock)
@@ -209,17 +208,8 @@ def measure(sheet: Sheet, scale: Scale, clock: Clock) -> None:
     Console().print(table)
 
 
-def an_epoch(scale: Scale) -> dict[str, Any]:
+def an_epoch(scale: Scale, setting: Setting) -> dict[str, Any]:
     """Time what an epoch has beside its steps: filling the buffers, and the evaluation of a fifth as many images."""
-    precision, channels_last = scale.layouts[0]
-    setting = Setting(
-        method=METHOD,
-        batch=scale.batches[0],
-        images=scale.images,
-        precision=precision,
-        channels_last=channels_last,
-        width=scale.width,
-    )
     prepared = Prepared(scale, setting)
     step, images = Buffered(prepared), prepared.images
 

@@ -93,9 +93,12 @@ class Teacher(Protocol):
         """
         return None
 
-    @property
-    def bytes(self) -> int:
-        """What `bring` needs on the device."""
+    def lacking(self, device: torch.device) -> int:
+        """Return how many bytes `bring` would have to bring: none of what is there already.
+
+        Args:
+            device: where to.
+        """
         return 0
 
     def compile(self, losses: Losses, **options: Any) -> None:

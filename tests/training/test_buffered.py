@@ -179,7 +179,8 @@ def test_stored_knowledge_is_read_on_the_device():
     assert sum(steps.epoch(0)) == 12
     after = distiller.source.goals(requests, images, indices=indices, views=views)["transfer"]
     assert all(torch.equal(a.targets, b.targets) for a, b in zip(before, after, strict=True))
-    assert distiller.source.bytes > 0
+    assert distiller.source.lacking(torch.device("cpu")) == 0
+    assert distiller.source.lacking(torch.device(DEVICE)) == distiller.source.bytes > 0
     distiller.source.bring(torch.device(DEVICE))
     with nothing_waits():
         there = [torch.empty_like(one, device=DEVICE) for one in (images, indices, views)]

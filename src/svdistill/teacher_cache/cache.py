@@ -129,7 +129,7 @@ class TeacherCache(Teacher):
 
     @property
     def bytes(self) -> int:
-        """What the numbers take on disk, and on a device that they are brought to."""
+        """What the numbers take on disk."""
         return sum(array.nbytes for tensors in self._arrays.values() for array in tensors.values())
 
     def check(self, losses: Losses) -> None:
@@ -204,12 +204,21 @@ class TeacherCache(Teacher):
         Args:
             device: where indices and views will lie.
         """
-        if any(one.device != device for tensors in self._brought.values() for one in tensors.values()):
-            self._brought = {}
-        self._brought = self._brought or {
-            loss: {name: torch.from_numpy(np.array(array)).to(device) for name, array in tensors.items()}
-            for loss, tensors in self._arrays.items()
-        }
+        if self.lacking(device):
+            self._brought = {}  # what lies elsewhere goes first
+            self._brought = {
+                loss: {name: torch.from_numpy(np.array(array)).to(device) for name, array in tensors.items()}
+                for loss, tensors in self._arrays.items()
+            }
+
+    def lacking(self, device: torch.device) -> int:
+        """Return how many bytes :meth:`bring` would have to bring: all, or none where they are there.
+
+        Args:
+            device: where to.
+        """
+        there = {one.device for tensors in self._brought.values() for one in tensors.values()}
+        return 0 if there == {device} else self.bytes
 
     def check_rows(self, indices: Tensor, views: Tensor) -> None:
         """Make sure that these images are stored in these views.

@@ -117,8 +117,9 @@ def obstacle_to_buffers(
         return "the images are read from disk"
     if batches.device != device:
         return f"the images do not fit on {device}"
-    if not has_room_for(distiller.source.bytes, device):
-        return f"what is stored of the teacher, {distiller.source.bytes / 2**30:.1f} GiB, does not fit on {device}"
+    lacking = distiller.source.lacking(device)
+    if not has_room_for(lacking, device):
+        return f"what is stored of the teacher, {lacking / 2**30:.1f} GiB, does not fit on {device}"
     return None
 
 

@@ -2,8 +2,8 @@
 
 from typing import Literal, get_args
 
-# How a transfer gradient may be bounded by the main one; see `svdistill.gradients.combine`.
-Clip = Literal["per_variable", "global", "poster", "none"]
+# How a transfer gradient may be bounded; see `svdistill.gradients.combine`.
+Clip = Literal["per_variable", "global", "poster", "own_norm", "none"]
 CLIPS: tuple[Clip, ...] = get_args(Clip)
 
 # Of KD-SVD; see `svdistill.losses.svd_loss`.
@@ -21,3 +21,4 @@ Capture = Literal["auto", "on", "off"]
 CAPTURES: tuple[Capture, ...] = get_args(Capture)
 
 BETA = 8.0  # the published width of the radial basis function
+BOUND = 1.0  # what ``own_norm`` holds the norm of the transfer gradient at or below

@@ -8,21 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svdistill.choices import CLIPS, Clip
+from svdistill.choices import BOUND, CLIPS, Clip
 from svdistill.errors import OptionError, ShapeError, nearest
 
 # How many steps there is room for where nobody has said how many come.
 _LEAST_ROWS = 64
+_COLUMNS = 4
+
+
+# The figures that compare the two gradients, which mean nothing where there is no main one.
+COMPARED = frozenset({"ratio", "clipped", "passed"})
 
 
 class TransferHealth:
     """What became of the transfer gradient, step by step, kept on the device until it is asked for.
 
     One row a step: the ratio ‖g_t‖ / ‖g_m‖ (one norm over all variables that the transfer loss reaches with finite
-    values; 0/0 counts as 0), the fraction of those variables whose g_t was scaled down, and the number of variables
-    whose g_t was dropped because it was not finite. The rows, and how many there are, lie on the device, so a step that
-    a GPU has captured writes a further one at each replay. Nothing here synchronizes with the device except
-    :meth:`summary`, :meth:`state_dict` and `len`.
+    values; 0/0 counts as 0), the fraction of those variables whose g_t was scaled down, the number of variables whose
+    g_t was dropped because it was not finite, and how much of ‖g_t‖ the rule let through. The rows, and how many there
+    are, lie on the device, so a step that a GPU has captured writes a further one at each replay. Nothing here
+    synchronizes with the device except :meth:`summary`, :meth:`state_dict` and `len`.
     """
 
     def __init__(self) -> None:
@@ -73,23 +78,28 @@ class TransferHealth:
         ratio = torch.where(transfer > 0, transfer / main, torch.zeros_like(main))
         scaled_down = (factors < 1) & sound & (transfer_norms > 0)
         clipped = scaled_down.sum() / sound.sum().clamp(min=1)
-        row = torch.stack([ratio[0], clipped.to(ratio), (~sound).sum().to(ratio)])
+        through = torch.linalg.vector_norm((factors * transfer_norms)[None], dim=1)
+        passed = torch.where(transfer > 0, through / transfer, torch.ones_like(transfer))
+        row = torch.stack([ratio[0], clipped.to(ratio), (~sound).sum().to(ratio), passed[0]])
         rows, count = self._room(row)
         rows.index_copy_(0, count, row[None])
         count += 1
         self._calls += 1
 
     def summary(self) -> dict[str, float]:
-        """Return ``ratio`` (median over steps), ``clipped`` (mean), ``dropped`` (total); {} before any step."""
+        """Return ``ratio`` and ``passed`` (medians over steps), ``clipped`` (mean), ``dropped`` (total); {} at first.
+
+        ``passed`` tells whether the rule holds the transfer task back (near 0) or lets it through (1).
+        """
         rows = self._done()
         if not len(rows):
             return {}
-        ratios, clipped, dropped = rows.unbind(dim=1)
+        ratios, clipped, dropped, passed = rows.unbind(dim=1)
         return {
             "ratio": statistics.median(ratios.tolist()),
             "clipped": float(clipped.mean()),
             "dropped": int(dropped.sum()),
-        }
+        } | ({"passed": statistics.median(known)} if (known := passed[~passed.isnan()].tolist()) else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the steps so far, for a checkpoint."""
@@ -98,22 +108,24 @@ class TransferHealth:
     def load_state_dict(self, state: Mapping[str, Any], *, device: torch.device | str = "cpu") -> None:
         """Take over the steps of a checkpoint; further steps must come from ``device``."""
         rows = state["rows"].to(device)
+        # A checkpoint of an earlier version does not say how much was let through.
+        rows = torch.nn.functional.pad(rows, (0, _COLUMNS - rows.shape[1]), value=torch.nan)
         self._rows, self._calls = rows, len(rows)
         self._count = torch.full((1,), len(rows), device=device)
 
     def _done(self) -> Tensor:
         """Wait for the device and return the rows so far, on the CPU."""
-        rows = torch.zeros(0, 3, dtype=torch.float64) if self._rows is None else self._rows.cpu()
+        rows = torch.zeros(0, _COLUMNS, dtype=torch.float64) if self._rows is None else self._rows.cpu()
         return rows[: len(self)].clone()
 
     def _room(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows, of which at least one is free, and their count."""
         if self._rows is None or self._count is None:
-            self._rows, self._count = like.new_zeros(self._least, 3), like.new_zeros(1, dtype=torch.int64)
+            self._rows, self._count = like.new_zeros(self._least, _COLUMNS), like.new_zeros(1, dtype=torch.int64)
         there = len(self._rows)
         if self._calls >= there or there < self._least:
             more = max(self._least, 2 * self._calls) - there
-            self._rows = torch.cat([self._rows, self._rows.new_zeros(max(more, 1), 3)])
+            self._rows = torch.cat([self._rows, self._rows.new_zeros(max(more, 1), _COLUMNS)])
         return self._rows, self._count
 
 
@@ -124,6 +136,7 @@ def combine(
     *,
     epoch: float | Tensor,
     clip: Clip = "per_variable",
+    bound: float = BOUND,
     health: TransferHealth | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Make one gradient of two, so that the transfer task helps the main task and cannot overrule it.
@@ -135,11 +148,14 @@ def combine(
     - ``poster``: g = g_m + g_t / (1 + exp(−τ + p)), τ = ‖g_m‖ / ‖g_t‖, as the poster prints it. Our reading: it holds
       for each variable and without condition, so g_t is always scaled down; the epoch has the other sign than in s(p),
       so the transfer task fades out during training instead of coming in. Offered for comparison only.
+    - ``own_norm``: g = g_m + g_t · min(1, c / ‖g_t‖) with one ‖g_t‖ over all variables together and a constant c, the
+      bound. Ours. The others hold g_t to what g_m is at the moment, which vanishes as soon as a few labels are fitted,
+      and with it whatever the student may still learn from its teacher; this one knows nothing of g_m.
     - ``none``: g = g_m + g_t. Whoever wants a weighted sum weighs the losses.
 
     A variable that the transfer loss does not reach (None) keeps g_m, also where that is None. A variable that only the
     transfer loss reaches has ‖g_m‖ = 0: per_variable lets nothing of g_t through and gives zeros, poster takes τ = 0,
-    global and none treat g_t as they do elsewhere; so variables that are to learn from the transfer loss alone do not
+    the others treat g_t as they do elsewhere; so variables that are to learn from the transfer loss alone do not
     belong here. A g_t with NaN or infinity is dropped: this variable gets g_m alone, and its g_t counts in no norm.
     A g_m that is not finite is passed on, not hidden.
 
@@ -150,19 +166,20 @@ def combine(
         main: ∂(main loss + weight decay)/∂θ for each variable, any shape and floating dtype; left as it is.
         transfer: ∂(transfer loss)/∂θ in the same order, of the same shapes.
         epoch: p ≥ 0, the first epoch is 0; a 0-dim float64 tensor on the gradients' device is not looked at.
-        clip: the rule, one of ``per_variable``, ``global``, ``poster``, ``none``.
+        clip: the rule, one of ``per_variable``, ``global``, ``poster``, ``own_norm``, ``none``.
+        bound: c > 0, which ``own_norm`` holds ‖g_t‖ at or below.
         health: where to add this step's ratio, fraction of clipped variables and count of dropped gradients.
 
     Returns:
         One gradient for each variable, in dtype and shape of the variable's own; None where both were None.
 
     Raises:
-        OptionError: the rule is unknown, or the epoch is negative.
+        OptionError: the rule is unknown, the bound is not above 0, or the epoch is negative.
         ShapeError: the sequences differ in length, or a pair differs in shape.
 
     Source: Lee, Kim, Song, ECCV 2018, section 3.4, with the author's published code and poster.
     """
-    _check(main, transfer, epoch=epoch, clip=clip)
+    _check(main, transfer, epoch=epoch, clip=clip, bound=bound)
     combined = list(main)
     reached = [i for i, g in enumerate(transfer) if g is not None]
     if not reached:
@@ -175,7 +192,10 @@ def combine(
     elsewhere = (
         [m for m, t in zip(main, transfer, strict=True) if t is None and m is not None] if clip == "global" else []
     )
-    factors = _factors(main_norms, transfer_norms, elsewhere, epoch=epoch, clip=clip)
+    if clip == "own_norm":
+        factors = _within(bound, transfer_norms)
+    else:
+        factors = _factors(main_norms, transfer_norms, elsewhere, epoch=epoch, clip=clip)
     if health is not None:
         health.update(main_norms, transfer_norms, factors, sound)
     add = _add_on_cpu if factors.device.type == "cpu" else _add_unseen
@@ -202,16 +222,18 @@ def _add_unseen(main: Sequence[Tensor], transfer: Sequence[Tensor], factors: Ten
     ]
 
 
-def check_clip(clip: str) -> None:
-    """Raise `OptionError` unless there is a rule of this name."""
+def check_clip(clip: str, bound: float = BOUND) -> None:
+    """Raise `OptionError` unless there is a rule of this name, and the bound is a finite number above 0."""
     if clip not in CLIPS:
         raise OptionError(f"unknown clipping rule {clip!r}{nearest(clip, CLIPS)}")
+    if not (bound > 0 and math.isfinite(bound)):
+        raise OptionError(f"the bound on the transfer gradient is {bound}, expected a finite number above 0, e.g. 1")
 
 
 def _check(
-    main: Sequence[Tensor | None], transfer: Sequence[Tensor | None], *, epoch: float | Tensor, clip: str
+    main: Sequence[Tensor | None], transfer: Sequence[Tensor | None], *, epoch: float | Tensor, clip: str, bound: float
 ) -> None:
-    check_clip(clip)
+    check_clip(clip, bound)
     if not isinstance(epoch, Tensor) and not epoch >= 0:
         raise OptionError(f"epoch is {epoch}; it counts from 0")
     if len(main) != len(transfer):
@@ -231,6 +253,12 @@ def _norms(gradients: Sequence[Tensor]) -> Tensor:
     if gradients[0].device.type == "cpu":  # five times faster here than the batched call, which has no fast way there
         return torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients])
     return torch.stack(torch._foreach_norm(list(gradients), 2, torch.float64))
+
+
+def _within(bound: float, transfer: Tensor) -> Tensor:
+    """Return what brings the norm of all g_t together to the bound, where it is above it, for each g_t, shape (n,)."""
+    whole = torch.linalg.vector_norm(transfer)
+    return torch.where(whole > bound, bound / whole, torch.ones_like(whole)).expand_as(transfer)
 
 
 def _factors(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from svdistill import data, nets, training
+from svdistill.choices import BOUND
 from svdistill.distiller import Distiller
 from svdistill.losses.protocol import Losses
 from svdistill.recipes.images import Images, batches
@@ -169,10 +170,12 @@ def stages(recipe: Recipe) -> tuple[training.Stage, ...]:
 
 def _objective(terms: Sequence[AnyLoss]) -> training.Objective:
     clipped = {loss.clip for loss in terms if loss.clip != "none"}
+    bounds = {loss.bound for loss in terms if loss.clip == "own_norm"}
     return training.Objective(
         main=math.prod(loss.main_weight for loss in terms),
         weights={loss.name: loss.weight for loss in terms},
         clip=next(iter(clipped), "none"),
+        bound=next(iter(bounds), BOUND),
         beside=frozenset(loss.name for loss in terms if loss.clip == "none") if clipped else frozenset(),
     )
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from svdistill.choices import BETA, Assignment, Basis, Clip, Gradient, Reduction
+from svdistill.choices import BETA, BOUND, Assignment, Basis, Clip, Gradient, Reduction
 from svdistill.recipes.base import Settings, by_name
 
 
@@ -14,7 +14,8 @@ class LossSettings(Settings):
 
     Attributes:
         makes: the class that these settings are of, as ``module:class``; imported when a loss is made.
-        clip: how its gradient is bounded by the main one; ``none``: a plain weighted sum, as the other methods have it.
+        clip: how its gradient is bounded; ``none``: a plain weighted sum, as the other methods have it.
+        bound: what the rule ``own_norm`` holds the norm of the gradient at or below, weight included.
         weight: factor on the transfer loss.
         main_weight: factor on the main loss; in a sum of losses the factors are multiplied.
         stage: where training has two stages (``train.first_stage``), in which of them the loss takes part: ``first`` if
@@ -24,6 +25,7 @@ class LossSettings(Settings):
     makes: ClassVar[str]
 
     clip: Clip = "none"
+    bound: float = Field(default=BOUND, gt=0)
     weight: float = Field(default=1.0, gt=0)
     main_weight: float = Field(default=1.0, ge=0)
     stage: Literal["first", "second", "both"] | None = None

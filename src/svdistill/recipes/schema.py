@@ -335,6 +335,10 @@ class Recipe(Settings):
         clips = {loss.clip for loss in self.loss} - {"none"}
         if len(clips) > 1:
             raise ValueError(f"loss: one rule of clipping serves all, got {' and '.join(sorted(clips))}")
+        if len({loss.bound for loss in self.loss if loss.clip == "own_norm"}) > 1:
+            raise ValueError(
+                "loss.bound: one bound serves all losses of a sum, since their gradients are one; got several"
+            )
         self._check_stages()
         self._check_views()
         size = self.data.train_size

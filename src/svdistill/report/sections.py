@@ -137,6 +137,12 @@ _MEASURES = (
     _Measure(
         "clipped", "Clipped weight tensors, %", "Weight tensors whose transfer gradient was scaled down.", scale=100
     ),
+    _Measure(
+        "passed",
+        "Transfer gradient let through, %",
+        "Of its norm, by the bound: near 0 it holds the transfer task back, at 100 it lets all through.",
+        scale=100,
+    ),
     _Measure("alignment", "Alignment", "Mean |cosine| between the teacher's vectors and the student's; should rise."),
     _Measure(
         "energy_student", "Energy in the vectors, %", "How much of a map's energy the compared vectors hold.", scale=100

@@ -57,11 +57,11 @@ def health(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         metrics: one mapping for each epoch, as a run writes them.
 
     Returns:
-        ``ratio``, ``clipped``, ``alignment``, ``energy_student``, ``energy_teacher`` (medians over the epochs that have
-        them), ``set_aside``, ``dropped`` (totals); None for each that no epoch has.
+        ``ratio``, ``clipped``, ``passed``, ``alignment``, ``energy_student``, ``energy_teacher`` (medians over the
+        epochs that have them), ``set_aside``, ``dropped`` (totals); None for each that no epoch has.
     """
     summary: dict[str, float | None] = {}
-    for key in ("ratio", "clipped", "alignment", "energy_student", "energy_teacher"):
+    for key in ("ratio", "clipped", "passed", "alignment", "energy_student", "energy_teacher"):
         values = [line[key] for line in metrics if line.get(key) is not None]
         summary[key] = statistics.median(values) if values else None
     for key in ("set_aside", "dropped"):
@@ -111,6 +111,8 @@ def _health_rows(values: Mapping[str, float | None]) -> Iterable[tuple[str, str]
     if ratio is not None:
         yield "transfer gradient / main gradient", f"{ratio:.3g} (median over epochs)"
         yield "variables clipped", percent(values["clipped"], digits=0)
+    if values["passed"] is not None:
+        yield "transfer gradient let through", percent(values["passed"], digits=0)
     if values["alignment"] is not None:
         yield "alignment, |cosine|", f"{values['alignment']:.3f}"
         student, teacher = percent(values["energy_student"], digits=0), percent(values["energy_teacher"], digits=0)

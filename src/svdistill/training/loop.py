@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from svdistill.errors import CheckpointError, SvdistillError
+from svdistill.gradients import COMPARED
 from svdistill.nets import compile_module
 from svdistill.records import RunRecord
 from svdistill.training.engine import Engine
@@ -118,7 +119,7 @@ def _epoch(
     average_buffers(plan.distiller, processes)
     figures = monitor.end()
     if not stage.objective.has_main:  # nothing that the transfer gradient could be compared with
-        figures = {name: value for name, value in figures.items() if name not in ("ratio", "clipped")}
+        figures = {name: value for name, value in figures.items() if name not in COMPARED}
     done = state.epoch + 1
     if done % plan.evaluate_every == 0 or done == plan.epochs:
         measured = evaluate(

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from svdistill.choices import Clip
+from svdistill.choices import BOUND, Clip
 from svdistill.errors import OptionError
 from svdistill.gradients import check_clip
 
@@ -19,18 +19,20 @@ class Objective:
         weights: the transfer losses that take part, by the name that the distiller has for them, and what each is
             multiplied by; None: all, as they are.
         clip: how the transfer gradient is combined with the main one; see :func:`svdistill.gradients.combine`.
+        bound: what the rule ``own_norm`` holds the transfer gradient's norm at or below.
         beside: those of the losses that belong to the main task: their gradients join the main gradient before it
             bounds that of the others.
         max_norm: bound on the norm of the whole gradient, for instance where there is no main gradient to bound it by;
             None = no bound.
 
     Raises:
-        OptionError: a weight is below 0, max_norm is not above 0, or the rule of clipping is unknown.
+        OptionError: a weight is below 0, max_norm or bound is not above 0, or the rule of clipping is unknown.
     """
 
     main: float = 1.0
     weights: Mapping[str, float] | None = None
     clip: Clip = "per_variable"
+    bound: float = BOUND
     beside: Collection[str] = field(default_factory=frozenset)
     max_norm: float | None = None
 
@@ -40,7 +42,7 @@ class Objective:
             raise OptionError(f"the weights of main and transfer loss are {given}, expected none below 0")
         if self.max_norm is not None and not self.max_norm > 0:
             raise OptionError(f"max_norm is {self.max_norm}, expected a number above 0, or None")
-        check_clip(self.clip)
+        check_clip(self.clip, self.bound)
 
     @property
     def has_main(self) -> bool:

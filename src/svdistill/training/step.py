@@ -260,6 +260,7 @@ def _combined(
         [g for g, mine in zip(g_transfer, own, strict=True) if mine],
         epoch=epoch,
         clip=clip,
+        bound=objective.bound,
         health=health,
     )
     if all(own):

@@ -67,6 +67,38 @@ def test_poster_does_not_overflow(main, transfer, epoch):
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("epoch", [0, 50])
+def test_own_norm_holds_the_whole_transfer_gradient_at_the_bound(epoch):
+    """‖G_t‖ = 26 over both variables becomes 2, whatever g_m and the epoch are; its direction stays."""
+    main = (tensor(0.0), None, tensor(12.0))
+    transfer = (tensor(10.0), tensor(24.0), None)
+    first, second, third = combine(main, transfer, epoch=epoch, clip="own_norm", bound=2.0)
+    close(torch.cat([first, second]), tensor(10 / 13, 24 / 13))
+    assert third is main[2]
+
+
+def test_own_norm_lets_a_small_transfer_gradient_pass_whole():
+    """‖G_t‖ = 5 is within the bound of 5: to the bit the plain sum."""
+    given = (tensor(1.0), tensor(-2.0)), (tensor(3.0), tensor(4.0))
+    torch.testing.assert_close(
+        combine(*given, epoch=0, clip="own_norm", bound=5.0), combine(*given, epoch=0, clip="none"), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0, 4.0])
+def test_own_norm_does_not_depend_on_the_weight_where_it_holds_back(weight):
+    """A transfer loss of another weight gives the same step as long as ‖g_t‖ is above the bound."""
+    (gradient,) = combine([tensor(0.0, 1.0)], [weight * tensor(12.0, 16.0)], epoch=0, clip="own_norm")
+    close(gradient, tensor(0.6, 1.8))
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
+def test_own_norm_refuses_a_bound_out_of_range(bound):
+    """The message says what is expected."""
+    with pytest.raises(OptionError, match=r"the bound on the transfer gradient is .*, expected a finite number above 0"):
+        combine([tensor(1.0)], [tensor(1.0)], epoch=0, clip="own_norm", bound=bound)
+
+
 def test_none_is_the_plain_sum():
     """Nothing is clipped, whatever the norms."""
     (gradient,) = combine([tensor(1.0, -2.0)], [tensor(1e6, 5.0)], epoch=0, clip="none")
@@ -82,9 +114,11 @@ def test_a_variable_without_transfer_gradient_keeps_the_main_one(clip):
     assert gradients[2] is None
 
 
-@pytest.mark.parametrize(("clip", "expected"), [("per_variable", 0.0), ("global", 0.5), ("poster", 2.0), ("none", 4.0)])
+@pytest.mark.parametrize(
+    ("clip", "expected"), [("per_variable", 0.0), ("global", 0.5), ("poster", 2.0), ("own_norm", 1.0), ("none", 4.0)]
+)
 def test_a_variable_without_main_gradient_has_norm_zero(clip, expected):
-    """‖g_m‖ = 0 here: nothing passes per variable; globally s(0) · 0.5/4; the poster has τ = 0; a sum is a sum."""
+    """‖g_m‖ = 0 here: nothing passes per variable; globally s(0) · 1/4; the poster has τ = 0; then 1 of 4, and all."""
     main, transfer = (None, tensor(0.5)), (tensor(4.0), tensor(0.0))
     if clip == "global":
         main = (None, tensor(1.0))
@@ -219,6 +253,8 @@ def test_health_has_ratio_fraction_and_count():
     assert summary["ratio"] == pytest.approx((0.5 + 2) / 2)
     assert summary["clipped"] == pytest.approx((0.5 + 0 + 1 + 0) / 4)
     assert summary["dropped"] == 1
+    # 0.15 and 0.125 of the norms pass in the first step and the third, everything in the others.
+    assert summary["passed"] == pytest.approx((0.15 + 1) / 2)
 
 
 def test_health_ratio_is_over_the_variables_that_transfer_reaches():
@@ -242,6 +278,9 @@ def test_health_goes_through_a_checkpoint():
         fresh.load_state_dict(parts.state_dict())
         parts = fresh
     assert parts.summary() == whole.summary()
+    earlier = TransferHealth()
+    earlier.load_state_dict({"rows": parts.state_dict()["rows"][:, :3]})  # before it was noted how much passed
+    assert earlier.summary() == {key: value for key, value in parts.summary().items() if key != "passed"}
     empty = TransferHealth()
     empty.load_state_dict(TransferHealth().state_dict())
     assert len(empty) == 0

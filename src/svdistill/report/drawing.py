@@ -173,8 +173,8 @@ class _Row(NamedTuple):
 
 
 # Distances from the network's edge to the middle of each part, and sizes (width, height).
-_TITLE, _BOXES, _SIZES, _MAPS, _VECTORS, _RELATIONS = 17, 53, 87, 134, 190, 253
-_BOX, _MAP, _VECTOR, _RELATION = (98.0, 36.0), (104.0, 72.0), (104.0, 14.0), (76.0, 76.0)
+_TITLE, _BOXES, _SIZES, _MAPS, _VECTORS, _RELATIONS = 16, 52, 87, 134, 190, 253
+_BOX, _MAP, _VECTOR, _RELATION = (98.0, 38.0), (104.0, 72.0), (104.0, 14.0), (76.0, 76.0)
 
 
 def _draw_network(sheet: _Sheet, row: _Row, taps: Sequence[TapView]) -> None:
@@ -183,7 +183,7 @@ def _draw_network(sheet: _Sheet, row: _Row, taps: Sequence[TapView]) -> None:
     for i, tap in enumerate(taps):
         x = sheet.centre(i)
         sheet.box(x, y, _BOX, edgecolor=row.colour, facecolor=row.colour + "1f", linewidth=1.5, zorder=3)
-        sheet.text(x, row.at(_BOXES - 3), tap.name, size=14 if "\n" not in tap.name else 12.5, zorder=5)
+        sheet.text(x, row.at(_BOXES - 2), tap.name, size=14 if "\n" not in tap.name else 12.5, zorder=5)
         if i:
             sheet.line((sheet.centre(i - 1) + _BOX[0] / 2, y), (x - _BOX[0] / 2, y), colour=row.colour, arrow=True)
         edge = row.at(_BOXES + _BOX[1] / 2)

@@ -16,11 +16,11 @@ from svdistill.report.context import PageContext, Picture, Section, Shown, Strip
 from svdistill.report.figures import Line
 from svdistill.report.methods import Look
 from svdistill.report.numbers import row_fractions, whole_percent
+from svdistill.report.relations import channel_order, darkest, relations
 from svdistill.report.svg import PANEL, Frame
 
 MAX_STRIPS = 6  # most methods that are shown beside the teacher with their DFVs
 MAX_MATRICES = 8  # most confusion matrices, the teacher's among them
-CHANNELS = 64  # most rows and columns of a DFV
 
 Array = NDArray[np.float64]
 
@@ -162,16 +162,15 @@ def _shown(run: RunView, number: int, networks: Sequence[_Network]) -> Shown:
     """Draw the DFVs of all networks for one image, on the colour scales that the teacher's set."""
     beta = _beta(run)
     teacher = [vectors[number] for vectors in _vectors(run, "teacher")]
-    orders = [_order(vector) for vector in teacher]
-    goals = _relations(teacher, orders, beta)
-    # Otherwise the lowest hundredth of the values would take all the dark colours.
-    lows = [float(np.quantile(goal, 0.01)) for goal in goals]
+    orders = [channel_order(vector) for vector in teacher]
+    goals = relations(teacher, orders, beta)
+    lows = [darkest(goal) for goal in goals]
     strips = [Strip(None, "teacher", [(figures.heat(g, low=low), "") for g, low in zip(goals, lows, strict=True)])]
     for network in networks:
         own = [_answer(mine[number], goal) for mine, goal in zip(network.vectors, teacher, strict=True)]
         fits = [len(mine) == len(goal) for mine, goal in zip(own, teacher, strict=True)]
-        sorted_by = [o if same else _order(mine) for o, same, mine in zip(orders, fits, own, strict=True)]
-        made = _relations(own, sorted_by, beta)
+        sorted_by = [o if same else channel_order(mine) for o, same, mine in zip(orders, fits, own, strict=True)]
+        made = relations(own, sorted_by, beta)
         tiles = [
             (figures.heat(values, low=low), _distance(values, goal))
             for values, goal, low in zip(made, goals, lows, strict=True)
@@ -186,21 +185,9 @@ def _beta(run: RunView) -> float:
     return next((float(loss["beta"]) for loss in losses_of(run.recipe) if loss.get("beta")), BETA)
 
 
-def _order(vector: Array) -> NDArray[np.intp]:
-    """Sort the channels, and of many keep some that are spread evenly."""
-    order = np.argsort(vector, kind="stable")
-    kept: NDArray[np.intp] = order[np.linspace(0, len(order) - 1, min(len(order), CHANNELS)).round().astype(int)]
-    return kept
-
-
 def _answer(own: Array, goal: Array) -> Array:
     """Give the student's vector the sign that agrees with the teacher's, as the loss does."""
     return -own if len(own) == len(goal) and float(own @ goal) < 0 else own
-
-
-def _relations(vectors: Sequence[Array], orders: Sequence[NDArray[np.intp]], beta: float) -> list[Array]:
-    kept = [vector[order] for vector, order in zip(vectors, orders, strict=True)]
-    return [np.exp(-np.square(front[:, None] - back[None, :]) / beta) for front, back in itertools.pairwise(kept)]
 
 
 def _distance(own: Array, goal: Array) -> str:

@@ -117,7 +117,7 @@ def test_resumes_after_everything_was_killed(capsys: pytest.CaptureFixture[str],
     assert f"svd seed 0: resumes after epoch {done}" in err or f"after epoch {done - 1}" in err
     assert len(Run(folder).metrics) == 25
     assert next(tmp_path.glob("runs/digits/teacher/0-*/summary.json")).stat().st_mtime_ns == teacher
-    assert "digits/svd: 2 methods, 1 seed" in out
+    assert "digits/svd: 2 methods, 1 seed, test accuracy" in out
     written = json.loads((tmp_path / "comparisons" / "digits-svd" / "comparison.json").read_text())
     assert [run["state"] for run in written["runs"]] == ["finished"] * 3
 

@@ -27,7 +27,7 @@ def test_lines_do_not_spam() -> None:
     play(Lines("digits/svd seed 0", Console(file=short, width=80), pause=1000))
     assert len(short.getvalue().splitlines()) == 2
     assert lines[0] == "digits/svd seed 0: 30 epochs of 4 steps"
-    assert lines[-1].startswith("digits/svd seed 0: epoch 30/30  loss 0.500  test accuracy 90.00 %")
+    assert lines[-1].startswith("digits/svd seed 0: epoch 30/30  loss 0.500  accuracy 90.00 %")
 
 
 def test_lines_of_a_resumed_run() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from svdistill import jobs, nets
-from svdistill.errors import CheckpointError, DataError, OptionError
+from svdistill.errors import CheckpointError, DataError, OptionError, RecipeError
 from svdistill.jobs import Run
 
 
@@ -72,3 +72,30 @@ def test_data_that_does_not_fit(tmp_path: Path) -> None:
         jobs.evaluate(file)
     with pytest.raises(DataError, match="name a data set that fits"):
         jobs.evaluate(file, name="digits")
+
+
+def test_of_a_run_that_held_images_out(tmp_path: Path) -> None:
+    """The run's accuracy is of those and is called so; evaluating is on the test images all the same."""
+    overrides = ["model.width=0.1", "data.held_out=0.05", "train.batch_size=50", "train.epochs=1", "train.device=cpu"]
+    run = jobs.train("digits/teacher", overrides=overrides, runs=tmp_path)
+    assert run.summary["measured_on"] == "held-out"
+    assert run.summary["train_images"] == 950
+    assert round(50 * run.summary["accuracy"], 6) == round(50 * run.summary["accuracy"])
+    assert jobs.evaluate(run.path, device="cpu")["images"] == 797
+    settings = ["teacher.recipe=null", f"teacher.checkpoint={run.student_file}", "data.held_out=0.1"]
+    with pytest.raises(RecipeError, match=r"^data\.held_out: 0\.1 of the images .* trained with 0\.05 held out; give"):
+        jobs.train("digits/svd", overrides=[*settings, "train.device=cpu"], runs=tmp_path)
+
+
+def test_of_a_teacher_that_tells_turns_apart(tmp_path: Path) -> None:
+    """It is measured on turned test images of its own classes, and helps by its maps but not by its outputs."""
+    base = ["data.classes=['3','5']", "train.epochs=1", "train.device=cpu", "model.width=0.1", "train.batch_size=20"]
+    run = jobs.train("digits/turned", overrides=base, runs=tmp_path)
+    result = jobs.evaluate(run.student_file, device="cpu")
+    assert [row["name"] for row in result["classes"]] == ["0°", "90°", "180°", "270°"]
+    assert result["accuracy"] == pytest.approx(run.summary["accuracy"], abs=1e-9)
+    student = [*base, "data.train_size=20", "teacher.recipe=digits/turned"]
+    student += [f"teacher.overrides.{one}" for one in base if not one.startswith("data")]
+    assert jobs.train("digits/svd", overrides=student, runs=tmp_path).summary["accuracy"] >= 0
+    with pytest.raises(RecipeError, match=r"^teacher: it tells 4 classes apart and the student 2"):
+        jobs.train("digits/soft-target", overrides=student, runs=tmp_path)

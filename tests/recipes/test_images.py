@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svdistill import data, recipes
-from svdistill.errors import RecipeError
+from svdistill.errors import DataError, RecipeError
 from svdistill.recipes.images import batches, load_images
 
 
@@ -79,3 +79,51 @@ def test_images_move_together() -> None:
     images = load_images(recipes.load("digits/svd", ["data.unlabelled={}"]))
     assert images.to("cpu").unlabelled is not None
     assert len(images.to("cpu").unlabelled or ()) == len(images.unlabelled or ())
+
+
+def keys(source: data.ImageSource, *, turns: int = 0) -> list[bytes]:
+    """Tell images apart by their pixels, after some quarter turns: no two of the digits are equal."""
+    assert isinstance(source, data.ImageSet)
+    return [bytes(pixels.flatten().tolist()) for pixels in source.images.rot90(turns, (2, 3))]
+
+
+def test_held_out_images_are_those_of_every_seed_and_of_the_teacher() -> None:
+    """They are measured on, and are neither trained on, with or without labels, nor in the statistics."""
+    small, part = "data.image_size=null", "data.held_out=0.1"
+    whole = load_images(recipes.load("digits/teacher", [small]))
+    held, known = None, set(keys(whole.train))
+    teacher = "teacher.overrides.data.image_size=null"
+    for name, *more in (
+        ("digits/teacher",),
+        ("digits/svd", teacher, "data.unlabelled={}"),
+        ("digits/svd", teacher, "data.unlabelled={}", "seed=1"),
+        ("digits/svd", teacher, "data.unlabelled={name: digits}"),
+    ):
+        recipe = recipes.load(name, [small, part, *more])
+        images = load_images(recipe)
+        held = held or set(keys(images.test))
+        assert set(keys(images.test)) == held
+        assert images.test.labels.bincount().tolist() == [10] * 10
+        assert held < known
+        others = [] if images.unlabelled is None else keys(images.unlabelled)
+        seen = set(keys(images.train) + others)
+        assert seen == known - held
+        index = torch.tensor([key not in held for key in keys(whole.train)])
+        assert torch.equal(images.mean, data.channel_statistics(whole.train.take(index.nonzero().flatten()))[0])
+        parent = recipes.teacher_of(recipe)
+        if parent is not None:
+            assert set(keys(load_images(parent).test)) == held
+    with pytest.raises(DataError, match=r"^data\.held_out: of the 100 images of class '0' none would be held out"):
+        load_images(recipes.load("digits/teacher", ["data.held_out=0.004"]))
+
+
+def test_held_out_images_are_never_seen_turned_another_way() -> None:
+    """They are left out first and turned afterwards; train_size counts the turned ones."""
+    part = ["data.image_size=null", "data.held_out=0.1"]
+    plain = load_images(recipes.load("digits/teacher", part))
+    turned = load_images(recipes.load("digits/turned", [*part, "data.train_size=100"]))
+    assert keys(turned.test.take(torch.arange(0, 400, 4))) == keys(plain.test)
+    assert turned.train.labels.bincount().tolist() == [25] * 4
+    held = {key for turns in range(4) for key in keys(plain.test, turns=turns)}
+    assert not held & set(keys(turned.train))
+    assert torch.equal(turned.mean, plain.mean)

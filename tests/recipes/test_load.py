@@ -422,3 +422,36 @@ def test_the_teacher_sees_the_same_images() -> None:
     foreign = recipes.teacher_of(recipes.load("fashion-mnist/svd", [*settings, "teacher.recipe=digits/teacher"]))
     assert foreign is not None
     assert (foreign.data.image_size, foreign.data.classes) == (16, None)
+
+
+def test_the_teacher_holds_out_the_same_images() -> None:
+    """The part is handed on, and another one refused; not to another data set's teacher, and never the task."""
+    part = "data.held_out=0.1"
+    student = recipes.load("digits/svd", [part, "data.task=rotation"])
+    teacher, foreign = (
+        recipes.teacher_of(recipes.load("digits/svd", [part, "data.task=rotation", f"teacher.recipe={name}"]))
+        for name in ("digits/teacher", "fashion-mnist/teacher")
+    )
+    assert teacher is not None
+    assert foreign is not None
+    assert (teacher.data.held_out, teacher.data.task, foreign.data.held_out) == (0.1, "classes", None)
+    assert recipes.identity(student) != recipes.identity(recipes.load("digits/svd"))
+    for own, said in (([part], "0.1"), ([], "nothing")):
+        with pytest.raises(RecipeError, match=rf"^data\.held_out: .* holds out 0\.2 .* the student {said}; .*$"):
+            recipes.lineage(recipes.load("digits/svd", [*own, "teacher.overrides.data.held_out=0.2"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("data.held_out=0", r"^data\.held_out: expected more than 0, got 0$"),
+        ("data.held_out=1.0", r"^data\.held_out: expected less than 1, got 1\.0$"),
+        ("data.task=rotations", r"^data\.task: no 'rotations'; expected 'classes' or 'rotation'$"),
+        ("data={task: rotation, augment: {flip: true}}", r"^data\.augment\.flip: task=rotation .*flip=false$"),
+        ("data={task: rotation, augment: {rotation: 46}}", r"^data\.augment\.rotation: .* 46° .* at most 45$"),
+    ],
+)
+def test_parts_and_tasks_that_cannot_be(override: str, match: str) -> None:
+    """One line that names the key."""
+    with pytest.raises(RecipeError, match=match):
+        recipes.load("digits/teacher", [override])

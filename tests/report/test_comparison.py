@@ -129,7 +129,7 @@ def test_without_the_student_alone_there_is_no_gain() -> None:
 def test_table_fits_a_terminal() -> None:
     """Seven methods with their intervals in 80 columns, in one line each, the common cost above."""
     text = shown(THREE)
-    assert "digits/svd: 2 methods, 3 seeds" in text
+    assert "digits/svd: 2 methods, 3 seeds, test accuracy" in text
     assert "student: 1.0 k parameters, 0.002 MFLOPs" in text
     (line,) = (line for line in text.splitlines() if line.strip().startswith("svd"))
     assert "83.00 ± 1.73" in line

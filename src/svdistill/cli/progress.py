@@ -122,7 +122,7 @@ class Bar:
         if self._task is None:
             return
         figures = [] if math.isnan(self._loss) else [f"loss {self._loss:.3f}"]
-        figures += [] if self._accuracy is None else [f"test accuracy {percent(self._accuracy, digits=1)}"]
+        figures += [] if self._accuracy is None else [f"accuracy {percent(self._accuracy, digits=1)}"]
         figures.append(f"{self._rate.images_per_second:,.0f} images/s")
         left = self._rate.left(self._total - self._done)
         figures += [] if left is None else [f"{seconds(left)} left"]
@@ -161,7 +161,7 @@ class Lines:
             return
         left = self._rate.left((self._epochs - epoch) * self._steps)
         figures = [f"epoch {epoch}/{self._epochs}", f"loss {metrics['loss']:.3f}"]
-        figures += [f"test accuracy {percent(metrics['accuracy'])}"] if "accuracy" in metrics else []
+        figures += [f"accuracy {percent(metrics['accuracy'])}"] if "accuracy" in metrics else []
         figures.append(f"{self._rate.images_per_second:,.0f} images/s")
         figures += [f"{seconds(left)} left"] if left else []
         self._write("  ".join(figures))

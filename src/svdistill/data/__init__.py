@@ -5,6 +5,8 @@ from svdistill.data.batches import Batch, Batches, Draws, Mixed, Shard, every_vi
 from svdistill.data.catalogue import Classes, Description, Root, describe, fetch, load, names, read_classes
 from svdistill.data.download import Remote, cache_folder, download
 from svdistill.data.files import Files, FileSet
+from svdistill.data.held_out import hold_out
+from svdistill.data.rotation import rotation_task
 from svdistill.data.sets import UNLABELLED, Dataset, ImageSet, ImageSource
 from svdistill.data.statistics import channel_statistics, standardize
 
@@ -34,9 +36,11 @@ __all__ = [
     "download",
     "every_view",
     "fetch",
+    "hold_out",
     "load",
     "names",
     "read_classes",
+    "rotation_task",
     "standardize",
     "warp",
 ]

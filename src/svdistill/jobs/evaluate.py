@@ -20,6 +20,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a trained network, in 32-bit precision, on the test images of a data set, prepared as when it was saved.
 
+    They are the test images even where the run itself was measured on a part of the training images.
+
     Args:
         path: a run's folder, or its ``student.safetensors``.
         name: the data set; None = the one that the network was trained on.
@@ -44,13 +46,15 @@ def evaluate(
     if root is None and name == spec.get("data"):
         root = _recorded_root(file)
     own = name == spec.get("data")
-    test = data.load(
+    turned = spec.get("task") == "rotation"
+    dataset = data.load(
         name,
         root=root,
         image_size=json.loads(spec.get("image_size", "null")),
-        classes=json.loads(spec["classes"]) if own and "classes" in spec else None,
+        classes=json.loads(spec.get("turned" if turned else "classes", "null")) if own else None,
         channels=spec["in_channels"] if own and spec["in_channels"] in (1, 3) else None,
-    ).test
+    )
+    test = (data.rotation_task(dataset) if turned else dataset).test
     if test.shape[0] != spec["in_channels"] or test.num_classes != spec["num_classes"]:
         raise DataError(
             f"{name} has {test.shape[0]} channels and {test.num_classes} classes, but {file} takes "

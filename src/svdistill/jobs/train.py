@@ -306,6 +306,7 @@ def _summary(recipe: Recipe, run: Run, distiller: Distiller, images: Images) -> 
         "method": recipe.method,
         "seed": recipe.seed,
         "accuracy": metrics[-1]["accuracy"],
+        "measured_on": recipe.data.measured_on,
         "best_accuracy": best["accuracy"],
         "best_epoch": best["epoch"],
         "train_images": len(images.train),

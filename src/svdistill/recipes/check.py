@@ -1,8 +1,9 @@
 """Whether a recipe's student, teacher, losses and images fit each other, found out before work starts."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -159,6 +160,7 @@ def _untrained_teacher(
         path = Path(str(recipe.teacher.checkpoint))
         with named("teacher.checkpoint"):
             network, spec = weights.load_teacher(path, images), nets.spec(path)
+        _check_held_out(recipe, spec)
         size, home = spec.get("image_size"), spec.get("data")
         key = ""
     else:
@@ -174,6 +176,16 @@ def _untrained_teacher(
             f"take data.image_size={size}{key}"
         )
     return network
+
+
+def _check_held_out(recipe: Recipe, spec: Mapping[str, Any]) -> None:
+    """Refuse a trained teacher that has seen images of which the student's accuracy is to be."""
+    wanted, there = recipe.data.held_out, json.loads(spec.get("held_out", "null"))
+    if wanted is not None and spec.get("data") == recipe.data.name and there != wanted:
+        raise RecipeError(
+            f"data.held_out: {wanted:g} of the images are held out, but the teacher's file was trained with "
+            f"{'none' if there is None else there} held out; give the teacher by teacher.recipe"
+        )
 
 
 def _trace(network: nn.Module, taps: tuple[str, ...], images: Images, *, key: str) -> _Traced:

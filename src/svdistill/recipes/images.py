@@ -22,10 +22,10 @@ class Images:
     """The images of a run.
 
     Attributes:
-        train: the labelled training images, after ``train_size``.
-        test: the images to measure with.
-        mean: (C,), of all training images in [0, 1], not only the labelled ones, so that a teacher and students of
-            every train_size see the same standardized images.
+        train: the labelled training images, after ``held_out`` and ``train_size``.
+        test: the images to measure with: the test images, or those that are held out.
+        mean: (C,), of all training images in [0, 1] that are not held out, not only the labelled ones, so that a
+            teacher and students of every train_size see the same standardized images.
         std: (C,), of the same images as the mean.
         unlabelled: images for the transfer task alone, or None.
     """
@@ -95,12 +95,24 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
 
 def _load(settings: DataSettings, loaded: Loaded) -> tuple[data.Dataset, Tensor, Tensor]:
     which = settings.model_dump(include={"name", "root", "image_size", "classes", "channels"})
-    key = json.dumps(which)
+    key = json.dumps([which, settings.held_out, settings.task])
     if key not in loaded:
         with named("data" if settings.root is None else "data.root"):
             dataset = data.load(**which)
-            loaded[key] = dataset, *data.channel_statistics(dataset.train)
+        dataset = _without_held_out(dataset, settings)
+        # Afterwards, or else an image could be trained on turned one way and measured on turned another way.
+        if settings.task == "rotation":
+            with named("data.task"):
+                dataset = data.rotation_task(dataset)
+        loaded[key] = dataset, *data.channel_statistics(dataset.train)
     return loaded[key]
+
+
+def _without_held_out(dataset: data.Dataset, settings: DataSettings) -> data.Dataset:
+    if settings.held_out is None:
+        return dataset
+    with named("data.held_out"):
+        return data.hold_out(dataset, settings.held_out)
 
 
 def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | None:
@@ -114,7 +126,10 @@ def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | Non
             found: data.ImageSource = dataset.train.rest(recipe.data.train_size, seed=recipe.seed)
         else:
             channels, height, _ = dataset.train.shape
-            found = data.load(settings.name, root=settings.root, image_size=height, channels=channels).train
+            others = data.load(settings.name, root=settings.root, image_size=height, channels=channels)
+            if settings.name == recipe.data.name:
+                others = _without_held_out(others, recipe.data)
+            found = others.train
         found = found.unlabelled()
         if settings.size is not None:
             found = found.subset(settings.size, seed=recipe.seed)

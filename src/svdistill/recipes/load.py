@@ -38,7 +38,7 @@ _SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     **{section: tuple(kinds.values()) for section, kinds in _TAGS.items()},
     "train": (TrainSettings,),
 }
-_SAME_IMAGES = ("classes", "image_size", "channels")
+_SAME_IMAGES = ("classes", "held_out", "image_size", "channels")
 _EXPECTED = {
     "int_type": "expected a whole number",
     "float_type": "expected a number",
@@ -145,7 +145,7 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
 
     The teacher keeps its own seed. It takes over what only says where and how fast: device, compilation, how often to
     save. For the same data set it takes over the folder of the files and, where its own recipe does not name them, the
-    classes, the size and the channels of the images.
+    classes, the part that is held out, the size and the channels of the images.
 
     Args:
         recipe: the student's recipe.
@@ -154,7 +154,7 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
         The teacher's recipe; None where there is no teacher or it is given by a checkpoint.
 
     Raises:
-        RecipeError: no such recipe, or an override does not fit it.
+        RecipeError: no such recipe, an override does not fit it, or it holds out another part of the same data set.
     """
     teacher = recipe.teacher
     if teacher is None or teacher.recipe is None:
@@ -177,9 +177,15 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
         inherited = {key: own["data"][key] for key in _SAME_IMAGES if settings["data"].get(key) is None}
         settings["data"] = {**settings["data"], **inherited}
     try:
-        return validate(settings)
+        found = validate(settings)
     except RecipeError as error:
         raise RecipeError(f"teacher.overrides.{error}") from error
+    if same_data and found.data.held_out != recipe.data.held_out:
+        raise RecipeError(
+            f"data.held_out: the teacher {found.name!r} holds out {found.data.held_out:g} of the same images and the "
+            f"student {recipe.data.held_out or 'nothing'}; take data.held_out={found.data.held_out:g} for both"
+        )
+    return found
 
 
 def lineage(recipe: Recipe) -> tuple[Recipe, ...]:

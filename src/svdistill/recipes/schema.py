@@ -18,6 +18,8 @@ Taps = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 Classes = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
+# Degrees; beyond half of a quarter turn an image is nearer to the next one.
+_MOST_ROTATION = 45.0
 
 
 class AugmentSettings(Settings):
@@ -57,6 +59,10 @@ class DataSettings(Settings):
         name: a data set's name, e.g. ``digits``.
         root: folder that holds its files; null = the usual folders, then a download.
         classes: use only these classes, by name: a list, or the path of a text file with one a line; null = all.
+        task: what is learnt of the images: their ``classes``, or by ``rotation``, without their labels, which way each
+            was turned: it is there four times, turned by 0°, 90°, 180° and 270°, in training and test images alike.
+        held_out: measure on this part of the training images, which is left out of training, in place of the test
+            images; the same part of each class, and the same images for every seed and the teacher. null = none.
         train_size: how many labelled training images to use, equally many of each class; null = all.
         image_size: resize once to this many pixels a side; null = as they are.
         channels: 1 = grey, 3 = colour; null = as they are.
@@ -67,6 +73,8 @@ class DataSettings(Settings):
     name: str
     root: str | None = None
     classes: str | Classes | None = None
+    task: Literal["classes", "rotation"] = "classes"
+    held_out: Fraction | None = None
     train_size: int | None = Field(default=None, ge=1)
     image_size: int | None = Field(default=None, ge=1, le=4096)
     channels: Literal[1, 3] | None = None
@@ -88,6 +96,27 @@ class DataSettings(Settings):
         if self.unlabelled is not None and self.unlabelled.name == "rest" and self.train_size is None:
             raise ValueError("unlabelled: 'rest' are the images that train_size leaves out; give data.train_size too")
         return self
+
+    @model_validator(mode="after")
+    def _warps_keep_the_turn(self) -> Self:
+        if self.task != "rotation":
+            return self
+        if self.augment.flip:
+            raise ValueError(
+                "augment.flip: task=rotation asks which way an image was turned, and a mirrored one tells 90° as 270°; "
+                "take data.augment.flip=false"
+            )
+        if self.augment.rotation > _MOST_ROTATION:
+            raise ValueError(
+                f"augment.rotation: with task=rotation {self.augment.rotation:g}° may look like another quarter turn; "
+                f"take at most {_MOST_ROTATION:g}"
+            )
+        return self
+
+    @property
+    def measured_on(self) -> Literal["test", "held-out"]:
+        """Which images the accuracy is of."""
+        return "test" if self.held_out is None else "held-out"
 
 
 class ModelSettings(Settings):
@@ -215,7 +244,7 @@ class TrainSettings(Settings):
             ``epochs`` of the main task, which then learns alone but for the losses whose ``stage`` says otherwise.
         first_stage_norm: bound on the norm of the whole gradient in the first of two stages, in which no main gradient
             bounds that of the transfer task; null = no bound.
-        evaluate_every: measure on the test images after every n-th epoch, and after the last.
+        evaluate_every: measure on the test images, or those held out, after every n-th epoch, and after the last.
     """
 
     epochs: int = Field(ge=1)

@@ -83,7 +83,8 @@ def folder(recipe: Recipe, wanted: teacher_cache.Key) -> Path:
 
 def _images(recipe: Recipe) -> dict[str, Any]:
     """Return the settings that say which images there are; the seed is one where it chooses some."""
-    data = recipe.data.model_dump(mode="json", exclude={"root", "augment", "unlabelled"})
+    # Defaults are left out, so that a setting that a later version adds renames no folder.
+    data = recipe.data.model_dump(mode="json", exclude_defaults=True, exclude={"root", "augment", "unlabelled"})
     other = recipe.data.unlabelled
     if other is not None:
         data["unlabelled"] = {"name": other.name, "size": other.size}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svdistill import nets
+from svdistill import data, nets
 from svdistill.errors import CheckpointError
 from svdistill.recipes.images import Images
 from svdistill.recipes.schema import Recipe
@@ -22,10 +22,18 @@ def metadata(recipe: Recipe, images: Images) -> dict[str, str]:
         images: give the classes, the statistics and the size.
 
     Returns:
-        ``recipe``, ``data``, and as JSON ``image_size``, ``classes``, ``mean``, ``std`` and, where the recipe names its
-        own, ``taps``.
+        ``recipe``, ``data``, and as JSON ``image_size``, ``classes``, ``mean``, ``std`` and, where the recipe names
+        them, ``taps`` and ``held_out``. With the task ``rotation`` also ``task``, and ``turned``, the classes of the
+        images that were turned.
     """
-    named = {} if recipe.model.taps is None else {"taps": json.dumps(recipe.model.taps)}
+    settings, named = recipe.data, {}
+    if recipe.model.taps is not None:
+        named["taps"] = json.dumps(recipe.model.taps)
+    if settings.held_out is not None:
+        named["held_out"] = json.dumps(settings.held_out)
+    if settings.task == "rotation":
+        turned = None if settings.classes is None else data.read_classes(settings.classes)
+        named |= {"task": settings.task, "turned": json.dumps(turned)}
     return {
         **named,
         "recipe": recipe.name,

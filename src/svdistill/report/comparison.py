@@ -18,14 +18,14 @@ from rich.text import Text
 from svdistill.atomic import write_atomically
 from svdistill.methods import BASELINE, TEACHER
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
-from svdistill.report.tables import count, flops, mean_deviation, percent, seconds
+from svdistill.report.tables import accuracy_name, count, flops, mean_deviation, percent, seconds
 
 STEM = "comparison"
 COSTS = ("param.", "MFLOPs")
 DASH = "–"
 NOTES = (
-    "Accuracy on the test images: mean ± sample deviation over the seeds, after the last epoch and at each run's best "
-    "epoch; the latter is chosen on the test images themselves, so it flatters.",
+    "{accuracy}: mean ± sample deviation over the seeds, after the last epoch and at each run's best epoch; the latter "
+    "is chosen on the same images, so it flatters.",
     "Gain: accuracy after the last epoch less that of the student alone with the same seed and settings, in percentage "
     "points: mean over the common seeds with Student's paired 95 % interval.",
     "FLOPs are those of one image, 2 × multiply-adds; seconds are a run's own training time.",
@@ -176,7 +176,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         costs = (_or_dash(row.parameters, count), _or_dash(row.flops, flops), _or_dash(row.seconds, "{:.1f}".format))
         figures = (_seeds(row), _spread(row.accuracy), _spread(row.best), _interval(row.gain))
         lines.append(_line([row.method, *(_value(row, axis) for axis in axes), *figures, *costs]))
-    lines += [""] + [part for note in NOTES for part in (note, "")]
+    lines += [""] + [part for note in NOTES for part in (note.format(accuracy=_accuracy(record).capitalize()), "")]
     if failures := list(_failures(done)):
         lines += ["## Failed", "", *(f"- {_escaped(failure)}" for failure in failures), ""]
     return "\n".join(lines)
@@ -297,7 +297,11 @@ def _title(record: Mapping[str, Any]) -> str:
     done = sum(run["state"] in ("finished", "failed", "unneeded") for run in runs)
     so_far = "" if done == len(runs) else f", {done} of {len(runs)} runs so far"
     methods, seeds = len(record["methods"]), len(record["seeds"])
-    return f"{record['recipe']}: {_many(methods, 'method')}, {_many(seeds, 'seed')}{so_far}"
+    return f"{record['recipe']}: {_many(methods, 'method')}, {_many(seeds, 'seed')}, {_accuracy(record)}{so_far}"
+
+
+def _accuracy(record: Mapping[str, Any]) -> str:
+    return accuracy_name(run["summary"] for run in record["runs"] if run["summary"] is not None)
 
 
 def _many(number: int, what: str) -> str:

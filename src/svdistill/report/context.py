@@ -122,6 +122,11 @@ class PageContext(NamedTuple):
         return None if self.teacher is None else float(self.teacher.summary["accuracy"])
 
     @property
+    def accuracy(self) -> str:
+        """What the accuracy is called, by the images that it is of, at the beginning of a sentence."""
+        return capital(tables.accuracy_name(run.summary for group in self.groups for run in group.runs))
+
+    @property
     def under(self) -> str:
         """The conditions of the main regime, as the end of a sentence; empty where there is no other regime."""
         named = conditions(self.main)

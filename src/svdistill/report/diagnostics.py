@@ -51,8 +51,8 @@ def spectra(context: PageContext) -> Section | None:
     pictures += _alignment(context, groups)
     lead = (
         "The fraction of a feature map's energy, σ² / ‖M‖², that lies in each of its singular values"
-        f"{context.under}: mean over up to 64 test images and over the seeds. A steep fall means that a few vectors "
-        "describe nearly all of a map."
+        f"{context.under}: mean over up to 64 of the images measured on and over the seeds. A steep fall means that "
+        "a few vectors describe nearly all of a map."
     )
     legend = context.legend(groups, teacher=teacher is not None)
     return Section("spectra", "Singular values", lead, legend, small=pictures)
@@ -72,8 +72,8 @@ def distilled(context: PageContext) -> Section | None:
     names = [str(name) for name in helped.diagnostics["student_taps"]]
     lead = (
         f"What KD-SVD asks the student to reproduce{context.under}: exp(−(front[m] − back[n])² / β) for the leading "
-        "singular vectors of neighbouring taps, on a few test images; bright is 1. Channels are sorted by the "
-        "teacher's vectors, so its own picture is smooth; the more a student agrees with it, the more alike the "
+        "singular vectors of neighbouring taps, on a few of the images measured on; bright is 1. Channels are sorted "
+        "by the teacher's vectors, so its own picture is smooth; the more a student agrees with it, the more alike the "
         "pictures are. Below each: its distance from the teacher's, in percent of the distance between the teacher's "
         "and a picture that is 1 everywhere."
     )

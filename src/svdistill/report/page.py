@@ -106,6 +106,7 @@ def render(found: Collection, *, made: str | None = None) -> str:
         headline=_headline(context),
         looks=list(context.looks.values()),
         swatch=_swatch,
+        accuracy=context.accuracy,
         tables=_tables(context),
         sections=[section for make in _SECTIONS if (section := make(context)) is not None],
         runs=_runs(context),

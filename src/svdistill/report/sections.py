@@ -48,7 +48,7 @@ def curves(context: PageContext) -> Section | None:
         title = conditions(regime)
 
         def draw(name: str, width: int, lines: list[Line] = lines, title: str = title) -> str:
-            named = f"Test accuracy while training {title}".strip()
+            named = f"{context.accuracy} while training {title}".strip()
             frame = Frame(name, named, width, height=400 if width == WIDE else 290)
             return figures.curves(lines, frame, teacher=context.teacher_accuracy, scale=100, late=True)
 
@@ -56,7 +56,9 @@ def curves(context: PageContext) -> Section | None:
             pictures.append(_responsive(draw, f"curve{number}", capital(title)))
     many = max(len(regime.groups) for regime in regimes) > figures.MAX_BANDS
     bands = "" if many else "; band: one deviation to either side"
-    lead = f"Test accuracy in percent. Line: mean over the seeds{bands}. The first epochs may lie below the figure."
+    lead = (
+        f"{context.accuracy} in percent. Line: mean over the seeds{bands}. The first epochs may lie below the figure."
+    )
     shown = [group for regime in regimes for group in regime.groups]
     legend = context.legend(shown, teacher=context.teacher is not None)
     return Section("training", "Training", lead, legend, large=pictures) if pictures else None
@@ -78,7 +80,7 @@ def cost(context: PageContext) -> Section | None:
     def draw(name: str, width: int) -> str:
         return figures.bars(
             items,
-            Frame(name, "Test accuracy against FLOPs", width, height=340 if width == WIDE else 290),
+            Frame(name, f"{context.accuracy} against FLOPs", width, height=340 if width == WIDE else 290),
             x_label="MFLOPs an image",
             joined=True,
             log=positions[-1] / positions[0] > 2,
@@ -86,9 +88,9 @@ def cost(context: PageContext) -> Section | None:
         )
 
     lead = (
-        "Test accuracy after the last epoch, in percent, against the cost of one image in millions of floating-point "
-        "operations. Mark: mean over the seeds; bar: one deviation to either side. Methods that train the same network "
-        "cost the same and stand side by side."
+        f"{context.accuracy} after the last epoch, in percent, against the cost of one image in millions of "
+        "floating-point operations. Mark: mean over the seeds; bar: one deviation to either side. Methods that train "
+        "the same network cost the same and stand side by side."
     )
     legend = context.legend(groups, teacher=context.teacher is not None)
     picture = _responsive(draw, "cost", "", note=_confounded(regimes))
@@ -101,7 +103,7 @@ def settings(context: PageContext) -> Section | None:
     found = [one for one in [*along, _rank(context)] if one is not None]
     lead = (
         "Gain over the student alone, in points, with its 95 % interval where there are several seeds; where there is "
-        "no student alone, test accuracy in percent, with one deviation to either side."
+        "no student alone, accuracy in percent, with one deviation to either side."
     )
     drawn = {item.look for _, items in found for item in items}
     legend = [look for look in context.legend(context.groups) if look in drawn]

@@ -79,6 +79,16 @@ def _titled(title: str, table: Table) -> Group:
     return Group(Text(title, style="bold"), table)
 
 
+def accuracy_name(summaries: Iterable[Mapping[str, Any]]) -> str:
+    """Return what the accuracy of some runs is called: ``test accuracy``, ``held-out accuracy``, or both.
+
+    Args:
+        summaries: as ``RunRecord.summary`` returns them.
+    """
+    measured = {str(summary.get("measured_on", "test")) for summary in summaries}
+    return f"{' or '.join(sorted(measured or {'test'}, reverse=True))} accuracy"
+
+
 def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Group:
     """Show how a run ended: accuracy, cost, time, and the health of its transfer task.
 
@@ -92,8 +102,9 @@ def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
     table = _plain(header=False)
     table.add_column(no_wrap=True)
     table.add_column()
-    table.add_row("test accuracy, last epoch", percent(summary["accuracy"]))
-    table.add_row("test accuracy, best epoch", f"{percent(summary['best_accuracy'])} (epoch {summary['best_epoch']})")
+    accuracy = accuracy_name([summary])
+    table.add_row(f"{accuracy}, last epoch", percent(summary["accuracy"]))
+    table.add_row(f"{accuracy}, best epoch", f"{percent(summary['best_accuracy'])} (epoch {summary['best_epoch']})")
     table.add_row("training images, epochs", f"{count(summary['train_images'])}, {summary['epochs']}")
     table.add_row("parameters", count(summary["parameters"]))
     table.add_row("MFLOPs an image", flops(summary["flops"]))
@@ -167,7 +178,8 @@ def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
         table.add_row(name, count(runs[0]["parameters"]), flops(runs[0]["flops"]), f"{mean:.2f}{spread}", took)
     seeds = max(len(runs) for _, runs in rows)
     spread = f", mean ± deviation of {seeds} seeds" if seeds > 1 else ""
-    return _titled(f"Test accuracy after the last epoch{spread}; seconds of a run", table)
+    accuracy = accuracy_name(run for _, runs in rows for run in runs).capitalize()
+    return _titled(f"{accuracy} after the last epoch{spread}; seconds of a run", table)
 
 
 def recipes_table(recipes: Iterable[tuple[str, str]], *, heading: str = "recipe") -> Table:

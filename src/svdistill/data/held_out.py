@@ -1,0 +1,51 @@
+"""A part of the training images to choose settings on, in place of the test images."""
+
+import zlib
+
+import torch
+
+from svdistill.data.sets import Dataset
+from svdistill.errors import DataError, OptionError
+
+
+def hold_out(dataset: Dataset, fraction: float) -> Dataset:
+    """Leave a part of the training images out of training and measure on it in place of the test images.
+
+    Of each class the same part is held out, rounded to whole images, so equally many where classes are equally large.
+    Which ones depends on the name of the class and the number of its images alone: no seed, and no selection of other
+    classes, changes it, so that no teacher trains on what a student is measured on.
+
+    Args:
+        dataset: the data set; its test images are not used.
+        fraction: which part, between 0 and 1, both excluded.
+
+    Returns:
+        The data set with the remaining training images, and with those held out as its test images; both in the order
+        of the whole set.
+
+    Raises:
+        OptionError: the fraction is not between 0 and 1.
+        DataError: of some class no image would be held out, or none would remain.
+    """
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
+        raise OptionError(f"the part to hold out is {fraction!r}, expected a fraction between 0 and 1")
+    train = dataset.train
+    labels = train.labels.cpu()
+    held = torch.zeros(len(train), dtype=torch.bool)
+    for number, name in enumerate(train.classes):
+        of_class = torch.nonzero(labels == number).flatten()
+        count = round(fraction * len(of_class))
+        if not 0 < count < len(of_class):
+            what, change = ("held out", "larger") if count == 0 else ("left to train on", "smaller")
+            raise DataError(
+                f"of the {len(of_class)} images of class {name!r} none would be {what} with the fraction "
+                f"{fraction:g}; take a {change} one"
+            )
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        held[of_class[torch.randperm(len(of_class), generator=generator)[:count]]] = True
+    return Dataset(
+        name=dataset.name,
+        train=train.take(torch.nonzero(~held).flatten()),
+        test=train.take(torch.nonzero(held).flatten()),
+        flip_allowed=dataset.flip_allowed,
+    )

@@ -7,7 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from svdistill.errors import OptionError, ShapeError
-from svdistill.losses.maps import as_grid, average_pool, channels_first, match, pair_up, smaller, wide_dtype, width
+from svdistill.losses.maps import (
+    as_grid,
+    average_pool,
+    channels_first,
+    match,
+    pair_up,
+    positions,
+    smaller,
+    wide_dtype,
+    width,
+)
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 
@@ -28,7 +38,8 @@ def fitnet_loss(
         teacher_maps: as many; taken as constant.
         weight: (D_T, D_S) of the regressor; None: none, and then the widths at the hint must agree.
         bias: (D_T,) of the regressor, or None.
-        hint: which tap, from 0; None: the middle one, (L − 1) // 2.
+        hint: which tap, from 0; None: the middle one, (L − 1) // 2, of those L at which the student's map has more than
+            one position, of all taps where there is none.
 
     Returns:
         Scalar, float32 (float64 where the maps are), also under autocast; 0 for an empty batch.
@@ -75,7 +86,7 @@ class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
             ShapeError: the maps do not fit, or the regressor was made for other widths.
         """
         pairs = pair_up(student_maps, teacher_maps, method="FitNets")
-        student, teacher = pairs[_chosen(self.hint, len(pairs))]
+        student, teacher = pairs[_chosen(self.hint, student_maps)]
         if self.regressor is None:
             self.regressor = nn.Conv1d(
                 width(student), width(teacher), 1, device=student.device, dtype=wide_dtype(student)
@@ -131,14 +142,14 @@ class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
 @torch.no_grad()
 def _extract(teacher_maps: Maps, student_maps: Maps, hint: int | None) -> Tensor:
     pairs = pair_up(student_maps, teacher_maps, method="FitNets")
-    student, teacher = pairs[_chosen(hint, len(pairs))]
+    student, teacher = pairs[_chosen(hint, student_maps)]
     with torch.autocast(teacher.device.type, enabled=False):
         grid = as_grid(teacher, student)
         return average_pool(grid.to(wide_dtype(student)), smaller(as_grid(student, teacher), grid))
 
 
 def _compare(student_maps: Maps, goal: Tensor, weight: Tensor | None, bias: Tensor | None, hint: int | None) -> Tensor:
-    student = student_maps[_chosen(hint, len(student_maps))]
+    student = student_maps[_chosen(hint, student_maps)]
     match([student], [goal], method="FitNets")
     _check_regressor(student, goal, weight, bias)
     dtype = wide_dtype(student)
@@ -152,9 +163,11 @@ def _compare(student_maps: Maps, goal: Tensor, weight: Tensor | None, bias: Tens
         return (found - channels_first(goal)).square().sum() * (0.5 / max(1, goal.numel()))
 
 
-def _chosen(hint: int | None, taps: int) -> int:
+def _chosen(hint: int | None, student_maps: Maps) -> int:
+    taps = len(student_maps)
     if hint is None:
-        return (taps - 1) // 2
+        among = [tap for tap, one in enumerate(student_maps) if positions(one) > 1] or range(taps)
+        return among[(len(among) - 1) // 2]
     if not 0 <= hint < taps:
         raise OptionError(f"hint is tap {hint} of {taps}; choose 0 to {taps - 1}, or None for the middle one")
     return hint

@@ -1,5 +1,6 @@
 """Tables of the networks: what each costs, and what comes out at its taps."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,10 @@ from svdistill.report.tables import flops
 
 if TYPE_CHECKING:
     from svdistill.nets import Entry, Tap
+
+
+# What a tap within the classifier is called in a table that has no room for its name.
+_LAST = "last"
 
 
 def networks_table(entries: Iterable["Entry"]) -> Group:
@@ -40,12 +45,14 @@ def networks_table(entries: Iterable["Entry"]) -> Group:
         parameters = [f"{entry.parameters / 1e6:.3f}", "" if printed is None else f"{printed.parameters:g}"]
         cost = [flops(entry.flops), "" if printed is None or printed.mflops is None else f"{printed.mflops:g}"]
         shown = (*parameters, *cost) if any_printed else (parameters[0], cost[0])
-        table.add_row(entry.name, *shown, short_taps(entry.taps))
+        table.add_row(entry.name, *shown, short_taps([_brief(tap) for tap in entry.taps]))
         if printed is not None:
             sources.setdefault(printed.source, []).append(entry.name)
             if printed.note:
                 notes.setdefault(printed.note, []).append(entry.name)
     lines: list[RenderableType] = [table]
+    if any(_LAST in map(_brief, entry.taps) for entry in entries):
+        lines.append(Text(f"{_LAST}: the last hidden features, what the output layer reads", style="dim"))
     for source, found in sources.items():
         lines.append(Text(f"as printed by {source}: {', '.join(found)}", style="dim"))
     lines += [Text(f"{', '.join(found)}: {note}", style="dim") for note, found in notes.items()]
@@ -60,15 +67,15 @@ def taps_table(name: str, taps: Iterable["Tap"]) -> Group:
         taps: as ``nets.tap_shapes`` returns them.
 
     Returns:
-        A heading and a table: each tap, its map C × H × W, and the matrix N × D that it becomes.
+        A heading and a table: each tap, its map C × H × W or its vector D, and the matrix N × D that it becomes.
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("tap", no_wrap=True)
     table.add_column("channels × height × width", justify="right")
     table.add_column("positions × channels", justify="right")
     for tap in taps:
-        channels, height, width = tap.shape
-        table.add_row(tap.name, f"{channels} × {height} × {width}", f"{height * width} × {channels}")
+        channels, *size = tap.shape
+        table.add_row(tap.name, " × ".join(map(str, tap.shape)), f"{math.prod(size)} × {channels}")
     return Group(Text(f"taps of {name}", style="bold"), table)
 
 
@@ -85,3 +92,7 @@ def short_taps(names: Sequence[str]) -> str:
         stem + (f"{numbers[0]}–{numbers[-1]}" if len(numbers) > 1 else "".join(map(str, numbers)))
         for stem, numbers in runs
     )
+
+
+def _brief(tap: str) -> str:
+    return _LAST if tap.startswith("classifier.") else tap

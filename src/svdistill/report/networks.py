@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from svdistill.nets import Entry, Tap
 
 
-# What a tap within the classifier is called in a table that has no room for its name.
-_LAST = "last"
-
-
 def networks_table(entries: Iterable["Entry"]) -> Group:
     """Show what each network costs, with what its paper prints beside it.
 
@@ -38,6 +34,7 @@ def networks_table(entries: Iterable["Entry"]) -> Group:
     for heading in ("million\nparameters", *as_printed, "MFLOPs", *as_printed):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("taps", no_wrap=True)
+    deeper: list[str] = []
     sources: dict[str, list[str]] = {}
     notes: dict[str, list[str]] = {}
     for entry in entries:
@@ -45,14 +42,18 @@ def networks_table(entries: Iterable["Entry"]) -> Group:
         parameters = [f"{entry.parameters / 1e6:.3f}", "" if printed is None else f"{printed.parameters:g}"]
         cost = [flops(entry.flops), "" if printed is None or printed.mflops is None else f"{printed.mflops:g}"]
         shown = (*parameters, *cost) if any_printed else (parameters[0], cost[0])
-        table.add_row(entry.name, *shown, short_taps([_brief(tap) for tap in entry.taps]))
+        # The column has no room for the name of a tap within the classifier.
+        maps = [tap for tap in entry.taps if not tap.startswith("classifier.")]
+        deeper += [entry.name] if len(maps) < len(entry.taps) else []
+        table.add_row(entry.name, *shown, short_taps(maps))
         if printed is not None:
             sources.setdefault(printed.source, []).append(entry.name)
             if printed.note:
                 notes.setdefault(printed.note, []).append(entry.name)
     lines: list[RenderableType] = [table]
-    if any(_LAST in map(_brief, entry.taps) for entry in entries):
-        lines.append(Text(f"{_LAST}: the last hidden features, what the output layer reads", style="dim"))
+    if deeper:
+        which = "" if len(deeper) == len(entries) else f": {', '.join(deeper)}"
+        lines.append(Text(f"taps: and the last hidden features, which the output layer reads{which}", style="dim"))
     for source, found in sources.items():
         lines.append(Text(f"as printed by {source}: {', '.join(found)}", style="dim"))
     lines += [Text(f"{', '.join(found)}: {note}", style="dim") for note, found in notes.items()]
@@ -92,7 +93,3 @@ def short_taps(names: Sequence[str]) -> str:
         stem + (f"{numbers[0]}–{numbers[-1]}" if len(numbers) > 1 else "".join(map(str, numbers)))
         for stem, numbers in runs
     )
-
-
-def _brief(tap: str) -> str:
-    return _LAST if tap.startswith("classifier.") else tap

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME …]` runs benchmarks; `gpu` has options of its own; `table` makes the docs' tables."""
+"""`python -m benchmarks [NAME …]` runs benchmarks; `gpu` and `regimes` have options; `table` makes the docs' tables."""
 
 import argparse
 import os
@@ -34,8 +34,13 @@ def main() -> None:
     """Run what the command line asks for."""
     if sys.argv[1:2] == ["gpu"]:
         gpu.main(sys.argv[2:])
+    if sys.argv[1:2] == ["regimes"]:
+        from benchmarks import regimes  # needs nothing that the others need
+
+        regimes.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__, epilog="See also: python -m benchmarks gpu --help"
+        prog="python -m benchmarks", description=__doc__, epilog="See also: python -m benchmarks gpu --help, python -m benchmarks regimes --help"
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (all that the machine can run), or table"

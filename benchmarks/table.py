@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import regimes
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.layout import Figures, grid, is_rate, is_spread, is_target, judged, number, pair, spread
 
@@ -324,6 +325,7 @@ _SECTIONS: dict[str, Callable[[Figures], str]] = {
     "decomposition": decomposition,
     "pipeline": pipeline,
     "scaling": scaling,
+    **dict.fromkeys(regimes.SECTIONS, regimes.table),
     **gpu_tables.SECTIONS,
 }
 # Sections whose tables show what there is to be measured.

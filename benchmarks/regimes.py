@@ -1,0 +1,206 @@
+"""`python -m benchmarks regimes` compares all methods where labels are few, the teacher knows other classes, and so on.
+
+Each regime is a recipe, compared by `svdistill compare`: an interrupted call goes on where it stopped. Its figures, and
+the tables of docs/results.md, are written after each regime; what has not been trained stands in them as such.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.layout import Figures, grid
+from benchmarks.measure import machine
+from svdistill.methods import BASELINE, TEACHER
+from svdistill.report.statistics import Interval, paired_differences, paired_interval
+
+FIGURES = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
+PUBLISHED = "svd-eccv2018"
+# In the order of the tables.
+METHODS = {
+    BASELINE: "student alone",
+    "soft-target": "soft targets",
+    "fitnet": "FitNets",
+    "fitnet-hint": "FitNets, the hint alone",
+    "attention": "AT",
+    "relational": "RKD",
+    "fsp": "FSP",
+    PUBLISHED: "KD-SVD as published",
+    "svd-recommended": "KD-SVD as we recommend it",
+    "svd-soft-target": "KD-SVD as we recommend it and soft targets",
+}
+# What compares the networks' answers class by class has nothing to say where the teacher's classes are others.
+BY_CLASS = ("soft-target", "fitnet", "svd-soft-target")
+FIVE = (0, 1, 2, 3, 4)
+
+
+class Regime(NamedTuple):
+    """What one has to learn from.
+
+    Attributes:
+        recipe: the name of its recipe, in ``regimes/``.
+        title: the same for people.
+        taps: those of the published method, of both networks.
+        same_classes: whether the teacher knows the student's classes.
+    """
+
+    recipe: str
+    title: str
+    taps: str = "block1,block2,block3,block4"
+    same_classes: bool = True
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What is compared."""
+        left_out = ("fitnet-hint",) if self.same_classes else BY_CLASS
+        return tuple(method for method in METHODS if method not in left_out)
+
+
+_VGG_REGIMES = {
+    "few": ("few labels, nothing else", True),
+    "unlabelled": ("few labels, the other images without", True),
+    "other-classes": ("the same, from a teacher that knows the other half of the classes alone", False),
+    "turned": ("the same, from a teacher that learnt without labels which way images were turned", False),
+}
+SECTIONS: Mapping[str, tuple[Regime, ...]] = {
+    "regimes-digits": (
+        *(Regime(f"digits-{name}", title, same_classes=same) for name, (title, same) in _VGG_REGIMES.items()),
+        Regime("digits-all", "all labels"),
+    ),
+    "regimes-fashion-mnist": (
+        *(Regime(f"fashion-mnist-{name}", title, same_classes=same) for name, (title, same) in _VGG_REGIMES.items()),
+        Regime("fashion-mnist-ten-percent", "10 % of the labels, nothing else"),
+    ),
+    "regimes-cifar100": (
+        Regime("cifar100-unlabelled", "20 labels a class, the other images without", "stem,stage1,stage2,stage3"),
+    ),
+}
+
+
+def measure(regime: Regime, methods: Sequence[str], seeds: Sequence[int], *, jobs: int, runs: Path) -> Figures:
+    """Compare methods, and return for each what every run came to.
+
+    Args:
+        regime: where.
+        methods: of those of the regime.
+        seeds: of the students.
+        jobs: how many runs side by side.
+        runs: folder of all runs.
+
+    Returns:
+        For each method and seed ``accuracy``, ``best_accuracy``, ``seconds``, ``parameters`` and ``flops``; what failed
+        is left out, and was reported.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for published in (False, True):
+        wanted = [method for method in methods if (method == PUBLISHED) is published]
+        if not wanted:
+            continue
+        taps = [f"model.taps=[{regime.taps}]", f"teacher.taps=[{regime.taps}]"] if published else []
+        output = Path("comparisons") / "regimes" / (regime.recipe + ("-published" if published else ""))
+        options = ["--methods", ",".join(wanted), "--seeds", ",".join(map(str, seeds)) + ",", "--jobs", str(jobs)]
+        places = ["--runs", str(runs), "--output", str(output)]
+        command = [sys.executable, "-m", "svdistill", "compare", f"regimes/{regime.recipe}", *taps, *options, *places]
+        subprocess.run(command, check=False)
+        for run in json.loads((output / "comparison.json").read_text())["runs"]:
+            if run["summary"] is not None:
+                figures = {key: run["summary"][key] for key in _KEPT}
+                found.setdefault(run["method"], {})[str(run["seed"])] = figures
+    return found
+
+
+_KEPT = ("accuracy", "best_accuracy", "seconds", "parameters", "flops", "train_images", "epochs")
+
+
+def table(figures: Figures) -> str:
+    """Return the table of each regime of a section, with the gains over the student alone."""
+    parts = []
+    for recipe, found in figures["regimes"].items():
+        regime = next(one for some in SECTIONS.values() for one in some if one.recipe == recipe)
+        rows = [_row(METHODS[method], found.get(method, {}), found[BASELINE]) for method in regime.methods]
+        if not regime.same_classes:
+            rows[1:1] = [[METHODS["soft-target"], "–", "nothing to say of these classes", "", ""]]
+        parts += [f"**{regime.title[0].upper()}{regime.title[1:]}** (`regimes/{recipe}`). {_teacher(found)}"]
+        parts += [grid(["", "accuracy, %", "gain in points (95 % interval)", "seeds", "seconds a run"], rows)]
+    return "\n\n".join(parts)
+
+
+def gain(found: Mapping[str, Figures], baseline: Mapping[str, Figures]) -> Interval | None:
+    """Return the gain over the student alone in percentage points, over the seeds that both have."""
+    ours, theirs = ({int(seed): 100 * run["accuracy"] for seed, run in runs.items()} for runs in (found, baseline))
+    differences = paired_differences(ours, theirs)
+    return paired_interval(differences) if differences else None
+
+
+def _row(label: str, found: Mapping[str, Figures], baseline: Mapping[str, Figures]) -> list[str]:
+    if not found:
+        return [label, "not measured", "", "", ""]
+    values = [100 * run["accuracy"] for run in found.values()]
+    interval = None if found == baseline else gain(found, baseline)
+    seconds = sorted(run["seconds"] for run in found.values())[len(found) // 2]
+    return [label, mean_and_deviation(values), _signed(interval), str(len(found)), f"{seconds:.0f}"]
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Write the mean of some values, and of several their sample deviation."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5:.2f}"
+
+
+def _signed(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    mean, low, high = (None if value is None else f"{value:+.2f}".replace("-", "−") for value in interval)
+    return f"{mean}" if low is None else f"{mean} ({low} to {high})"
+
+
+def _teacher(found: Mapping[str, Mapping[str, Figures]]) -> str:
+    student = next(iter(found[BASELINE].values()))
+    cost = f"student {student['flops'] / 1e6:.2f} MFLOPs, {student['train_images']:,} labels"
+    if not found.get(TEACHER):
+        return f"The {cost}."
+    (teacher,) = found[TEACHER].values()
+    return f"Teacher {100 * teacher['accuracy']:.2f} % of its own task, {teacher['flops'] / 1e6:.2f} MFLOPs; {cost}."
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure what the command line asks for."""
+    from benchmarks import table as pages
+
+    recipes = [regime.recipe for regimes in SECTIONS.values() for regime in regimes]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks regimes", description=__doc__)
+    parser.add_argument("recipes", nargs="*", metavar="REGIME", help=f"{', '.join(recipes)} (all)")
+    parser.add_argument("--methods", help="only these, with commas between them; later calls add others")
+    parser.add_argument("--seeds", type=int, default=len(FIVE), help="how many (5)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (2)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (runs)")
+    given = parser.parse_args(arguments)
+    if unknown := [name for name in given.recipes if name not in recipes]:
+        parser.error(f"no regime {unknown[0]!r}; known: {', '.join(recipes)}")
+    chosen = None if given.methods is None else given.methods.split(",")
+    if chosen and (strangers := [name for name in chosen if name not in METHODS]):
+        parser.error(f"no method {strangers[0]!r} here; known: {', '.join(METHODS)}")
+    for section, regimes in SECTIONS.items():
+        for regime in regimes:
+            if given.recipes and regime.recipe not in given.recipes:
+                continue
+            methods = [method for method in regime.methods if chosen is None or method in chosen]
+            found = measure(regime, methods, range(given.seeds), jobs=given.jobs, runs=given.runs)
+            _keep(section, regime, found)
+            pages.update()
+
+
+def _keep(section: str, regime: Regime, found: Figures) -> None:
+    """Write a regime's figures beside those of others, and of methods and seeds that an earlier call measured."""
+    path = FIGURES / f"{section}.json"
+    known = json.loads(path.read_text())["regimes"] if path.exists() else {}
+    before = known.get(regime.recipe, {})
+    merged = {method: before.get(method, {}) | found.get(method, {}) for method in {**before, **found}}
+    in_order = [one.recipe for one in SECTIONS[section] if one.recipe in {*known, regime.recipe}]
+    figures = {"regimes": {name: merged if name == regime.recipe else known[name] for name in in_order}}
+    path.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")

@@ -40,7 +40,9 @@ def main() -> None:
         regimes.main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__, epilog="See also: python -m benchmarks gpu --help, python -m benchmarks regimes --help"
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog="See also: python -m benchmarks gpu --help, python -m benchmarks regimes --help",
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (all that the machine can run), or table"

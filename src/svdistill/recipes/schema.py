@@ -249,7 +249,7 @@ class TrainSettings(Settings):
             one stage. It is of the transfer task alone, at the learning rate of the start, and comes before the
             ``epochs`` of the main task, which then learns alone but for the losses whose ``stage`` says otherwise.
         first_stage_norm: bound on the norm of the whole gradient in the first of two stages, in which no main gradient
-            bounds that of the transfer task; null = no bound.
+            bounds that of the transfer task; null = no bound. A loss with ``clip: own_norm`` brings its own.
         evaluate_every: measure on the test images, or those held out, after every n-th epoch, and after the last.
     """
 

@@ -15,7 +15,7 @@ from svdistill.recipes import build
 from svdistill.recipes.images import load_images
 from svdistill.report.drawing import Pair, TapView, draw_method
 
-RECIPE = "digits/svd"
+RECIPE = "digits/svd-recommended"
 
 
 def look(teacher: Tapped, student: Tapped, image: Tensor) -> tuple[list[TapView], list[TapView], Tensor]:

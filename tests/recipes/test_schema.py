@@ -140,6 +140,11 @@ def test_digest_covers_the_teacher() -> None:
             ["loss=[svd,{name: fsp, clip: global}]"],
             "^loss: one rule of clipping serves all, got global and per_variable$",
         ),
+        (
+            ["loss=[{name: svd, clip: own_norm, bound: 2},{name: fsp, clip: own_norm}]"],
+            "^loss.bound: one bound serves all losses of a sum, got several; give each the same$",
+        ),
+        (["loss.bound=0"], r"^loss\.bound: expected more than 0, got 0$"),
         (["loss=[]"], "^teacher: a teacher without 'loss'"),
         (["loss.stage=first"], r"^loss\.stage: 'svd' names a stage, but there is one; give train\.first_stage$"),
         (["loss.stage=second", "train.first_stage=3"], r"^train\.first_stage: no loss takes part in it"),

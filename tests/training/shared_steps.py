@@ -23,6 +23,14 @@ from svdistill.training.reduce import average_buffers
 STEPS = {
     "sum": (lambda: {"svd": losses.SVDLoss(reduction="sum")}, Objective(), 1, 0, None, 0.05),
     "mean": (lambda: {"svd": losses.SVDLoss(reduction="mean")}, Objective(clip="global"), 1, 0, None, 0.05),
+    "own norm, in parts": (
+        lambda: {"svd": losses.SVDLoss(reduction="sum")},
+        Objective(clip="own_norm", bound=0.5),
+        2,
+        4,
+        None,
+        0.05,
+    ),
     "in parts": (lambda: {"svd": losses.SVDLoss(reduction="sum")}, Objective(), 2, 4, None, 0.05),
     "beside": (
         lambda: {"svd": losses.SVDLoss(reduction="sum"), "soft": losses.SoftTargetLoss()},

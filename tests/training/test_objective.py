@@ -42,6 +42,7 @@ def test_there_is_a_main_gradient_where_the_main_task_or_a_loss_beside_it_takes_
         ({"main": -1.0}, r"\(-1.0,\), expected none below 0"),
         ({"weights": {"svd": -2.0}}, r"\(1.0, -2.0\), expected none below 0"),
         ({"clip": "globl"}, "unknown clipping rule 'globl'; did you mean 'global'"),
+        ({"clip": "own_norm", "bound": 0.0}, "the bound on the transfer gradient is 0.0, expected a finite number"),
         ({"max_norm": 0.0}, "max_norm is 0.0, expected a number above 0, or None"),
         ({"max_norm": -1.0}, "max_norm is -1.0"),
         ({"max_norm": math.nan}, "max_norm is nan"),

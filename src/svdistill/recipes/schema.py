@@ -371,9 +371,7 @@ class Recipe(Settings):
         if len(clips) > 1:
             raise ValueError(f"loss: one rule of clipping serves all, got {' and '.join(sorted(clips))}")
         if len({loss.bound for loss in self.loss if loss.clip == "own_norm"}) > 1:
-            raise ValueError(
-                "loss.bound: one bound serves all losses of a sum, since their gradients are one; got several"
-            )
+            raise ValueError("loss.bound: one bound serves all losses of a sum, got several; give each the same")
         self._check_stages()
         self._check_views()
         size = self.data.train_size

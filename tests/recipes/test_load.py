@@ -236,8 +236,9 @@ def test_a_method_s_own_name_is_told_by_the_settings(method: str) -> None:
     """What `Recipe.method` reads off the settings is the method that they came from, sums spelt out."""
     spelt = {
         "fitnet": "fitnet+soft-target-two-stage",
-        "svd-recommended": "svd",
-        "svd-soft-target": "svd+soft-target",
+        "fitnet-hint": "fitnet-two-stage",
+        "svd-recommended": "svd-own-norm-two-stage",
+        "svd-soft-target": "svd-own-norm+soft-target-two-stage",
     }
     assert recipes.load("digits/soft-target", method=method).method == spelt.get(method, method)
 

@@ -64,8 +64,9 @@ def teacher_for(name: str, width: float, classes: int, channels: int) -> nn.Modu
 
 def loaded(name: str) -> Recipe:
     """Load a recipe for a small batch on the CPU."""
-    few = ["data.train_size=null"] if recipes.load(name).data.train_size else []
-    return recipes.load(name, [*SMALL, *few])
+    given = recipes.load(name).data
+    few = ["data.train_size=null"] if given.train_size else []
+    return recipes.load(name, [*SMALL, *few, *(["data.unlabelled=null"] if given.unlabelled else [])])
 
 
 def state(module: nn.Module) -> list[Tensor]:

@@ -117,8 +117,9 @@ class SVDLossSettings(LossSettings):
 
     @property
     def variant(self) -> str:
-        """The preset, else the rank where it is above 1."""
-        return self.preset or (f"k{self.rank}" if self.rank > 1 else "")
+        """The preset, else the rank where it is above 1 and the bound where it is one of its own."""
+        parts = [f"k{self.rank}"] if self.rank > 1 else []
+        return self.preset or "-".join([*parts, *(["own-norm"] if self.clip == "own_norm" else [])])
 
 
 class SoftTargetLossSettings(LossSettings):

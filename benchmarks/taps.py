@@ -60,7 +60,8 @@ def _of_networks(student: str, teacher: str, batch: int) -> tuple[list[Tensor], 
         model = create(name, num_classes=100)
         with torch.no_grad(), Taps(model, default_taps(name)) as taps:
             model(images)
-            maps.append([m.clone() for m in taps.collect()])
+            # The last hidden features, a single position, leave nothing to decompose.
+            maps.append([m.clone() for m in taps.collect() if m.dim() == 4])
     return [m.requires_grad_() for m in maps[0]], maps[1]
 
 

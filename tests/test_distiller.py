@@ -8,10 +8,11 @@ from torch import nn
 
 import svdistill
 from svdistill.distiller import Adapted, Distiller
-from svdistill.errors import OptionError, ShapeError
+from svdistill.errors import OptionError, ShapeError, SvdistillWarning
 from svdistill.losses import (
     AttentionLoss,
     FitNetLoss,
+    FSPLoss,
     RelationalLoss,
     SoftTargetLoss,
     SVDLoss,
@@ -375,6 +376,82 @@ def test_without_prepare_unequal_widths_are_refused():
         helped(loss=SVDLoss())(IMAGES)
     with pytest.raises(ShapeError, match="no regressor yet; call prepare"):
         helped(loss=FitNetLoss())(IMAGES)
+
+
+# The last features
+
+
+def tapped(depth, **options):
+    """A narrow student and a wide teacher, tapped at both maps and at their last features, as a vector or as a map."""
+    torch.manual_seed(0)
+    pairs = {"student_taps": ("0", "1", depth), "teacher_taps": ("0", "1", "pool")}
+    return Distiller(pooled(4), pooled(6), **{"loss": SVDLoss(), **pairs, **options})
+
+
+def pooled(width):
+    """Two blocks, the first of four positions a side, pooled for the output layer."""
+    layers = network(width)[:2]
+    layers.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1)))
+    layers.add_module("flat", nn.Flatten())
+    layers.add_module("output", nn.Linear(width, 3))
+    return layers
+
+
+@pytest.mark.parametrize("depth", ["pool", "flat"])
+def test_last_features_of_another_width_are_lifted(depth):
+    """As a vector and as a map of one position; what reaches the loss is 6 wide, and one image is enough."""
+    module = tapped(depth)
+    assert module.prepare(IMAGES) == (Adapted("0", 4, 6), Adapted("1", 4, 6), Adapted(depth, 4, 6))
+    for images in (IMAGES, IMAGES[:1]):
+        transfer = module.train()(images).transfer
+        assert transfer.isfinite()
+        assert transfer > 0
+        module.zero_grad()
+        transfer.backward()
+        lift = module.adapters.layers[2]
+        assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
+    assert lift.norm.bias.grad.abs().sum() > 0
+
+
+def test_what_is_left_out_is_said():
+    """By the loss's name, once shapes are known; also of a stored teacher, of which they are known too."""
+    losses = {"fsp": FSPLoss(), "svd": SVDLoss(), "attention": AttentionLoss()}
+    module = tapped("flat", loss=losses)
+    assert module.left_out == {}
+    module.prepare(IMAGES)
+    assert module.left_out == {"fsp": ("flat",), "attention": ("flat",)}
+    storable = {"attention": AttentionLoss()}
+    live = tapped("flat", loss=storable)
+    live.prepare(IMAGES)
+    cache = svdistill.TeacherCache.in_memory(live.extract(IMAGES), tap_shapes=live.teacher_shapes(IMAGES), precise={})
+    stored = Distiller(live.student, cache, loss=storable, student_taps=("0", "1", "flat"))
+    stored.prepare(IMAGES)
+    assert stored.left_out == live.left_out == {"attention": ("flat",)}
+
+
+def test_logits_as_a_tap_are_warned_of():
+    """Of either network, by what the tap gives."""
+    with pytest.warns(SvdistillWarning, match="^tap 'output' of the student gives the logits.* last hidden features"):
+        tapped("output").prepare(IMAGES)
+    module = tapped("flat", teacher_taps=("0", "1", "output"))
+    with pytest.warns(SvdistillWarning, match="^tap 'output' of the teacher gives the logits") as caught:
+        module.prepare(IMAGES)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("loss", [SVDLoss(), FSPLoss(), AttentionLoss(), FitNetLoss(), RelationalLoss()])
+def test_a_tap_that_no_adapter_can_lift_is_refused(loss):
+    """Neither a map nor a vector: one line that says which."""
+    odd = tapped("pool", loss=loss)
+    odd.student.pool.append(nn.Unflatten(1, (-1, 1)))
+
+    def use():
+        odd.prepare(IMAGES)
+        odd(IMAGES)
+
+    with pytest.raises(ShapeError, match=r"^tap 2 of the student must be .*, got \(2, 4, 1, 1, 1\)") as caught:
+        use()
+    assert "\n" not in str(caught.value)
 
 
 # Networks that are no twins

@@ -10,7 +10,7 @@ from svdistill.errors import OptionError, ShapeError, nearest
 from svdistill.losses import Adapters
 from svdistill.losses.protocol import READS, Losses, TransferLoss
 from svdistill.nets import compile_function, eval_mode
-from svdistill.nets.taps import run_tapped, tap_names
+from svdistill.nets.taps import run_tapped, tap_names, warn_of_logits
 from svdistill.teacher import LiveTeacher, NoTeacher, Request, Teacher
 
 
@@ -96,6 +96,7 @@ class Distiller(nn.Module):
         on_maps = any(map(_reads_maps, losses.values()))
         self.student = student
         self.adapters: Adapters | None = None
+        self._left_out: dict[str, tuple[str, ...]] = {}
         # Those that are modules may have parameters, so they belong to the state.
         self.losses = nn.ModuleDict({name: one for name, one in losses.items() if isinstance(one, nn.Module)})
         self._losses = losses
@@ -148,13 +149,19 @@ class Distiller(nn.Module):
         pairs = zip(self._student_taps, widths, strict=False)
         return tuple(Adapted(tap, *width) for tap, width in pairs if width is not None)
 
+    @property
+    def left_out(self) -> dict[str, tuple[str, ...]]:
+        """The student's taps at which a loss finds nothing to compare, by the loss's name; empty before `prepare`."""
+        return dict(self._left_out)
+
     @torch.no_grad()
     def prepare(self, images: Tensor) -> tuple[Adapted, ...]:
         """Make what learns beside the student: adapters where widths differ, and the losses' own parameters.
 
         Call it once, before the optimizer is made from ``parameters()``. It runs both networks on a few images, in eval
-        mode (of a stored teacher the shapes are known); where nothing else has to learn it changes nothing. New weights
-        come from torch's global generator. A second call keeps the adapters if the widths are the same.
+        mode (of a stored teacher the shapes are known), and warns of a tap that gives the logits; where nothing else
+        has to learn it changes nothing. New weights come from torch's global generator. A second call keeps the
+        adapters if the widths are the same.
 
         Args:
             images: (B, C, H, W), one or more, as `forward` takes them.
@@ -167,8 +174,10 @@ class Distiller(nn.Module):
         """
         if not self._student_taps:
             return ()
-        _, student_maps = self._look_at_student(images)
+        logits, student_maps = self._look_at_student(images)
+        warn_of_logits(self._student_taps, student_maps, logits, who="student")
         teacher_maps = self._teacher.maps(images)
+        self._left_out = self._find_left_out(student_maps, teacher_maps)
         lifted: Sequence[Tensor] = student_maps
         if any(map(_lifts, self._losses.values())):
             adapters = Adapters.between(student_maps, teacher_maps)
@@ -277,6 +286,13 @@ class Distiller(nn.Module):
             name: Request(loss, logits if loss.reads == "logits" else lifted if _lifts(loss) else maps)
             for name, loss in losses.items()
         }
+
+    def _find_left_out(
+        self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
+    ) -> dict[str, tuple[str, ...]]:
+        reading = {name: loss for name, loss in self._losses.items() if _reads_maps(loss)}
+        found = {name: loss.left_out(student_maps, teacher_maps) for name, loss in reading.items()}
+        return {name: tuple(self._student_taps[tap] for tap in taps) for name, taps in found.items() if taps}
 
     def _run_student(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         return run_tapped(self.student, self._student_taps, images, drop_tokens=self._student_drop_tokens)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from svdistill.losses.protocol import Losses, TransferLoss
 from svdistill.nets import compile_function
-from svdistill.nets.taps import run_tapped, tap_names
+from svdistill.nets.taps import run_tapped, tap_names, warn_of_logits
 
 
 class Request(NamedTuple):
@@ -143,8 +143,10 @@ class LiveTeacher(Teacher):
         return len(self._taps)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Run the network, and return its maps."""
-        return self._run(images, self._taps)[1]
+        """Run the network, and return its maps; a tap that gives the logits is warned of."""
+        logits, maps = self._run(images, self._taps)
+        warn_of_logits(self._taps, maps, logits, who="teacher")
+        return maps
 
     def goals(
         self,

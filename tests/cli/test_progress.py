@@ -3,9 +3,11 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
-from svdistill.cli.progress import Bar, Lines, Rate
+from svdistill import recipes
+from svdistill.cli.progress import Bar, Lines, Rate, Reporter
 
 
 def play(progress: Bar | Lines, *, epochs: int = 30, steps: int = 4, done: int = 0) -> None:
@@ -28,6 +30,16 @@ def test_lines_do_not_spam() -> None:
     assert len(short.getvalue().splitlines()) == 2
     assert lines[0] == "digits/svd seed 0: 30 epochs of 4 steps"
     assert lines[-1].startswith("digits/svd seed 0: epoch 30/30  loss 0.500  test accuracy 90.00 %")
+
+
+def test_taps_that_are_left_out_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which loss leaves out which, and why; of a run, before it begins."""
+    left_out = {"fsp": ("block4", "classifier.relu1"), "attention": ("classifier.relu1",)}
+    Reporter().left_out(recipes.load("digits/svd"), left_out)
+    assert capsys.readouterr().err.splitlines() == [
+        "digits/svd seed 0: fsp leaves out block4, classifier.relu1; attention leaves out classifier.relu1, a single "
+        "position with nothing to compare"
+    ]
 
 
 def test_lines_of_a_resumed_run() -> None:

@@ -80,13 +80,16 @@ def test_dead_sample_counts_its_teacher():
     assert (student.grad == 0).all()
 
 
-def test_a_tap_of_one_position_adds_nothing():
-    """Its attention is always 1; where every tap is like that, there is nothing to compare."""
+def test_a_tap_of_one_position_is_left_out():
+    """Its attention is always 1, so not even a dead sample counts there; of such taps alone nothing can be compared."""
     student = post_relu_maps(3, seed=1, channels=(3, 5), size=16)
     teacher = post_relu_maps(3, seed=2, channels=(3, 5), size=16)
     points = torch.rand(3, 4, 1, 1), torch.rand(3, 4, 2, 2)
     expected = attention_loss(student, teacher)
-    torch.testing.assert_close(attention_loss([*student, points[0]], [*teacher, points[1]]), expected)
+    dead = torch.cat([points[0][:2, :, 0, 0], torch.zeros(1, 4)])
+    for point in (points[0], dead):
+        assert torch.equal(attention_loss([*student, point], [*teacher, points[1]]), expected)
+        assert AttentionLoss().left_out([*student, point], [*teacher, points[1]]) == (2,)
     with pytest.raises(ShapeError, match="no tap has more than one position"):
         attention_loss([points[0]], [points[1]])
 

@@ -106,10 +106,21 @@ def test_sizes():
         "sigma": (6, 3, 2),
     }
     assert sizes(SVDLoss(2, basis="teacher"), teacher, student)["left1"] == (6, 2, 2, 2)
-    assert sizes(FSPLoss(), teacher, student) == {"flow0": (6, 8, 12), "flow1": (6, 12, 20)}
+    assert sizes(FSPLoss(), teacher, student) == {"flow0-1": (6, 8, 12), "flow1-2": (6, 12, 20)}
     assert sizes(FitNetLoss(), teacher, student) == {"hint": (6, 12, 2, 2)}
     assert not any(loss.storable for loss in (FSPLoss(), FitNetLoss()))
     assert all(loss.storable for loss in (SVDLoss(), AttentionLoss(), RelationalLoss(), SoftTargetLoss()))
+
+
+def test_fsp_stored_without_the_taps_it_leaves_out():
+    """Stored and read back the matrices are those of the same taps, and a student's further tap is noticed."""
+    loss, student, teacher = FSPLoss(), maps(), maps(seed=2)
+    student.insert(1, torch.rand(6, 7)), teacher.insert(1, torch.rand(6, 9, 1, 1))
+    goal = loss.unpack(loss.pack(loss.extract(teacher, student)))
+    assert goal.keys() == {(0, 2), (2, 3)}
+    assert torch.equal(loss.compare(student, goal)[0], loss(maps(), maps(seed=2)))
+    with pytest.raises(ShapeError, match="4 taps, but there are goals for 3"):
+        loss.compare([student[0], torch.rand(6, 7, 2, 2), *student[2:]], goal)
 
 
 def sizes(loss: Any, teacher: list[Tensor], student: list[Tensor]) -> dict[str, tuple[int, ...]]:

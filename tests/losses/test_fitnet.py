@@ -43,6 +43,20 @@ def test_value(hint, tap):
     assert float(loss(student, teacher).detach()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_default_hint_is_in_the_middle_of_the_taps_with_positions():
+    """The last features move it nowhere; they can be named, and are taken where there is nothing else."""
+    student, teacher = both_maps()
+    vectors = torch.rand(len(student[0]), 6), torch.rand(len(student[0]), 9)
+    loss, named, alone = FitNetLoss(), FitNetLoss(4), FitNetLoss()
+    loss.prepare(student, teacher)
+    longer = [[*maps, vector] for maps, vector in zip((student, teacher), vectors, strict=True)]
+    assert torch.equal(loss(*longer), loss(student, teacher))
+    named.prepare(*longer)
+    alone.prepare(*([vector] for vector in vectors))
+    alone.load_state_dict(named.state_dict())
+    assert torch.equal(named(*longer), alone(*([vector] for vector in vectors)))
+
+
 def test_larger_student_is_pooled():
     """A student's larger map: regressing and pooling commute."""
     student, teacher = (torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from svdistill.losses import fsp_loss
+from svdistill.errors import ShapeError
+from svdistill.losses import FSPLoss, fsp_loss
 from tests.features import post_relu_maps
 
 
@@ -64,3 +65,18 @@ def test_by_hand():
     back = torch.tensor([[[[2.0, 1.0]]]])
     ones = torch.ones(1, 1, 1, 2)
     assert float(fsp_loss([front, back], [ones, ones])) == 1.0
+
+
+def test_taps_of_one_position_are_left_out():
+    """The taps around them are neighbours; one that has positions in one of the networks is kept."""
+    maps = [post_relu_maps(3, seed=seed, channels=(3, 5, 4), size=16) for seed in (1, 2)]
+    point, vector, small = torch.rand(3, 7, 1, 1), torch.rand(3, 9), torch.rand(3, 4, 1, 1)
+    student, teacher = ([*one[:2], extra, one[2], extra] for one, extra in zip(maps, (point, vector), strict=True))
+    assert FSPLoss().left_out(student, teacher) == (2, 4)
+    assert torch.equal(fsp_loss(student, teacher), fsp_loss(*maps))
+    student[3] = small
+    assert FSPLoss().left_out(student, teacher) == (2, 4)
+    expected = published([*maps[0][:2], small], maps[1])
+    assert float(fsp_loss(student, teacher)) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ShapeError, match=r"^FSP .* at least 2 with more than one position, got 1 of 2; choose taps"):
+        fsp_loss([student[0], point], [teacher[0], vector])

@@ -5,7 +5,7 @@ from shutil import which
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from svdistill.errors import OptionError, ShapeError, SvdistillWarning
 from svdistill.linalg import truncated_svd
@@ -254,6 +254,73 @@ def test_spatial_sizes_may_differ_and_vectors_are_maps_too(rank):
     loss = svd_loss(maps, teacher, rank=rank)
     assert loss.isfinite()
     assert all(g.isfinite().all() and g.abs().sum() > 0 for g in torch.autograd.grad(loss, maps))
+
+
+def with_features(rows: Tensor) -> list[Tensor]:
+    """Return a map of 2 × 2 positions, and a tap of one position with these features."""
+    return [post_relu_maps(len(rows), seed=3, channels=(5,), size=4)[0].to(rows), rows]
+
+
+@pytest.mark.parametrize("basis", ["own", "teacher"])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_last_features_are_their_own_vector(basis, rank):
+    """Behind a map, in float64: the last tap's one vector is x / ‖x‖, which other components have nothing beside.
+
+    In its own basis the student answers with the sign that agrees; in the teacher's with the sign that it has. One
+    sample's features point away from the teacher's, so that this matters.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(4, 7, dtype=torch.float64, generator=generator) for _ in range(2))
+    ours[0] = 0.3 * ours[0] - theirs[0]
+    student, teacher = with_features(ours), with_features(theirs)
+    teacher[0] = teacher[0].flip(0) + 0.2 * teacher[0]
+    value, health = SVDLoss(rank, basis=basis, reduction="sum").measure(student, teacher)
+    # The front's first component, by a full decomposition; the features have no second one.
+    sides = []
+    u, s, vh = torch.linalg.svd(teacher[0].flatten(2).mT, full_matrices=False)
+    sign = (vh[:, 0] * teacher[0].mean((2, 3))).sum(1).sign()
+    goal, left = vh[:, 0] * sign[:, None], u[:, :, 0] * sign[:, None]
+    if basis == "own":
+        candidates = torch.linalg.svd(student[0].flatten(2).mT, full_matrices=False)[2][:, : rank + 1]
+        cosine = (candidates @ goal[..., None])[..., 0]
+        if rank == 1:
+            best = cosine.abs().argmax(1)
+        else:  # one to one: the pairing of two whose cosines add up to most
+            both = (candidates @ (vh[:, :2]).mT).abs()
+            pairs = list(itertools.permutations(range(3), 2))
+            sums = torch.stack([both[:, i, 0] + both[:, j, 1] for i, j in pairs])
+            best = torch.tensor([pairs[k][0] for k in sums.argmax(0).tolist()])
+        rows = torch.arange(len(best))
+        answer = candidates[rows, best] * cosine[rows, best].sign()[:, None]
+    else:
+        answer = nn.functional.normalize((left[:, None] @ student[0].flatten(2).mT)[:, 0])
+    weight = s[:, :1] / s[:, :rank].norm(dim=1, keepdim=True)
+    unit_s, unit_t = nn.functional.normalize(ours), nn.functional.normalize(theirs)
+    if basis == "own":
+        unit_s = unit_s * (unit_s * unit_t).sum(1, keepdim=True).sign()
+    for front, back in ((answer, unit_s), (goal, unit_t)):
+        sides.append(torch.exp(-((weight * front)[:, :, None] - back[:, None]).square() / 8))
+    expected = 0.5 * rank**0.5 * (sides[0] - sides[1]).square().sum()
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)
+    assert int(health["set_aside"]) == 0
+
+
+@pytest.mark.parametrize("basis", ["own", "teacher"])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_vector_is_a_map_of_one_position_to_the_bit(basis, rank):
+    """(B, D) on either side is (B, D, 1, 1): loss, health and gradient; the gradient is that of finite differences."""
+    generator = torch.Generator().manual_seed(1)
+    ours, theirs = (torch.randn(3, 6, dtype=torch.float64, generator=generator) for _ in range(2))
+    front, goal = with_features(ours)[0].requires_grad_(), with_features(theirs)[0].flip(0)
+    ours.requires_grad_()
+    loss, results = SVDLoss(rank, basis=basis), []
+    for flat_student, flat_teacher in itertools.product((True, False), repeat=2):
+        student = [front, ours if flat_student else ours[..., None, None]]
+        value, health = loss.measure(student, [goal, theirs if flat_teacher else theirs[..., None, None]])
+        results.append((value, *health.values(), *torch.autograd.grad(value, (front, ours))))
+    for one in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(one, results[0], strict=True))
+    assert torch.autograd.gradcheck(lambda *s: loss(s, [goal, theirs]), (front, ours), atol=1e-7)
 
 
 def test_vector_taps_by_hand():

@@ -101,14 +101,14 @@ def test_what_a_loss_need_not_say():
     loss = ChannelMeans()
     said = (
         loss.sums,
-        loss.needs_positions,
+        loss.left_out([], []),
         loss.least_taps,
         loss.least_images,
         loss.storable,
         loss.precise,
         loss.extracts,
     )
-    assert said == (False, False, 1, 1, True, frozenset(), {})
+    assert said == (False, (), 1, 1, True, frozenset(), {})
     student, teacher = [torch.ones(2, 3, 4, 4)], [torch.zeros(2, 3, 2, 2)]
     assert loss.measure(student, teacher)[0] == 1
 

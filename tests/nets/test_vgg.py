@@ -15,12 +15,17 @@ PUBLISHED = [name for name in names() if name.startswith("vgg-")]
     ("image", "sizes"), [(32, [16, 8, 4, 2]), (28, [14, 7, 4, 2]), (17, [9, 5, 3, 2]), (8, [4, 2, 1, 1])]
 )
 def test_maps_halve_and_round_up(name: str, image: int, sizes: list[int]) -> None:
-    """Each block halves the map, rounding up, whether it pools or strides, and has the published channels."""
+    """Each block halves the map, rounding up, whether it pools or strides, and has the published channels.
+
+    The last hidden features end the taps.
+    """
     model = create(name, num_classes=3, in_channels=1, width=0.25)
     with Taps(model, default_taps(name)) as taps:
         model(torch.randn(2, 1, image, image))
         maps = taps.collect()
+    *maps, last = maps
     assert [tuple(m.shape) for m in maps] == [(2, c, s, s) for c, s in zip([16, 32, 64, 128], sizes, strict=True)]
+    assert last.shape == (2, 256)
 
 
 @pytest.mark.parametrize("image", [17, 28, 32])
@@ -130,7 +135,8 @@ def test_maps_of_the_five_block_networks(image: tuple[int, int], sizes: list[int
     model = create("vgg8", num_classes=3, width=1 / 16).eval()
     with Taps(model, default_taps("vgg8")) as taps:
         model(torch.randn(2, 3, *image))
-        maps = taps.collect()
+        *maps, last = taps.collect()
+    assert last.shape == (2, 32)
     assert [m.shape[2] for m in maps] == sizes
     assert [m.shape[1] for m in maps] == [4, 8, 16, 32, 32]
     assert all((m >= 0).all() for m in maps)

@@ -76,7 +76,8 @@ def test_taps_of_the_published_pairs(family: str, channels: list[int], sizes: li
         model = create(name, num_classes=3, width=1 / 16).eval()
         with Taps(model, default_taps(name)) as taps, torch.no_grad():
             model(torch.randn(1, 3, size, size))
-            maps = taps.collect()
+            *maps, last = taps.collect()
+        assert last.shape == (1, channels[-1] // 16)
         expected = [(1, c // 16, s * size // 32, s * size // 32) for c, s in zip(channels, sizes, strict=True)]
         assert [tuple(m.shape) for m in maps] == expected
 
@@ -95,7 +96,8 @@ def test_taps_of_residual_networks(name: str, channels: list[int]) -> None:
     model = create(name, num_classes=3, width=0.25).eval()
     with Taps(model, default_taps(name)) as taps, torch.no_grad():
         model(torch.randn(1, 3, 32, 32))
-        maps = taps.collect()
+        *maps, last = taps.collect()
+    assert last.shape == (1, channels[-1] // 4)
     assert [tuple(m.shape[1:]) for m in maps] == [
         (c // 4, s, s) for c, s in zip(channels, (32, 32, 16, 8), strict=True)
     ]
@@ -109,6 +111,21 @@ def test_default_taps_exist(name: str) -> None:
     places = [order.index(tap) for tap in default_taps(name)]
     assert len(places) >= 2
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", names())
+def test_default_taps_end_with_what_the_output_layer_reads(name: str) -> None:
+    """The last tap, not negative, sent through the output layer gives the logits; it is no dropout's output."""
+    model = create(name, num_classes=3, width=0.1).eval()
+    output = model.get_submodule("classifier.output")
+    images = torch.randn(2, 3, 16, 16)
+    with Taps(model, default_taps(name)) as taps, torch.no_grad():
+        logits = model(images)
+        last = taps.collect()[-1]
+    assert torch.equal(output(last), logits)
+    assert last.ndim == 2
+    assert (last >= 0).all()
+    assert isinstance(model.get_submodule(default_taps(name)[-1]), nn.ReLU | nn.Flatten)
 
 
 def test_width_scales_every_channel_count() -> None:

@@ -156,7 +156,7 @@ def test_all_that_learns_is_in_the_optimizer() -> None:
     student = build.model(recipe, twelve_images())
     helper = build.model(recipes.teacher_of(recipe), twelve_images())  # type: ignore[arg-type]
     whole = build.distiller(recipe, student, helper, teacher_recipe=recipes.teacher_of(recipe))
-    assert len(whole.prepare(noise(twelve_images()))) == 3
+    assert len(whole.prepare(noise(twelve_images()))) == 5
     optimizer = build.optimizer(recipe, whole)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in whole.parameters()}

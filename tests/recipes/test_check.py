@@ -8,7 +8,7 @@ import torch
 from tests.recipes.small import SMALL, checked, loaded, twelve_images
 
 from svdistill import losses, nets, recipes
-from svdistill.errors import RecipeError, ShapeError
+from svdistill.errors import RecipeError, ShapeError, SvdistillWarning
 from svdistill.recipes import build, weights
 from svdistill.recipes.check import check, check_parts
 from svdistill.recipes.images import load_images, noise
@@ -46,18 +46,52 @@ def test_misspelt_taps_are_found_before_work(loss: str, override: str, match: st
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("loss", ["svd", "fsp", "attention", "[relational,attention]"])
-def test_a_single_position_on_both_sides_is_refused(loss: str) -> None:
-    """In one line that names both taps and says what to do."""
-    taps = "[block2,block4]"
+@pytest.mark.parametrize(
+    ("loss", "taps"),
+    [("fsp", "[block2,block4]"), ("attention", "[block4]"), ("[relational,attention]", "[block4]")],
+)
+def test_too_few_taps_with_positions_are_refused(loss: str, taps: str) -> None:
+    """In one line that names what is left out and says what to do."""
     recipe = loaded(f"loss={loss}", f"model.taps={taps}", f"teacher.taps={taps}")
     with pytest.raises(
-        RecipeError, match=r"^model\.taps: 'block4' of the student and 'block4' of the teacher have a single"
+        RecipeError,
+        match=r"^model\.taps: (fsp|attention) leaves out 'block4', a single position .* needs at least [12] ",
     ) as caught:
         checked(recipe)
     assert "larger data.image_size" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert checked(recipe, size=32) == ()
+
+
+@pytest.mark.parametrize("loss", ["svd", "{name: svd, basis: teacher}", "fsp", "attention", "fitnet", "relational"])
+def test_default_taps_suit_every_loss(loss: str) -> None:
+    """Those in which a loss finds nothing to compare are left out, and the distiller says so."""
+    recipe, parent = loaded(f"loss={loss}"), recipes.teacher_of(loaded())
+    assert parent is not None
+    assert checked(recipe) == ()
+    student, teacher = build.model(recipe, twelve_images()), build.model(parent, twelve_images())
+    whole = build.distiller(recipe, student, teacher, teacher_recipe=parent)
+    whole.prepare(noise(twelve_images()))
+    left_out = {loss: ("block4", "classifier.relu1")} if loss in ("fsp", "attention") else {}
+    assert whole.left_out == left_out
+    transfer = whole(noise(twelve_images())).transfer
+    assert transfer is not None
+    assert transfer.isfinite()
+
+
+@pytest.mark.parametrize("own", ["classifier.output", "classifier"])
+def test_logits_as_a_tap_are_warned_of(own: str) -> None:
+    """By what they give, not by name, in one line for each network; the features before them are not."""
+    features = ["model.taps=[block3,classifier.relu1]", "teacher.taps=[block3,classifier.relu2]"]
+    assert checked(loaded(*features)) == ()
+    logits = loaded(f"model.taps=[block3,{own}]", "teacher.taps=[block3,classifier.output]")
+    with pytest.warns(SvdistillWarning) as caught:
+        checked(logits)
+    assert [str(one.message) for one in caught] == [
+        f"tap {tap!r} of the {who} gives the logits, which wreck training as a tap; take the last hidden features, "
+        "what the output layer reads, after their activation"
+        for tap, who in ((own, "student"), ("classifier.output", "teacher"))
+    ]
 
 
 @pytest.mark.parametrize("loss", ["fitnet", "relational"])
@@ -76,7 +110,7 @@ def test_a_single_position_on_one_side_can_be_compared(own: str, theirs: str) ->
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        (["loss={name: fitnet, hint: 3}"], r"^loss: hint is tap 3 of 3; choose 0 to 2"),
+        (["loss={name: fitnet, hint: 5}"], r"^loss: hint is tap 5 of 5; choose 0 to 4"),
         (
             ["model.taps=[block1]", "teacher.taps=[block1]"],
             r"^model\.taps: svd relates neighbouring taps, .*\['block1'\]",
@@ -94,7 +128,8 @@ def test_what_a_loss_cannot_compare(overrides: list[str], match: str) -> None:
 def test_unequal_widths_are_told() -> None:
     """The check says which taps adapters will lift, for the losses that need it."""
     assert [tuple(a) for a in checked(loaded("model.width=0.2"))] == [
-        ("block1", 13, 6), ("block2", 26, 13), ("block3", 51, 26)
+        ("block1", 13, 6), ("block2", 26, 13), ("block3", 51, 26), ("block4", 102, 51),
+        ("classifier.relu1", 205, 102),
     ]  # fmt: skip
     assert checked(loaded("loss=attention", "model.width=0.2")) == ()
 

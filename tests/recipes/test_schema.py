@@ -1,9 +1,13 @@
 """The bounds of a recipe's settings and the digest that names a run."""
 
+from pkgutil import resolve_name
+from typing import Any
+
 import pytest
 
 from svdistill import recipes
 from svdistill.errors import RecipeError
+from svdistill.recipes.losses import LOSSES
 
 
 @pytest.mark.parametrize(
@@ -295,3 +299,27 @@ def test_fixed_views() -> None:
         recipes.load("digits/svd", [*still, "teacher.views=4"])
     assert recipes.load("digits/svd", [*still, "teacher.views=1"]).teacher.stored
     assert not recipes.load("digits/svd", ["teacher.views=1", "teacher.live=true"]).teacher.stored
+
+
+@pytest.mark.parametrize(
+    ("loss", "digest_of_shorter_taps"), [(None, "3875fb0fcf"), ("soft-target", "2aecdc2751"), ("svd", "f72b0f9b60")]
+)
+def test_digest_tells_a_networks_own_taps_from_what_they_were(loss: str | None, digest_of_shorter_taps: str) -> None:
+    """They ended before the last features once; only where taps are compared is the result another one now."""
+    settings: dict[str, Any] = {
+        "name": "x",
+        "data": {"name": "digits"},
+        "model": {"name": "vgg-bn-student"},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "train": {"epochs": 2},
+    }
+    if loss is not None:
+        settings |= {"loss": loss, "teacher": {"recipe": "digits/teacher"}}
+    digest = recipes.validate(settings).digest(teacher=None if loss is None else "t")
+    assert (digest == digest_of_shorter_taps) == (loss != "svd")
+
+
+def test_which_losses_compare_taps() -> None:
+    """The settings, which know no torch, say what the losses themselves say."""
+    for settings in LOSSES.values():
+        assert settings.compares_taps == (resolve_name(settings.makes).reads == "maps")

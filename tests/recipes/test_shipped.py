@@ -24,6 +24,13 @@ PUBLISHED = {
     "vgg-tiny-imagenet": ("vgg-teacher", "vgg-student"),
     "vgg-imagenet50": ("vgg-teacher", "vgg-student"),
 }
+# As published: without the last hidden features.
+PUBLISHED_TAPS = {
+    "vgg": ("block1", "block2", "block3", "block4"),
+    "mobilenet": ("stage1", "stage2", "stage3", "stage4", "stage5"),
+    "resnext": ("stem", "stage1", "stage2", "stage3"),
+    "resnet8": ("stage1", "stage2", "stage3"),
+}
 KINDS = ("student", "fsp-two-stage", "fsp", "svd-two-stage", "svd")
 BENCHMARK = ("teacher", "student", "soft-target", "fitnet", "attention", "fsp", "relational", "svd")
 
@@ -117,6 +124,17 @@ def test_said_in_a_line(name: str) -> None:
     assert recipe.seed == 0
 
 
+@pytest.mark.parametrize("name", recipes.names())
+def test_taps(name: str) -> None:
+    """Published recipes and their small twins keep the published taps; all others end with the last hidden features."""
+    recipe = recipes.load(name)
+    folder, _, last = name.partition("/")
+    expected = PUBLISHED_TAPS[last.partition("-")[0]] if folder in ("eccv", "kd-methods", "small") else None
+    parent = recipes.teacher_of(recipe)
+    for one in (build.taps(recipe), *(() if parent is None else (build.teacher_taps(recipe, parent),))):
+        assert one[-1].startswith("classifier.") if expected is None else one == expected
+
+
 @pytest.mark.parametrize("pair", PUBLISHED)
 def test_published_settings(pair: str) -> None:
     """The rows of the published table have its networks, schedule, rates, augmentation and losses."""
@@ -153,8 +171,8 @@ def test_weight_of_fsp(pair: str) -> None:
     for prefix in prefixes:
         for kind in ("fsp", "fsp-two-stage"):
             recipe = recipes.load(f"{prefix}-{kind}")
-            model = recipe.model
-            channels = [tap.shape[0] for tap in nets.tap_shapes(model.name, width=model.width)]
+            model, taps = recipe.model, build.taps(recipe)
+            channels = [tap.shape[0] for tap in nets.tap_shapes(model.name, width=model.width) if tap.name in taps]
             entries = sum(front * back for front, back in itertools.pairwise(channels))
             assert recipe.loss[0].weight == pytest.approx(0.5 / entries, rel=1e-3)
 

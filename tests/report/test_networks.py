@@ -26,6 +26,7 @@ def test_counted_and_printed_side_by_side() -> None:
     assert row == ["vgg-bn-stride-student", "3.753", "33.60", "block1–4"]
     text = " ".join(" ".join(lines).split())
     assert "as printed by Lee et al. 2018: vgg-teacher, vgg-student," in text
+    assert "taps: and the last hidden features, which the output layer reads" in text
     assert "resnext-student: printed FLOPs that look like 274.6" in text
     assert "…" not in text
 
@@ -40,7 +41,8 @@ def test_taps() -> None:
     """Each tap has its map and the matrix that it becomes."""
     lines = printed(taps_table("resnext-teacher", tap_shapes("resnext-teacher")))
     assert lines[0] == "taps of resnext-teacher"
-    assert " ".join(lines[-2].split()) == "stage3 256 × 8 × 8 64 × 256"
+    assert " ".join(lines[-3].split()) == "stage3 256 × 8 × 8 64 × 256"
+    assert " ".join(lines[-2].split()) == "classifier.flatten 256 1 × 256"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,6 +192,11 @@ class Reporter:
         console = notes()
         title = f"{recipe.name} seed {recipe.seed}"
         return Bar(title, console) if console.is_terminal else Lines(title, console)
+
+    def left_out(self, recipe: "Recipe", taps: Mapping[str, Sequence[str]]) -> None:
+        """Print in one line which taps are not compared, and why."""
+        which = "; ".join(f"{name} leaves out {', '.join(names)}" for name, names in taps.items())
+        note(f"{recipe.name} seed {recipe.seed}: {which}, a single position with nothing to compare")
 
     def found(self, recipe: "Recipe", run: "Run") -> None:
         """Print which finished run is reused, once; one that was trained just now is not mentioned."""

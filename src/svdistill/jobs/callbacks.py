@@ -1,6 +1,6 @@
 """How a job tells somebody what it is doing, without knowing who that is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,15 @@ class Callbacks(Protocol):
             Who is told of its steps and epochs.
         """
         return NoProgress()
+
+    def left_out(self, recipe: Recipe, taps: Mapping[str, Sequence[str]]) -> None:
+        """A run that is about to begin compares less than its taps.
+
+        Args:
+            recipe: what is trained.
+            taps: by the loss's name the student's taps that it leaves out.
+        """
+        return
 
     def found(self, recipe: Recipe, run: Run) -> None:
         """A finished run is used as it is."""

@@ -198,6 +198,8 @@ def _train_one(
     plan = build.training_plan(recipe, distiller, on_device, shard=processes.shard)
     processes.on_rank_zero(lambda: _begin(recipe, images, run, teacher_file))
     processes.on_all_ranks(lambda: _see(run))
+    if distiller.left_out:
+        callbacks.left_out(recipe, distiller.left_out)
     with build.recomputing(recipe, distiller.student):
         training.fit(engine, plan, run.record, progress=callbacks.training(recipe, run))
     processes.on_rank_zero(lambda: _finish(recipe, run, distiller, on_device, engine))

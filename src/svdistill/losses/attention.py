@@ -17,7 +17,7 @@ def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor
 
     ½ Σ_taps mean_{b, positions} (Q_S / ‖Q_S‖₂ − Q_T / ‖Q_T‖₂)² with Q = Σ_c |A_c|^p over the channels of a map A.
     Where the sizes differ, the larger Q is average-pooled to the smaller. An all-zero map has attention 0. Widths may
-    differ. A tap with one position adds nothing, since its normalized attention is always 1.
+    differ. A tap that is compared at one position is left out, since normalized attention is always 1 there.
 
     Args:
         student_maps: L ≥ 1 feature maps, each (B, C, H, W), (B, N, D) or (B, D), floating.
@@ -45,7 +45,6 @@ class AttentionLoss(nn.Module, TransferLoss[Maps, list[Tensor]]):
     """
 
     reads: ClassVar[Reads] = "maps"
-    needs_positions: ClassVar[bool] = True
 
     def __init__(self, power: float = 2.0) -> None:
         super().__init__()
@@ -60,6 +59,11 @@ class AttentionLoss(nn.Module, TransferLoss[Maps, list[Tensor]]):
     def extracts(self) -> dict[str, int | float | str]:
         """The settings that decide what `extract` gives."""
         return {"power": self.power}
+
+    def left_out(self, student_maps: Maps, teacher_maps: Maps) -> tuple[int, ...]:
+        """Return the taps that are compared at one position, for instance (B, D, 1, 1) or (B, D)."""
+        sizes = [size for _, size in _grids(student_maps, teacher_maps)]
+        return tuple(tap for tap, size in enumerate(sizes) if size == (1, 1))
 
     def extract(self, teacher: Maps, student: Maps) -> list[Tensor]:
         """Return the teacher's attention.
@@ -103,20 +107,23 @@ class AttentionLoss(nn.Module, TransferLoss[Maps, list[Tensor]]):
 
 @torch.no_grad()
 def _extract(teacher_maps: Maps, student_maps: Maps, power: float) -> list[Tensor]:
-    pairs = pair_up(student_maps, teacher_maps, method="Attention transfer")
+    grids = _grids(student_maps, teacher_maps)
     dtype = wide_dtype(*student_maps)
-    goals = []
     with torch.autocast(teacher_maps[0].device.type, enabled=False):
-        for student, teacher in pairs:
-            grid = as_grid(teacher, student)
-            size = smaller(as_grid(student, teacher), grid)
-            goals.append(_attention(grid.to(dtype), size, power).reshape(-1, 1, *size))
-    return goals
+        return [_attention(grid.to(dtype), size, power).reshape(-1, 1, *size) for grid, size in grids]
+
+
+def _grids(student_maps: Maps, teacher_maps: Maps) -> list[tuple[Tensor, tuple[int, int]]]:
+    """Return the teacher's map of each tap as (B, C, H, W), and the size at which it is compared."""
+    pairs = pair_up(student_maps, teacher_maps, method="Attention transfer")
+    grids = [(as_grid(student, teacher), as_grid(teacher, student)) for student, teacher in pairs]
+    return [(theirs, smaller(ours, theirs)) for ours, theirs in grids]
 
 
 def _compare(student_maps: Maps, goals: Sequence[Tensor], power: float) -> Tensor:
     match(student_maps, goals, method="Attention transfer")
-    if all(goal.shape[2:].numel() == 1 for goal in goals):
+    kept = [pair for pair in zip(student_maps, goals, strict=True) if pair[1].shape[2:].numel() > 1]
+    if not kept:
         shapes = ", ".join(str(tuple(student.shape)) for student in student_maps)
         raise ShapeError(
             f"no tap has more than one position in both networks (student: {shapes}), so there is no attention to "
@@ -125,7 +132,7 @@ def _compare(student_maps: Maps, goals: Sequence[Tensor], power: float) -> Tenso
     dtype = wide_dtype(*student_maps)
     loss = torch.zeros((), dtype=dtype, device=student_maps[0].device)
     with torch.autocast(loss.device.type, enabled=False):
-        for student, goal in zip(student_maps, goals, strict=True):
+        for student, goal in kept:
             found = _attention(as_grid(student, goal).to(dtype), (goal.shape[2], goal.shape[3]), power)
             loss = loss + (found - goal.flatten(1)).square().sum() * (0.5 / max(1, found.numel()))
     return loss

@@ -7,7 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from svdistill.errors import OptionError, ShapeError
-from svdistill.losses.maps import as_grid, average_pool, channels_first, match, pair_up, smaller, wide_dtype, width
+from svdistill.losses.maps import (
+    as_grid,
+    average_pool,
+    channels_first,
+    match,
+    pair_up,
+    positions,
+    smaller,
+    wide_dtype,
+    width,
+)
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 
@@ -28,7 +38,8 @@ def fitnet_loss(
         teacher_maps: as many; taken as constant.
         weight: (D_T, D_S) of the regressor; None: none, and then the widths at the hint must agree.
         bias: (D_T,) of the regressor, or None.
-        hint: which tap, from 0; None: the middle one, (L − 1) // 2.
+        hint: which tap, from 0; None: the middle one, (L − 1) // 2, of the L that have more than one position in one of
+            the networks, of all taps where there are none.
 
     Returns:
         Scalar, float32 (float64 where the maps are), also under autocast; 0 for an empty batch.
@@ -39,7 +50,8 @@ def fitnet_loss(
 
     Source: Romero et al., *FitNets: Hints for Thin Deep Nets*, ICLR 2015, equation 3.
     """
-    return _compare(student_maps, _extract(teacher_maps, student_maps, hint), weight, bias, hint)
+    tap = _chosen(hint, pair_up(student_maps, teacher_maps, method="FitNets"))
+    return _compare(student_maps[tap], _extract(teacher_maps, student_maps, tap), weight, bias)
 
 
 class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
@@ -51,6 +63,7 @@ class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
 
     Attributes:
         hint: which tap, from 0; None: the middle one.
+        tap: the number of the tap that it is, found by `prepare`; None before.
         regressor: 1×1 convolution from the student's width to the teacher's, made by `prepare`; None before.
     """
 
@@ -62,6 +75,7 @@ class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
         if hint is not None and (isinstance(hint, bool) or not isinstance(hint, int) or hint < 0):
             raise OptionError(f"hint must be the number of a tap, from 0, or None for the middle one, got {hint!r}")
         self.hint = hint
+        self.tap: int | None = None
         self.regressor: nn.Conv1d | None = None
 
     def prepare(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> None:
@@ -75,7 +89,8 @@ class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
             ShapeError: the maps do not fit, or the regressor was made for other widths.
         """
         pairs = pair_up(student_maps, teacher_maps, method="FitNets")
-        student, teacher = pairs[_chosen(self.hint, len(pairs))]
+        self.tap = _chosen(self.hint, pairs)
+        student, teacher = pairs[self.tap]
         if self.regressor is None:
             self.regressor = nn.Conv1d(
                 width(student), width(teacher), 1, device=student.device, dtype=wide_dtype(student)
@@ -111,9 +126,11 @@ class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
         Raises:
             ShapeError: it is not of these images or widths, or `prepare` did not come first.
         """
-        if self.regressor is None:
+        if self.regressor is None or self.tap is None:
             raise ShapeError("FitNetLoss has no regressor yet; call prepare with the maps of one batch first")
-        return _compare(student, goal, self.regressor.weight[:, :, 0], self.regressor.bias, self.hint), {}
+        if self.tap >= len(student):
+            raise ShapeError(f"the hint is tap {self.tap}, but there are {len(student)} taps; call prepare anew")
+        return _compare(student[self.tap], goal, self.regressor.weight[:, :, 0], self.regressor.bias), {}
 
     def pack(self, goal: Tensor) -> dict[str, Tensor]:
         """Name the goal ``hint``."""
@@ -131,14 +148,13 @@ class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
 @torch.no_grad()
 def _extract(teacher_maps: Maps, student_maps: Maps, hint: int | None) -> Tensor:
     pairs = pair_up(student_maps, teacher_maps, method="FitNets")
-    student, teacher = pairs[_chosen(hint, len(pairs))]
+    student, teacher = pairs[_chosen(hint, pairs)]
     with torch.autocast(teacher.device.type, enabled=False):
         grid = as_grid(teacher, student)
         return average_pool(grid.to(wide_dtype(student)), smaller(as_grid(student, teacher), grid))
 
 
-def _compare(student_maps: Maps, goal: Tensor, weight: Tensor | None, bias: Tensor | None, hint: int | None) -> Tensor:
-    student = student_maps[_chosen(hint, len(student_maps))]
+def _compare(student: Tensor, goal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     match([student], [goal], method="FitNets")
     _check_regressor(student, goal, weight, bias)
     dtype = wide_dtype(student)
@@ -152,9 +168,11 @@ def _compare(student_maps: Maps, goal: Tensor, weight: Tensor | None, bias: Tens
         return (found - channels_first(goal)).square().sum() * (0.5 / max(1, goal.numel()))
 
 
-def _chosen(hint: int | None, taps: int) -> int:
+def _chosen(hint: int | None, pairs: Sequence[tuple[Tensor, Tensor]]) -> int:
+    taps = len(pairs)
     if hint is None:
-        return (taps - 1) // 2
+        among = [tap for tap, pair in enumerate(pairs) if any(positions(one) > 1 for one in pair)] or range(taps)
+        return among[(len(among) - 1) // 2]
     if not 0 <= hint < taps:
         raise OptionError(f"hint is tap {hint} of {taps}; choose 0 to {taps - 1}, or None for the middle one")
     return hint

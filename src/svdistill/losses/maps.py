@@ -112,6 +112,11 @@ def channels_first(feature: Tensor) -> Tensor:
     return feature.mT if feature.dim() == 3 else feature[:, :, None]
 
 
+def positions(feature: Tensor) -> int:
+    """Return H·W of (B, C, H, W), N of (B, N, D), 1 of (B, D)."""
+    return feature.shape[2:].numel() if feature.dim() == 4 else feature.shape[1] if feature.dim() == 3 else 1
+
+
 def as_grid(feature: Tensor, partner: Tensor) -> Tensor:
     """View a map of any layout as (B, C, H, W), so that it can be pooled to the size of its partner.
 
@@ -128,15 +133,15 @@ def as_grid(feature: Tensor, partner: Tensor) -> Tensor:
     if feature.dim() == 4:
         return feature
     flat = channels_first(feature)
-    positions = flat.shape[2]
-    if partner.dim() == 4 and partner.shape[2] * partner.shape[3] == positions:
+    tokens = flat.shape[2]
+    if partner.dim() == 4 and partner.shape[2] * partner.shape[3] == tokens:
         return flat.reshape(*flat.shape[:2], *partner.shape[2:])
-    if partner.dim() == 3 and partner.shape[1] == positions:
+    if partner.dim() == 3 and partner.shape[1] == tokens:
         return flat[..., None]
-    side = math.isqrt(positions)
-    if side * side != positions:
+    side = math.isqrt(tokens)
+    if side * side != tokens:
         raise ShapeError(
-            f"{positions} tokens are not a square grid and cannot be pooled to the size of a map "
+            f"{tokens} tokens are not a square grid and cannot be pooled to the size of a map "
             f"{tuple(partner.shape)}; drop the class token, or choose taps with equally many positions"
         )
     return flat.reshape(*flat.shape[:2], side, side)

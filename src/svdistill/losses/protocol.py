@@ -28,8 +28,7 @@ class TransferLoss(Protocol[Side, Goal]):
         reads: ``maps``: student and teacher are sequences of feature maps; ``logits``: both are (B, classes).
         equal_widths: the loss compares channel by channel, so the student's maps must have the teacher's widths; a
             distiller lifts them first.
-        needs_positions: a tap with one position in both networks, (B, D, 1, 1), has nothing that could be compared.
-        least_taps: how many taps it needs.
+        least_taps: how many taps it needs, without those that it leaves out.
         least_images: how many images must be worked on together for it to learn anything.
         storable: its goals are small enough to be stored, and the teacher left out of training.
         precise: names of what is not to be stored in half precision, among those that `pack` gives.
@@ -37,7 +36,6 @@ class TransferLoss(Protocol[Side, Goal]):
 
     reads: ClassVar[Reads]
     equal_widths: ClassVar[bool] = False
-    needs_positions: ClassVar[bool] = False
     least_taps: ClassVar[int] = 1
     least_images: ClassVar[int] = 1
     storable: ClassVar[bool] = True
@@ -57,6 +55,15 @@ class TransferLoss(Protocol[Side, Goal]):
     def extracts(self) -> Settings:
         """The settings that decide what a goal consists of."""
         return {}
+
+    def left_out(self, student_maps: Maps, teacher_maps: Maps) -> tuple[int, ...]:
+        """Return the taps, from 0, at which the loss finds nothing to compare, so that it leaves them out.
+
+        Args:
+            student_maps: of any batch; only their shapes count.
+            teacher_maps: as many.
+        """
+        return ()
 
     def prepare(self, student_maps: Maps, teacher_maps: Maps) -> None:
         """Make the parameters of the loss's own that fit maps like these; only their shapes and types count.

@@ -26,8 +26,8 @@ def relational_loss(
     Huber's loss (½ x² up to 1, |x| − ½ beyond). As in the published code the means are over all B² pairs and B³
     triples, those with equal members included; examples that coincide have distance and cosine 0.
 
-    The embedding e is the last map averaged over its positions: the paper takes the output of the last pooling layer.
-    Its width and scale need not agree. A batch of one has loss 0.
+    The embedding e is the last map averaged over its positions, such as the last hidden features: the paper takes the
+    output of the last pooling layer. Its width and scale need not agree. A batch of one has loss 0.
 
     Args:
         student_maps: L ≥ 1 feature maps, each (B, C, H, W), (B, N, D) or (B, D), floating; the last is used.

@@ -61,6 +61,9 @@ def svd_loss(
     taps F and B, f_i = w_i v_i, w_i = σ_T,i / ‖σ_T,1..k‖. The student offers k + `extra` vectors; each teacher vector
     is answered by the one nearest to it, with its sign made to agree.
 
+    A map of one position, such as the last hidden features, is a matrix of one row: its only vector is the feature
+    itself, normalized.
+
     With `basis="teacher"` the student is not decomposed: v_S,i = M_Sᵀ u_T,i / ‖M_Sᵀ u_T,i‖, with u_T,i ∝ M_T v_T,i the
     teacher's left vector. Where H and W differ, the larger side is average-pooled; sign and order are the teacher's.
 
@@ -138,7 +141,6 @@ class SVDLoss(nn.Module, TransferLoss[Maps, list[TapGoal]]):
 
     reads: ClassVar[Reads] = "maps"
     equal_widths: ClassVar[bool] = True
-    needs_positions: ClassVar[bool] = True
     least_taps: ClassVar[int] = 2
     precise: ClassVar[frozenset[str]] = frozenset({"sigma"})
 

@@ -35,7 +35,7 @@ class Tap(NamedTuple):
 
     Attributes:
         name: dotted name of the submodule.
-        shape: (C, H, W) of its map for one image.
+        shape: (C, H, W) of its map for one image, or (D,) of a vector.
     """
 
     name: str

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
+from warnings import warn
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from svdistill.errors import OptionError, ShapeError, nearest
+from svdistill.errors import OptionError, ShapeError, SvdistillWarning, nearest
 
 
 class Taps:
@@ -118,6 +120,26 @@ def run_tapped(
         return model(images), []
     with Taps(model, names, drop_tokens=drop_tokens) as taps:
         return model(images), taps.collect()
+
+
+def warn_of_logits(names: Sequence[str], maps: Sequence[Tensor], logits: Tensor, *, who: str) -> None:
+    """Warn of taps that give the network's own output, as one pass shows: student and teacher agree there too early.
+
+    Args:
+        names: the taps.
+        maps: what they gave.
+        logits: what the network gave for the same images.
+        who: whose taps these are, for the message.
+    """
+    for name, one in zip(names, maps, strict=True):
+        if one.shape == logits.shape and one.dtype == logits.dtype and torch.equal(one, logits):
+            warn(
+                SvdistillWarning(
+                    f"tap {name!r} of the {who} gives the logits, which wreck training as a tap; take the last hidden "
+                    "features, what the output layer reads, after their activation"
+                ),
+                stacklevel=1,  # the same place whoever calls, so that the same tap is warned of once
+            )
 
 
 def tap_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:

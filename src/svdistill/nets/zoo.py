@@ -19,28 +19,39 @@ _VGG_TEACHER = partial(VGG, (2, 2, 3, 3), (1024, 1024), dropout=0.5)
 _VGG_STUDENT = partial(VGG, (1, 1, 1, 1), (1024,))
 _BLOCKS = ("block1", "block2", "block3", "block4")
 _STAGES = ("stage1", "stage2", "stage3")
-_STEM_AND_STAGES = ("stem", *_STAGES)
+
+# The last hidden features, what the output layer reads, end each network's taps: the last hidden layer after its ReLU
+# and before any dropout, or the pooled map.
+_TWO_HIDDEN = ("classifier.relu2",)
+_ONE_HIDDEN = ("classifier.relu1",)
+_POOLED = ("classifier.flatten",)
+
+_TEACHER_TAPS = (*_BLOCKS, *_TWO_HIDDEN)
+_STUDENT_TAPS = (*_BLOCKS, *_ONE_HIDDEN)
+_MOBILENET_TAPS = (*_STAGES, "stage4", "stage5", *_POOLED)
+_STAGE_TAPS = ("stem", *_STAGES, *_POOLED)
+_FIVE_BLOCK_TAPS = (*_BLOCKS, "block5", *_POOLED)
 
 # name -> (builder, its default taps)
 _ZOO: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
-    "vgg-teacher": (_VGG_TEACHER, _BLOCKS),
-    "vgg-student": (_VGG_STUDENT, _BLOCKS),
-    "vgg-stride-student": (partial(_VGG_STUDENT, strided=True), _BLOCKS),
-    "vgg-bn-teacher": (partial(_VGG_TEACHER, batch_norm=True), _BLOCKS),
-    "vgg-bn-student": (partial(_VGG_STUDENT, batch_norm=True), _BLOCKS),
-    "vgg-bn-stride-student": (partial(_VGG_STUDENT, batch_norm=True, strided=True), _BLOCKS),
-    "mobilenet-teacher": (partial(MobileNet, (1, 2, 2, 2, 2)), (*_STAGES, "stage4", "stage5")),
-    "mobilenet-student": (partial(MobileNet, (1, 1, 1, 1, 1)), (*_STAGES, "stage4", "stage5")),
-    "resnext-teacher": (partial(ResNeXt, 4), _STEM_AND_STAGES),
-    "resnext-student": (partial(ResNeXt, 2), _STEM_AND_STAGES),
-    **{f"resnet{depth}": (partial(ResNet, depth), _STEM_AND_STAGES) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    **{f"resnet{depth}x4": (partial(ResNet, depth, CHANNELS_X4), _STEM_AND_STAGES) for depth in (8, 32)},
+    "vgg-teacher": (_VGG_TEACHER, _TEACHER_TAPS),
+    "vgg-student": (_VGG_STUDENT, _STUDENT_TAPS),
+    "vgg-stride-student": (partial(_VGG_STUDENT, strided=True), _STUDENT_TAPS),
+    "vgg-bn-teacher": (partial(_VGG_TEACHER, batch_norm=True), _TEACHER_TAPS),
+    "vgg-bn-student": (partial(_VGG_STUDENT, batch_norm=True), _STUDENT_TAPS),
+    "vgg-bn-stride-student": (partial(_VGG_STUDENT, batch_norm=True, strided=True), _STUDENT_TAPS),
+    "mobilenet-teacher": (partial(MobileNet, (1, 2, 2, 2, 2)), _MOBILENET_TAPS),
+    "mobilenet-student": (partial(MobileNet, (1, 1, 1, 1, 1)), _MOBILENET_TAPS),
+    "resnext-teacher": (partial(ResNeXt, 4), _STAGE_TAPS),
+    "resnext-student": (partial(ResNeXt, 2), _STAGE_TAPS),
+    **{f"resnet{depth}": (partial(ResNet, depth), _STAGE_TAPS) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}x4": (partial(ResNet, depth, CHANNELS_X4), _STAGE_TAPS) for depth in (8, 32)},
     **{
-        f"wrn-{depth}-{factor}": (partial(WideResNet, depth, factor), _STEM_AND_STAGES)
+        f"wrn-{depth}-{factor}": (partial(WideResNet, depth, factor), _STAGE_TAPS)
         for depth, factor in ((16, 1), (16, 2), (40, 1), (40, 2))
     },
-    "vgg8": (partial(FiveBlockVGG, (1, 1, 1, 1, 1)), (*_BLOCKS, "block5")),
-    "vgg13": (partial(FiveBlockVGG, (2, 2, 2, 2, 2)), (*_BLOCKS, "block5")),
+    "vgg8": (partial(FiveBlockVGG, (1, 1, 1, 1, 1)), _FIVE_BLOCK_TAPS),
+    "vgg13": (partial(FiveBlockVGG, (2, 2, 2, 2, 2)), _FIVE_BLOCK_TAPS),
 }
 
 
@@ -66,6 +77,8 @@ def check_name(name: str) -> None:
 
 def default_taps(name: str) -> tuple[str, ...]:
     """Return the dotted names of the taps that are used unless others are given, in order.
+
+    They end with the last hidden features, which the output layer reads.
 
     Args:
         name: one of `names`.

@@ -66,7 +66,7 @@ def check(
         The taps of the student that an adapter will lift to the teacher's width.
 
     Raises:
-        RecipeError: an unknown network or tap, taps of different number or without positions, a different number of
+        RecipeError: an unknown network or tap, taps of different number or too few of them, a different number of
             classes, images of another size than the teacher's, or TensorBoard is asked for and missing.
         ShapeError: the losses cannot compare the maps.
         CheckpointError: the teacher's file is missing or damaged.
@@ -196,7 +196,7 @@ def _logits(network: nn.Module, images: Images) -> Tensor:
 
 
 def _check_taps(criteria: Losses, student: _Traced, teacher: _Traced) -> None:
-    """Refuse taps that do not pair up, too few of them, and pairs in which a loss finds nothing to compare."""
+    """Refuse taps that do not pair up, and too few of them, those aside at which a loss finds nothing to compare."""
     if len(student.maps) != len(teacher.maps):
         raise RecipeError(
             f"model.taps: the student has {len(student.maps)} taps and the teacher {len(teacher.maps)}; "
@@ -208,13 +208,14 @@ def _check_taps(criteria: Losses, student: _Traced, teacher: _Traced) -> None:
                 f"model.taps: {name} relates neighbouring taps, expected at least {criterion.least_taps}, got "
                 f"{list(student.taps)}"
             )
-    spatial = [name for name, criterion in criteria.items() if criterion.needs_positions]
-    for tap, ours, other, theirs in zip(student.taps, student.maps, teacher.taps, teacher.maps, strict=True):
-        if spatial and all(m.ndim == 4 and m.shape[2:].numel() == 1 for m in (ours, theirs)):
+        with named("model.taps"):
+            empty = criterion.left_out(student.maps, teacher.maps) if criterion.reads == "maps" else ()
+        if len(student.maps) - len(empty) < criterion.least_taps:
+            left_out = ", ".join(repr(student.taps[tap]) for tap in empty)
             raise RecipeError(
-                f"model.taps: {tap!r} of the student and {other!r} of the teacher have a single position, (B, "
-                f"{ours.shape[1]}, 1, 1), in which {spatial[0]} finds nothing to compare; leave the tap out in "
-                "model.taps and teacher.taps, or take a larger data.image_size"
+                f"model.taps: {name} leaves out {left_out}, a single position with nothing to compare, and needs at "
+                f"least {criterion.least_taps} other taps, got {list(student.taps)}; name others, or take a larger "
+                "data.image_size"
             )
 
 

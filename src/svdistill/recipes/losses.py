@@ -13,6 +13,7 @@ class LossSettings(Settings):
     """What every transfer loss may be told about its part beside the main task.
 
     Attributes:
+        compares_taps: whether it compares feature maps, so that ``model.taps`` count; not so logits.
         makes: the class that these settings are of, as ``module:class``; imported when a loss is made.
         clip: how its gradient is bounded by the main one; ``none``: a plain weighted sum, as the other methods have it.
         weight: factor on the transfer loss.
@@ -21,6 +22,7 @@ class LossSettings(Settings):
             nothing is said; null where there is one stage.
     """
 
+    compares_taps: ClassVar[bool] = True
     makes: ClassVar[str]
 
     clip: Clip = "none"
@@ -126,6 +128,7 @@ class SoftTargetLossSettings(LossSettings):
         main_weight: 0.1 by default.
     """
 
+    compares_taps = False
     makes = "svdistill.losses:SoftTargetLoss"
 
     name: Literal["soft-target"]

@@ -20,6 +20,11 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
 
 
+# In a digest, for a network's own taps where they are compared. They did not always end with the last hidden features:
+# whoever changes them again changes this word, so that runs of other taps are not taken for the same.
+NETWORK_TAPS = "to the last hidden features"
+
+
 class AugmentSettings(Settings):
     """Random warps of the training images.
 
@@ -96,7 +101,8 @@ class ModelSettings(Settings):
     Attributes:
         name: e.g. ``vgg-bn-student``.
         width: factor on every channel count.
-        taps: dotted names of the submodules whose outputs are compared, in order; null = the model's own.
+        taps: dotted names of the submodules whose outputs are compared, in order; null = the network's own, the
+            last hidden features among them.
         drop_tokens: how many tokens at the front of a (B, N, D) tap are not image positions: 1 for a class token.
     """
 
@@ -401,6 +407,8 @@ class Recipe(Settings):
         settings["data"].get("unlabelled", {}).pop("root", None)
         for loss in settings.get("loss", ()):
             loss.pop("preset", None)  # what it stands for counts
+        if self.model.taps is None and any(loss.compares_taps for loss in self.loss):
+            settings["model"]["taps"] = NETWORK_TAPS
         settings.get("loss", []).sort(key=lambda loss: str(loss["name"]))  # a sum has no order
         if self.teacher is not None:
             use = self.teacher.model_dump(

@@ -1,5 +1,6 @@
 """Tables of the networks: what each costs, and what comes out at its taps."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ def networks_table(entries: Iterable["Entry"]) -> Group:
     for heading in ("million\nparameters", *as_printed, "MFLOPs", *as_printed):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("taps", no_wrap=True)
+    deeper: list[str] = []
     sources: dict[str, list[str]] = {}
     notes: dict[str, list[str]] = {}
     for entry in entries:
@@ -40,12 +42,18 @@ def networks_table(entries: Iterable["Entry"]) -> Group:
         parameters = [f"{entry.parameters / 1e6:.3f}", "" if printed is None else f"{printed.parameters:g}"]
         cost = [flops(entry.flops), "" if printed is None or printed.mflops is None else f"{printed.mflops:g}"]
         shown = (*parameters, *cost) if any_printed else (parameters[0], cost[0])
-        table.add_row(entry.name, *shown, short_taps(entry.taps))
+        # The column has no room for the name of a tap within the classifier.
+        maps = [tap for tap in entry.taps if not tap.startswith("classifier.")]
+        deeper += [entry.name] if len(maps) < len(entry.taps) else []
+        table.add_row(entry.name, *shown, short_taps(maps))
         if printed is not None:
             sources.setdefault(printed.source, []).append(entry.name)
             if printed.note:
                 notes.setdefault(printed.note, []).append(entry.name)
     lines: list[RenderableType] = [table]
+    if deeper:
+        which = "" if len(deeper) == len(entries) else f": {', '.join(deeper)}"
+        lines.append(Text(f"taps: and the last hidden features, which the output layer reads{which}", style="dim"))
     for source, found in sources.items():
         lines.append(Text(f"as printed by {source}: {', '.join(found)}", style="dim"))
     lines += [Text(f"{', '.join(found)}: {note}", style="dim") for note, found in notes.items()]
@@ -60,15 +68,15 @@ def taps_table(name: str, taps: Iterable["Tap"]) -> Group:
         taps: as ``nets.tap_shapes`` returns them.
 
     Returns:
-        A heading and a table: each tap, its map C × H × W, and the matrix N × D that it becomes.
+        A heading and a table: each tap, its map C × H × W or its vector D, and the matrix N × D that it becomes.
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("tap", no_wrap=True)
     table.add_column("channels × height × width", justify="right")
     table.add_column("positions × channels", justify="right")
     for tap in taps:
-        channels, height, width = tap.shape
-        table.add_row(tap.name, f"{channels} × {height} × {width}", f"{height * width} × {channels}")
+        channels, *size = tap.shape
+        table.add_row(tap.name, " × ".join(map(str, tap.shape)), f"{math.prod(size)} × {channels}")
     return Group(Text(f"taps of {name}", style="bold"), table)
 
 

@@ -444,9 +444,13 @@ def test_a_tap_that_no_adapter_can_lift_is_refused(loss):
     """Neither a map nor a vector: one line that says which."""
     odd = tapped("pool", loss=loss)
     odd.student.pool.append(nn.Unflatten(1, (-1, 1)))
-    with pytest.raises(ShapeError, match=r"^tap 2 of the student must be .*, got \(2, 4, 1, 1, 1\)") as caught:
+
+    def use():
         odd.prepare(IMAGES)
         odd(IMAGES)
+
+    with pytest.raises(ShapeError, match=r"^tap 2 of the student must be .*, got \(2, 4, 1, 1, 1\)") as caught:
+        use()
     assert "\n" not in str(caught.value)
 
 

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ class Diary(NoCallbacks):
         """Note it."""
         self.entries.append(("found", recipe.name))
 
+    def left_out(self, recipe: recipes.Recipe, taps: Mapping[str, Sequence[str]]) -> None:
+        """Note it."""
+        self.entries += [(f"{name} leaves out", ", ".join(which)) for name, which in taps.items()]
+
     def moved(self, old: Path, new: Path) -> None:
         """Note it."""
         self.entries.append(("moved", new.name))
@@ -94,6 +98,19 @@ def test_teacher_is_trained_once(tmp_path: Path) -> None:
     svd, soft = ("training", "digits/svd"), ("training", "digits/soft-target")
     assert diary.entries == [trained, svd, found, svd, found, soft]
     assert len([p for p in (tmp_path / "digits" / "teacher").iterdir() if p.is_dir()]) == 1
+
+
+def test_what_a_loss_leaves_out_is_told_before_training(tmp_path: Path) -> None:
+    """Once, of the run whose loss it is; of none that compares all its taps."""
+    names = ["[block1,block2,block4,classifier.relu1]", "[block1,block2,block4,classifier.relu2]"]
+    taps = [f"model.taps={names[0]}", f"teacher.taps={names[1]}"]
+    diary = Diary()
+    train("digits/svd", *taps, "loss=fsp", runs=tmp_path, callbacks=diary)
+    assert [entry for entry, _ in diary.entries] == ["training", "fsp leaves out", "training"]
+    assert diary.entries[1][1] == "block4, classifier.relu1"
+    diary = Diary()
+    train("digits/svd", *taps, runs=tmp_path, callbacks=diary)
+    assert [entry for entry, _ in diary.entries] == ["found", "training"]
 
 
 def test_transfer_health_is_recorded(tmp_path: Path) -> None:

@@ -42,16 +42,6 @@ def test_taps_that_are_left_out_are_one_line(capsys: pytest.CaptureFixture[str])
     ]
 
 
-def test_taps_that_are_left_out_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Which loss leaves out which, and why; of a run, before it begins."""
-    left_out = {"fsp": ("block4", "classifier.relu1"), "attention": ("classifier.relu1",)}
-    Reporter().left_out(recipes.load("digits/svd"), left_out)
-    assert capsys.readouterr().err.splitlines() == [
-        "digits/svd seed 0: fsp leaves out block4, classifier.relu1; attention leaves out classifier.relu1, a single "
-        "position with nothing to compare"
-    ]
-
-
 def test_lines_of_a_resumed_run() -> None:
     """A run that resumes says after which epoch."""
     out = io.StringIO()

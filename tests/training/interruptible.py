@@ -61,10 +61,10 @@ def main(folder, when):
     options = {"num_classes": 3, "in_channels": 1, "width": 0.05}
     # Without batch norm this student drops out half of a hidden layer, by torch's global random numbers.
     student, teacher = nets.create("vgg-student", **options), nets.create("vgg-teacher", **options)
-    taps = nets.default_taps("vgg-student")
+    taps = {f"{who}_taps": nets.default_taps(f"vgg-{who}") for who in ("student", "teacher")}
     varied = Augmentation(flip=True, rotation=15.0, shift=2)
     plan = training.TrainingPlan(
-        distiller=Distiller(student, teacher, loss=SVDLoss(reduction="sum"), student_taps=taps, teacher_taps=taps),
+        distiller=Distiller(student, teacher, loss=SVDLoss(reduction="sum"), **taps),
         optimizer=training.make_optimizer("sgd", student, lr=0.01, weight_decay=1e-4),
         batches=Batches(images, 8, seed=5, augmentation=varied, mean=mean, std=std),
         test=images,

@@ -70,7 +70,7 @@ def steps(name, *, world=1, parts=None, count=4):
     for module in student.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    taps = nets.default_taps("vgg-student")
+    taps = ("block1", "block2", "block3", "block4")
     distiller = Distiller(student, teacher, loss=make_losses(), student_taps=taps, teacher_taps=taps)
     distiller.prepare(torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
     optimizer = training.make_optimizer("sgd", distiller, lr=0.02, weight_decay=1e-3)

@@ -1,8 +1,9 @@
 """``svdistill demo``."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,11 +60,21 @@ def _draw(done: "Comparison", output: Path) -> None:
     from svdistill.report import plots
 
     part = [member for member in done.members if member.axes["teacher"] == done.axes["teacher"][0]]
+    # The first of two stages is without labels, so nothing has learnt yet which class is which.
     curves = [
-        plots.Curve(name, [member.run.metrics for member in part if member.method == method])
+        plots.Curve(name, [_with_labels(member.run.metrics) for member in part if member.method == method])
         for method, name in report.HELP.items()
     ]
     teacher = next(member.run.summary for member in part if member.method == TEACHER)
     labels = next(member.run.summary["train_images"] for member in part if member.method != TEACHER)
-    title = f"Digits: students with {labels} labelled scans, their teacher {teacher['train_images']:,}"
+    first = part[-1].recipe.train.first_stage_epochs
+    title = (
+        f"Digits: students with {labels} labelled scans, their teacher {teacher['train_images']:,}\n"
+        f"(KD-SVD's first {first} epochs are without any label, and not drawn)"
+    )
     plots.training_curves(curves, output, teacher=teacher["accuracy"], title=title)
+
+
+def _with_labels(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    last = metrics[-1].get("stage")
+    return [line for line in metrics if line.get("stage") == last]

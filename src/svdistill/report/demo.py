@@ -1,6 +1,6 @@
 """What the demo found: a table, and what it means in one sentence. Reads records only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from svdistill.methods import BASELINE, TEACHER
-from svdistill.report.comparison import Row, failures, gain_interval, rows, spread
+from svdistill.report.comparison import DASH, Row, failures, gain_interval, rows, spread
 from svdistill.report.statistics import Interval
 from svdistill.report.tables import count
 
@@ -29,23 +29,26 @@ def table(record: Mapping[str, Any]) -> Group:
     found = rows(record)
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     drawn.add_column("", no_wrap=True)
-    for heading in ("labels", "runs", "test accuracy, %", "gain [95 % interval]"):
+    for heading in ("labels", "accuracy, %", "gain [95 % interval]"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     for teacher in record["axes"]["teacher"]:
         part = [row for row in found if row.axes["teacher"] == teacher]
         drawn.add_row(f"teacher of the {teacher}", style="bold")
         for row in part:
-            cells = (_labels(record, row), str(len(row.seeds)), spread(row.accuracy), gain_interval(row.gain))
-            drawn.add_row(f"  {_name(row.method)}", *cells, style="dim" if row.method == TEACHER else None)
+            gain = "" if row.method in (TEACHER, BASELINE) else gain_interval(row.gain)
+            cells = (_name(row.method), _labels(record, row), spread(row.accuracy), gain)
+            drawn.add_row(*cells, style="dim" if row.method == TEACHER else None)
+        for method in _missing(record, part):
+            drawn.add_row(_name(method), "", "impossible", DASH)
         drawn.add_section()
     failed = [Text(f"failed  {line}", style="red") for line in failures(found)]
-    return Group(drawn, *(Text(line, style="dim") for line in _notes(found)), *failed)
+    return Group(drawn, *(Text(line, style="dim") for line in _notes(record, found)), *failed)
 
 
 def _name(method: str) -> str:
     if method in (TEACHER, BASELINE):
-        return "the teacher itself" if method == TEACHER else "student alone"
-    return f"student with {HELP[method]}"
+        return "  the teacher itself" if method == TEACHER else "  student alone"
+    return f"  student with {HELP[method]}"
 
 
 def _labels(record: Mapping[str, Any], row: Row) -> str:
@@ -55,12 +58,19 @@ def _labels(record: Mapping[str, Any], row: Row) -> str:
     return " or ".join(sorted(seen))
 
 
-def _notes(found: Sequence[Row]) -> list[str]:
-    lines = ["Gain: percentage points over the student alone, seed by seed."]
+def _missing(record: Mapping[str, Any], part: Sequence[Row]) -> list[str]:
+    """Return the methods that one teacher allows and this one does not."""
+    return [method for method in record["methods"] if method not in {row.method for row in part}]
+
+
+def _notes(record: Mapping[str, Any], found: Sequence[Row]) -> Iterator[str]:
+    if len(record["seeds"]) > 1:
+        yield f"Accuracy on the test scans; students: mean ± deviation of {len(record['seeds'])} draws of labels."
+    yield "Gain: percentage points over the student alone with the same labels."
+    yield "Soft targets are a teacher's outputs: they need one that knows the student's classes."
     costs = {row.method: row.flops for row in found if row.flops is not None}
     if TEACHER in costs and BASELINE in costs:
-        lines.append(f"The student needs {costs[BASELINE] / costs[TEACHER]:.0%} of its teacher's FLOPs.")
-    return lines
+        yield f"An image costs the student {100 * costs[BASELINE] / costs[TEACHER]:.0f} % of what it costs its teacher."
 
 
 def sentence(record: Mapping[str, Any]) -> str:
@@ -74,26 +84,27 @@ def sentence(record: Mapping[str, Any]) -> str:
     """
     found, parts = rows(record), []
     for teacher in record["axes"]["teacher"]:
-        helped = [row for row in found if row.axes["teacher"] == teacher and row.method in HELP]
-        clauses = [f"{HELP[row.method]} {verdict(row.gain)}" for row in helped if row.method != BASELINE]
-        parts.append(f"with a teacher of the {teacher}, {' and '.join(clauses)}")
+        helped = [row for row in found if row.axes["teacher"] == teacher and row.method not in (TEACHER, BASELINE)]
+        verdicts = " and ".join(verdict(HELP[row.method], row.gain) for row in helped)
+        parts.append(f"from a teacher of the {teacher}, {verdicts}")
     return f"Of 100 test scans, compared with the student alone: {'; '.join(parts)}."
 
 
-def verdict(gain: Interval | None) -> str:
+def verdict(name: str, gain: Interval | None) -> str:
     """Say what a gain over the student alone is: a gain, a loss, or perhaps chance.
 
     Args:
+        name: what helps the student.
         gain: in fractions of the test images, with its 95 % interval; None where there is none.
 
     Returns:
-        A few words that follow the name of what helps the student.
+        A few words.
     """
     if gain is None:
-        return "has no result"
-    difference = f"{100 * abs(gain.mean):.1f} {'fewer' if gain.mean < 0 else 'more'}"
+        return f"no result with {name}"
+    difference = f"{100 * abs(gain.mean):.1f} {'fewer' if gain.mean < 0 else 'more'} are right with {name}"
     if gain.low is None or gain.high is None:
-        return f"gets {difference} right on one seed, which proves nothing"
+        return f"{difference} (in one run, which proves nothing)"
     if gain.low <= 0 <= gain.high:
-        return f"gets {difference} right, which cannot be told apart from chance (the interval includes zero)"
-    return f"gets {difference} right, a {'gain' if gain.low > 0 else 'loss'} beyond chance (the interval excludes zero)"
+        return f"{difference} (cannot be told apart from zero: the interval includes it)"
+    return f"{difference} (a {'gain' if gain.low > 0 else 'loss'}: the interval excludes zero)"

@@ -166,12 +166,33 @@ def test_quiet_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo ends with a table and a figure."""
-    status, out, _ = call(capsys, "demo", "--seeds", "1", "--epochs", "1", "--output", "figure.png", "--runs", "here")
+    """The demo shows its progress, and ends with a table, a sentence and a figure; again, it trains nothing."""
+    arguments = ("demo", "--seeds", "1", "--epochs", "1", "--output", "figure.png", "--runs", "here")
+    status, out, err = call(capsys, *arguments)
     assert status == 0
-    for word in ("teacher", "student, alone", "student, KD-SVD", "student, soft targets", "figure.png"):
+    for word in (
+        "student alone",
+        "student with KD-SVD",
+        "student with soft targets",
+        "Of 100 test scans",
+        "figure.png",
+    ):
         assert word in out
+    assert "7/7" in err
     assert Path("figure.png").stat().st_size > 0
+    status, again, err = call(capsys, *arguments)
+    assert (status, again) == (0, out)
+    assert "7 of them found finished" in err
+
+
+def test_demo_without_a_folder_for_its_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says so before any work."""
+    Path("here").touch()
+    status, out, err = call(capsys, "demo", "--seeds", "1", "--epochs", "1", "--runs", "here")
+    assert (status, out) == (2, "")
+    assert "choose another" in err
+    assert "--runs" in err
+    assert err.count("\n") == 1
 
 
 def test_live_bar_in_a_terminal(tmp_path: Path) -> None:

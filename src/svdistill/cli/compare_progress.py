@@ -50,11 +50,21 @@ class CompareProgress:
         comparison: what is trained.
         folder: where the tables are written.
         console: where the progress is shown.
+        option: of the command, that names the folder.
         pause: seconds between two lines on the progress of all runs, where the console is not a terminal.
     """
 
-    def __init__(self, comparison: "Comparison", folder: Path, console: Console, *, pause: float = PAUSE) -> None:
-        self._comparison, self._folder, self._console, self._pause = comparison, folder, console, pause
+    def __init__(
+        self,
+        comparison: "Comparison",
+        folder: Path,
+        console: Console,
+        *,
+        option: str = "--output",
+        pause: float = PAUSE,
+    ) -> None:
+        self._comparison, self._folder, self._console = comparison, folder, console
+        self._option, self._pause = option, pause
         self._members: dict[str, Member] = {member.key: member for member in comparison.members}
         self._running: dict[str, RunProgress] = {}
         # A run counts for its epochs; those of a first stage are known once it starts.
@@ -88,7 +98,7 @@ class CompareProgress:
         except OSError as error:
             reason = error.strerror or error
             raise DataError(
-                f"cannot write to {self._folder} ({reason}); choose another folder with --output"
+                f"cannot write to {self._folder} ({reason}); choose another folder with {self._option}"
             ) from error
         found = sum(member.found for member in self._members.values())
         self._say(f"{len(self._members)} runs, {found} of them found finished; tables in {self._folder}")
@@ -185,8 +195,8 @@ class CompareProgress:
 
 
 @contextmanager
-def watch(comparison: "Comparison", folder: Path) -> Iterator[CompareProgress]:
+def watch(comparison: "Comparison", folder: Path, *, option: str = "--output") -> Iterator[CompareProgress]:
     """Show the progress of a comparison until the block ends; see ``CompareProgress``."""
-    progress = CompareProgress(comparison, folder, notes())
+    progress = CompareProgress(comparison, folder, notes(), option=option)
     with progress.shown():
         yield progress

@@ -1,12 +1,16 @@
 """``svdistill demo``."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from svdistill.cli.console import note, results
+
+if TYPE_CHECKING:
+    from svdistill.sweep import Comparison
 
 
 def demo(
@@ -21,23 +25,56 @@ def demo(
     """Tell the whole story on embedded data, in two minutes.
 
     On scans of handwritten digits: a teacher that has seen 1,000 labelled
-    images; students, far smaller, that have seen a few of each digit, alone,
-    with KD-SVD and with soft targets. Ends with a table and one figure.
+    images, and far smaller students that have seen labels of 50 and the others
+    without: alone, with soft targets and with KD-SVD. Then a teacher that has
+    never seen the student's digits, from which only KD-SVD can learn. Ends with
+    a table of gains, what they mean in one sentence, and one figure.
     """
-    from svdistill import jobs
-    from svdistill.cli.progress import Reporter
+    from svdistill import sweep
+    from svdistill.cli.compare_progress import watch
+    from svdistill.machine import usable_cores
+    from svdistill.report import demo as report
     from svdistill.report import plots, tables
 
     began = time.monotonic()
     plots.check_writable(output)
-    done = jobs.demo(seeds=seeds, runs=runs, epochs=epochs, callbacks=Reporter())
-    summaries = {name: [run.summary for run in made] for name, made in done.students.items()}
-    teacher = done.teacher.summary
-    rows = [("teacher", [teacher]), *((f"student, {name}", made) for name, made in summaries.items())]
-    curves = [plots.Curve(name, [run.metrics for run in made]) for name, made in done.students.items()]
-    labels = next(iter(summaries.values()))[0]["train_images"]
-    title = f"Digits: students that have seen {labels} labelled images, their teacher {teacher['train_images']:,}"
-    plots.training_curves(curves, output, teacher=teacher["accuracy"], title=title)
-    results().print(tables.comparison_table(rows))
-    results().print(f"figure  {output}", markup=False, soft_wrap=True)
+    planned = sweep.plan_demo(seeds=seeds, runs=runs, epochs=epochs)
+    with (
+        sweep.open_pool(planned, jobs=usable_cores()) as pool,
+        watch(planned, runs, option="--runs") as observer,
+    ):
+        sweep.carry_out(planned, pool, observer=observer)
+    results().print(report.table(planned.record()))
+    results().print(f"\n{report.sentence(planned.record())}\n", markup=False)
     note(f"{tables.seconds(time.monotonic() - began)} in all; the runs are in {runs} and are reused next time")
+    if planned.failed:
+        raise typer.Exit(1)
+    _draw(planned, output)
+    results().print(f"figure  {output}", markup=False, soft_wrap=True)
+
+
+def _draw(done: "Comparison", output: Path) -> None:
+    """Draw the curves of the first part, whose students have the same digits as their teacher."""
+    from svdistill.methods import TEACHER
+    from svdistill.report import demo as report
+    from svdistill.report import plots
+
+    part = [member for member in done.members if member.axes["teacher"] == done.axes["teacher"][0]]
+    # The first of two stages is without labels, so nothing has learnt yet which class is which.
+    curves = [
+        plots.Curve(name, [_with_labels(member.run.metrics) for member in part if member.method == method])
+        for method, name in report.HELP.items()
+    ]
+    teacher = next(member.run.summary for member in part if member.method == TEACHER)
+    labels = next(member.run.summary["train_images"] for member in part if member.method != TEACHER)
+    first = part[-1].recipe.train.first_stage_epochs
+    title = (
+        f"Digits: students with {labels} labelled scans, their teacher {teacher['train_images']:,}\n"
+        f"(KD-SVD's first {first} epochs are without any label, and not drawn)"
+    )
+    plots.training_curves(curves, output, teacher=teacher["accuracy"], title=title)
+
+
+def _with_labels(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    last = metrics[-1].get("stage")
+    return [line for line in metrics if line.get("stage") == last]

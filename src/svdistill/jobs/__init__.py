@@ -2,9 +2,8 @@
 
 from svdistill.jobs.cache import Stored, cache
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
-from svdistill.jobs.demo import Demo, demo
 from svdistill.jobs.evaluate import evaluate
 from svdistill.jobs.run import Run
 from svdistill.jobs.train import train
 
-__all__ = ["Callbacks", "Demo", "NoCallbacks", "Run", "Stored", "cache", "demo", "evaluate", "train"]
+__all__ = ["Callbacks", "NoCallbacks", "Run", "Stored", "cache", "evaluate", "train"]

@@ -132,13 +132,13 @@ def table(record: Mapping[str, Any]) -> Group:
     for heading in (*(axis.rpartition(".")[2] for axis in axes), *headings):
         drawn.add_column(heading, justify="right")
     for row in done:
-        figures = [_seeds(row), _spread(row.accuracy), _spread(row.best), _interval(row.gain), seconds(row.seconds)]
+        figures = [_seeds(row), spread(row.accuracy), spread(row.best), gain_interval(row.gain), seconds(row.seconds)]
         costs = _costs(row) if len(students) > 1 else ()
         style = "dim" if row.method == TEACHER else None
         drawn.add_row(row.method, *(_value(row, axis) for axis in axes), *figures, *costs, style=style)
     lines = [] if len(students) > 1 else [Text(line) for line in _cost_lines(done)]
-    failures = [Text(f"failed  {line}", style="red") for line in _failures(done)]
-    return Group(Text(_title(record), style="bold"), *lines, drawn, *failures)
+    failed = [Text(f"failed  {line}", style="red") for line in failures(done)]
+    return Group(Text(_title(record), style="bold"), *lines, drawn, *failed)
 
 
 def _costs(row: Row) -> tuple[str, str]:
@@ -174,11 +174,11 @@ def markdown(record: Mapping[str, Any]) -> str:
     lines += [_line(headings), _line(["---", *["---:"] * (len(headings) - 1)])]
     for row in done:
         costs = (_or_dash(row.parameters, count), _or_dash(row.flops, flops), _or_dash(row.seconds, "{:.1f}".format))
-        figures = (_seeds(row), _spread(row.accuracy), _spread(row.best), _interval(row.gain))
+        figures = (_seeds(row), spread(row.accuracy), spread(row.best), gain_interval(row.gain))
         lines.append(_line([row.method, *(_value(row, axis) for axis in axes), *figures, *costs]))
     lines += [""] + [part for note in NOTES for part in (note.format(accuracy=_accuracy(record).capitalize()), "")]
-    if failures := list(_failures(done)):
-        lines += ["## Failed", "", *(f"- {_escaped(failure)}" for failure in failures), ""]
+    if failed := list(failures(done)):
+        lines += ["## Failed", "", *(f"- {_escaped(failure)}" for failure in failed), ""]
     return "\n".join(lines)
 
 
@@ -308,7 +308,15 @@ def _many(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _failures(done: Sequence[Row]) -> Iterator[str]:
+def failures(done: Sequence[Row]) -> Iterator[str]:
+    """Say which runs failed, and why.
+
+    Args:
+        done: the rows of a comparison.
+
+    Yields:
+        A line for each row and reason.
+    """
     for row in done:
         title = " ".join([row.method, *(f"{axis}={row.axes[axis]}" for axis in row.axes)])
         for error in dict.fromkeys(row.failed.values()):
@@ -327,14 +335,16 @@ def _seeds(row: Row) -> str:
     return str(row.planned) if len(row.seeds) == row.planned else f"{len(row.seeds)} of {row.planned}"
 
 
-def _spread(values: tuple[float, float | None] | None) -> str:
+def spread(values: tuple[float, float | None] | None) -> str:
+    """Write a mean and its deviation, fractions between 0 and 1, in percent; a dash where there is none."""
     if values is None:
         return DASH
     mean, deviation = values
     return f"{100 * mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
 
 
-def _interval(values: Interval | None) -> str:
+def gain_interval(values: Interval | None) -> str:
+    """Write a gain and its interval, fractions between 0 and 1, in points; a dash where there is none."""
     if values is None:
         return DASH
     mean, low, high = values

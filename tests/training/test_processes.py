@@ -71,7 +71,7 @@ def test_the_figures_are_those_of_the_whole_batch(two, name):
     expected = ONE.steps(name, parts=1)
     for key in ("metrics", "health"):
         assert two[0][name][key].keys() == expected[key].keys()
-        assert two[0][name][key] == pytest.approx(expected[key], rel=5e-5), key
+        assert two[0][name][key] == pytest.approx(expected[key], rel=1e-5), key
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -27,7 +27,7 @@ def demo(
     On scans of handwritten digits: a teacher that has seen 1,000 labelled
     images, and far smaller students that have seen labels of 50 and the others
     without: alone, with soft targets and with KD-SVD. Then a teacher that has
-    never seen the student's digits, from which only KD-SVD can learn. Ends with
+    never seen the student's digits, and so gives no soft targets. Ends with
     a table of gains, what they mean in one sentence, and one figure.
     """
     from svdistill import sweep

@@ -90,12 +90,12 @@ def test_two_stages() -> None:
     assert (first.epochs, first.objective.max_norm) == (3, None)
 
 
-def test_a_bound_of_its_own_holds_in_both_stages() -> None:
-    """Without a main gradient it bounds the whole one, in place of first_stage_norm; in a sum the losses share it."""
-    first, second = build.stages(recipes.load("digits/svd-recommended", ["train.first_stage_norm=7"]))
+def test_bounds_of_the_recommended_method() -> None:
+    """Of the whole gradient in the first stage, of the transfer gradient alone in the second."""
+    first, second = build.stages(recipes.load("digits/svd-recommended"))
     assert (first.objective.main, first.objective.max_norm, first.objective.weights) == (0, 3, {"svd": 4})
     assert (second.objective.main, second.objective.max_norm, second.objective.weights) == (1, None, {"svd": 4})
-    assert (second.objective.clip, second.objective.bound) == ("own_norm", 3)
+    assert (second.objective.clip, second.objective.bound) == ("own_norm", 0.3)
     assert (first.epochs, second.epochs) == (75, 150)
     (stage,) = build.stages(loaded("loss={name: fsp, clip: own_norm, bound: 0.2}"))
     assert (stage.objective.clip, stage.objective.bound) == ("own_norm", 0.2)

@@ -164,7 +164,7 @@ def stages(recipe: Recipe) -> tuple[training.Stage, ...]:
     if not knobs.first_stage_epochs:
         return (plan(_objective(recipe.loss)),)
     weights: dict[str, float] = {loss.name: loss.weight for loss in first}
-    alone = training.Objective(main=0.0, weights=weights, max_norm=_bound(first) or knobs.first_stage_norm)
+    alone = training.Objective(main=0.0, weights=weights, max_norm=knobs.first_stage_norm)
     return training.Stage(knobs.first_stage_epochs, alone), plan(_objective(second))
 
 
@@ -174,14 +174,9 @@ def _objective(terms: Sequence[AnyLoss]) -> training.Objective:
         main=math.prod(loss.main_weight for loss in terms),
         weights={loss.name: loss.weight for loss in terms},
         clip=next(iter(clipped), "none"),
-        bound=_bound(terms) or BOUND,
+        bound=next((loss.bound for loss in terms if loss.clip == "own_norm"), BOUND),
         beside=frozenset(loss.name for loss in terms if loss.clip == "none") if clipped else frozenset(),
     )
-
-
-def _bound(terms: Sequence[AnyLoss]) -> float | None:
-    """Return what the rule ``own_norm`` holds the transfer gradient at; None where no loss has that rule."""
-    return next((loss.bound for loss in terms if loss.clip == "own_norm"), None)
 
 
 def optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

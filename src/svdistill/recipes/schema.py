@@ -254,7 +254,7 @@ class TrainSettings(Settings):
             one stage. It is of the transfer task alone, at the learning rate of the start, and comes before the
             ``epochs`` of the main task, which then learns alone but for the losses whose ``stage`` says otherwise.
         first_stage_norm: bound on the norm of the whole gradient in the first of two stages, in which no main gradient
-            bounds that of the transfer task; null = no bound. A loss with ``clip: own_norm`` brings its own.
+            bounds that of the transfer task; null = no bound.
         evaluate_every: measure on the test images, or those held out, after every n-th epoch, and after the last.
     """
 
@@ -441,6 +441,8 @@ class Recipe(Settings):
             section, last = key.split(".")
             settings.get(section, {}).pop(last, None)
         settings["data"].get("unlabelled", {}).pop("root", None)
+        if not self.train.first_stage_epochs:
+            settings["train"].pop("first_stage_norm", None)
         for loss in settings.get("loss", ()):
             loss.pop("preset", None)  # what it stands for counts
         if self.model.taps is None and any(loss.compares_taps for loss in self.loss):

@@ -1,0 +1,69 @@
+"""Tests of the regimes' tables and of the command that measures them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import regimes, table
+from svdistill import recipes
+
+
+def runs(*accuracies: float, flops: float = 2e6) -> dict[str, dict[str, Any]]:
+    """Return what runs of the seeds 0, 1, … came to."""
+    rest = {"best_accuracy": 1.0, "seconds": 7.4, "parameters": 10, "flops": flops, "train_images": 50, "epochs": 3}
+    return {str(seed): {"accuracy": value, **rest} for seed, value in enumerate(accuracies)}
+
+
+def test_gains_are_paired_and_what_is_missing_is_said() -> None:
+    """Differences of 10, 12 and 14 points: mean 12, s = 2, t = 4.303, so ± 4.303 · 2 / √3 = 4.97."""
+    found = {
+        "teacher": runs(0.97, flops=9e6),
+        "alone": runs(0.80, 0.82, 0.84),
+        "svd-recommended": runs(0.90, 0.94, 0.98),
+        "fsp": runs(0.79),
+    }
+    made = regimes.table({"regimes": {"digits-unlabelled": found}})
+    assert "Teacher 97.00 % of its own task, 9.00 MFLOPs; student 2.00 MFLOPs, 50 labels." in made
+    assert "| KD-SVD as we recommend it | 94.00 ± 4.00 | +12.00 (+7.03 to +16.97) | 3 | 7 |" in made
+    assert "| student alone | 82.00 ± 2.00 | | 3 | 7 |" in made
+    assert "| FSP | 79.00 | −1.00 | 1 | 7 |" in made
+    assert "| RKD | not measured |" in made
+
+
+def test_soft_targets_have_nothing_to_say_of_other_classes() -> None:
+    """Neither they nor what contains them is compared there; the table says why."""
+    regime = next(one for one in regimes.SECTIONS["regimes-digits"] if one.recipe == "digits-other-classes")
+    assert not set(regimes.BY_CLASS) & set(regime.methods)
+    assert "fitnet-hint" in regime.methods
+    made = regimes.table({"regimes": {regime.recipe: {"alone": runs(0.9)}}})
+    assert "| soft targets | – | nothing to say of these classes |" in made
+
+
+def test_every_regime_has_its_recipe_and_taps() -> None:
+    """And its place on a page; the published method has taps that its networks have."""
+    places = [name for page in table.PAGES for name in table.sections(page.read_text())]
+    for section, found in regimes.SECTIONS.items():
+        assert places.count(section) == 1
+        for regime in found:
+            taps = f"[{regime.taps}]"
+            recipe = recipes.load(f"regimes/{regime.recipe}", [f"model.taps={taps}"], method=regimes.PUBLISHED)
+            assert recipe.model.taps == tuple(regime.taps.split(","))
+
+
+def test_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A regime is compared, and its figures join those that an earlier call measured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(regimes, "FIGURES", tmp_path)
+    monkeypatch.setattr(table, "update", lambda: None)
+    file = tmp_path / "regimes-digits.json"
+    file.write_text(json.dumps({"regimes": {"digits-other-classes": {"fsp": runs(0.5)}}}))
+    regimes.main(["digits-other-classes", "--methods", "alone", "--seeds", "1", "--jobs", "1"])
+    found = json.loads(file.read_text())
+    assert found["machine"]["cores"] > 0
+    compared = found["regimes"]["digits-other-classes"]
+    assert compared["fsp"] == runs(0.5)
+    assert 0.5 < compared["alone"]["0"]["accuracy"] <= 1
+    with pytest.raises(SystemExit):
+        regimes.main(["digits-otter"])

@@ -52,10 +52,10 @@ def test_readme_commands(tmp_path, monkeypatch):
         if words[:1] == ["train"] and "fashion-mnist" in words[1]:
             continue  # minutes long, and needs the data set; the recipes have their own tests
         extra = QUICK.get(words[0], [])
-        if words[0] == "train" and not words[1].endswith(("/svd", "/soft-target")):
+        if words[0] == "train" and not words[1].endswith(("/svd-recommended", "/soft-target")):
             extra = extra[:1]
         if words[0] == "evaluate":
-            words[1] = str(next(Path("runs").glob("digits/svd/[0-9]*")))
+            words[1] = str(next(Path("runs").glob("digits/svd-recommended/[0-9]*")))
         result = CliRunner().invoke(app, [*words, *extra])
         assert result.exit_code == 0, (line, result.output)
 

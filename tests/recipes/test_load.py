@@ -243,6 +243,16 @@ def test_a_method_s_own_name_is_told_by_the_settings(method: str) -> None:
     assert recipes.load("digits/soft-target", method=method).method == spelt.get(method, method)
 
 
+@pytest.mark.parametrize("method", ["svd-eccv2018", "svd", "svd-two-stage", "fitnet"])
+def test_a_method_takes_the_place_of_the_one_that_a_recipe_extends(method: str) -> None:
+    """Nothing of `svd-recommended` is left, neither its bounds nor its stages; what the recipe says itself stays."""
+    replaced = recipes.load("regimes/digits-few", method=method)
+    plain = recipes.load("digits/student", ["teacher.recipe=digits/teacher", "train.evaluate_every=10"], method=method)
+    assert (replaced.loss, replaced.train) == (plain.loss, plain.train)
+    own = recipes.load("digits/svd", method=method)  # has a weight of its own, for KD-SVD
+    assert [loss.weight for loss in own.loss] == [5 if loss.name == "svd" else loss.weight for loss in replaced.loss]
+
+
 def test_methods_say_what_they_are() -> None:
     """One line each, all different."""
     found = recipes.methods()

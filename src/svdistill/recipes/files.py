@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def method(name: str) -> Path:
     return methods.FOLDER / f"{name}.yaml"
 
 
-def read(name: str, *, beside: Path | None = None) -> Plain:
+def read(name: str, *, beside: Path | None = None, with_methods: bool = True) -> Plain:
     """Read a recipe with everything that it extends.
 
     ``extends`` is a name or a list of them; of two, the later one's settings go before the earlier one's, and the
@@ -77,6 +78,7 @@ def read(name: str, *, beside: Path | None = None) -> Plain:
     Args:
         name: name or path of the recipe, see ``find``.
         beside: folder that relative paths start from; None = the current one.
+        with_methods: whether the methods that it extends count; without them there is what it says itself.
 
     Returns:
         Its settings, merged, not yet validated, with a ``name``.
@@ -84,7 +86,7 @@ def read(name: str, *, beside: Path | None = None) -> Plain:
     Raises:
         RecipeError: a file is missing or is not a YAML mapping, or recipes extend each other in a circle.
     """
-    layers = _layers(name, beside=beside, above=())
+    layers = _layers(name, beside=beside, above=(), with_methods=with_methods)
     merged: Plain = {}
     for layer in layers:
         # Name and description tell of one recipe, so that they are not handed on.
@@ -92,8 +94,10 @@ def read(name: str, *, beside: Path | None = None) -> Plain:
     return {**merged, "name": str(merged.get("name") or find(name, beside=beside)[0])}
 
 
-def _layers(name: str, *, beside: Path | None, above: tuple[Path, ...]) -> list[Plain]:
+def _layers(name: str, *, beside: Path | None, above: tuple[Path, ...], with_methods: bool) -> list[Plain]:
     """Return a recipe's own settings, after those of everything that it extends."""
+    if above and not with_methods and name.startswith(f"{METHODS}/"):
+        return []
     _, path = find(name, beside=beside)
     path = path.resolve()
     if path in above:
@@ -105,7 +109,8 @@ def _layers(name: str, *, beside: Path | None, above: tuple[Path, ...]) -> list[
     parents = [wanted] if isinstance(wanted, str) else wanted
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise RecipeError(f"extends: expected a recipe's name or path, or a list of them, in {path}, got {wanted!r}")
-    below = [part for parent in parents for part in _layers(parent, beside=path.parent, above=(*above, path))]
+    down = partial(_layers, beside=path.parent, above=(*above, path), with_methods=with_methods)
+    below = [part for parent in parents for part in down(parent)]
     return [*below, anchored(layer, path.parent)]
 
 

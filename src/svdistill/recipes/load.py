@@ -92,7 +92,8 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
     above = dict(overrides) if isinstance(overrides, Mapping) else files.parse(overrides)
     if "extends" in above:
         raise RecipeError("extends: belongs in a recipe's file; give the recipe itself as RECIPE")
-    plain = files.read(str(name))
+    # A method takes the place of the one that the recipe extends; what the recipe says itself stays.
+    plain = files.read(str(name), with_methods=method is None)
     if method is not None:
         fragment = files.read(f"{files.METHODS}/{method}")
         plain = files.overlay(plain, {**fragment, "name": _renamed(str(plain["name"]), method)})

@@ -214,7 +214,8 @@ def described(recipe: recipes.Recipe) -> dict[str, object]:
     plain = recipe.to_dict()
     for key in ("name", "description", "teacher", "loss"):
         del plain[key]
-    del plain["train"]["first_stage"]
+    for key in ("first_stage", "first_stage_norm"):
+        del plain["train"][key]
     return plain
 
 

@@ -1,6 +1,6 @@
 """`python -m benchmarks regimes` compares all methods where labels are few, the teacher knows other classes, and so on.
 
-Each regime is a recipe, compared by `svdistill compare`: an interrupted call goes on where it stopped. Its figures, and
+Each regime is a recipe, compared by `svdistill compare`: an interrupted call resumes. Its figures, and
 the tables of docs/results.md, are written after each regime; what has not been trained stands in them as such.
 """
 
@@ -91,8 +91,11 @@ def measure(regime: Regime, methods: Sequence[str], seeds: Sequence[int], *, job
         runs: folder of all runs.
 
     Returns:
-        For each method and seed ``accuracy``, ``best_accuracy``, ``seconds``, ``parameters`` and ``flops``; what failed
-        is left out, and was reported.
+        For each method and seed ``accuracy``, ``best_accuracy``, ``seconds``, costs, and ``run``, its folder, which
+        tells the settings; what failed is left out, and was reported.
+
+    Raises:
+        SystemExit: nothing could be compared.
     """
     found: dict[str, dict[str, Any]] = {}
     for published in (False, True):
@@ -104,10 +107,14 @@ def measure(regime: Regime, methods: Sequence[str], seeds: Sequence[int], *, job
         options = ["--methods", ",".join(wanted), "--seeds", ",".join(map(str, seeds)) + ",", "--jobs", str(jobs)]
         places = ["--runs", str(runs), "--output", str(output)]
         command = [sys.executable, "-m", "svdistill", "compare", f"regimes/{regime.recipe}", *taps, *options, *places]
+        written = output / "comparison.json"
+        written.unlink(missing_ok=True)  # so that what is read is of this call
         subprocess.run(command, check=False)
-        for run in json.loads((output / "comparison.json").read_text())["runs"]:
+        if not written.exists():
+            raise SystemExit(f"error: {regime.recipe} could not be compared; see above")
+        for run in json.loads(written.read_text())["runs"]:
             if run["summary"] is not None:
-                figures = {key: run["summary"][key] for key in _KEPT}
+                figures = {key: run["summary"][key] for key in _KEPT} | {"run": Path(run["folder"]).name}
                 found.setdefault(run["method"], {})[str(run["seed"])] = figures
     return found
 
@@ -120,7 +127,8 @@ def table(figures: Figures) -> str:
     parts = []
     for recipe, found in figures["regimes"].items():
         regime = next(one for some in SECTIONS.values() for one in some if one.recipe == recipe)
-        rows = [_row(METHODS[method], found.get(method, {}), found[BASELINE]) for method in regime.methods]
+        baseline = found.get(BASELINE, {})
+        rows = [_row(METHODS[method], found.get(method, {}), baseline) for method in regime.methods]
         if not regime.same_classes:
             rows[1:1] = [[METHODS["soft-target"], "–", "nothing to say of these classes", "", ""]]
         parts += [f"**{regime.title[0].upper()}{regime.title[1:]}** (`regimes/{recipe}`). {_teacher(found)}"]
@@ -160,7 +168,7 @@ def _signed(interval: Interval | None) -> str:
 
 
 def _teacher(found: Mapping[str, Mapping[str, Figures]]) -> str:
-    student = next(iter(found[BASELINE].values()))
+    student = next(run for method, runs in found.items() if method != TEACHER for run in runs.values())
     cost = f"student {student['flops'] / 1e6:.2f} MFLOPs, {student['train_images']:,} labels"
     if not found.get(TEACHER):
         return f"The {cost}."
@@ -200,7 +208,14 @@ def _keep(section: str, regime: Regime, found: Figures) -> None:
     path = FIGURES / f"{section}.json"
     known = json.loads(path.read_text())["regimes"] if path.exists() else {}
     before = known.get(regime.recipe, {})
-    merged = {method: before.get(method, {}) | found.get(method, {}) for method in {**before, **found}}
+    merged = {method: _joined(before.get(method, {}), found.get(method, {})) for method in {**before, **found}}
     in_order = [one.recipe for one in SECTIONS[section] if one.recipe in {*known, regime.recipe}]
     figures = {"regimes": {name: merged if name == regime.recipe else known[name] for name in in_order}}
     path.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
+
+
+def _joined(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Add runs to those of earlier calls; those of other settings, which their folder's name tells, give way."""
+    settings = {run["run"].partition("-")[2] for run in found.values()}
+    same = {seed: run for seed, run in before.items() if not settings or run["run"].partition("-")[2] in settings}
+    return dict(sorted((same | dict(found)).items(), key=lambda item: int(item[0])))

@@ -79,7 +79,8 @@ class TransferHealth:
         scaled_down = (factors < 1) & sound & (transfer_norms > 0)
         clipped = scaled_down.sum() / sound.sum().clamp(min=1)
         through = torch.linalg.vector_norm((factors * transfer_norms)[None], dim=1)
-        passed = torch.where(transfer > 0, through / transfer, torch.ones_like(transfer))
+        # Where there is no gradient, or none is finite, nothing is held back or let through.
+        passed = torch.where(transfer > 0, through / transfer, torch.nan)
         row = torch.stack([ratio[0], clipped.to(ratio), (~sound).sum().to(ratio), passed[0]])
         rows, count = self._room(row)
         rows.index_copy_(0, count, row[None])
@@ -226,8 +227,8 @@ def check_clip(clip: str, bound: float = BOUND) -> None:
     """Raise `OptionError` unless there is a rule of this name, and the bound is a finite number above 0."""
     if clip not in CLIPS:
         raise OptionError(f"unknown clipping rule {clip!r}{nearest(clip, CLIPS)}")
-    if not (bound > 0 and math.isfinite(bound)):
-        raise OptionError(f"the bound on the transfer gradient is {bound}, expected a finite number above 0, e.g. 1")
+    if isinstance(bound, bool) or not isinstance(bound, int | float) or not (bound > 0 and math.isfinite(bound)):
+        raise OptionError(f"the bound on the transfer gradient is {bound!r}, expected a finite number above 0, e.g. 1")
 
 
 def _check(

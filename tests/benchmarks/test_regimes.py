@@ -13,7 +13,7 @@ from svdistill import recipes
 def runs(*accuracies: float, flops: float = 2e6) -> dict[str, dict[str, Any]]:
     """Return what runs of the seeds 0, 1, … came to."""
     rest = {"best_accuracy": 1.0, "seconds": 7.4, "parameters": 10, "flops": flops, "train_images": 50, "epochs": 3}
-    return {str(seed): {"accuracy": value, **rest} for seed, value in enumerate(accuracies)}
+    return {str(seed): {"accuracy": value, "run": f"{seed}-abc", **rest} for seed, value in enumerate(accuracies)}
 
 
 def test_gains_are_paired_and_what_is_missing_is_said() -> None:
@@ -30,6 +30,9 @@ def test_gains_are_paired_and_what_is_missing_is_said() -> None:
     assert "| student alone | 82.00 ± 2.00 | | 3 | 7 |" in made
     assert "| FSP | 79.00 | −1.00 | 1 | 7 |" in made
     assert "| RKD | not measured |" in made
+    without = regimes.table({"regimes": {"digits-unlabelled": {"svd-recommended": runs(0.9)}}})
+    assert "| student alone | not measured |" in without
+    assert "| KD-SVD as we recommend it | 90.00 | | 1 | 7 |" in without
 
 
 def test_soft_targets_have_nothing_to_say_of_other_classes() -> None:
@@ -58,12 +61,14 @@ def test_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regimes, "FIGURES", tmp_path)
     monkeypatch.setattr(table, "update", lambda: None)
     file = tmp_path / "regimes-digits.json"
-    file.write_text(json.dumps({"regimes": {"digits-other-classes": {"fsp": runs(0.5)}}}))
+    earlier = {"fsp": runs(0.5), "alone": runs(0.1, 0.2)}  # the latter of settings that have changed since
+    file.write_text(json.dumps({"regimes": {"digits-other-classes": earlier}}))
     regimes.main(["digits-other-classes", "--methods", "alone", "--seeds", "1", "--jobs", "1"])
     found = json.loads(file.read_text())
     assert found["machine"]["cores"] > 0
     compared = found["regimes"]["digits-other-classes"]
     assert compared["fsp"] == runs(0.5)
+    assert list(compared["alone"]) == ["0"]
     assert 0.5 < compared["alone"]["0"]["accuracy"] <= 1
     with pytest.raises(SystemExit):
         regimes.main(["digits-otter"])

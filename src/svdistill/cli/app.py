@@ -41,7 +41,7 @@ EPILOG = """
 
   svdistill data show fashion-mnist             its images, also augmented
 
-  svdistill compare digits/svd --seeds 5        seven methods, one table
+  svdistill compare digits/svd --seeds 5        eight methods, one table
 
   svdistill report runs/digits                  what was found, on one page
 

@@ -226,7 +226,7 @@ def _check_taps(criteria: Losses, student: _Traced, teacher: _Traced) -> None:
             left_out = ", ".join(repr(student.taps[tap]) for tap in empty)
             raise RecipeError(
                 f"model.taps: {name} leaves out {left_out}, a single position with nothing to compare, and needs at "
-                f"least {criterion.least_taps} other taps, got {list(student.taps)}; name others, or take a larger "
+                f"least {criterion.least_taps} beside, got {list(student.taps)}; name others, or take a larger "
                 "data.image_size"
             )
 

@@ -1,7 +1,7 @@
 """The settings of the transfer losses: one class a loss, and the presets of the published sources. Knows no torch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,12 @@ class LossSettings(Settings):
     weight: float = Field(default=1.0, gt=0)
     main_weight: float = Field(default=1.0, ge=0)
     stage: Literal["first", "second", "both"] | None = None
+
+    @model_validator(mode="after")
+    def _bound_of_a_rule(self) -> Self:
+        if self.clip != "own_norm" and self.bound != BOUND:
+            raise ValueError(f"bound: only clip=own_norm has one, not {self.clip}; take bound={BOUND:g}")
+        return self
 
     @property
     def variant(self) -> str:

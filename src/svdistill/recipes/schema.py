@@ -27,11 +27,6 @@ _MOST_ROTATION = 45.0
 NETWORK_TAPS = "to the last hidden features"
 
 
-# In a digest, for a network's own taps where they are compared. They did not always end with the last hidden features:
-# whoever changes them again changes this word, so that runs of other taps are not taken for the same.
-NETWORK_TAPS = "to the last hidden features"
-
-
 class AugmentSettings(Settings):
     """Random warps of the training images.
 

@@ -15,7 +15,7 @@ class Objective:
 
     Attributes:
         main: what the main loss is multiplied by; 0 leaves it out, and unless there are losses ``beside`` it also every
-            bound on the transfer gradient, since there is no main gradient to bound it by.
+            bound by the main gradient, since there is none.
         weights: the transfer losses that take part, by the name that the distiller has for them, and what each is
             multiplied by; None: all, as they are.
         clip: how the transfer gradient is combined with the main one; see :func:`svdistill.gradients.combine`.

@@ -254,7 +254,8 @@ def _combined(
     g_main = tuple(g if reached != (None, None) else None for g, reached in zip(decayed, both, strict=True))
     students = {id(parameter) for parameter in learner.distiller.student.parameters()}
     own = [id(parameter) in students for parameter in trained(learner.optimizer)]
-    clip = objective.clip if objective.has_main else "none"
+    # Without a main gradient only a bound of its own can hold the transfer gradient.
+    clip = objective.clip if objective.has_main or objective.clip == "own_norm" else "none"
     combined = combine(
         [g for g, mine in zip(g_main, own, strict=True) if mine],
         [g for g, mine in zip(g_transfer, own, strict=True) if mine],

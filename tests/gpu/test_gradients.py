@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from svdistill.choices import CLIPS
+from svdistill.choices import BOUND, CLIPS
 from svdistill.gradients import TransferHealth, combine
 
 SHAPES = [(16, 8, 3, 3), (16,), (10, 40), (10,), (7, 7)]
@@ -38,6 +38,7 @@ def by_formula(main, transfer, clip):
             "none": 1.0,
             "per_variable": min(1.0, rising * float(norm(m) / norm(t))),
             "global": min(1.0, rising * float(whole_main / whole_transfer)),
+            "own_norm": min(1.0, BOUND / float(whole_transfer)),
             "poster": 1 / (1 + math.exp(-float(norm(m) / norm(t)) + EPOCH)),
         }[clip]
         combined.append(m + factor * t)

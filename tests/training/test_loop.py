@@ -158,9 +158,11 @@ def test_a_run_learns_and_writes_everything_down(make_run):
     run.fit(epochs=12, milestones=(10,), gamma=0.5, progress=listener)
     metrics = run.record.metrics()
     assert [line["epoch"] for line in metrics] == list(range(1, 13))
-    expected = "epoch seconds images_per_second lr loss transfer train_accuracy accuracy ratio clipped dropped passed alignment"
+    expected = (
         "epoch seconds images_per_second lr loss transfer train_accuracy accuracy ratio clipped dropped passed "
         "alignment"
+    )
+    assert metrics[0].keys() == {*expected.split(), "set_aside"}
     assert metrics[-1]["accuracy"] > 0.75
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert [line["lr"] for line in metrics[8:]] == pytest.approx([0.05, 0.05, 0.025, 0.025])

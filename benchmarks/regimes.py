@@ -16,6 +16,7 @@ from benchmarks.layout import Figures, grid
 from benchmarks.measure import machine
 from svdistill.methods import BASELINE, TEACHER
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
+from svdistill.report.tables import mean_deviation
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 PUBLISHED = "svd-eccv2018"
@@ -154,10 +155,8 @@ def _row(label: str, found: Mapping[str, Figures], baseline: Mapping[str, Figure
 
 def mean_and_deviation(values: Sequence[float]) -> str:
     """Write the mean of some values, and of several their sample deviation."""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ± {(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5:.2f}"
+    mean, deviation = mean_deviation(values)
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def _signed(interval: Interval | None) -> str:

@@ -15,7 +15,6 @@ from svdistill.errors import OptionError, ShapeError, nearest
 _LEAST_ROWS = 64
 _COLUMNS = 4
 
-
 # The figures that compare the two gradients, which mean nothing where there is no main one.
 COMPARED = frozenset({"ratio", "clipped", "passed"})
 
@@ -193,10 +192,7 @@ def combine(
     elsewhere = (
         [m for m, t in zip(main, transfer, strict=True) if t is None and m is not None] if clip == "global" else []
     )
-    if clip == "own_norm":
-        factors = _within(bound, transfer_norms)
-    else:
-        factors = _factors(main_norms, transfer_norms, elsewhere, epoch=epoch, clip=clip)
+    factors = _factors(main_norms, transfer_norms, elsewhere, epoch=epoch, clip=clip, bound=bound)
     if health is not None:
         health.update(main_norms, transfer_norms, factors, sound)
     add = _add_on_cpu if factors.device.type == "cpu" else _add_unseen
@@ -263,11 +259,13 @@ def _within(bound: float, transfer: Tensor) -> Tensor:
 
 
 def _factors(
-    main: Tensor, transfer: Tensor, elsewhere: Sequence[Tensor], *, epoch: float | Tensor, clip: Clip
+    main: Tensor, transfer: Tensor, elsewhere: Sequence[Tensor], *, epoch: float | Tensor, clip: Clip, bound: float
 ) -> Tensor:
     """Return what each g_t is multiplied by, shape (n,); where ‖g_t‖ = 0 it is finite and has no effect."""
     if clip == "none":
         return torch.ones_like(transfer)
+    if clip == "own_norm":
+        return _within(bound, transfer)
     if clip == "global":
         everywhere = torch.cat([main, _norms(elsewhere)]) if elsewhere else main
         main = torch.linalg.vector_norm(everywhere).expand_as(transfer)

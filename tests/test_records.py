@@ -1,13 +1,18 @@
 """Tests of a run's folder: what is written is read back, whole or not at all."""
 
+import hashlib
 import json
 import math
+import os
+import subprocess
+import sys
+import warnings
 
 import pytest
 import torch
 
 import svdistill
-from svdistill.errors import DataError
+from svdistill.errors import DataError, SvdistillWarning
 from svdistill.records import RunRecord, environment
 
 RECIPE = {"name": "digits/svd", "seed": 3, "optimizer": {"lr": 0.01, "milestones": [10, 20]}, "teacher": None, "µ": "ü"}
@@ -80,12 +85,12 @@ def test_find(tmp_path):
 def test_set_aside_keeps_everything(tmp_path):
     """The folder has another name, also where it is set aside twice within a second; without one nothing happens."""
     kept = []
-    for epoch in (1, 2):
+    for loss in (1, 2):
         record = RunRecord.create(tmp_path / "one", RECIPE)
-        record.append({"epoch": epoch})
+        record.append({"epoch": 1, "loss": loss})
         kept.append(record.set_aside())
         assert not record.exists
-    assert [RunRecord(path).metrics() for path in kept] == [[{"epoch": 1}], [{"epoch": 2}]]
+    assert [RunRecord(path).metrics() for path in kept] == [[{"epoch": 1, "loss": 1}], [{"epoch": 1, "loss": 2}]]
     assert RunRecord(tmp_path / "one").set_aside() is None
 
 
@@ -158,7 +163,7 @@ def test_a_line_cut_off_by_an_interruption_is_left_out_and_rewound(record):
     assert record.metrics() == [{"epoch": 1}, {"epoch": 2}]
 
 
-@pytest.mark.parametrize("damage", ["{]\n", "[1]\n", "\n"])
+@pytest.mark.parametrize("damage", ["{]\n", "[1]\n", "\n", '{"epoch": 2, "checksum": "0"}\n'])
 def test_a_damaged_line_is_named(record, damage):
     """Which file and which line, not a guess."""
     record.append({"epoch": 1})
@@ -186,4 +191,167 @@ def test_finish_makes_a_run_finished(record):
     """The summary's presence says so."""
     record.finish({"accuracy": 0.9, "ratio": math.nan})
     assert record.finished
+    assert record.ended
     assert record.summary() == {"accuracy": 0.9, "ratio": None}
+    record.reopen()
+    assert not record.finished
+    record.reopen()
+
+
+@pytest.fixture
+def finished(record):
+    """A run that has finished: two epochs, a student, diagnostics."""
+    for epoch in (1, 2):
+        record.append({"epoch": epoch, "accuracy": 0.5 + 0.1 * epoch})
+    record.student.write_bytes(b"weights")
+    record.diagnostics.write_bytes(b"arrays")
+    record.finish({"accuracy": 0.7, "epochs": 2})
+    return record
+
+
+FILES = ["recipe.yaml", "metrics.jsonl", "student.safetensors", "insight.npz"]
+
+
+def test_a_finished_run_is_whole(finished):
+    """The summary has the SHA-256 of every other file, and is plain JSON."""
+    assert finished.damage() == {}
+    written = json.loads((finished.path / "summary.json").read_text())
+    assert list(written) == ["accuracy", "epochs", "files", "checksum"]
+    assert written["files"] == {name: hashlib.sha256((finished.path / name).read_bytes()).hexdigest() for name in FILES}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_missing_or_has_changed_is_named(finished, name):
+    """One that is missing is noticed by whoever asks whether the run has finished, one bit by whoever looks closer."""
+    file = finished.path / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert finished.finished
+    assert finished.damage() == {name: "has changed since the run finished"}
+    file.unlink()
+    assert not finished.finished
+    assert finished.ended
+    assert finished.damage() == {name: "is missing"}
+    file.mkdir()
+    assert not finished.finished
+    assert finished.damage() == {name: "cannot be read (Is a directory)"}
+
+
+@pytest.mark.parametrize("name", ["summary.json", "environment.json"])
+def test_a_flipped_bit_is_noticed(finished, name):
+    """Whichever it is: the file no longer says what was written, or can no longer be read."""
+    file = finished.path / name
+    whole = file.read_bytes()
+    known = getattr(finished, file.stem)()
+    for position in range(0, len(whole), 7):
+        content = bytearray(whole)
+        content[position] ^= 4
+        file.write_bytes(content)
+        try:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                found = getattr(finished, file.stem)()
+        except DataError as error:
+            assert name in str(error)  # noqa: PT017
+        else:  # in the word 'checksum' itself, or the space around it
+            assert told or found == known
+            assert {key: value for key, value in found.items() if key in known} == known
+
+
+def test_a_summary_that_is_damaged_is_said_where_it_is_read(finished):
+    """And by whoever looks for damage."""
+    (finished.path / "summary.json").write_text('{"files": []}')
+    with pytest.warns(SvdistillWarning, match="carry no checksums"):
+        assert finished.damage() == {"summary.json": "is damaged"}
+    (finished.path / "summary.json").write_text("{")
+    assert finished.finished
+    assert finished.damage() == {"summary.json": "is damaged"}
+    with pytest.raises(DataError, match=r"summary\.json is damaged"):
+        finished.metrics()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[1:], "line 1, is of epoch 2"),
+        (lambda lines: [lines[0], *lines], "line 2, is of epoch 1"),
+        (lambda lines: [lines[0], lines[1].replace("0.7", "0.8")], "line 2, is damaged .*checksum"),
+        (lambda lines: [lines[0], '{"epoch": 2}\n'], "lines without a checksum among others"),
+        (lambda lines: ['{"epoch": 1}\n', lines[1]], "lines without a checksum among others"),
+    ],
+)
+def test_lines_that_are_missing_twice_or_edited(finished, change, message):
+    """Noticed in a run that is yet to finish by order and checksums, in one that has by the whole file's checksum."""
+    file = finished.path / "metrics.jsonl"
+    file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
+    with pytest.raises(DataError, match=r"metrics\.jsonl has changed since the run finished; call the same"):
+        finished.metrics()
+    finished.reopen()
+    with pytest.raises(DataError, match=message):
+        finished.metrics()
+
+
+def test_restore(record):
+    """What a checkpoint has kept replaces what does not agree with it; epochs that run again are dropped in silence."""
+    lines = [record.append({"epoch": epoch, "ü": "µ"}) for epoch in (1, 2, 3)]
+    kept, file = "".join(lines[:2]), record.path / "metrics.jsonl"
+    assert file.read_text() == "".join(lines)
+    for there, wrong in [(lines, False), (lines[:2], False), (lines[:1], True), (lines[1:], True), ([], True)]:
+        file.write_text("".join(there))
+        assert record.restore(kept) is wrong
+        assert file.read_text() == kept
+    file.unlink()
+    assert record.restore(kept)
+    assert [line["epoch"] for line in record.metrics()] == [1, 2]
+
+
+def earlier(record):
+    """Let the files be as a version without checksums wrote them."""
+    for name in ("summary.json", "environment.json"):
+        content = json.loads((record.path / name).read_text())
+        (record.path / name).write_text(
+            json.dumps({k: v for k, v in content.items() if k not in ("checksum", "files")})
+        )
+    file = record.path / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({k: line[k] for k in ("epoch", "accuracy")}) + "\n" for line in lines))
+
+
+def test_a_run_of_an_earlier_version(finished):
+    """It is read with one note; a student or metrics that are missing are noticed still."""
+    earlier(finished)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        assert finished.finished
+        assert finished.damage() == {}
+        assert finished.summary() == {"accuracy": 0.7, "epochs": 2}
+        assert [line["epoch"] for line in finished.metrics()] == [1, 2]
+        assert finished.environment()["torch"] == torch.__version__
+    assert [str(one.message).partition(",")[0] for one in told] == ["files of an earlier version are read"]
+    finished.student.unlink()
+    with pytest.warns(SvdistillWarning):
+        assert finished.damage() == {"student.safetensors": "is missing"}
+
+
+def test_rewind_gives_a_run_of_an_earlier_version_its_checksums(finished):
+    """The lines that stay are those that :meth:`RunRecord.restore` would want."""
+    earlier(finished)
+    finished.reopen()
+    with pytest.warns(SvdistillWarning, match="carry no checksums"):
+        kept = finished.rewind(1)
+    assert (finished.path / "metrics.jsonl").read_text() == kept
+    assert finished.metrics() == [{"epoch": 1, "accuracy": 0.6}]  # a warning would be an error here
+
+
+def test_leftovers_of_processes_that_are_gone(record):
+    """Of a run's folder and of its checkpoints; not our own."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    record.last.parent.mkdir()
+    for folder in (record.path, record.last.parent):
+        (folder / f".x.{child.pid}.tmp").write_text("")
+        (folder / f".x.{os.getpid()}.tmp").write_text("")
+    record.clear_leftovers()
+    for folder in (record.path, record.last.parent):
+        assert [file.name for file in folder.glob(".*")] == [f".x.{os.getpid()}.tmp"]

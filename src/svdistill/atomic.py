@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +15,20 @@ except ImportError:  # Windows has no such locks: there, two processes are not k
 else:
     _HAS_LOCKS = True
 
+# What `replacing` calls its files: the name, and the process that writes it.
+_TEMPORARY = re.compile(r"\..+\.([1-9]\d*)\.tmp")
+
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], *, keep: str | os.PathLike[str] | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path`` that takes its place when the block ends, and not before.
 
     Whoever reads ``path``, at any moment and even after a ``kill -9``, finds the old content or the new, whole.
 
     Args:
         path: the file to write; its folder is made if need be.
+        keep: the name that the old file gets, in the same folder, instead of being lost; between the two renamings
+            there is no file at ``path``.
 
     Yields:
         The temporary file, open for writing bytes. An error inside the block removes it and leaves ``path`` as it was.
@@ -35,6 +41,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -44,6 +52,35 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a whole file so that no reader ever sees a part of it; see :func:`replacing`."""
     with replacing(path) as file:
         file.write(content)
+
+
+def clear_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that processes left in a folder when they were killed.
+
+    A file is removed where no process with the number in its name runs on this machine. That says nothing about other
+    machines that share the folder: the caller holds a lock (see :func:`locked`) that keeps every other writer away. A
+    number that another process has by now costs nothing but the space until a later call.
+
+    Args:
+        folder: where they lie; one that is missing has none.
+    """
+    for file in Path(folder).glob(".*.tmp"):
+        made_by = _TEMPORARY.fullmatch(file.name)
+        if made_by and not _runs(int(made_by[1])):
+            file.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Tell whether a process runs on this machine; True where that cannot be asked."""
+    if os.name == "nt":  # there, asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's; or no number of a process
+        return True
+    return True
 
 
 @contextmanager

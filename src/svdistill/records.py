@@ -1,5 +1,6 @@
 """What a run writes and reads back: recipe, environment, metrics, summary. Nothing here needs a model or a GPU."""
 
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from svdistill.atomic import write_atomically
+from svdistill import checksums
+from svdistill.atomic import clear_leftovers, digest, write_atomically
 from svdistill.errors import DataError
 
 # Where the files lie, on what the run runs and how often it saves: none of it changes the result beyond rounding.
@@ -30,6 +32,8 @@ MACHINE_KEYS = (
 )
 
 _RECIPE = "recipe.yaml"
+_AGAIN = "call the same training again, which restores it from the run's checkpoint, or train afresh (--fresh)"
+_FILES = "files"  # where the summary names the run's other files, each with its SHA-256
 # A run that was renamed to make room for a fresh one: its seed and digest, then when that was.
 _SET_ASIDE = re.compile(r"\.\d{8}-\d{6}(\.\d+)?$")
 
@@ -62,13 +66,18 @@ class RunRecord:
     ``data.json``                which images and which teacher it was made with
     ``environment.json``         versions, processor, GPU, threads
     ``metrics.jsonl``            one line for each epoch; ``epoch`` is the number of epochs done, so the first is 1
-    ``summary.json``             written last: where it is, the run has finished
+    ``summary.json``             written last: where it is, and the files that it names, the run has finished
     ``student.safetensors``      the trained network alone
     ``insight.npz``              spectra, singular vectors, a few images and the confusion matrix, for the report
     ``checkpoints/last.pt``      everything needed to resume
+    ``checkpoints/previous.pt``  the one before it, until the run has finished
     ``checkpoints/best.pt``      the same, of the epoch with the best accuracy
     ``tensorboard/``             training curves, where the recipe asks for them
     ===========================  =======================================================================
+
+    Each line of the metrics, the environment and the summary carry a checksum, see :mod:`svdistill.checksums`, and the
+    summary has those of the recipe, the metrics, the student and the diagnostics. All are compared when they are read;
+    what an earlier version wrote without is read with a note.
 
     Args:
         path: the folder; making it is :meth:`create`'s work.
@@ -80,12 +89,15 @@ class RunRecord:
         self.data = self.path / "data.json"
         self.diagnostics = self.path / "insight.npz"
         self.last = self.path / "checkpoints" / "last.pt"
+        self.previous = self.path / "checkpoints" / "previous.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.tensorboard = self.path / "tensorboard"
         self._recipe = self.path / _RECIPE
         self._environment = self.path / "environment.json"
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
+        # Those of which the summary has a checksum.
+        self._kept = (self._recipe, self._metrics, self.student, self.diagnostics)
 
     def __repr__(self) -> str:
         return f"RunRecord({str(self.path)!r})"
@@ -110,7 +122,7 @@ class RunRecord:
             raise DataError(f"{record.path} holds a run of another recipe; choose another folder or remove this one")
         try:
             write_atomically(record._recipe, content.encode())
-            write_atomically(record._environment, _to_json(environment(), indent=2))
+            write_atomically(record._environment, _sealed(environment(), indent=2))
         except OSError as error:
             raise DataError(
                 f"cannot write to the run folder {record.path}: {error.strerror or error}; choose another"
@@ -149,8 +161,40 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run came to its end and no file of it is missing since; :meth:`damage` looks into them too."""
+        if not self.ended:
+            return False
+        try:
+            return all(file.is_file() for file in self._noted())
+        except DataError:  # whoever reads the summary is told
+            return True
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has a summary, whatever has become of its other files."""
         return self._summary.exists()
+
+    def damage(self) -> dict[str, str]:
+        """Read every file of a run that has ended, and compare it with its checksum.
+
+        Returns:
+            By name of a file what is wrong with it; {} where the run is whole.
+        """
+        try:
+            noted = self._noted()
+        except DataError:
+            return {self._summary.name: "is damaged"}
+        wrong = {file.name: _damage(file, known) for file, known in noted.items()}
+        return {name: what for name, what in wrong.items() if what}
+
+    def reopen(self) -> None:
+        """Take back that the run has ended, so that it is ended again."""
+        self._summary.unlink(missing_ok=True)
+
+    def clear_leftovers(self) -> None:
+        """Remove the temporary files of processes that were killed; the caller keeps other trainings away."""
+        for folder in {self.path, self.last.parent}:
+            clear_leftovers(folder)
 
     def recipe(self) -> dict[str, Any]:
         """Return the recipe that the run was made with.
@@ -166,52 +210,112 @@ class RunRecord:
 
     def environment(self) -> dict[str, Any]:
         """Return versions and machine of the run; DataError where the file is missing or damaged."""
-        return _from_json(_read(self._environment), self._environment)
+        return self._json(self._environment)
 
     def summary(self) -> dict[str, Any]:
         """Return what the run came to; DataError where it has not finished or the file is damaged."""
-        return _from_json(_read(self._summary), self._summary)
+        content = self._json(self._summary)
+        content.pop(_FILES, None)
+        return content
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return one mapping for each epoch, in order; a last line cut off by an interruption is left out.
 
         Raises:
-            DataError: any other line is damaged; the message names it.
+            DataError: any other line is damaged, missing or there twice; the message names it. Or the run has ended,
+                and the file has changed since.
         """
         if not self._metrics.exists():
             return []
-        lines = _read(self._metrics).split("\n")
+        text = _read(self._metrics)
+        known = self._noted().get(self._metrics) if self.ended else None
+        if known not in (None, hashlib.sha256(text.encode()).hexdigest()):
+            raise DataError(f"{self._metrics} has changed since the run finished; {_AGAIN}")
         # Every whole line ends in a newline, so what follows the last one is empty or was cut off while it was written.
-        return [_from_json(line, self._metrics, line=number) for number, line in enumerate(lines[:-1], start=1)]
+        lines = [self._line(line, number) for number, line in enumerate(text.split("\n")[:-1], start=1)]
+        if not all(sealed for _, sealed in lines):
+            if any(sealed for _, sealed in lines):
+                raise DataError(f"{self._metrics} has lines without a checksum among others; {_AGAIN}")
+            checksums.note_unsealed()
+        return [content for content, _ in lines]
 
-    def append(self, metrics: Mapping[str, Any]) -> None:
-        """Add one epoch's line; numbers that are not finite are written as null, as JSON has none."""
+    def append(self, metrics: Mapping[str, Any]) -> str:
+        """Add one epoch's line; numbers that are not finite are written as null, as JSON has none.
+
+        Returns:
+            What was added, for :meth:`restore`.
+        """
+        line = _sealed(metrics) + b"\n"
         with self._metrics.open("ab") as file:
-            file.write(_to_json(metrics) + b"\n")
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        return line.decode()
 
-    def rewind(self, epoch: int) -> None:
-        """Drop the lines of epochs that will run again.
+    def restore(self, lines: str) -> bool:
+        """Let the metrics be those that a checkpoint has kept; the lines of epochs that will run again are dropped.
+
+        Args:
+            lines: what :meth:`append` returned, of all epochs that are done.
+
+        Returns:
+            Whether lines of these epochs were missing or had changed.
+        """
+        kept = lines.encode()
+        there = self._metrics.read_bytes() if self._metrics.exists() else b""
+        if there != kept:
+            write_atomically(self._metrics, kept)
+        return not there.startswith(kept)
+
+    def rewind(self, epoch: int) -> str:
+        """Drop the lines of epochs that will run again, where the checkpoint has kept none of them.
 
         Args:
             epoch: the number of epochs done; the lines up to and with this ``epoch`` stay.
 
+        Returns:
+            The lines that stay, for :meth:`restore`.
+
         Raises:
             DataError: some of these lines are missing, so the run could not be told whole; or a line is damaged.
         """
-        kept = [line for line in self.metrics() if line.get("epoch", 0) <= epoch]
+        kept = self.metrics()[:epoch]
         if len(kept) < epoch:
             raise DataError(
                 f"{self._metrics} has lines for {len(kept)} epochs, but the run's checkpoint has {epoch} behind it; "
                 "restore the file, or train afresh (--fresh), which keeps the folder"
             )
-        if self._metrics.exists():
-            write_atomically(self._metrics, b"".join(_to_json(line) + b"\n" for line in kept))
+        lines = b"".join(_sealed(line) + b"\n" for line in kept).decode()
+        self.restore(lines)
+        return lines
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, in one piece: from here on the run counts as finished."""
-        write_atomically(self._summary, _to_json(summary, indent=2))
+        """Write the summary, in one piece, with the checksums of the other files: from here on the run has ended."""
+        noted = {_FILES: {file.name: digest(file) for file in self._kept if file.exists()}}
+        write_atomically(self._summary, _sealed({**summary, **noted}, indent=2))
+
+    def _noted(self) -> dict[Path, str | None]:
+        """Return the files of a run that has ended, with the SHA-256 of each where its version wrote them down."""
+        noted = self._json(self._summary).get(_FILES)
+        if noted is None:  # of an earlier version
+            return dict.fromkeys((self.student, self._metrics))
+        names = _mapping(noted, self._summary, f", {_FILES},")
+        return {file: names[file.name] for file in self._kept if file.name in names}
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        content, sealed = _from_json(_read(path), path)
+        if not sealed:
+            checksums.note_unsealed()
+        return content
+
+    def _line(self, text: str, number: int) -> tuple[dict[str, Any], bool]:
+        content, sealed = _from_json(text, self._metrics, line=number)
+        if content.get("epoch") != number:
+            raise DataError(
+                f"{self._metrics}, line {number}, is of epoch {content.get('epoch')}, so lines are missing or there "
+                f"twice; {_AGAIN}"
+            )
+        return content, sealed
 
 
 def _processor() -> str:
@@ -242,7 +346,8 @@ def _mapping(content: Any, path: Path, where: str = "") -> dict[str, Any]:
     return content
 
 
-def _from_json(text: str, path: Path, *, line: int | None = None) -> dict[str, Any]:
+def _from_json(text: str, path: Path, *, line: int | None = None) -> tuple[dict[str, Any], bool]:
+    """Read a mapping, and compare it with its checksum where it carries one, which the second value tells."""
     where = "" if line is None else f", line {line},"
     try:
         content = json.loads(text)
@@ -250,7 +355,21 @@ def _from_json(text: str, path: Path, *, line: int | None = None) -> dict[str, A
         raise DataError(
             f"{path}{where} is damaged (not JSON); restore it, or remove the run's folder and train again"
         ) from error
-    return _mapping(content, path, where)
+    mapping = _mapping(content, path, where)
+    try:
+        return mapping, checksums.unseal(text, mapping)
+    except ValueError as error:
+        raise DataError(f"{path}{where} is damaged ({error}); {_AGAIN}") from error
+
+
+def _damage(path: Path, known: str | None) -> str:
+    """Say what is wrong with a file of a run that has ended; empty where nothing is."""
+    if not path.exists():
+        return "is missing"
+    try:
+        return "" if known in (None, digest(path)) else "has changed since the run finished"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
 
 
 def _finite(value: Any) -> Any:
@@ -265,3 +384,7 @@ def _finite(value: Any) -> Any:
 
 def _to_json(content: Mapping[str, Any], *, indent: int | None = None) -> bytes:
     return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _sealed(content: Mapping[str, Any], *, indent: int | None = None) -> bytes:
+    return checksums.seal(_to_json(content, indent=indent).decode()).encode()

@@ -168,6 +168,7 @@ def test_half_written(tmp_path: Path) -> None:
     assert found.left_out == [(str(unfinished), "has not finished")]
 
 
+@pytest.mark.filterwarnings("ignore:files of an earlier version")
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -49,6 +49,12 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def brief(value: object, *, limit: int = 80) -> str:
+    """Return what ``repr`` shows of a value that a user gave, cut where it would fill a screen."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out."""
     # torch has a class of its own for a GPU and a plain RuntimeError for a CPU.

@@ -17,6 +17,7 @@ import yaml
 from svdistill import checksums
 from svdistill.atomic import clear_leftovers, digest, write_atomically
 from svdistill.errors import DataError
+from svdistill.plain import parse_json, parse_yaml
 
 # Where the files lie, on what the run runs and how often it saves: none of it changes the result beyond rounding.
 MACHINE_KEYS = (
@@ -203,9 +204,11 @@ class RunRecord:
             DataError: the file is missing or damaged.
         """
         try:
-            content = yaml.safe_load(_read(self._recipe))
-        except yaml.YAMLError as error:
-            raise DataError(f"{self._recipe} is damaged (not YAML); remove the run's folder and train again") from error
+            content = parse_yaml(_read(self._recipe))
+        except ValueError as error:
+            raise DataError(
+                f"{self._recipe} is damaged (not YAML: {error}); remove the run's folder and train again"
+            ) from error
         return _mapping(content, self._recipe)
 
     def environment(self) -> dict[str, Any]:
@@ -350,10 +353,10 @@ def _from_json(text: str, path: Path, *, line: int | None = None) -> tuple[dict[
     """Read a mapping, and compare it with its checksum where it carries one, which the second value tells."""
     where = "" if line is None else f", line {line},"
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise DataError(
-            f"{path}{where} is damaged (not JSON); restore it, or remove the run's folder and train again"
+            f"{path}{where} is damaged (not JSON: {error}); restore it, or remove the run's folder and train again"
         ) from error
     mapping = _mapping(content, path, where)
     try:

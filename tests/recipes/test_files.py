@@ -145,3 +145,42 @@ def test_a_recipe_of_parts(tmp_path: Path) -> None:
     assert recipe.method == "fsp-two-stage"
     assert [loss.weight for loss in recipe.loss] == [7.0]
     assert recipe.train.first_stage == 0.25
+
+
+def test_one_that_extends_too_many(tmp_path: Path) -> None:
+    """Files that extend each other twice over are counted, not read 2⁴⁰ times."""
+    write(tmp_path, f0="seed: 1\n", **{f"f{n}": f"extends: [f{n - 1}.yaml, f{n - 1}.yaml]\n" for n in range(1, 41)})
+    with pytest.raises(RecipeError, match=r"f40\.yaml extends more than 100 files; take some out"):
+        files.read(str(tmp_path / "f40.yaml"))
+
+
+@pytest.mark.parametrize(
+    "value", ["!!int x", "!!float x", "!!bool x", "!!timestamp 2001-99-99", "1" * 5000, "${a}", "[" * 3000 + "]" * 3000]
+)
+def test_values_that_cannot_be_made(value: str, tmp_path: Path) -> None:
+    """On the command line the key is named, in a file the file; in one short line."""
+    write(tmp_path, me=f"extends: digits/svd\nseed: {value}\n")
+    for name, overrides, start in (
+        ("digits/svd", [f"seed={value}"], r"^seed: cannot read the value '"),
+        (str(tmp_path / "me.yaml"), [], r"me\.yaml is not valid YAML: "),
+    ):
+        with pytest.raises(RecipeError, match=start) as caught:
+            recipes.load(name, overrides)
+        assert len(str(caught.value)) < 400
+        assert "\n" not in str(caught.value)
+
+
+def test_plain_values(tmp_path: Path) -> None:
+    """An exponent makes a number with or without a point; a date, and what begins with 0, is text; no key twice."""
+    write(tmp_path, me="a: 1e-3\nb: 1.5\nc: 2001-01-01\nd: 08\ne: 12\nf: .5\ng: -1E+3\nh: on\n", twice="a: 1\na: 2\n")
+    read = files.read(str(tmp_path / "me.yaml"))
+    assert list(read.values())[:-1] == [0.001, 1.5, "2001-01-01", "08", 12, 0.5, -1000.0, True]
+    with pytest.raises(RecipeError, match="the key 'a' stands there 2 times"):
+        files.read(str(tmp_path / "twice.yaml"))
+
+
+@pytest.mark.parametrize("text", ["loss=[[svd]]", "loss=[{name: [svd]}]", "loss=1", "loss={name: {a: 1}}"])
+def test_names_of_losses(text: str) -> None:
+    """What cannot be a loss's name is said so."""
+    with pytest.raises(RecipeError, match=r"^loss: expected a loss's name or settings"):
+        recipes.load("digits/svd", [text])

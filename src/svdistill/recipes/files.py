@@ -2,25 +2,59 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+import yaml
 
 from svdistill import methods
-from svdistill.errors import RecipeError, nearest, one_line
+from svdistill.errors import RecipeError, brief, nearest, one_line
+from svdistill.plain import MAX_YAML, parse_yaml
 from svdistill.recipes.losses import own_settings
 
 SUFFIXES = (".yaml", ".yml")
 METHODS = methods.FOLDER.name
 _WEIGHTS = ("weight", "main_weight")
+_MOST_FILES = 100  # that one recipe extends, each counted as often as it is extended
 
 Plain = dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write settings: ``1e-3`` is a number, a date is text, and a key stands once in a mapping."""
+
+    # Without dates, and without PyYAML's own numbers, which want a point before an exponent.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's name
+        first: [(tag, form) for tag, form in known if tag.rpartition(":")[2] not in ("timestamp", "float")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        for key, number in keys.items():
+            if number > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands there {number} times", None
+                )
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"""[-+]?(?: [0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+                 | [0-9][0-9_]*[eE][-+]?[0-9]+
+                 | \.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+                 | \.(?:inf|Inf|INF) )$
+          | \.(?:nan|NaN|NAN)$""",
+        re.VERBOSE,
+    ),
+    list("-+0123456789."),
+)
 
 
 def shipped() -> dict[str, Path]:
@@ -86,45 +120,59 @@ def read(name: str, *, beside: Path | None = None, with_methods: bool = True) ->
     Raises:
         RecipeError: a file is missing or is not a YAML mapping, or recipes extend each other in a circle.
     """
-    layers = _layers(name, beside=beside, above=(), with_methods=with_methods)
     merged: Plain = {}
-    for layer in layers:
+    for layer in _layers(name, [], beside=beside, above=(), with_methods=with_methods):
         # Name and description tell of one recipe, so that they are not handed on.
         merged = merge({key: merged[key] for key in merged if key not in ("name", "description")}, layer)
     return {**merged, "name": str(merged.get("name") or find(name, beside=beside)[0])}
 
 
-def _layers(name: str, *, beside: Path | None, above: tuple[Path, ...], with_methods: bool) -> list[Plain]:
-    """Return a recipe's own settings, after those of everything that it extends."""
+def _layers(
+    name: str, so_far: list[Path], *, beside: Path | None, above: tuple[Path, ...], with_methods: bool
+) -> list[Plain]:
+    """Return a recipe's own settings, after those of everything that it extends; each file is added to those so far."""
     if above and not with_methods and name.startswith(f"{METHODS}/"):
         return []
     _, path = find(name, beside=beside)
     path = path.resolve()
     if path in above:
         raise RecipeError(f"extends: {name!r} extends itself in a circle; take one 'extends' out")
+    so_far.append(path)
+    if len(so_far) > _MOST_FILES:
+        raise RecipeError(f"extends: {so_far[0]} extends more than {_MOST_FILES} files; take some out")
     layer = _read_file(path)
     if name.startswith(f"{METHODS}/"):
         layer = {key: value for key, value in layer.items() if key not in methods.KEYS}
     wanted = layer.pop("extends", None) or []
     parents = [wanted] if isinstance(wanted, str) else wanted
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise RecipeError(f"extends: expected a recipe's name or path, or a list of them, in {path}, got {wanted!r}")
-    down = partial(_layers, beside=path.parent, above=(*above, path), with_methods=with_methods)
+        raise RecipeError(
+            f"extends: expected a recipe's name or path, or a list of them, in {path}, got {brief(wanted)}"
+        )
+    down = partial(_layers, so_far=so_far, beside=path.parent, above=(*above, path), with_methods=with_methods)
     below = [part for parent in parents for part in down(parent)]
     return [*below, anchored(layer, path.parent)]
 
 
 def _read_file(path: Path) -> Plain:
     try:
-        text = path.read_text(encoding="utf-8")
-        plain = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+        with path.open("rb") as file:
+            text = file.read(4 * MAX_YAML + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise RecipeError(f"{path} is not valid YAML: {one_line(error)}") from error
-    if not isinstance(plain, dict) or not plain or (len(plain) == 1 and next(iter(plain.values())) is None):
+    try:
+        plain = _values(text)
+    except ValueError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(plain, dict) or not plain:
         raise RecipeError(f"{path} is not a recipe: expected 'key: value' lines such as 'extends: digits/svd'")
     return {str(key): value for key, value in plain.items()}
+
+
+def _values(text: str) -> Any:
+    if "${" in text:
+        raise ValueError("'${…}' is not filled in here; write the value itself")
+    return parse_yaml(text, _Loader)
 
 
 def parse(overrides: Iterable[str]) -> Plain:
@@ -143,13 +191,11 @@ def parse(overrides: Iterable[str]) -> Plain:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")):
-            raise RecipeError(f"{override!r}: expected key=value, for instance train.epochs=20")
+            raise RecipeError(f"{brief(override)}: expected key=value, for instance train.epochs=20")
         try:
-            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=True)
-        except (YAMLError, OmegaConfBaseException) as error:
-            raise RecipeError(f"{key}: cannot read the value {value!r}: {one_line(error)}") from error
-        assert isinstance(parsed, dict)
-        nested: Any = parsed["value"]
+            nested = _values(value)
+        except ValueError as error:
+            raise RecipeError(f"{one_line(key)}: cannot read the value {brief(value)}: {error}") from error
         for part in reversed(key.split(".")):
             nested = {part.strip(): nested}
         merged = merge(merged, nested)
@@ -226,7 +272,7 @@ def _merge_losses(below: Any, above: Any) -> Any:
         merged = [_lay(lower.get(loss.get("name"), {}), loss) for loss in map(_named_loss, _as_list(above))]
         return merged if isinstance(above, list) else merged[0] if merged else None
     if "name" in above:
-        return _lay(lower.get(above["name"], {}), above)
+        return _lay(lower.get(_named_loss(above)["name"], {}), above)
     if above and all(key in lower and isinstance(value, Mapping) for key, value in above.items()):
         merged = [_lay(loss, above.get(name, {})) for name, loss in lower.items()]
         return merged if len(merged) > 1 else merged[0]
@@ -246,7 +292,10 @@ def _as_list(losses: Any) -> list[Any]:
 
 
 def _named_loss(loss: Any) -> Plain:
-    return dict(loss) if isinstance(loss, Mapping) else {"name": loss}
+    named = dict(loss) if isinstance(loss, Mapping) else {"name": loss}
+    if not isinstance(named.get("name", ""), str):
+        raise RecipeError(f"loss: expected a loss's name or settings, or a list of them; got {brief(loss)}")
+    return named
 
 
 def anchored(settings: Plain, folder: Path) -> Plain:

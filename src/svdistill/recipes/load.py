@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from svdistill.atomic import digest
-from svdistill.errors import RecipeError, nearest
+from svdistill.errors import RecipeError, brief, nearest
 from svdistill.methods import shipped
 from svdistill.recipes import files
 from svdistill.recipes.losses import LOSSES
@@ -269,7 +269,7 @@ def _sentence(problem: ErrorDetails) -> str:
     if kind in ("literal_error", "union_tag_invalid"):
         allowed = re.findall(r"'([^']+)'", str(context.get("expected") or context.get("expected_tags")))
         key, came = (f"{key}.name", context["tag"]) if kind == "union_tag_invalid" else (key, came)
-        return f"{key}: no {came!r}; expected {' or '.join(repr(a) for a in allowed)}"
+        return f"{key}: no {brief(came)}; expected {' or '.join(repr(a) for a in allowed)}"
     if kind == "union_tag_not_found":
         return f"{key}.name: missing; expected {' or '.join(repr(t) for t in _TAGS[key])}"
     if kind == "value_error":
@@ -277,9 +277,9 @@ def _sentence(problem: ErrorDetails) -> str:
         joint = "." if re.match(r"[a-z_.]+: ", text) else ": "
         return f"{key}{joint}{text}" if key else text
     if kind == "string_pattern_mismatch":
-        return f"{key}: expected {_PATTERNS[key]}, got {came!r}"
+        return f"{key}: expected {_PATTERNS[key]}, got {brief(came)}"
     expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else problem["msg"]
-    return f"{key}: {expected}, got {'nothing' if came is None else repr(came)}"
+    return f"{key}: {expected}, got {'nothing' if came is None else brief(came)}"
 
 
 def _unknown_key(parts: list[str], tag: str | None) -> str:

@@ -1,5 +1,6 @@
 """The program as a whole: statuses, one-line errors, a quick start."""
 
+import json
 import os
 import pty
 import subprocess
@@ -156,6 +157,18 @@ def test_train_then_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     assert (status, err) == (0, "")
     assert "all" in out
     assert "797" in out
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    """The doctor prints tables or JSON; a training that ends in trouble names it."""
+    status, out, _ = call(capsys, "doctor", "digits/student", *TINY, CPU)
+    assert status == 0
+    assert "what stands out" in out
+    status, out, _ = call(capsys, "doctor", "digits/student", *TINY, CPU, "--json")
+    assert json.loads(out)["images"]["train"] == 20
+    status, _, err = call(capsys, "train", "digits/student", *TINY, CPU, "optimizer.lr=1e30")
+    assert status == 1
+    assert "svdistill doctor digits/student" in err
 
 
 def test_quiet_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:

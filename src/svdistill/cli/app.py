@@ -14,6 +14,7 @@ from svdistill.cli.cache import cache
 from svdistill.cli.compare import compare
 from svdistill.cli.data import data_app
 from svdistill.cli.demo import demo
+from svdistill.cli.doctor import doctor
 from svdistill.cli.evaluate import evaluate
 from svdistill.cli.networks import networks
 from svdistill.cli.recipes import recipes_app
@@ -36,6 +37,8 @@ EPILOG = """
   svdistill train digits/svd seed=1             a student with KD-SVD
 
   svdistill train digits/svd loss.rank=2        any setting: key=value
+
+  svdistill doctor digits/svd                   what stands out before a long run
 
   svdistill cache digits/svd views=8            then train without the teacher
 
@@ -60,6 +63,7 @@ app = typer.Typer(
 )
 app.command(epilog="Example: svdistill demo --seeds 1 --epochs 10")(demo)
 app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")(train)
+app.command(epilog="Example: svdistill doctor eccv/vgg-cifar100-svd train.precision=bf16-mixed")(doctor)
 app.command(epilog="Example: svdistill cache digits/svd views=8")(cache)
 app.command(epilog="Example: svdistill compare digits/svd loss.rank=[1,2] --methods alone,svd --seeds 3 --jobs 2")(
     compare

@@ -1,11 +1,14 @@
 """Where a command writes: results to standard output, everything else to standard error."""
 
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.markup import escape
 
-from svdistill.errors import RecipeError, one_line
+from svdistill.errors import RecipeError, SvdistillWarning, one_line
 from svdistill.ranks import find_ranks
 
 if TYPE_CHECKING:
@@ -33,6 +36,34 @@ def first() -> bool:
 def note(text: str) -> None:
     """Write one line on what is happening."""
     notes().print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
+
+
+@contextmanager
+def hearing() -> Iterator[list[str]]:
+    """Note the warnings of a block, which are shown all the same.
+
+    Yields:
+        Their texts so far.
+    """
+    show, texts = warnings.showwarning, list[str]()
+
+    def note_and_show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, SvdistillWarning):
+            texts.append(str(message))
+        show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = note_and_show
+    try:
+        yield texts
+    finally:
+        warnings.showwarning = show
 
 
 def warning(text: str) -> None:

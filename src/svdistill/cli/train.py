@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.console import results
+from svdistill.cli.console import hearing, note, results
+from svdistill.errors import TrainingError
 
 
 def train(
@@ -40,7 +41,18 @@ def train(
     from svdistill.report import tables
 
     callbacks = jobs.NoCallbacks() if quiet else Reporter()
-    run = jobs.train(recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, callbacks=callbacks)
+    with hearing() as warned:
+        try:
+            run = jobs.train(
+                recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, callbacks=callbacks
+            )
+        except TrainingError:
+            warned.append("it ended")
+            raise
+        finally:
+            if warned and not quiet:
+                chosen = [*(overrides or ()), *(("--method", method) if method else ()), "--runs", str(runs)]
+                note(f"what may be the matter:  {shlex.join(['svdistill', 'doctor', recipe, *chosen])}")
     console = results()
     if quiet:
         console.print(str(run.student_file), markup=False, soft_wrap=True)

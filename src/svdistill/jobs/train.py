@@ -193,7 +193,7 @@ def _train_one(
     if teacher_file is not None and recipe.teacher is not None and recipe.teacher.stored:
         look = partial(provide, recipe, images, runs, teacher_file=teacher_file, device=engine.device)
         stored = _stored(look, processes, callbacks)
-    distiller = processes.on_all_ranks(lambda: _distiller(recipe, images, teacher_file, stored, engine))
+    distiller = processes.on_all_ranks(lambda: assemble(recipe, images, _source(images, teacher_file, stored), engine))
     on_device = images.to(engine.device)
     plan = build.training_plan(recipe, distiller, on_device, shard=processes.shard)
     processes.on_rank_zero(lambda: _begin(recipe, images, run, teacher_file))
@@ -239,18 +239,26 @@ def launch(recipe: Recipe) -> training.Engine:
         raise RecipeError(f"train.device: {error}") from error
 
 
-def _distiller(
-    recipe: Recipe,
-    images: Images,
-    teacher_file: Path | None,
-    stored: TeacherCache | None,
-    engine: training.Engine,
+def _source(images: Images, teacher_file: Path | None, stored: TeacherCache | None) -> nn.Module | TeacherCache | None:
+    """Return what is stored of the teacher, else the teacher itself; None without one."""
+    return weights.load_teacher(teacher_file, images) if stored is None and teacher_file is not None else stored
+
+
+def assemble(
+    recipe: Recipe, images: Images, teacher: nn.Module | TeacherCache | None, engine: training.Engine
 ) -> Distiller:
-    """Make student, teacher (or take what is stored of it), losses, and adapters where their widths differ."""
+    """Make student and losses, and adapters where the widths differ from the teacher's; put all of them together.
+
+    Args:
+        recipe: the student's.
+        images: the student's.
+        teacher: the network, or what is stored of it; None trains the student alone.
+        engine: says whether the teacher is divided among processes.
+
+    Returns:
+        The distiller, prepared.
+    """
     student = build.model(recipe, images)
-    teacher: nn.Module | TeacherCache | None = stored
-    if stored is None and teacher_file is not None:
-        teacher = weights.load_teacher(teacher_file, images)
     distiller = build.distiller(recipe, student, teacher, teacher_recipe=recipes.teacher_of(recipe))
     distiller.prepare(noise(images))
     if _is_sharded(recipe, distiller, engine):

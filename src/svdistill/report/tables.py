@@ -70,11 +70,13 @@ def health(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return summary
 
 
-def _plain(*, header: bool = True) -> Table:
+def plain_table(*, header: bool = True) -> Table:
+    """Return an empty table as all of ours look."""
     return Table(box=box.SIMPLE_HEAD, show_header=header)
 
 
-def _titled(title: str, table: Table) -> Group:
+def titled(title: str, table: Table) -> Group:
+    """Put a title above a table."""
     # A table breaks a title of its own into lines of the table's width.
     return Group(Text(title, style="bold"), table)
 
@@ -99,7 +101,7 @@ def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
     Returns:
         A heading and a table of two columns.
     """
-    table = _plain(header=False)
+    table = plain_table(header=False)
     table.add_column(no_wrap=True)
     table.add_column()
     accuracy = accuracy_name([summary])
@@ -114,7 +116,7 @@ def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
         table.add_row(f"adapter at {adapted['tap']}", lifted)
     for label, value in _health_rows(health(metrics)):
         table.add_row(label, value)
-    return _titled(f"{summary['recipe']}, seed {summary['seed']}", table)
+    return titled(f"{summary['recipe']}, seed {summary['seed']}", table)
 
 
 def _health_rows(values: Mapping[str, float | None]) -> Iterable[tuple[str, str]]:
@@ -143,7 +145,7 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> Group:
     Returns:
         A heading and a table with one row for each class, the whole set last.
     """
-    table = _plain()
+    table = plain_table()
     table.add_column("class")
     table.add_column("images", justify="right")
     table.add_column("right", justify="right")
@@ -155,7 +157,7 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> Group:
     right = sum(row["right"] for row in evaluation["classes"])
     table.add_row("all", count(evaluation["images"]), count(right), percent(evaluation["accuracy"]), style="bold")
     title = f"{evaluation['model']} on the {count(evaluation['images'])} test images of {evaluation['data']}"
-    return _titled(title, table)
+    return titled(title, table)
 
 
 def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Group:
@@ -167,7 +169,7 @@ def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
     Returns:
         A heading and a table with one row for each method; ± is the sample deviation over the seeds.
     """
-    table = _plain()
+    table = plain_table()
     table.add_column("network", no_wrap=True)
     for heading in ("parameters", "MFLOPs", "accuracy, %", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -179,7 +181,7 @@ def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
     seeds = max(len(runs) for _, runs in rows)
     spread = f", mean ± deviation of {seeds} seeds" if seeds > 1 else ""
     accuracy = accuracy_name(run for _, runs in rows for run in runs).capitalize()
-    return _titled(f"{accuracy} after the last epoch{spread}; seconds of a run", table)
+    return titled(f"{accuracy} after the last epoch{spread}; seconds of a run", table)
 
 
 def recipes_table(recipes: Iterable[tuple[str, str]], *, heading: str = "recipe") -> Table:
@@ -192,7 +194,7 @@ def recipes_table(recipes: Iterable[tuple[str, str]], *, heading: str = "recipe"
     Returns:
         One row for each recipe.
     """
-    table = _plain()
+    table = plain_table()
     table.add_column(heading, no_wrap=True, style="bold")
     table.add_column("what it trains")
     for name, description in recipes:

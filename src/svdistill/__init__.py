@@ -1,10 +1,8 @@
 """svdistill trains a small image model with the help of a large one, by KD-SVD."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from svdistill.version import __version__
 
+TYPE_CHECKING = False  # as typing has it, whose import takes longer than all else here
 if TYPE_CHECKING:
     from svdistill import data, gradients, jobs, linalg, losses, nets, recipes, report, sweep, teacher_cache, training
     from svdistill.distiller import Distiller, DistillOutput
@@ -61,10 +59,12 @@ _HOMES = {
 
 if not TYPE_CHECKING:  # which sees the imports above, and so notices a misspelt name
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         """Import a public name when it is first used, so that the command line starts without torch."""
         if name not in __all__:
             raise AttributeError(f"module 'svdistill' has no attribute {name!r}")
+        from importlib import import_module
+
         value = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"svdistill.{name}")
         globals()[name] = value
         return value

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 import warnings
-from typing import Annotated, cast
+from typing import Annotated, NoReturn, cast
 
 import typer
 
@@ -99,16 +99,11 @@ def options(
         refuse_several(f"'svdistill {context.invoked_subcommand}'")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the program and end it with its status: 0, or 2 for an error before work starts, 1 for one while it runs.
-
-    Args:
-        arguments: what follows the program's name; None = what it was called with.
-    """
-    status = run(arguments)
+def end(status: int) -> NoReturn:
+    """End the program with its status, once its work is done and written."""
     if _several():
-        # Its work is done and written. A thread of gloo that outlives its connection sometimes aborts the process
-        # while the interpreter ends, and the launcher would take that for a failure of the run.
+        # A thread of gloo that outlives its connection sometimes aborts the process while the interpreter ends, and the
+        # launcher would take that for a failure of the run.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -116,7 +111,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the program and return its status; see ``main``."""
+    """Run the program.
+
+    Args:
+        arguments: what follows the program's name; None = what it was called with.
+
+    Returns:
+        Its status: 0, or 2 for an error before work starts, 1 for one while it runs.
+    """
     warnings.showwarning = _show_warning
     try:
         status = app(arguments, prog_name="svdistill", standalone_mode=False)

@@ -302,15 +302,6 @@ def test_loss_that_is_not_finite(tmp_path: Path) -> None:
     assert not Run(folder).finished
 
 
-def test_other_images_of_the_same_name(tmp_path: Path) -> None:
-    """A run is not reused where the images under its data set's name have changed."""
-    run = train("digits/student", runs=tmp_path)
-    file = run.path / "data.json"
-    file.write_text(file.read_text().replace('"labels": "', '"labels": "0'))
-    with pytest.raises(DataError, match="other images of the same name"):
-        train("digits/student", runs=tmp_path)
-
-
 def test_runs_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """A file where the folder of runs should be is one line."""
     (tmp_path / "runs").write_text("")
@@ -449,18 +440,6 @@ def test_images_without_labels_change_the_student_but_not_its_labels(shared: Pat
         assert 20 * line["train_accuracy"] == pytest.approx(round(20 * line["train_accuracy"]))
         assert line["set_aside"] == 0
     assert more.metrics[0]["transfer"] > 1.5 * plain.metrics[0]["transfer"]  # a sum over 23 images, not 10
-
-
-def test_other_images_without_labels(shared: Path) -> None:
-    """A run is not reused where they have changed under the same name."""
-    run = train("digits/svd", "data.unlabelled={batch_size: 9}", runs=shared)
-    file = run.path / "data.json"
-    kept = json.loads(file.read_text())
-    assert len(kept["shapes"]) == 3
-    kept["shapes"][2][0] += 1
-    file.write_text(json.dumps(kept))
-    with pytest.raises(DataError, match="other images of the same name"):
-        train("digits/svd", "data.unlabelled={batch_size: 9}", runs=shared)
 
 
 @pytest.fixture

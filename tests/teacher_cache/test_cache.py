@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from svdistill.atomic import locked
-from svdistill.data import Files, FileSet, ImageSet
 from svdistill.errors import DataError, ShapeError
-from svdistill.teacher_cache import Key, TeacherCache, fingerprint
+from svdistill.teacher_cache import Key, TeacherCache
 from svdistill.teacher_cache.key import REASONS
 from tests.teacher_cache import store_interruptibly as storing
 
@@ -306,23 +305,3 @@ def test_a_disk_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write the teacher cache"):
         storing.take(tmp_path / "file" / "there")
-
-
-def test_fingerprints(tmp_path):
-    """Pixels tell sets in memory apart; names, labels and size those on disk."""
-    images, _ = storing.sets()
-    changed = images.images.clone()
-    changed[7, 0, 3, 3] ^= 1
-    assert fingerprint(images) == fingerprint(ImageSet(images.images.clone(), images.labels, images.classes))
-    assert fingerprint(images) != fingerprint(ImageSet(changed, images.labels, images.classes))
-    labels, places = torch.tensor([0, 1]), torch.tensor([1, 0])
-    on_disk = FileSet(Files(tmp_path, ["a.png", "b.png"]), places, labels, ("x", "y"), 8)
-    others = [
-        FileSet(Files(tmp_path, ["a.png", "c.png"]), places, labels, ("x", "y"), 8),
-        FileSet(Files(tmp_path, ["a.png", "b.png"]), places.flip(0), labels, ("x", "y"), 8),
-        FileSet(Files(tmp_path, ["a.png", "b.png"]), places, labels.flip(0), ("x", "y"), 8),
-        FileSet(Files(tmp_path, ["a.png", "b.png"]), places, labels, ("x", "y"), 16),
-    ]
-    assert len({fingerprint(one) for one in [on_disk, *others]}) == 5
-    moved = FileSet(Files(tmp_path / "elsewhere", ["a.png", "b.png"]), places, labels, ("x", "y"), 8)
-    assert fingerprint(moved) == fingerprint(on_disk)

@@ -3,12 +3,13 @@
 from svdistill.data.augment import Augmentation, Views, Warps, augment, warp
 from svdistill.data.batches import Batch, Batches, Draws, Mixed, Shard, every_view
 from svdistill.data.catalogue import Classes, Description, Root, describe, fetch, load, names, read_classes
+from svdistill.data.digest import fingerprint
 from svdistill.data.download import Remote, cache_folder, download
 from svdistill.data.files import Files, FileSet
 from svdistill.data.held_out import hold_out
 from svdistill.data.rotation import rotation_task
 from svdistill.data.sets import UNLABELLED, Dataset, ImageSet, ImageSource
-from svdistill.data.statistics import channel_statistics, standardize
+from svdistill.data.statistics import channel_statistics, measured, standardize
 
 __all__ = [
     "UNLABELLED",
@@ -36,7 +37,9 @@ __all__ = [
     "download",
     "every_view",
     "fetch",
+    "fingerprint",
     "hold_out",
+    "measured",
     "load",
     "names",
     "read_classes",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from svdistill.data.file_digests import file_digests
 from svdistill.data.progress import progress_bar
 from svdistill.data.sets import (
     UNLABELLED,
@@ -204,6 +205,8 @@ class FileSet:
         Returns:
             The same images and labels.
         """
+        # Before they are decoded: of a file that is replaced in between, the digest must not be that of the new one.
+        origins = self.digests()
         images = torch.empty(len(self), *self.shape, dtype=torch.uint8, device=self.device)
         done = 0
         with progress_bar(title, total=len(self), unit="images") as show:
@@ -211,7 +214,11 @@ class FileSet:
                 images[done : done + len(batch)] = batch
                 done += len(batch)
                 show(done)
-        return ImageSet(images, self.labels, self.classes, self.labelled)
+        return ImageSet(images, self.labels, self.classes, self.labelled, origins=origins)
+
+    def digests(self) -> Tensor:
+        """Return a digest of the content of each file, (N, 16), uint8, on the CPU; see `file_digests`."""
+        return file_digests(self.files, self.positions)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the set with labels, and batches, on another device; the pixels stay on disk."""

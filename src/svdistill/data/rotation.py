@@ -40,4 +40,5 @@ def _four_ways(source: ImageSource) -> ImageSet:
         )
     turned = torch.stack([torch.rot90(source.images, turns, (2, 3)) for turns in range(len(TURNS))], dim=1)
     labels = torch.arange(len(TURNS), device=source.device).repeat(len(source))
-    return ImageSet(turned.flatten(0, 1), labels, TURNS)
+    origins = source.digests().repeat_interleave(len(TURNS), dim=0)
+    return ImageSet(turned.flatten(0, 1), labels, TURNS, origins=origins)

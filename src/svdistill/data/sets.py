@@ -1,13 +1,14 @@
 """Image sets: what they all can do, and the one whose pixels lie in memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from svdistill.data.digest import pixel_digests
 from svdistill.errors import DataError, OptionError, nearest
 
 UNLABELLED = -1
@@ -65,6 +66,9 @@ class ImageSource(Protocol):
     def to(self, device: torch.device | str) -> Self:
         """Return the set with labels, and batches, on another device."""
 
+    def digests(self) -> Tensor:
+        """Return a digest of each image as it was read, (N, 16), uint8, on the CPU; see `svdistill.data.digest`."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -75,6 +79,8 @@ class ImageSet:
         labels: (N,), int64, each an index into `classes`; on the device of `images`.
         classes: the name of each class.
         labelled: False = a set without labels: each label must then be −1.
+        origins: (N, 16), uint8, on the CPU: a digest of each image before it was decoded, resized or turned; None =
+            the images are as they were read.
 
     Raises:
         DataError: a shape, dtype or device does not fit, there is no image, or a label is outside the classes.
@@ -84,6 +90,7 @@ class ImageSet:
     labels: Tensor
     classes: tuple[str, ...]
     labelled: bool = True
+    origins: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -95,6 +102,8 @@ class ImageSet:
             raise DataError(f"images are on {images.device}, labels on {labels.device}; move both to one device")
         if len(images) != len(labels):
             raise DataError(f"{len(images)} images came with {len(labels)} labels; each image needs one label")
+        if self.origins is not None and len(self.origins) != len(images):
+            raise DataError(f"{len(images)} images came with {len(self.origins)} digests; each image needs one")
         if images.numel() == 0:
             raise DataError(f"the image set is empty (shape {tuple(images.shape)}); give at least one image")
         check_labels(labels, self.classes, labelled=self.labelled)
@@ -129,12 +138,17 @@ class ImageSet:
 
     def to(self, device: torch.device | str) -> Self:
         """Return the set on another device."""
-        return type(self)(self.images.to(device), self.labels.to(device), self.classes, self.labelled)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def digests(self) -> Tensor:
+        """Return a digest of each image as it was read: `origins`, or of its pixels."""
+        return pixel_digests(self.images) if self.origins is None else self.origins
 
     def take(self, index: Tensor) -> Self:
         """Return the set of the images with these indices (M,), in this order; DataError where there are none."""
         index = index.to(self.device)
-        return type(self)(self.images[index], self.labels[index], self.classes, self.labelled)
+        origins = None if self.origins is None else self.origins[index.cpu()]
+        return replace(self, images=self.images[index], labels=self.labels[index], origins=origins)
 
     def subset(self, size: int, *, seed: int) -> Self:
         """Choose images at random, equally many of each class; see `choose`.
@@ -154,7 +168,7 @@ class ImageSet:
 
     def unlabelled(self) -> Self:
         """Return the same images with the label −1, which says that there is none."""
-        return type(self)(self.images, torch.full_like(self.labels, UNLABELLED), self.classes, labelled=False)
+        return replace(self, labels=torch.full_like(self.labels, UNLABELLED), labelled=False)
 
     def select(self, names: Sequence[str]) -> Self:
         """Return the images of some classes only, which are numbered in the order of `names`.
@@ -164,8 +178,7 @@ class ImageSet:
             DataError: none of them has an image.
         """
         index, labels = selection(self, names)
-        chosen = self.images[index.to(self.device)]
-        return type(self)(chosen, labels.to(self.device), tuple(names), self.labelled)
+        return replace(self.take(index), labels=labels.to(self.device), classes=tuple(names))
 
     def resized(self, image_size: int) -> Self:
         """Return the set with square images of another size, bilinear, smoothed first where they shrink.
@@ -181,7 +194,7 @@ class ImageSet:
             return self
         # In pieces: a large set would need several times its memory as float32.
         pieces = [_resize(piece, image_size) for piece in self.images.split(4096)]
-        return type(self)(torch.cat(pieces), self.labels, self.classes, self.labelled)
+        return replace(self, images=torch.cat(pieces), origins=self.digests())
 
     def with_channels(self, channels: int) -> Self:
         """Return the set as grey (1) or colour (3) images: grey is repeated, colour becomes its brightness.
@@ -207,7 +220,7 @@ class ImageSet:
             weights = torch.tensor(_LUMA, device=self.device)[:, None, None]
             pieces = [(piece * weights).sum(1, keepdim=True).round() for piece in self.images.split(4096)]
             images = torch.cat([piece.clamp(0, 255).to(torch.uint8) for piece in pieces])
-        return type(self)(images, self.labels, self.classes, self.labelled)
+        return replace(self, images=images, origins=self.digests())
 
 
 @dataclass(frozen=True, eq=False)

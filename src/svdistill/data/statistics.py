@@ -47,12 +47,20 @@ def channel_statistics(images: Tensor | ImageSource) -> tuple[Tensor, Tensor]:
     return (mean / 255).float(), (std / 255).float()
 
 
-def _pieces(source: ImageSource) -> Iterator[Tensor]:
+def measured(source: ImageSource) -> ImageSource:
+    """Return those images of a set that `channel_statistics` reads: all in memory, some of those that lie on disk."""
     if isinstance(source, ImageSet):
-        yield from source.images.split(4096)
-        return
+        return source
     number = min(len(source), STREAMED_IMAGES)
-    yield from source.batches((torch.arange(number) * len(source) // number).split(256))
+    return source.take(torch.arange(number) * len(source) // number)
+
+
+def _pieces(source: ImageSource) -> Iterator[Tensor]:
+    read = measured(source)
+    if isinstance(read, ImageSet):
+        yield from read.images.split(4096)
+    else:
+        yield from read.batches(torch.arange(len(read)).split(256))
 
 
 def standardize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -3,14 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
-from svdistill import recipes
+from svdistill import checksums, recipes
 from svdistill.atomic import digest, locked, write_atomically
-from svdistill.errors import DataError, SvdistillError
+from svdistill.errors import DataError, SvdistillError, SvdistillWarning
+from svdistill.plain import MAX_JSON, parse_json
 from svdistill.records import RunRecord
 
 if TYPE_CHECKING:
@@ -19,6 +22,17 @@ if TYPE_CHECKING:
     from svdistill.recipes.images import Images
 
 TEACHER = "teacher"
+PIXELS = "pixels"
+_TITLES = {"shapes": "number or size", "classes": "class names", "labels": "labels"}
+_SETS = {
+    "train": "training images",
+    "test": "test images",
+    "unlabelled": "images without labels",
+    "statistics": "images behind mean and deviation",
+}
+# What must be in the file that says which images and which teacher a run was made with; the rest came later.
+_FORM = {"labels": str, "shapes": list, "classes": list, PIXELS: dict | None, TEACHER: str | None}
+_AFRESH = "train it afresh (--fresh, or rename its folder)"
 
 
 class BusyError(DataError):
@@ -126,51 +140,85 @@ class Run:
                 ) from error
             yield
 
+    def check_made_with(self, images: "Images", teacher: "Run | None") -> None:
+        """Make sure that a run is what its recipe would come to now: made with these images, and by this teacher.
+
+        Args:
+            images: what would be trained on now.
+            teacher: the run of its teacher's recipe, which counts where it has finished; None where there is none.
+
+        Raises:
+            DataError: images or teacher were others, or what the run says of them is damaged.
+        """
+        self.check_data(images)
+        if teacher is not None and teacher.finished and teacher.student_file.is_file():
+            self.check_teacher(teacher.student_file)
+
     def check_data(self, images: "Images") -> None:
         """Make sure that a run is resumed or reused only for the images that it was begun with.
+
+        A run of an earlier version knows less of its images; that is compared, and a warning says so.
 
         Args:
             images: what would be trained on now.
 
         Raises:
-            DataError: the run's images were others.
+            DataError: the run's images were others, or what it says of them is damaged.
         """
-        file = self.record.data
-        try:
-            known = json.loads(file.read_text())
-        except FileNotFoundError:
+        known = self._noted()
+        if known is None and not self.record.exists:
             return
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file} is damaged; train afresh (--fresh), which keeps the folder") from error
-        if {key: value for key, value in known.items() if key != TEACHER} != fingerprint(images):
+        if not known or not known.get(PIXELS):
+            warn(
+                "a run of an earlier version does not say what its images were, so that at most their labels, number, "
+                "size and classes were compared; where they may have been others, train it afresh (--fresh)",
+                SvdistillWarning,
+                stacklevel=2,
+            )
+        if known and (differing := _differing(known, fingerprint(images))):
             raise DataError(
-                f"the run {self.path} was made with other images of the same name; train afresh (--fresh) or choose "
-                "another runs folder"
+                f"the run {self.path} was made with other images of the same name (other {', '.join(differing)}); "
+                f"take another folder of runs (--runs), or {_AFRESH}"
             )
 
     def check_teacher(self, file: Path | None) -> None:
-        """Make sure that a run is resumed with the teacher that it was begun with.
+        """Make sure that a run is resumed or reused only for the teacher that it was begun with.
 
         Args:
             file: the teacher's weights now; None without a teacher.
 
         Raises:
-            DataError: the teacher was another.
+            DataError: the teacher was another, or what the run says of it is damaged.
         """
-        try:
-            known = json.loads(self.record.data.read_text()).get(TEACHER)
-        except (OSError, ValueError):
-            return  # of an earlier version, or reported by `check_data`
-        if known is not None and known != _digest(file):
+        known = self._noted() or {}
+        if known.get(TEACHER) not in (None, _digest(file)):
             raise DataError(
-                f"the run {self.path} was begun with another teacher than {file}, which was trained again since; train "
-                "afresh (--fresh)"
+                f"the run {self.path} was begun with another teacher: {file} was trained again, or changed, since; "
+                f"{_AFRESH}"
             )
 
     def note_data(self, images: "Images", teacher_file: Path | None) -> None:
         """Write down which images and which teacher the run is made with."""
         noted = {**fingerprint(images), TEACHER: _digest(teacher_file)}
-        write_atomically(self.record.data, json.dumps(noted).encode())
+        write_atomically(self.record.data, checksums.seal(json.dumps(noted)).encode())
+
+    def _noted(self) -> dict[str, Any] | None:
+        """Return what `note_data` has written; None where there is nothing."""
+        file = self.record.data
+        try:
+            about = file.stat()
+            if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_JSON:
+                raise ValueError("not a file of ours")
+            text = file.read_bytes().decode()
+            known = parse_json(text)
+            if not isinstance(known, dict) or not all(isinstance(known.get(key), kind) for key, kind in _FORM.items()):
+                raise ValueError("of another form")
+            checksums.unseal(text, known)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} is damaged, so that nothing says what the run was made with; {_AFRESH}") from error
+        return known
 
 
 def _digest(file: Path | None) -> str | None:
@@ -178,11 +226,22 @@ def _digest(file: Path | None) -> str | None:
 
 
 def fingerprint(images: "Images") -> dict[str, Any]:
-    """Return what tells data sets apart: labels and shapes, which unlike resized pixels no version of torch changes."""
+    """Return what tells the images of runs apart: their labels, shapes and classes, and what is in them."""
     sets = (images.train, images.test, *([] if images.unlabelled is None else [images.unlabelled]))
     labels = hashlib.sha256(b"".join(part.labels.cpu().numpy().astype("<i8").tobytes() for part in sets))
     return {
         "labels": labels.hexdigest(),
         "shapes": [[len(part), *part.shape] for part in sets],
-        "classes": list(images.train.classes),
+        # A name that is not UTF-8 could not be read back.
+        "classes": [name.encode(errors="backslashreplace").decode() for name in images.train.classes],
+        PIXELS: images.fingerprints,
     }
+
+
+def _differing(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name what of the images differs; of a run of an earlier version, what it knows of them."""
+    before, after = known.get(PIXELS) or now[PIXELS], now[PIXELS]
+    return [
+        *(title for key, title in _TITLES.items() if known[key] != now[key]),
+        *(title for key, title in _SETS.items() if before.get(key) != after.get(key)),
+    ]

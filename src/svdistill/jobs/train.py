@@ -94,7 +94,9 @@ def prepared(
         check_parts(member, processes=processes.world)
     loaded: Loaded = {}
     images = processes.rank_zero_first(lambda: [load_images(member, loaded=loaded) for member in line])
-    processes.check_equal([fingerprint(own) for own in images], what="images")
+    # Rank zero first once more: the others find the digests of files that it keeps.
+    identities = processes.rank_zero_first(lambda: [fingerprint(own) for own in images])
+    processes.check_equal(identities, what="images")
     processes.on_all_ranks(lambda: _check(line, images, processes=processes.world))
     return line, images
 
@@ -119,7 +121,7 @@ def _train_line(
     run = Run.of(recipe, runs)
     finished = processes.on_rank_zero(lambda: run.finished)
     with nullcontext() if finished and not fresh else _locked(run, processes, waiting=waiting):
-        processes.on_rank_zero(lambda: run.check_data(own))
+        processes.on_rank_zero(lambda: _check_made_with(line, images, runs, fresh=fresh))
         # Read again: another process may have finished the run while its end was awaited.
         if processes.on_rank_zero(lambda: run.finished) and not fresh:
             callbacks.found(recipe, run)
@@ -129,6 +131,13 @@ def _train_line(
         teacher = teacher_file(line, images, runs, processes, callbacks=callbacks)
         _train_one(recipe, own, run, runs=runs, teacher_file=teacher, callbacks=callbacks)
     return run
+
+
+def _check_made_with(line: Sequence[Recipe], images: Sequence[Images], runs: Path, *, fresh: bool) -> None:
+    """Make sure that a run, where it is not made afresh, and those of its teachers are of these images."""
+    there = [Run.of(member, runs) for member in line]
+    for run, own, teacher in [*zip(there, images, (*there[1:], None), strict=True)][fresh:]:
+        run.check_made_with(own, teacher)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """A recipe's images: loaded, put together into batches, varied, and made up for a check."""
 
 import json
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Self
 
 import torch
@@ -28,6 +28,8 @@ class Images:
             teacher and students of every train_size see the same standardized images.
         std: (C,), of the same images as the mean.
         unlabelled: images for the transfer task alone, or None.
+        standardized_by: the fingerprint of the images that mean and deviation are of; None where these are the labelled
+            ones.
     """
 
     train: data.ImageSource
@@ -35,6 +37,7 @@ class Images:
     mean: Tensor
     std: Tensor
     unlabelled: data.ImageSource | None = None
+    standardized_by: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,13 +49,21 @@ class Images:
         device = torch.device(device)
         if not training.has_room_for(self.bytes, device):
             return self
-        return type(self)(
-            self.train.to(device),
-            self.test.to(device),
+        return replace(
+            self,
+            train=self.train.to(device),
+            test=self.test.to(device),
             mean=self.mean.to(device),
             std=self.std.to(device),
             unlabelled=None if self.unlabelled is None else self.unlabelled.to(device),
         )
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """What is in the images of each set that decides what a run comes to; taken once, so before it begins."""
+        sets = {"train": self.train, "test": self.test, "unlabelled": self.unlabelled}
+        found = {name: data.fingerprint(one) for name, one in sets.items() if one is not None}
+        return found if self.standardized_by is None else {**found, "statistics": self.standardized_by}
 
     @property
     def bytes(self) -> int:
@@ -82,15 +93,16 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
         raise RecipeError(
             f"data.augment.flip: a mirror image of {settings.name!r} is not of its class; take data.augment.flip=false"
         )
-    labelled = dataset.train
+    labelled, standardized_by = dataset.train, None
     if settings.train_size is not None:
         with named("data.train_size"):
             labelled = labelled.subset(settings.train_size, seed=recipe.seed)
+        standardized_by = data.fingerprint(data.measured(dataset.train))
     if recipe.train.batch_size > len(labelled):
         raise RecipeError(
             f"train.batch_size: {recipe.train.batch_size} is more than the {len(labelled)} training images"
         )
-    return Images(labelled, dataset.test, mean, std, _unlabelled(recipe, dataset))
+    return Images(labelled, dataset.test, mean, std, _unlabelled(recipe, dataset), standardized_by)
 
 
 def _load(settings: DataSettings, loaded: Loaded) -> tuple[data.Dataset, Tensor, Tensor]:

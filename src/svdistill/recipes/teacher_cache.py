@@ -23,7 +23,7 @@ def key(recipe: Recipe, images: Images, *, student: nn.Module, teacher_file: Pat
 
     Args:
         recipe: it has ``teacher.views``.
-        images: the student's, on any device.
+        images: the student's, on the CPU.
         student: its network, whose maps' sizes matter to some losses; it is put in eval mode.
         teacher_file: the teacher's weights.
 
@@ -38,10 +38,10 @@ def key(recipe: Recipe, images: Images, *, student: nn.Module, teacher_file: Pat
     nets.spec(teacher_file)  # whoever reads a file's bytes alone does not notice that it is cut off
     criteria = build.losses(recipe)
     maps = build.reads_maps(criteria)
-    sets = [images.train, *([] if images.unlabelled is None else [images.unlabelled])]
+    known = images.fingerprints
     return teacher_cache.Key(
         teacher=digest(teacher_file),
-        images=[teacher_cache.fingerprint(one) for one in sets],
+        images=[known[name] for name in ("train", "unlabelled") if name in known],
         mean=images.mean.tolist(),
         std=images.std.tolist(),
         augmentation=asdict(augmentation(recipe)),

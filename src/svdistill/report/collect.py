@@ -16,6 +16,7 @@ from svdistill import methods
 from svdistill.atomic import digest
 from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
+from svdistill.plain import parse_json
 from svdistill.records import MACHINE_KEYS, RunRecord
 from svdistill.report.numbers import is_finite
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
@@ -333,7 +334,7 @@ def _beside(run: RunView) -> list[RunView]:
 
 def _noted_teacher(run: RunView) -> str | None:
     try:
-        noted = json.loads(RunRecord(run.path).data.read_bytes()).get("teacher")
+        noted = parse_json(RunRecord(run.path).data.read_bytes()).get("teacher")
     except (OSError, ValueError, AttributeError):
         return None
     return noted if isinstance(noted, str) else None

@@ -111,7 +111,7 @@ def _check(members: Sequence[Member], runs: Path) -> None:
             if name not in checked:
                 checked.add(name)
                 _check_one(member.recipe, images)
-        _look_up(member, images)
+        _look_up(member, images, runs)
     needed = {
         str(Run.of(recipe, runs).path)
         for member in members
@@ -130,12 +130,13 @@ def _check_one(recipe: Recipe, images: Callable[[Recipe], Images]) -> None:
         check(member, images(member), teacher_recipe=parent, teacher_images=theirs)
 
 
-def _look_up(member: Member, images: Callable[[Recipe], Images]) -> None:
-    """Find out how far a run is, and that it is one of the same images."""
+def _look_up(member: Member, images: Callable[[Recipe], Images], runs: Path) -> None:
+    """Find out how far a run is, and that it is one of the same images and the same teacher."""
     run = member.run
     if not run.path.exists():
         return
-    run.check_data(images(member.recipe))
+    parent = recipes.teacher_of(member.recipe)
+    run.check_made_with(images(member.recipe), None if parent is None else Run.of(parent, runs))
     member.found = run.finished
     if run.finished:
         member.settle(Outcome())

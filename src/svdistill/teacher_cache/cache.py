@@ -22,7 +22,7 @@ from svdistill.losses.protocol import Losses
 from svdistill.teacher import Request, Teacher
 from svdistill.teacher_cache.key import Key, difference
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _FRESH = "store it again (svdistill cache RECIPE --fresh)"
 

@@ -1,12 +1,10 @@
 """What a teacher cache is of: everything on which its numbers depend, and how it differs from what is wanted."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from svdistill.data import FileSet, ImageSet, ImageSource
 from svdistill.losses.protocol import Settings
 
 
@@ -16,7 +14,7 @@ class Key:
 
     Attributes:
         teacher: SHA-256 of the file with its weights.
-        images: a fingerprint of each set, see :func:`fingerprint`, in the order in which their images are numbered.
+        images: a fingerprint of each set, see ``data.fingerprint``, in the order in which their images are numbered.
         mean: subtracted from the images to standardize them, by channel.
         std: by which the images are then divided, by channel.
         augmentation: how far views differ from the images.
@@ -81,27 +79,6 @@ def difference(found: Mapping[str, Any], key: Key) -> str | None:
         if stored[loss] != settings:
             return f"for {loss} with {_listed(stored[loss])}, not {_listed(settings)}"
     return None
-
-
-def fingerprint(images: ImageSource) -> str:
-    """Return what tells a set of images from others: of a set in memory its pixels, of one on disk names and labels.
-
-    Args:
-        images: the set.
-
-    Returns:
-        A SHA-256 in hexadecimal.
-    """
-    digest = hashlib.sha256(json.dumps([len(images), *images.shape]).encode())
-    if isinstance(images, ImageSet):
-        for part in images.images.split(4096):
-            digest.update(part.cpu().contiguous().numpy().data)
-        return digest.hexdigest()
-    digest.update(images.labels.cpu().numpy().astype("<i8").tobytes())
-    if isinstance(images, FileSet):
-        names = images.files.names
-        digest.update("\0".join(names[position] for position in images.positions.tolist()).encode())
-    return digest.hexdigest()
 
 
 def _listed(settings: Settings) -> str:

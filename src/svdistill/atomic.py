@@ -31,13 +31,14 @@ def replacing(path: str | os.PathLike[str], *, keep: str | os.PathLike[str] | No
             there is no file at ``path``.
 
     Yields:
-        The temporary file, open for writing bytes. An error inside the block removes it and leaves ``path`` as it was.
+        The temporary file, open for writing bytes and for reading them back. An error inside the block removes it and
+        leaves ``path`` as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,12 +1,16 @@
 """Tests of checkpoints: whole, safe to read, and only for the model that they are of."""
 
+import hashlib
 import pickle
+import warnings
+import zipfile
 
 import pytest
 import torch
+from tests.trees import equal
 from torch import nn
 
-from svdistill.errors import CheckpointError
+from svdistill.errors import CheckpointError, SvdistillWarning
 from svdistill.training import checkpoint
 
 
@@ -45,15 +49,115 @@ def test_what_was_saved_comes_back(path):
 def test_another_model_is_named(path, other, message):
     """Where they differ first, and what to do."""
     checkpoint.save(path, {}, model=model())
-    with pytest.raises(CheckpointError, match=f"is of another model: .*{message}.*remove last.pt"):
+    with pytest.raises(CheckpointError, match=f"is of another model: .*{message}.*train afresh"):
         checkpoint.load(path, model=other)
 
 
 def test_a_checkpoint_that_lacks_a_part(path):
     """It is refused before anything of it is taken over."""
     checkpoint.save(path, {"epoch": 3}, model=model())
-    with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
-        checkpoint.load(path, model=model(), names=("epoch", "health"))
+    for kinds, message in (
+        ({"epoch": int, "health": dict}, "lacks 'health'"),
+        ({"epoch": str}, "its 'epoch' is a int"),
+    ):
+        with pytest.raises(CheckpointError, match=f"not a checkpoint of this version of svdistill .*{message}"):
+            checkpoint.load(path, model=model(), kinds=kinds)
+
+
+def test_weights_of_another_kind(path):
+    """What is loaded is looked at, not what the file says of it."""
+    checkpoint.save(path, {}, model=model())
+    content = torch.load(path, weights_only=True)
+    for wrong, message in ((torch.zeros(3, 3), r"'0.weight' is \(3, 3\)"), ("x", "'0.weight' is a str there")):
+        torch.save({**content, "model": {**content["model"], "0.weight": wrong}}, path)
+        with pytest.raises(CheckpointError, match=f"of another model: {message}"):
+            checkpoint.load(path, model=model())
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A checkpoint, and what it says."""
+    path = tmp_path_factory.mktemp("written") / "c.pt"
+    checkpoint.save(path, {"epoch": 3, "tensor": torch.arange(300.0)}, model=model())
+    return path.read_bytes(), checkpoint.load(path, model=model())
+
+
+def test_a_flipped_bit_is_noticed(tmp_path, written):
+    """Wherever it is, in what the archive says of its parts too: of one that is called a folder torch reads nothing."""
+    path, (whole, wanted) = tmp_path / "c.pt", written
+    path.write_bytes(whole)
+    assert checkpoint.is_whole(path)
+    for position in range(0, len(whole), 11):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with warnings.catch_warnings():  # where the length of the comment is damaged, it is taken for one of old
+            warnings.simplefilter("ignore", SvdistillWarning)
+            assert not checkpoint.is_whole(path) or equal(checkpoint.load(path, model=model()), wanted)
+    for cut in (0, 1, 60, 66, 70, len(whole) // 2, len(whole) - 67):
+        path.write_bytes(whole[:cut])
+        assert not checkpoint.is_whole(path)
+
+
+def test_it_is_what_torch_writes(tmp_path, written):
+    """And another program reads it without us."""
+    path, (whole, wanted) = tmp_path / "c.pt", written
+    path.write_bytes(whole)
+    assert equal(torch.load(path, weights_only=True), wanted)
+    assert equal(torch.load(path, weights_only=True, mmap=True), wanted)
+    with zipfile.ZipFile(path) as file:
+        assert file.comment.decode() == hashlib.sha256(whole[: -2 - 64]).hexdigest()
+
+
+def test_one_of_an_earlier_version(tmp_path, written):
+    """It is read with a note, and its parts are compared with torch's own checksums."""
+    path, (_, wanted) = tmp_path / "c.pt", written
+    torch.save(wanted, path)
+    with pytest.warns(SvdistillWarning, match="carry no checksums"):
+        assert equal(checkpoint.load(path, model=model()), wanted)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(torch.arange(300.0).numpy().tobytes(), torch.arange(1, 301.0).numpy().tobytes()))
+    assert path.stat().st_size == len(whole)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        checkpoint.load(path, model=model())
+    path.write_bytes(whole[: len(whole) // 2])
+    assert not checkpoint.is_whole(path)
+
+
+def test_the_one_before_it_is_kept(path):
+    """Under the name that is asked for."""
+    for epoch in (1, 2, 3):
+        checkpoint.save(path, {"epoch": epoch}, model=model(), keep=path.with_name("previous.pt"))
+    assert checkpoint.load(path, model=model())["epoch"] == 3
+    assert checkpoint.load(path.with_name("previous.pt"), model=model())["epoch"] == 2
+
+
+STRANGE = [b"\x80\x02.", b"\x80\x02K\x01K\x02.", b"\x80\x02]q\x00Rq\x01.", b"\x80\x02)a.", b"\x80\x02}q\x00h\x05.", b""]
+
+
+@pytest.mark.parametrize("code", STRANGE)
+def test_a_strange_pickle(path, code):
+    """One that makes the reader itself fail, in an archive whose checksums are right."""
+    checkpoint.save(path, {}, model=model())
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, code if name.endswith("data.pkl") else content)
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        checkpoint.load(path, model=model())
+
+
+def test_no_memory_is_no_damage(path, monkeypatch):
+    """It has another name, and other advice."""
+    checkpoint.save(path, {}, model=model())
+
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(MemoryError):
+        checkpoint.load(path, model=model())
 
 
 def test_a_missing_file(path):

@@ -1,14 +1,17 @@
 """The training loop: an epoch is one step after the other; around it a run is watched and saved."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 
-from svdistill.errors import CheckpointError, SvdistillError
+from svdistill.errors import CheckpointError, SvdistillError, SvdistillWarning
 from svdistill.gradients import COMPARED
 from svdistill.nets import compile_module
 from svdistill.records import RunRecord
+from svdistill.training import checkpoint
 from svdistill.training.engine import Engine
 from svdistill.training.evaluate import evaluate
 from svdistill.training.monitor import Monitor
@@ -27,8 +30,10 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     """Train the student to the last epoch, or resume where an interrupted run stopped.
 
     After each epoch: one line in ``metrics.jsonl``, the checkpoint ``last.pt`` and, where the network was evaluated
-    and its accuracy is the best so far, ``best.pt``. Where ``last.pt`` is there at the start, the run resumes from it;
-    on a CPU bit for bit as if it had never stopped. At the end the student has the weights of the last epoch and the
+    and its accuracy is the best so far, ``best.pt``; until the end, ``previous.pt`` is the last checkpoint but one.
+    Where there is a checkpoint at the start, the run resumes from it; on a CPU bit for bit as if it had never stopped.
+    Where the last is damaged, it resumes from the one before, and metrics that do not agree with a checkpoint are
+    restored from it, each with a warning. At the end the student has the weights of the last epoch and the
     distiller is in eval mode. Momentum starts anew in each stage.
 
     Where several processes do it together, each has its shard of every batch and of the evaluation, and all have the
@@ -43,7 +48,9 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
 
     Raises:
         OptionError: TensorBoard is asked for and not installed.
-        CheckpointError: ``last.pt`` is damaged or of another model, optimizer or data set, or cannot be written.
+        CheckpointError: every checkpoint is damaged, or the last is of another model, optimizer or data set, or cannot
+            be written.
+        DataError: the metrics are damaged, and the checkpoint is of a version that kept no copy of them.
         TrainingError: the loss or a weight is no longer finite, or the transfer loss set most samples aside; or
             another process has ended.
     """
@@ -61,7 +68,7 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
         while state.epoch < plan.epochs:
             monitor = Monitor(
                 state,
-                record.last,
+                record,
                 progress,
                 checkpoint_minutes=plan.checkpoint_minutes,
                 is_rank_zero=processes.is_rank_zero,
@@ -76,6 +83,7 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     finally:
         curves.finish()
         progress.finish()
+    processes.on_rank_zero(partial(_settle, record))
     plan.distiller.eval()
 
 
@@ -135,13 +143,14 @@ def _close_epoch(
 ) -> None:
     """Write an epoch down and close it, on rank zero with its checkpoints."""
     if processes.is_rank_zero:
-        record.append(metrics)
+        state.lines = (state.lines or "") + record.append(metrics)
         curves.epoch(metrics)
     best = state.next_epoch(metrics.get("accuracy"))
     if processes.is_rank_zero:
         # last.pt comes last: what a kill before it leaves behind is written again, the same, when the run resumes.
-        for path in [record.best, record.last] if best else [record.last]:
-            state.save(path)
+        if best:
+            state.save(record.best)
+        state.save(record.last, keep=record.previous)
 
 
 def _to_device(engine: Engine, plan: TrainingPlan) -> None:
@@ -153,11 +162,48 @@ def _to_device(engine: Engine, plan: TrainingPlan) -> None:
 
 
 def _resume(state: RunState, record: RunRecord, processes: Processes, *, epochs: int) -> None:
-    if processes.on_rank_zero(record.last.exists):
-        processes.on_all_ranks(partial(state.load, record.last))
+    found = processes.on_rank_zero(partial(_choose, record))
+    if found is not None:
+        processes.on_all_ranks(partial(state.load, found))
     if state.epoch > epochs:
         raise CheckpointError(
-            f"the checkpoint {record.last} has {state.epoch} epochs behind it, but only {epochs} are asked for; "
+            f"the checkpoint {found} has {state.epoch} epochs behind it, but only {epochs} are asked for; "
             "raise epochs or train from the start"
         )
-    processes.on_rank_zero(partial(record.rewind, state.epoch))
+    processes.on_rank_zero(partial(_restore, state, record))
+    if found not in (None, record.last):
+        processes.on_rank_zero(partial(state.save, record.last))
+
+
+def _choose(record: RunRecord) -> Path | None:
+    """Return the last checkpoint that is whole; where none is, the last, whose reader says what is wrong."""
+    there = [path for path in (record.last, record.previous, record.best) if path.exists()]
+    # Without the first two, the run was killed in its first epoch: it begins again.
+    if not there or there[0] == record.best:
+        return None
+    found = next(filter(checkpoint.is_whole, there), there[0])
+    if found != record.last:
+        reason = "is missing"
+        if record.last.exists():  # out of the way: it must not be kept as the previous one
+            reason = "is damaged, and now called damaged.pt"
+            record.last.replace(record.last.with_name("damaged.pt"))
+        warn(f"the checkpoint {record.last} {reason}; resuming from {found.name}", SvdistillWarning, stacklevel=2)
+    return found
+
+
+def _restore(state: RunState, record: RunRecord) -> None:
+    """Let the metrics be those of the epochs that are done."""
+    if state.lines is None:
+        state.lines = record.rewind(state.epoch)
+    elif record.restore(state.lines):
+        warn(
+            f"the metrics of {record.path} did not agree with the checkpoint and were restored from it",
+            SvdistillWarning,
+            stacklevel=2,
+        )
+
+
+def _settle(record: RunRecord) -> None:
+    """At the end, the last checkpoint but one is kept only where the last turns out damaged."""
+    if checkpoint.is_whole(record.last):
+        record.previous.unlink(missing_ok=True)

@@ -2,11 +2,11 @@
 
 import math
 import time
-from pathlib import Path
 
 import torch
 
 from svdistill.errors import TrainingError
+from svdistill.records import RunRecord
 from svdistill.training.metrics import Reading
 from svdistill.training.progress import Progress
 from svdistill.training.state import RunState
@@ -26,7 +26,7 @@ class Monitor:
 
     Args:
         state: of the run.
-        path: of the checkpoint to write now and then.
+        record: of the run, where a checkpoint is written now and then.
         progress: who is told about each step.
         checkpoint_minutes: how often to write it; 0 after every step.
         is_rank_zero: whether it is this process that writes, and looks before the epoch is over. The figures are the
@@ -34,10 +34,16 @@ class Monitor:
     """
 
     def __init__(
-        self, state: RunState, path: Path, progress: Progress, *, checkpoint_minutes: float, is_rank_zero: bool = True
+        self,
+        state: RunState,
+        record: RunRecord,
+        progress: Progress,
+        *,
+        checkpoint_minutes: float,
+        is_rank_zero: bool = True,
     ) -> None:
         self._state = state
-        self._path = path
+        self._record = record
         self._progress = progress
         self._every = 60 * checkpoint_minutes
         self._is_rank_zero = is_rank_zero
@@ -76,7 +82,7 @@ class Monitor:
         if save:
             self._look_at_weights()
             self._state.seconds = self.seconds()
-            self._state.save(self._path)
+            self._state.save(self._record.last, keep=self._record.previous)
             self._saved = time.monotonic()
 
     def end(self) -> dict[str, float]:
@@ -128,9 +134,8 @@ class Monitor:
 
     def _not_finite(self, what: str, *, advice: str = "") -> str:
         state = self._state
-        kept = (
-            f"the last checkpoint stays: {self._path}" if self._path.exists() else "no checkpoint had been written yet"
-        )
+        path = self._record.last
+        kept = f"the last checkpoint stays: {path}" if path.exists() else "no checkpoint had been written yet"
         return (
             f"{what} not finite in epoch {state.epoch + 1}, at step {state.metrics.steps} of {len(state.batches)} at "
             f"the latest; {advice}lower lr, or weight if there is a transfer loss, and train afresh ({kept})"

@@ -1,19 +1,32 @@
 """Where a run is: what a checkpoint holds."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from svdistill.data import Batches, Mixed
-from svdistill.errors import CheckpointError
+from svdistill.errors import CheckpointError, one_line
 from svdistill.gradients import TransferHealth
 from svdistill.training import checkpoint
 from svdistill.training.metrics import Metrics
 from svdistill.training.optimizers import plain_state
 
 _METRICS = "tally"  # the name that they have in every checkpoint of this format
-_NAMES = ("epoch", "accuracy", "seconds", "optimizer_name", "optimizer", "batches", _METRICS, "health", "random")
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "accuracy": (int, float),
+    "seconds": (int, float),
+    "optimizer_name": str,
+    "optimizer": dict,
+    "batches": dict,
+    _METRICS: dict,
+    "health": dict,
+    "random": dict,
+}
+_LINES = "lines"
 
 
 class RunState:
@@ -31,6 +44,7 @@ class RunState:
         seconds: training time of the current epoch before this process took over.
         metrics: sums over the current epoch.
         health: what became of the transfer gradients of the current epoch.
+        lines: those of the run's metrics file, of all epochs done; None in the checkpoint of an earlier version.
     """
 
     def __init__(
@@ -45,6 +59,7 @@ class RunState:
         self.seconds = 0.0
         self.metrics = Metrics(device)
         self.health = TransferHealth()
+        self.lines: str | None = ""
 
     def begin_stage(self) -> None:
         """Forget momentum, and the names of the figures of another objective."""
@@ -69,8 +84,13 @@ class RunState:
         self.health.reset()
         return best
 
-    def save(self, path: Path) -> None:
-        """Write the whole state in one piece; CheckpointError where that is not possible."""
+    def save(self, path: Path, *, keep: Path | None = None) -> None:
+        """Write the whole state in one piece; CheckpointError where that is not possible.
+
+        Args:
+            path: the file.
+            keep: the name that the one before it gets; None = it is replaced.
+        """
         state = {
             "epoch": self.epoch,
             "accuracy": self.accuracy,
@@ -81,8 +101,9 @@ class RunState:
             _METRICS: self.metrics.state_dict(),
             "health": self.health.state_dict(),
             "random": checkpoint.random_state(),
+            _LINES: self.lines,
         }
-        checkpoint.save(path, state, model=self.model)
+        checkpoint.save(path, state, model=self.model, keep=keep)
 
     def load(self, path: Path) -> None:
         """Take over a state, torch's global random numbers included.
@@ -91,7 +112,7 @@ class RunState:
             CheckpointError: the file is damaged, or of another model, optimizer or data set; then nothing has changed
                 in the model.
         """
-        state = checkpoint.load(path, model=self.model, names=_NAMES)
+        state = checkpoint.load(path, model=self.model, kinds=_KINDS)
         name = type(self.optimizer).__name__
         if state["optimizer_name"] != name:
             raise CheckpointError(
@@ -99,15 +120,25 @@ class RunState:
                 "restore the setting or train from the start"
             )
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
+            self._take_over(state)
+        except CheckpointError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
             raise CheckpointError(
-                f"the checkpoint {path} does not fit the optimizer: {error}; "
-                "restore the setting or train from the start"
+                f"the checkpoint {path} does not fit the optimizer or the data, or is not one of a run "
+                f"({type(error).__name__}: {one_line(error)}); restore the setting or train from the start"
             ) from error
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        """Take over what was read; the weights come last, as all else can turn out not to fit."""
+        lines = state.get(_LINES)
+        if state["epoch"] < 0 or (lines is not None and lines.count("\n") != state["epoch"]):
+            raise ValueError(f"its lines are not those of {state['epoch']} epochs")
+        self.optimizer.load_state_dict(state["optimizer"])
         self.batches.load_state_dict(state["batches"])
-        self.model.load_state_dict(state["model"])
         self.metrics.load_state_dict(state[_METRICS])
         self.health.load_state_dict(state["health"], device=self.device)
         self.epoch, self.accuracy, self.seconds = state["epoch"], state["accuracy"], state["seconds"]
+        self.lines = lines
         checkpoint.set_random_state(state["random"])
+        self.model.load_state_dict(state["model"])

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from svdistill.names import printable
+
 
 class SvdistillError(Exception):
     """Base of every error that a user of svdistill can cause and mend; its message is one line.
@@ -12,6 +14,10 @@ class SvdistillError(Exception):
     """
 
     exit_status = 2
+
+    def __str__(self) -> str:
+        """Return the message, in one line, whatever the names in it hold."""
+        return _message(super().__str__())
 
 
 class ShapeError(SvdistillError, ValueError):
@@ -43,10 +49,18 @@ class TrainingError(SvdistillError, RuntimeError):
 class SvdistillWarning(UserWarning):
     """Something was corrected or set aside and the result is still right for the rest."""
 
+    def __str__(self) -> str:
+        """Return the message, in one line, whatever the names in it hold."""
+        return _message(super().__str__())
+
 
 def one_line(text: object) -> str:
     """Return a text, or the message of an error, in one line."""
-    return " ".join(str(text).split())
+    return printable(" ".join(str(text).split()))
+
+
+def _message(text: str) -> str:
+    return printable(" ".join(text.splitlines()))
 
 
 def brief(value: object, *, limit: int = 80) -> str:

@@ -1,8 +1,11 @@
 """Tests of image sets on disk: they hand out what an image set in memory would."""
 
-import io
 import multiprocessing
+import os
+import subprocess
+import sys
 import warnings
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from tests.data.pictures import encoded, noise
 
 from svdistill.data import Augmentation, Batch, Batches, Files, FileSet, channel_statistics, load
-from svdistill.data.files import decode
+from svdistill.data.decoding import decode
 from svdistill.errors import DataError, OptionError, SvdistillWarning
 
 NUMBER = 90
@@ -168,6 +170,7 @@ def test_statistics(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"image_size": 0}, OptionError, "image_size is 0"),
         ({"channels": 2}, OptionError, "channels is 2"),
+        ({"background": "grey"}, OptionError, "background is 'grey', expected white or black"),
         ({"labels": torch.tensor([0, 3])}, DataError, "label 3 is outside"),
         ({"labels": torch.tensor([0])}, DataError, "2 images came with 1 labels"),
         ({"labels": torch.tensor([]), "positions": torch.tensor([])}, DataError, "no image in"),
@@ -253,63 +256,6 @@ def test_what_is_tolerated() -> None:
     assert [Files(Path("."), ["a"] * n).tolerated for n in (1, 3000, 9000, 100_000)] == [3, 3, 9, 20]
 
 
-def test_images_that_have_the_size_stay() -> None:
-    """Nothing is resampled where nothing has to be."""
-    pixels = noise(1, 8, 8)
-    assert np.array_equal(decode(encoded(pixels), 8, 3), pixels.transpose(2, 0, 1))
-
-
-@pytest.mark.parametrize(("height", "width"), [(8, 14), (14, 8)])
-def test_the_middle_is_kept(height: int, width: int) -> None:
-    """Of an oblong image, the square in the middle."""
-    pixels = noise(2, height, width)
-    middle = pixels[(height - 8) // 2 :, (width - 8) // 2 :][:8, :8]
-    assert np.array_equal(decode(encoded(pixels), 8, 3), middle.transpose(2, 0, 1))
-
-
-def test_scaling_is_smoothed() -> None:
-    """A fine checkerboard becomes grey, not black or white; constant images stay, larger and smaller."""
-    board = np.indices((32, 32)).sum(0) % 2 * 255
-    small = decode(encoded(board.astype(np.uint8)), 8, 1)
-    assert small.shape == (1, 8, 8)
-    assert abs(small.astype(int) - 127).max() <= 30
-    for size in (3, 50):
-        assert set(decode(encoded(np.full((9, 12, 3), 77, np.uint8)), size, 3).ravel().tolist()) == {77}
-
-
-def test_kinds_of_images() -> None:
-    """Palettes, transparency, 16 bits, CMYK, bilevel and turned images become what one sees."""
-
-    def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-        buffer = io.BytesIO()
-        image.save(buffer, format=kind, **options)
-        return buffer.getvalue()
-
-    red = Image.new("RGB", (8, 8), (200, 10, 20))
-    for image in (red.convert("RGBA"), red.quantize(4)):
-        assert decode(saved(image, "PNG"), 8, 3)[:, 0, 0].tolist() == pytest.approx([200, 10, 20], abs=4)
-    assert decode(saved(red.convert("CMYK"), "TIFF"), 8, 3)[:, 0, 0].tolist() == pytest.approx([200, 10, 20], abs=4)
-    deep = Image.fromarray(np.full((8, 8), 0x8012, dtype=np.uint16))
-    assert set(decode(saved(deep, "PNG"), 8, 1).ravel().tolist()) == {0x80}
-    assert set(decode(saved(Image.new("1", (8, 8), 1), "PNG"), 8, 3).ravel().tolist()) == {255}
-    assert set(decode(saved(red, "PNG"), 8, 1).ravel().tolist()) == {round(0.299 * 200 + 0.587 * 10 + 0.114 * 20)}
-    turned = Image.new("L", (8, 8))
-    turned.paste(255, (0, 0, 8, 4))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise brings the bright upper half to the right
-    for kind in ("PNG", "JPEG"):
-        found = decode(saved(turned, kind, exif=exif), 8, 1)[0, 4].tolist()
-        assert found == pytest.approx([0] * 4 + [255] * 4, abs=2)
-
-
-def test_large_jpeg_is_close() -> None:
-    """Decoding a large JPEG at a fraction of its size gives nearly what the whole gives."""
-    ramp = np.linspace(0, 255, 640).astype(np.uint8)
-    pixels = np.stack([np.tile(ramp, (480, 1))] * 3, -1)
-    exact = decode(encoded(pixels), 32, 3).astype(int)
-    assert abs(decode(encoded(pixels, "JPEG"), 32, 3) - exact).max() <= 3
-
-
 def test_in_a_daemon_nothing_is_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon process must not have children, so it decodes by itself."""
     monkeypatch.setattr(multiprocessing.process.current_process(), "_config", {"daemon": True})
@@ -324,6 +270,50 @@ def test_a_worker_that_dies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("svdistill.data.files.decode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(DataError, match=r"a process that reads images from .* died \(DataLoader worker"):
         all_of(file_set(folder, workers=2))
+
+
+@pytest.mark.parametrize("base", ["folder", "archive"])
+def test_what_cannot_be_an_image_is_not_read(tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe is not waited for, and a file that is too large for one image is not read into memory."""
+    monkeypatch.setattr("svdistill.data.files._MOST_BYTES", 1000)
+    content = encoded(np.full((8, 8, 3), 70, np.uint8))
+    for name, file in (("a", content), ("b", bytes(1001)), ("c", content)):
+        (tmp_path / name).write_bytes(file)
+    if base == "folder":
+        (tmp_path / "a").unlink()
+        os.mkfifo(tmp_path / "a")
+        files = Files(tmp_path, ["a", "b", "c"])
+    else:
+        with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in "abc":
+                archive.write(tmp_path / name, name)
+        files = Files(tmp_path / "x.zip", ["a", "b", "c"])
+    source = FileSet(files, torch.arange(3), torch.zeros(3, dtype=torch.int64), CLASSES, 8)
+    with pytest.warns(SvdistillWarning) as told:
+        assert (all_of(source) == 70).all()
+    reasons = [str(one.message).split(" (")[1].split(");")[0] for one in told]
+    large = "it has 1,001 bytes, at most 1,000 are read"
+    assert reasons == (["it is not a regular file", large] if base == "folder" else [large])
+
+
+def test_a_script_that_is_imported_by_its_own_workers(tmp_path: Path) -> None:
+    """Where processes are spawned, one line says to guard what the script does."""
+    for i in range(70):
+        (tmp_path / f"{i}.png").write_bytes(encoded(np.zeros((8, 8, 3), np.uint8)))
+    (tmp_path / "script.py").write_text(
+        "import multiprocessing, pathlib, torch\n"
+        "multiprocessing.set_start_method('spawn', force=True)\n"
+        "from svdistill.data import FileSet, Files\n"
+        f"files = Files(pathlib.Path({str(tmp_path)!r}), [f'{{i}}.png' for i in range(70)])\n"
+        "labels = torch.zeros(70, dtype=torch.int64)\n"
+        "source = FileSet(files, torch.arange(70), labels, ('a',), 8, workers=1)\n"
+        "list(source.batches([torch.arange(70)]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith('guard what the script does with if __name__ == "__main__":')
 
 
 def test_load_knows_no_such_set_by_itself() -> None:

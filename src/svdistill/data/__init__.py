@@ -2,12 +2,23 @@
 
 from svdistill.data.augment import Augmentation, Views, Warps, augment, warp
 from svdistill.data.batches import Batch, Batches, Draws, Mixed, Shard, every_view
-from svdistill.data.catalogue import Classes, Description, Root, describe, fetch, load, names, read_classes
+from svdistill.data.catalogue import (
+    Classes,
+    Description,
+    Root,
+    describe,
+    fetch,
+    load,
+    load_test,
+    load_unlabelled,
+    names,
+    read_classes,
+)
 from svdistill.data.digest import fingerprint
 from svdistill.data.download import Remote, cache_folder, download
 from svdistill.data.files import Files, FileSet
 from svdistill.data.held_out import hold_out
-from svdistill.data.rotation import rotation_task
+from svdistill.data.rotation import rotation_task, turned
 from svdistill.data.sets import UNLABELLED, Dataset, ImageSet, ImageSource
 from svdistill.data.statistics import channel_statistics, measured, standardize
 
@@ -41,9 +52,12 @@ __all__ = [
     "hold_out",
     "measured",
     "load",
+    "load_test",
+    "load_unlabelled",
     "names",
     "read_classes",
     "rotation_task",
     "standardize",
+    "turned",
     "warp",
 ]

@@ -11,10 +11,12 @@ from svdistill.data.cifar import CIFAR10, CIFAR100, Cifar, fetch_cifar, find_cif
 from svdistill.data.digits import load_digits
 from svdistill.data.download import Remote, cache_folder, check_file
 from svdistill.data.fashion_mnist import fetch_fashion_mnist, find_fashion_mnist, load_fashion_mnist
-from svdistill.data.folder import IN_MEMORY, load_image_folder
-from svdistill.data.sets import Dataset, ImageSet, check_channels, check_image_size
+from svdistill.data.files import check_background
+from svdistill.data.folder import IN_MEMORY, load_flat_folder, load_image_folder, load_test_folder
+from svdistill.data.sets import Dataset, ImageSet, ImageSource, check_channels, check_image_size
 from svdistill.data.tiny_imagenet import ARCHIVE, REMOTE, fetch_tiny_imagenet, find_tiny_imagenet, load_tiny_imagenet
 from svdistill.errors import DataError, OptionError, nearest
+from svdistill.names import same
 
 Root = str | os.PathLike[str] | None
 Classes = Sequence[str] | str | os.PathLike[str]
@@ -63,6 +65,8 @@ class _Entry:
     description: Description
     load: Callable[[Root], Dataset] | None = None
     load_files: Callable[..., Dataset] | None = None
+    load_test: Callable[..., ImageSource] | None = None
+    load_unlabelled: Callable[..., ImageSource] | None = None
     find: Callable[[Path], Path | None] | None = None
     fetch: Callable[[Path], None] | None = None
     files: Mapping[str, Remote] | None = None
@@ -127,6 +131,7 @@ def load(
     image_size: int | None = None,
     classes: Classes | None = None,
     channels: int | None = None,
+    background: str = "white",
     in_memory: int = IN_MEMORY,
 ) -> Dataset:
     """Load a data set into memory; a tree of images that is too large for it is read as it is used.
@@ -138,6 +143,7 @@ def load(
         classes: the classes to take, numbered in this order: their names, or a file with one name a line, in which
             empty lines and those that begin with ``#`` do not count; None = all.
         channels: 1 = grey, 3 = colour; None = as they are.
+        background: ``white`` or ``black``, what shows through where an image file is transparent.
         in_memory: how many bytes the pixels of each part may take in memory, where they come from image files; what is
             larger is decoded by worker processes as it is used. 0 = decode nothing yet.
 
@@ -145,7 +151,7 @@ def load(
         The data set, uint8, on the CPU.
 
     Raises:
-        OptionError: the name, or a class, is unknown, or the image size or number of channels is out of range.
+        OptionError: the name, or a class, is unknown, or the image size, number of channels or background is none.
         DataError: a file is missing or damaged.
     """
     entry = _entry(name)
@@ -153,17 +159,85 @@ def load(
         check_image_size(image_size)
     if channels is not None:
         check_channels(channels)
+    check_background(background)
     chosen = None if classes is None else read_classes(classes)
     if entry.load_files is not None:
-        return entry.load_files(root, image_size=image_size, classes=chosen, channels=channels, in_memory=in_memory)
+        return entry.load_files(
+            root,
+            image_size=image_size,
+            classes=chosen,
+            channels=channels,
+            background=background,
+            in_memory=in_memory,
+        )
     assert entry.load is not None
     dataset = entry.load(root)
     train, test = (_cut(part, image_size, chosen, channels) for part in (dataset.train, dataset.test))
     return Dataset(name=dataset.name, train=train, test=test, flip_allowed=dataset.flip_allowed)
 
 
+def load_test(
+    name: str,
+    *,
+    root: Root = None,
+    image_size: int | None = None,
+    classes: Classes | None = None,
+    channels: int | None = None,
+    background: str = "white",
+) -> ImageSource:
+    """Load the test images of a data set; of a folder of images, they need not stand beside images to train with.
+
+    Args:
+        name: see `load`, also for the others.
+        root: the folder, or the archive.
+        image_size: height and width in pixels.
+        classes: the classes to take, numbered in this order.
+        channels: 1 = grey, 3 = colour.
+        background: ``white`` or ``black``.
+
+    Raises:
+        OptionError: as `load`.
+        DataError: as `load`.
+    """
+    whole = _entry(name).load_test
+    if whole is None:
+        return load(
+            name, root=root, image_size=image_size, classes=classes, channels=channels, background=background
+        ).test
+    chosen = None if classes is None else read_classes(classes)
+    return whole(root, image_size=image_size, classes=chosen, channels=channels, background=background)
+
+
+def load_unlabelled(
+    name: str,
+    *,
+    root: Root = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    background: str = "white",
+) -> ImageSource:
+    """Load the training images of a data set without their labels; a folder of images needs no classes.
+
+    Args:
+        name: see `load`, also for the others.
+        root: the folder, or the archive.
+        image_size: height and width in pixels.
+        channels: 1 = grey, 3 = colour.
+        background: ``white`` or ``black``.
+
+    Raises:
+        OptionError: as `load`.
+        DataError: as `load`.
+    """
+    bare = _entry(name).load_unlabelled
+    if bare is not None:
+        return bare(root, image_size=image_size, channels=channels, background=background)
+    loaded = load(name, root=root, image_size=image_size, channels=channels, background=background)
+    return loaded.train.unlabelled()
+
+
 def read_classes(classes: Classes) -> tuple[str, ...]:
-    """Return names of classes as they are, or read them from a file, one a line.
+    """Return names of classes in the form that they are compared in, or read them from a file, one a line.
 
     Args:
         classes: the names, or the file.
@@ -172,10 +246,10 @@ def read_classes(classes: Classes) -> tuple[str, ...]:
         DataError: the file cannot be read, or names no class.
     """
     if not isinstance(classes, str | os.PathLike):
-        return tuple(classes)
+        return tuple(map(same, classes))
     path = Path(classes)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [same(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise DataError(
@@ -294,5 +368,7 @@ def _catalogue() -> dict[str, _Entry]:
                 expected="a folder with train/CLASS/… and val/CLASS/… (or test/CLASS/…); image_size is needed too",
             ),
             load_files=load_image_folder,
+            load_test=load_test_folder,
+            load_unlabelled=load_flat_folder,
         ),
     }

@@ -1,9 +1,9 @@
 """Image sets whose pixels stay on disk: decoded by worker processes when a batch needs them."""
 
-import io
 import math
 import multiprocessing
 import os
+import stat
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from svdistill.data.decoding import BLACK, WHITE, decode
 from svdistill.data.file_digests import file_digests
 from svdistill.data.progress import progress_bar
 from svdistill.data.sets import (
@@ -28,7 +29,7 @@ from svdistill.data.sets import (
     left_out,
     selection,
 )
-from svdistill.errors import DataError, SvdistillWarning
+from svdistill.errors import DataError, OptionError, SvdistillWarning
 from svdistill.machine import usable_cores
 from svdistill.ranks import find_ranks
 
@@ -39,8 +40,9 @@ _FEW = 64
 # what is read ahead is two batches, or 64 images a worker where that is more.
 _PIECE = 32
 _AHEAD = 2
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+# Of a file of one image, so that none takes the memory.
+_MOST_BYTES = 1 << 29
+_BACKGROUNDS = {"white": WHITE, "black": BLACK}
 
 
 class Files:
@@ -74,12 +76,23 @@ class Files:
         return max(3, min(20, len(self) // 1000))
 
     def read(self, position: int) -> bytes:
-        """Return the content of a file; OSError or zipfile.BadZipFile where it cannot be read."""
+        """Return the content of a file.
+
+        Raises:
+            DataError: it is not a regular file, or too large for an image.
+            OSError: it cannot be read; zipfile.BadZipFile, or whatever else zipfile raises, for one in an archive.
+        """
         if self.base.is_dir():
-            return (self.base / self.names[position]).read_bytes()
+            path = self.base / self.names[position]
+            about = path.stat()
+            if not stat.S_ISREG(about.st_mode):  # a pipe, for instance, which would be waited for
+                raise DataError("it is not a regular file")
+            _check_size(about.st_size)
+            return path.read_bytes()
         # A handle that a forked process shares with its parent would share its position too.
         if self._archive is None or self._archive[0] != os.getpid():
             self._archive = (os.getpid(), zipfile.ZipFile(self.base))
+        _check_size(self._archive[1].getinfo(self.names[position]).file_size)
         return self._archive[1].read(self.names[position])
 
     def note(self, position: int, reason: str) -> None:
@@ -121,12 +134,13 @@ class FileSet:
         image_size: height and width in pixels.
         channels: 1 or 3.
         labelled: whether the images have labels.
+        background: ``white`` or ``black``, what shows through where an image is transparent.
         workers: processes that decode; None = one a CPU, at most 16, shared among the training processes that torchrun
             started on this machine; 0 = this one.
 
     Raises:
         DataError: there is no image, or a label is outside the classes.
-        OptionError: image_size or channels is out of range.
+        OptionError: image_size, channels or background is out of range.
     """
 
     files: Files
@@ -136,11 +150,13 @@ class FileSet:
     image_size: int
     channels: int = 3
     labelled: bool = True
+    background: str = field(default="white", kw_only=True)
     workers: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
         check_channels(self.channels)
+        check_background(self.background)
         if len(self.positions) != len(self.labels):
             raise DataError(
                 f"{len(self.positions)} images came with {len(self.labels)} labels; each image needs one label"
@@ -252,7 +268,7 @@ class FileSet:
 
     def _decoded(self, batches: Sequence[Sequence[Tensor]]) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
         tasks = [self.positions[piece].tolist() for batch in batches for piece in batch]
-        decoder = _Decoder(self.files, self.image_size, self.channels)
+        decoder = _Decoder(self.files, self.image_size, self.channels, _BACKGROUNDS[self.background])
         workers = self._workers(tasks)
         if workers == 0:
             yield from (decoder[task] for task in tasks)
@@ -268,19 +284,16 @@ class FileSet:
             # Its own, or else each epoch would draw from torch's global random numbers.
             generator=torch.Generator(),
         )
-        decoded = iter(loader)
-        while True:
-            try:
-                piece = next(decoded)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise DataError(
-                    f"a process that reads images from {self.files.base} died ({reason}); is memory, or /dev/shm, too "
-                    "small? take a smaller batch"
-                ) from error
-            yield piece
+        try:
+            decoded = iter(loader)
+            while True:
+                try:
+                    piece = next(decoded)
+                except StopIteration:
+                    return
+                yield piece
+        except RuntimeError as error:
+            raise DataError(f"a process that reads images from {self.files.base} died ({_why_died(error)}") from error
 
     def _workers(self, tasks: Sequence[Sequence[int]]) -> int:
         # A daemon, as a pool's process may be one, must not start processes itself.
@@ -293,14 +306,15 @@ class FileSet:
         """Return the next image of the same class that can be decoded."""
         of_class = torch.nonzero(self.labels == self.labels[index]).flatten().cpu()
         start = int(torch.searchsorted(of_class, index))
+        decoder = _Decoder(self.files, self.image_size, self.channels, _BACKGROUNDS[self.background])
         for step in range(1, len(of_class)):
             position = int(self.positions[of_class[(start + step) % len(of_class)]])
             if position in self.files.failures:
                 continue
-            try:
-                return torch.from_numpy(decode(self.files.read(position), self.image_size, self.channels).copy())
-            except Exception as error:  # see _Decoder
-                self.files.note(position, _reason(error))
+            pixels, failures = decoder[[position]]
+            if not failures:
+                return pixels[0]
+            self.files.note(position, failures[0][1])
         name = self.files.names[int(self.positions[index])]
         raise DataError(
             f"{self.files.base}/{name} cannot be decoded and nothing can stand in for it; mend or remove it"
@@ -310,8 +324,8 @@ class FileSet:
 class _Decoder(Dataset[tuple[Tensor, list[tuple[int, str]]]]):
     """Decodes the files at a list of positions; runs in worker processes."""
 
-    def __init__(self, files: Files, image_size: int, channels: int) -> None:
-        self._files, self._image_size, self._channels = files, image_size, channels
+    def __init__(self, files: Files, image_size: int, channels: int, background: int) -> None:
+        self._files, self._image_size, self._channels, self._background = files, image_size, channels, background
 
     def __getitem__(self, positions: list[int]) -> tuple[Tensor, list[tuple[int, str]]]:
         """Return the images (B, C, H, W), black where one cannot be decoded, and which and why."""
@@ -319,41 +333,33 @@ class _Decoder(Dataset[tuple[Tensor, list[tuple[int, str]]]]):
         failures = []
         for index, position in enumerate(positions):
             try:
-                images[index] = decode(self._files.read(position), self._image_size, self._channels)
+                content = self._files.read(position)
+                images[index] = decode(content, self._image_size, self._channels, self._background)
             except Exception as error:  # a damaged file can make a decoder fail in any way; each is told to the user
                 failures.append((index, _reason(error)))
         return torch.from_numpy(images), failures
 
 
-def decode(content: bytes, image_size: int, channels: int) -> Pixels:
-    """Decode an image file to a square.
+def check_background(background: str) -> None:
+    """Raise `OptionError` unless the background of transparent images is ``white`` or ``black``."""
+    if background not in _BACKGROUNDS:
+        raise OptionError(f"background is {background!r}, expected {' or '.join(_BACKGROUNDS)}")
 
-    Args:
-        content: of a file in any format that Pillow reads.
-        image_size: height and width in pixels: the image is scaled until it just covers them, and its middle is kept.
-        channels: 1 = grey, 3 = colour; transparency is dropped.
 
-    Returns:
-        (C, H, W), uint8.
+def _check_size(size: int) -> None:
+    if size > _MOST_BYTES:
+        raise DataError(f"it has {size:,} bytes, at most {_MOST_BYTES:,} are read")
 
-    Raises:
-        Exception: whatever Pillow raises for a damaged file.
-    """
-    from PIL import Image, ImageOps
 
-    mode = "L" if channels == 1 else "RGB"
-    with Image.open(io.BytesIO(content)) as opened:
-        # A large JPEG is decoded at a fraction of its size at once, still twice as large as what is needed.
-        opened.draft(mode, (2 * image_size, 2 * image_size))
-        ImageOps.exif_transpose(opened, in_place=True)
-        image: Image.Image = opened
-        if image.mode.startswith("I"):  # 16 bits a pixel, which convert would cut off at 255
-            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        if image.mode != mode:
-            image = image.convert(mode)
-        fitted = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BILINEAR)
-    pixels: Pixels = np.asarray(fitted, dtype=np.uint8).reshape(image_size, image_size, channels)
-    return pixels.transpose(2, 0, 1)
+def _why_died(error: RuntimeError) -> str:
+    """Return the end of the message about a process that ended, or could not be started: why, and what to do."""
+    reason = str(error).strip().splitlines()[0]
+    if multiprocessing.get_start_method() != "fork" and "is killed by signal" not in reason:
+        return (
+            "where processes are spawned, each first imports the main script); guard what the script does with "
+            'if __name__ == "__main__":'
+        )
+    return f"{reason}); is memory, or /dev/shm, too small? take a smaller batch"
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -363,6 +369,8 @@ def _as_it_is(batch: Any) -> Any:
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":  # of pillow; its own text names an object in memory
         return "it holds no image of a known format"
+    if isinstance(error, DataError):
+        return str(error)
     return " ".join(f"{type(error).__name__}: {error}".split())[:120]
 
 

@@ -41,7 +41,7 @@ def hold_out(dataset: Dataset, fraction: float) -> Dataset:
                 f"of the {len(of_class)} images of class {name!r} none would be {what} with the fraction "
                 f"{fraction:g}; take a {change} one"
             )
-        generator = torch.Generator().manual_seed(zlib.crc32(name.encode(errors="surrogateescape")))
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode(errors="backslashreplace")))
         held[of_class[torch.randperm(len(of_class), generator=generator)[:count]]] = True
     return Dataset(
         name=dataset.name,

@@ -26,10 +26,15 @@ def rotation_task(dataset: Dataset) -> Dataset:
     Source: S. Gidaris, P. Singh, N. Komodakis, Unsupervised Representation Learning by Predicting Image Rotations,
     ICLR 2018.
     """
-    return Dataset(dataset.name, _four_ways(dataset.train), _four_ways(dataset.test), flip_allowed=False)
+    return Dataset(dataset.name, turned(dataset.train), turned(dataset.test), flip_allowed=False)
 
 
-def _four_ways(source: ImageSource) -> ImageSet:
+def turned(source: ImageSource) -> ImageSet:
+    """Return each image four times, with its turn for a label; see `rotation_task`.
+
+    Raises:
+        DataError: the images are not square, or stay on disk.
+    """
     _, height, width = source.shape
     if height != width:
         raise DataError(f"images of {height} × {width} pixels cannot be turned by 90°; make them square by image_size")
@@ -38,7 +43,7 @@ def _four_ways(source: ImageSource) -> ImageSet:
             f"{len(source)} images that stay on disk cannot be turned; take a smaller image_size, or fewer classes, so "
             "that they are read into memory"
         )
-    turned = torch.stack([torch.rot90(source.images, turns, (2, 3)) for turns in range(len(TURNS))], dim=1)
+    images = torch.stack([torch.rot90(source.images, turns, (2, 3)) for turns in range(len(TURNS))], dim=1)
     labels = torch.arange(len(TURNS), device=source.device).repeat(len(source))
     origins = source.digests().repeat_interleave(len(TURNS), dim=0)
-    return ImageSet(turned.flatten(0, 1), labels, TURNS, origins=origins)
+    return ImageSet(images.flatten(0, 1), labels, TURNS, origins=origins)

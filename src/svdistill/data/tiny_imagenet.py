@@ -9,7 +9,8 @@ import torch
 
 from svdistill.data.download import Remote, cache_folder, download_all
 from svdistill.data.files import Files, FileSet
-from svdistill.data.folder import IN_MEMORY, fit_in_memory, is_image, walk
+from svdistill.data.folder import IN_MEMORY, fit_in_memory, walk
+from svdistill.data.listing import is_image
 from svdistill.data.sets import Dataset, check_class_names
 from svdistill.errors import DataError
 
@@ -29,6 +30,7 @@ def load_tiny_imagenet(
     image_size: int | None = None,
     classes: Sequence[str] | None = None,
     channels: int | None = None,
+    background: str = "white",
     in_memory: int = IN_MEMORY,
 ) -> Dataset:
     """Load Tiny-ImageNet-200: 100,000 images to train with; its 10,000 validation images to test with.
@@ -42,6 +44,7 @@ def load_tiny_imagenet(
         image_size: height and width in pixels; None = 64, as they are.
         classes: the classes to take, in this order; None = all, in the order of ``wnids.txt``.
         channels: 1 or 3; None = 3.
+        background: ``white`` or ``black``, what shows through where an image is transparent.
         in_memory: a part with at most this many bytes of pixels is decoded once into memory; a larger one is streamed.
 
     Returns:
@@ -69,7 +72,8 @@ def load_tiny_imagenet(
         ("val", _validation(everything, inner)),
     ):
         files, labels = _numbered(place, title, labelled, chosen, known)
-        found = FileSet(Files(base, files), torch.arange(len(files)), labels, chosen, image_size or SIZE, channels or 3)
+        positions, size = torch.arange(len(files)), image_size or SIZE
+        found = FileSet(Files(base, files), positions, labels, chosen, size, channels or 3, background=background)
         parts.append(fit_in_memory(found, f"reading {title}", in_memory=in_memory))
     return Dataset(name="tiny-imagenet", train=parts[0], test=parts[1], flip_allowed=True)
 

@@ -47,14 +47,15 @@ def evaluate(
         root = _recorded_root(file)
     own = name == spec.get("data")
     turned = spec.get("task") == "rotation"
-    dataset = data.load(
+    test = data.load_test(
         name,
         root=root,
         image_size=json.loads(spec.get("image_size", "null")),
         classes=json.loads(spec.get("turned" if turned else "classes", "null")) if own else None,
         channels=spec["in_channels"] if own and spec["in_channels"] in (1, 3) else None,
+        background=spec.get("background", "white"),
     )
-    test = (data.rotation_task(dataset) if turned else dataset).test
+    test = data.turned(test) if turned else test
     if test.shape[0] != spec["in_channels"] or test.num_classes != spec["num_classes"]:
         raise DataError(
             f"{name} has {test.shape[0]} channels and {test.num_classes} classes, but {file} takes "

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from svdistill import data, training
 from svdistill.errors import RecipeError
 from svdistill.recipes.naming import check_names, named
-from svdistill.recipes.schema import DataSettings, Recipe
+from svdistill.recipes.schema import DataSettings, Recipe, UnlabelledSettings
 
 # Whole data sets with their mean and deviation, by the settings that they were loaded with.
 Loaded = dict[str, tuple[data.Dataset, Tensor, Tensor]]
@@ -106,7 +107,7 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
 
 
 def _load(settings: DataSettings, loaded: Loaded) -> tuple[data.Dataset, Tensor, Tensor]:
-    which = settings.model_dump(include={"name", "root", "image_size", "classes", "channels"})
+    which = settings.model_dump(include={"name", "root", "image_size", "classes", "channels", "background"})
     key = json.dumps([which, settings.held_out, settings.task])
     if key not in loaded:
         with named("data" if settings.root is None else "data.root"):
@@ -138,10 +139,15 @@ def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | Non
             found: data.ImageSource = dataset.train.rest(recipe.data.train_size, seed=recipe.seed)
         else:
             channels, height, _ = dataset.train.shape
-            others = data.load(settings.name, root=settings.root, image_size=height, channels=channels)
-            if settings.name == recipe.data.name:
-                others = _without_held_out(others, recipe.data)
-            found = others.train
+            load = data.load if _same_set(settings, recipe.data) else data.load_unlabelled
+            others = load(
+                settings.name,
+                root=settings.root,
+                image_size=height,
+                channels=channels,
+                background=recipe.data.background,
+            )
+            found = _without_held_out(others, recipe.data).train if isinstance(others, data.Dataset) else others
         found = found.unlabelled()
         if settings.size is not None:
             found = found.subset(settings.size, seed=recipe.seed)
@@ -149,6 +155,14 @@ def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | Non
         if wanted > len(found):
             raise RecipeError(f"{wanted} images a step are more than the {len(found)} there are; lower batch_size")
     return found
+
+
+def _same_set(other: UnlabelledSettings, settings: DataSettings) -> bool:
+    """Tell whether images without labels come from the data set of the labelled ones, so that some may be held out."""
+    if other.name != settings.name:
+        return False
+    chosen_by_root = data.describe(other.name).shape is None
+    return not chosen_by_root or Path(other.root or "").resolve() == Path(settings.root or "").resolve()
 
 
 def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) -> data.Batches | data.Mixed:

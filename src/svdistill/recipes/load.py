@@ -38,7 +38,7 @@ _SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     **{section: tuple(kinds.values()) for section, kinds in _TAGS.items()},
     "train": (TrainSettings,),
 }
-_SAME_IMAGES = ("classes", "held_out", "image_size", "channels")
+_SAME_IMAGES = ("classes", "held_out", "image_size", "channels", "background")
 _EXPECTED = {
     "int_type": "expected a whole number",
     "float_type": "expected a number",

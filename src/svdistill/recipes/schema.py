@@ -71,6 +71,7 @@ class DataSettings(Settings):
         train_size: how many labelled training images to use, equally many of each class; null = all.
         image_size: resize once to this many pixels a side; null = as they are.
         channels: 1 = grey, 3 = colour; null = as they are.
+        background: what shows through where an image file is transparent: ``white`` or ``black``.
         augment: random warps of the training images.
         unlabelled: images without labels for the transfer task, or null.
     """
@@ -83,6 +84,7 @@ class DataSettings(Settings):
     train_size: int | None = Field(default=None, ge=1)
     image_size: int | None = Field(default=None, ge=1, le=4096)
     channels: Literal[1, 3] | None = None
+    background: Literal["white", "black"] = "white"
     augment: AugmentSettings = AugmentSettings()
     unlabelled: UnlabelledSettings | None = None
 

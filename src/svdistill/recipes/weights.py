@@ -24,13 +24,15 @@ def metadata(recipe: Recipe, images: Images) -> dict[str, str]:
     Returns:
         ``recipe``, ``data``, and as JSON ``image_size``, ``classes``, ``mean``, ``std`` and, where the recipe names
         them, ``taps`` and ``held_out``. With the task ``rotation`` also ``task``, and ``turned``, the classes of the
-        images that were turned.
+        images that were turned. Where it is not white, ``background`` as it is.
     """
     settings, named = recipe.data, {}
     if recipe.model.taps is not None:
         named["taps"] = json.dumps(recipe.model.taps)
     if settings.held_out is not None:
         named["held_out"] = json.dumps(settings.held_out)
+    if settings.background != "white":
+        named["background"] = settings.background
     if settings.task == "rotation":
         turned = None if settings.classes is None else data.read_classes(settings.classes)
         named |= {"task": settings.task, "turned": json.dumps(turned)}

@@ -1,0 +1,183 @@
+"""The image files below a folder, and what lies there besides them."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from svdistill.data.decoding import holds_image
+from svdistill.errors import DataError
+from svdistill.names import printable
+
+# Taken for images by their names; what they hold is found out when they are read. All others are looked into.
+EXTENSIONS = (
+    *(".apng", ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
+    *(".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+# Not looked into: they are many beside images, and never hold one.
+_TEXTS = (".csv", ".html", ".json", ".md", ".npy", ".py", ".txt", ".xml", ".yaml", ".yml")
+# Of Synology and QNAP, of Windows, macOS and Linux: thumbnails, deleted files, and what they note. Those that begin
+# with a dot are left out as hidden.
+_SYSTEM_FOLDERS = (
+    *("@eadir", "@recycle", "#recycle", "@recently-snapshot", "#snapshot", "$recycle.bin", "recycler"),
+    *("system volume information", "__macosx", "network trash folder", "temporary items", "lost+found"),
+)
+_SYSTEM_FILES = ("desktop.ini", "ehthumbs.db", "thumbs.db", "icon\r")
+_HIDDEN = "hidden, or of the system"
+_READ_ALREADY = "links to folders that are read already"
+_SHOWN = 3
+
+
+class LeftOut:
+    """What was left out of a folder: how many of each kind, and the first of them by name."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._first: dict[str, list[str]] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Count one.
+
+        Args:
+            kind: why it was left out.
+            name: its path within the folder.
+        """
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        if self._counts[kind] <= _SHOWN:
+            self._first.setdefault(kind, []).append(printable(name))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many were left out, by the reason."""
+        return dict(self._counts)
+
+    def __str__(self) -> str:
+        """Return all in one line, or nothing where nothing was left out."""
+        return "; ".join(
+            f"{kind}: {count:,} ({', '.join(self._first[kind])}{', …' if count > _SHOWN else ''})"
+            for kind, count in self._counts.items()
+        )
+
+
+class Listing:
+    """Lists folders of one tree; each is looked into once, however many links lead to it.
+
+    Args:
+        base: the folder that all names are relative to.
+
+    Attributes:
+        left_out: what was left out so far.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.left_out = LeftOut()
+        self._base = base
+        real = base.resolve()
+        # A link to a folder around this one would bring in everything that lies beside it.
+        self._seen = {identity for path in (real, *real.parents) if (identity := _identity(path)) is not None}
+
+    def images(self, inner: str = "") -> list[str]:
+        """Return the images below a folder of the tree, relative to the base, with slashes, sorted.
+
+        Args:
+            inner: the folder, relative to the base.
+
+        Raises:
+            DataError: a folder cannot be read.
+        """
+        found: list[str] = []
+        waiting = [inner]
+        while waiting:
+            place = waiting.pop()
+            for entry in self._entries(place):
+                name = f"{place}/{entry.name}" if place else entry.name
+                if is_system(entry.name):
+                    self.left_out.add(_HIDDEN, name)
+                elif (kind := _kind(entry)) == "folder":
+                    if self._is_new(entry, name):
+                        waiting.append(name)
+                elif kind != "file":
+                    self.left_out.add(kind, name)
+                elif is_image(entry.name):
+                    found.append(name)
+                else:
+                    self._look_into(Path(entry.path), name, found)
+        return sorted(found)
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders in the base, sorted; no link in one of them leads into another one later.
+
+        Raises:
+            DataError: the base cannot be read.
+        """
+        found = []
+        for entry in self._entries(""):
+            if is_system(entry.name):
+                self.left_out.add(_HIDDEN, entry.name)
+            elif (kind := _kind(entry)) == "folder":
+                if self._is_new(entry, entry.name):
+                    found.append(entry.name)
+            else:
+                self.left_out.add("in no folder of a class" if kind == "file" else kind, entry.name)
+        return sorted(found)
+
+    def _is_new(self, entry: "os.DirEntry[str]", name: str) -> bool:
+        identity = _identity(Path(entry.path))
+        if identity is None or identity in self._seen:
+            self.left_out.add(_READ_ALREADY, name)
+            return False
+        self._seen.add(identity)
+        return True
+
+    def _look_into(self, path: Path, name: str, found: list[str]) -> None:
+        try:
+            image = path.suffix.lower() not in _TEXTS and holds_image(path)
+        except OSError:
+            self.left_out.add("unreadable", name)
+            return
+        if image:
+            found.append(name)
+        else:
+            self.left_out.add("no image of a known format", name)
+
+    def _entries(self, inner: str) -> Iterator["os.DirEntry[str]"]:
+        try:
+            with os.scandir(self._base / inner) as entries:
+                yield from sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(
+                f"the folder {self._base / inner} cannot be read ({reason}); give leave to read it, or remove it"
+            ) from error
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says that it is an image that can be read."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that a system makes for itself."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS or name.lower() in _SYSTEM_FILES
+
+
+def _kind(entry: "os.DirEntry[str]") -> str:
+    """Return ``folder`` or ``file``, or what else it is; a link is what it leads to."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        mode = entry.stat().st_mode
+    except OSError:  # a link to itself
+        return "broken links"
+    kinds = {"pipes": stat.S_ISFIFO, "sockets": stat.S_ISSOCK}
+    return next((kind for kind, fits in kinds.items() if fits(mode)), "devices")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        about = folder.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino

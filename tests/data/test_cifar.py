@@ -223,9 +223,7 @@ def test_cut_off_archive(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 5, 100, len(whole) // 2, len(whole) - 2000):
         path.write_bytes(whole[:length])
-        with pytest.raises(
-            DataError, match=r"cifar-10-binary.tar.gz is not (a complete tar archive|an archive of CIFAR-10)"
-        ):
+        with pytest.raises(DataError, match=r"cifar-10-binary.tar.gz is (cut off or damaged|not an archive of CIFAR)"):
             load("cifar10", root=path)
     path.write_bytes(b"<html>not found</html>" * 100)
     with pytest.raises(DataError, match="is not a complete tar archive"):
@@ -238,7 +236,7 @@ def test_damaged_archive(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for place in range(40, len(whole), len(whole) // 13):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-        with pytest.raises(DataError, match=r"cifar-10-binary.tar.gz is no"):
+        with pytest.raises(DataError, match=r"cifar-10-binary.tar.gz is (no|cut off|damaged)"):
             load("cifar10", root=path)
 
 

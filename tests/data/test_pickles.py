@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from svdistill.data import pickles
 from svdistill.data.pickles import read_pickle
 from svdistill.errors import DataError
 
@@ -117,3 +118,37 @@ def test_no_dictionary() -> None:
     """Something else than a dictionary is named."""
     with pytest.raises(DataError, match="holds a pickled list, expected a dictionary"):
         read_pickle(pickle.dumps([1]), "file")
+
+
+def test_deep_and_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values nested millions deep, or standing for endlessly many, are refused or stay what they are: a few objects."""
+    with pytest.raises(DataError, match="a tuple as a key"):
+        read_pickle(b"\x80\x02}(" + b")" + b"\x85" * 200_000 + b"K\x01u.", "file")
+    laughs: list[Any] = [1]
+    for _ in range(40):
+        laughs = [laughs, laughs]
+    found = read_pickle(pickle.dumps({"names": laughs}, protocol=2), "file")["names"]
+    assert found[0] is found[1]
+    monkeypatch.setattr(pickles, "_MOST_INSTRUCTIONS", 1000)
+    with pytest.raises(DataError, match="more than 1,000 instructions"):
+        read_pickle(b"\x80\x02" + b"N0" * 501 + b"}.", "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x02}q\x00(K\x01u.", "a key without a value"),
+        (b"\x80\x02}K\x01a.", "a dict in place of a list"),
+        (b"\x80\x02]K\x01K\x01s.", "a list in place of a dictionary"),
+        (b"\x80\x02(.", "a mark in place of a value"),
+        (b"\x80\x02K\x010.", "too few values"),
+        (b"\x80\x02}h\x05.", "KeyError"),
+        (b"\x80\x02cnumpy\ndtype\n}R.", "a call of what cannot be called"),
+        (b"\x80\x02}X\x01\x00\x00\x00acnumpy\ndtype\n)Rs.", "an object that is not an array"),
+        (b"\x80\x02}K\x01b.", "a state for a dict"),
+    ],
+)
+def test_instructions_that_do_not_fit(content: bytes, message: str) -> None:
+    """What an instruction needs and does not find is named."""
+    with pytest.raises(DataError, match=message):
+        read_pickle(content, "file")

@@ -1,23 +1,22 @@
 """CIFAR-10 and CIFAR-100: 60,000 colour images, 32×32, from the official archives or the folders in them."""
 
-import gzip
 import os
-import tarfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 import torch
 
+from svdistill.data.archives import read_tar
 from svdistill.data.download import Remote, cache_folder, download_all
 from svdistill.data.pickles import read_pickle
 from svdistill.data.sets import Dataset, ImageSet
 from svdistill.errors import DataError
 
 _PIXELS = 3 * 32 * 32
+_MOST = 512 << 20  # bytes of a file, or of an archive unzipped: more than twice what there is in one
+_MOST_NAMES = 1 << 16  # bytes of the file with the classes' names
 _URL = "https://www.cs.toronto.edu/~kriz/"
 
 
@@ -196,28 +195,17 @@ def _place(kind: Cifar, root: str | os.PathLike[str] | None) -> Path:
 def _read_folder(kind: Cifar, folder: Path) -> tuple[Version, Mapping[str, bytes]]:
     version = kind.binary if (folder / kind.binary.test).is_file() else kind.python
     try:
+        large = [name for name in version.files if (folder / name).stat().st_size > _MOST]
+        if large:
+            raise DataError(f"{folder / large[0]} has more than {_MOST:,} bytes; get {kind.title} again")
         return version, {name: (folder / name).read_bytes() for name in version.files}
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}); check the folder") from error
 
 
 def _read_archive(kind: Cifar, path: Path) -> tuple[Version, Mapping[str, bytes]]:
-    """Read the files from an archive in one pass; nothing is unpacked to disk, so no name in it can do harm."""
-    wanted = {*kind.binary.files, *kind.python.files}
-    found: dict[str, bytes] = {}
-    try:
-        with _unzipped(path) as stream:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
-                for member in archive:
-                    name = member.name.rsplit("/", 1)[-1]
-                    if name in wanted and member.isfile() and (file := archive.extractfile(member)) is not None:
-                        found[name] = file.read()
-            while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
-                pass
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a complete tar archive ({error}); get {kind.binary.archive} again") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}); check the file") from error
+    """Read the files from an archive."""
+    found = read_tar(path, {*kind.binary.files, *kind.python.files}, most=_MOST)
     for version in (kind.binary, kind.python):
         if found.keys() >= set(version.files):
             return version, found
@@ -226,26 +214,24 @@ def _read_archive(kind: Cifar, path: Path) -> tuple[Version, Mapping[str, bytes]
     raise DataError(f"{path} is not an archive of {kind.title}: it lacks {', '.join(missing)}; name {least.archive}")
 
 
-def _unzipped(path: Path) -> IO[bytes]:
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return cast(IO[bytes], gzip.open(path)) if zipped else path.open("rb")
-
-
 def _names(kind: Cifar, place: Path, content: bytes, *, binary: bool) -> tuple[str, ...]:
     source = f"{place}/{(kind.binary if binary else kind.python).names}"
+    if len(content) > _MOST_NAMES:
+        raise DataError(f"{source} has {len(content):,} bytes, expected a few names; get {kind.title} again")
     entries: Iterable[object] = content.split(b"\n")
     if not binary:
         entries = _entry(read_pickle(content, source), kind.names, source)
-    names = tuple(_text(entry) for entry in entries)
+    names = tuple(_text(entry, source) for entry in entries)
     names = tuple(name for name in names if name)
     if len(names) != kind.classes:
         raise DataError(f"{source} names {len(names)} classes, expected {kind.classes}; get {kind.title} again")
     return names
 
 
-def _text(entry: object) -> str:
-    return (entry.decode("utf-8", errors="replace") if isinstance(entry, bytes) else str(entry)).strip()
+def _text(entry: object, source: str) -> str:
+    if not isinstance(entry, bytes | str):
+        raise DataError(f"{source} has a {type(entry).__name__} in place of a class's name; get it again")
+    return (entry.decode("utf-8", errors="replace") if isinstance(entry, bytes) else entry).strip()
 
 
 def _read(kind: Cifar, source: str, content: bytes, *, binary: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,6 @@
 """The IDX format of the MNIST family: gzip, a magic number, big-endian sizes, then bytes."""
 
-import gzip
 import struct
-import zlib
 from math import prod
 from pathlib import Path
 
@@ -10,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svdistill.data.archives import unzipped
 from svdistill.errors import DataError
+
+_MOST = 256 << 20  # bytes unzipped: five times what the largest of these files holds
 
 
 def read_idx(path: Path, *, dimensions: int) -> Tensor:
@@ -26,7 +27,7 @@ def read_idx(path: Path, *, dimensions: int) -> Tensor:
     Raises:
         DataError: the file is missing, unreadable, not gzip, cut off or damaged, or does not hold what its head states.
     """
-    content = _unzip(path)
+    content = b"".join(unzipped(path, most=_MOST))
     head = 4 * (1 + dimensions)
     if len(content) < head:
         raise _damaged(path, f"holds {len(content)} bytes, expected a head of {head}")
@@ -39,18 +40,6 @@ def read_idx(path: Path, *, dimensions: int) -> Tensor:
         raise _damaged(path, f"states {stated} = {prod(sizes)} bytes but holds {len(content) - head}")
     values = np.frombuffer(content, dtype=np.uint8, offset=head).reshape(sizes)
     return torch.from_numpy(values.copy())
-
-
-def _unzip(path: Path) -> bytes:
-    try:
-        with gzip.open(path) as file:
-            return file.read()
-    except gzip.BadGzipFile as error:
-        raise _damaged(path, f"is not a gzip file or is damaged ({error})") from error
-    except (EOFError, zlib.error) as error:
-        raise _damaged(path, f"is cut off or damaged ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the folder and its permissions") from error
 
 
 def _damaged(path: Path, what: str) -> DataError:

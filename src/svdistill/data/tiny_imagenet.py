@@ -1,12 +1,12 @@
 """Tiny-ImageNet-200: 110,000 colour images, 64×64, from the official zip archive or the folder in it."""
 
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from svdistill.data.archives import opened_zip, read_zip
 from svdistill.data.download import Remote, cache_folder, download_all
 from svdistill.data.files import Files, FileSet
 from svdistill.data.folder import IN_MEMORY, fit_in_memory, walk
@@ -17,6 +17,7 @@ from svdistill.errors import DataError
 ARCHIVE = "tiny-imagenet-200.zip"
 FOLDER = "tiny-imagenet-200"
 SIZE = 64
+_MOST_TEXT = 16 << 20  # bytes of a text file: ten times what the longest of them has
 REMOTE = Remote(
     url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
     size=248_100_043,
@@ -114,13 +115,8 @@ def _listing(place: Path) -> tuple[Path, str, list[str]]:
     """Return where files are read, what stands before each name, and the names of all images and text files."""
     if place.is_dir():
         return place, "", walk(place)
-    try:
-        with zipfile.ZipFile(place) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{place} is not a complete zip archive ({error}); get {ARCHIVE} again") from error
-    except OSError as error:
-        raise DataError(f"{place} cannot be read ({error.strerror or error}); check the file") from error
+    with opened_zip(place) as archive:
+        names = archive.namelist()
     heads = [name for name in names if name.rsplit("/", 1)[-1] == "wnids.txt"]
     if not heads:
         raise DataError(f"{place} is not an archive of Tiny-ImageNet: it lacks wnids.txt; name {ARCHIVE}")
@@ -133,8 +129,15 @@ def _listing(place: Path) -> tuple[Path, str, list[str]]:
 
 def _text(files: Files, name: str) -> str:
     try:
-        return Files(files.base, [name]).read(0).decode("utf-8")
-    except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        if files.base.is_dir():
+            with (files.base / name).open("rb") as file:
+                content = file.read(_MOST_TEXT + 1)
+        else:
+            content = read_zip(files.base, name, most=_MOST_TEXT)
+        if len(content) > _MOST_TEXT:
+            raise DataError(f"{files.base}/{name} holds more than {_MOST_TEXT:,} bytes; get {ARCHIVE} again")
+        return content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{files.base}/{name} cannot be read ({error}); get {ARCHIVE} again") from error
 
 

@@ -179,7 +179,8 @@ def test_taps_are_recorded_in_every_step_of_training():
     module(IMAGES, only=["logits"])
     module(IMAGES)
     module.eval()(IMAGES)
-    assert hooks == [1, 1, 0]
+    assert [count > 0 for count in hooks] == [True, True, False]
+    assert hooks[1] == 1  # the first pass is watched besides
 
 
 def test_a_loss_need_not_be_a_module():
@@ -452,6 +453,119 @@ def test_a_tap_that_no_adapter_can_lift_is_refused(loss):
     with pytest.raises(ShapeError, match=r"^tap 2 of the student must be .*, got \(2, 4, 1, 1, 1\)") as caught:
         use()
     assert "\n" not in str(caught.value)
+
+
+# Networks that are not what they seem
+
+
+def test_student_and_teacher_share_nothing_that_learns():
+    """One network as both, a common stem, tied weights, or common statistics: one line that names the first."""
+    one, common, tied, counted = network(), network(), network(), network()
+    common[0], tied[4].weight, counted[0][1].running_mean = one[0], one[4].weight, one[0][1].running_mean
+    for student, name in ((one, "0.0.weight"), (common, "0.0.weight"), (tied, "4.weight"), (counted, "running_mean")):
+        with pytest.raises(OptionError, match=rf"share '[^']*{name}'.* give copy.deepcopy\(teacher\)$"):
+            Distiller(student, one, loss=Recorder("maps"), **TAPS)
+
+
+def test_what_is_frozen_may_be_shared():
+    """A classifier of the teacher's with dropout in it: the student's stays in train mode."""
+    student, teacher = network(), network()
+    student[3], student[4] = teacher[3], teacher[4].requires_grad_(False)
+    module = Distiller(student, teacher, loss=Recorder("maps"), **TAPS).train()
+    module(IMAGES)
+    assert student[3].training
+    assert not teacher[0].training
+
+
+def test_a_frozen_batch_norm_stays_frozen():
+    """Through train and eval mode and back; whoever puts it in train mode again has it learn."""
+    module = distiller()
+    norm = module.student[0][1].eval()
+    before = norm.running_mean.clone()
+    for _ in range(2):
+        module.train()(IMAGES)
+        module.eval()(IMAGES)
+    assert not module.train().student[0][1].training
+    assert module.student.training
+    assert torch.equal(norm.running_mean, before)
+    norm.train()
+    module.train()(IMAGES)
+    assert not torch.equal(norm.running_mean, before)
+    module.eval()
+    assert norm.train() is module.train().student[0][1]
+    assert norm.training
+
+
+def test_a_student_that_comes_in_eval_mode_is_trained_as_a_whole():
+    """As one that was loaded from a file."""
+    module = Distiller(network().eval(), network(), loss=Recorder("maps"), **TAPS)
+    assert all(one.training for one in module.train().student.modules())
+
+
+def test_a_batch_norm_whose_statistics_are_not_frozen_is_told_of():
+    """Where its parameters are: its mode decides alone."""
+    module = distiller()
+    module.student[0][1].requires_grad_(False)
+    with pytest.warns(SvdistillWarning, match=r"^the parameters of batch norm '0.1' of the student are frozen, but"):
+        module.train()
+    module.student[0][1].eval()
+    assert not module.train().student[0][1].training
+
+
+def test_prepare_in_inference_mode():
+    """What it makes can learn, and is what it makes elsewhere; its images may be of that mode too."""
+    module, other = helped(), helped()
+    torch.manual_seed(1)
+    other.prepare(IMAGES)
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        module.prepare(IMAGES + 0)
+    assert not any(one.is_inference() for one in (*module.parameters(), *module.buffers()))
+    assert module.state_dict().keys() == other.state_dict().keys()
+    assert torch.equal(module.adapters.layers[0].convolution.weight, other.adapters.layers[0].convolution.weight)
+    module(IMAGES).transfer.backward()
+
+
+class Wrapped(nn.Sequential):
+    """Returns more than logits, in a form of one's choice."""
+
+    form = staticmethod(lambda features, logits: logits)
+
+    def forward(self, images):
+        """In that form."""
+        features = self[2](self[1](self[0](images)))
+        return self.form(features, self[4](self[3](features)))
+
+
+FORMS = {
+    "tuple": (lambda features, logits: ([features], logits), None),
+    "dict": (lambda features, logits: {"features": features, "logits": logits}, None),
+    "named": (lambda features, logits: (features, logits), 1),
+    "key": (lambda features, logits: {"pooled": features, "out": logits}, "out"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_logits_of_networks_that_return_more(form):
+    """Of the student and of the teacher, in train and eval mode: those of the networks as they are."""
+    wrapped = [Wrapped(*network()) for _ in range(2)]
+    plain = [nn.Sequential(*one).eval() for one in wrapped]
+    for one in wrapped:
+        one.form, name = FORMS[form]
+    losses = {"maps": Recorder("maps"), "logits": Recorder("logits")}
+    module = Distiller(*wrapped, loss=losses, student_output=name, teacher_output=name, **TAPS)
+    assert torch.equal(module.eval()(IMAGES).logits, plain[0](IMAGES))
+    output = module.train()(IMAGES)
+    assert losses["logits"].given[0] is output.logits
+    assert torch.equal(losses["logits"].given[1], plain[1](IMAGES))
+
+
+def test_outputs_that_do_not_tell_are_refused():
+    """With the name of the setting."""
+    student = Wrapped(*network())
+    student.form = FORMS["named"][0]
+    with pytest.raises(ShapeError, match=r"the student gives a tuple.* say which part the logits are: student_output="):
+        Distiller(student, network(), loss=Recorder("maps"), **TAPS)(IMAGES)
 
 
 # Networks that are no twins

@@ -146,3 +146,62 @@ def test_maps_need_be_neither_square_nor_of_one_size(widths, strides):
     module = Distiller(student, teacher, loss=all_losses(), **TAPS)
     assert len(module.prepare(images)) == (0 if widths[0] == widths[1] else 2)
     reaches_the_student(module, images)
+
+
+class Last(nn.Module):
+    """Gives maps (B, H, W, C), from a linear layer or, as nobody can tell, from an identity."""
+
+    def __init__(self, width, told):
+        super().__init__()
+        self.patches, self.block1 = nn.Conv2d(1, width // 2, 1), nn.Linear(width, width) if told else nn.Identity()
+        self.block2, self.head = nn.Linear(width, 2 * width), nn.Linear(2 * width, 3)
+
+    def forward(self, images):
+        """(B, 1, H, W) to (B, 3)."""
+        return self.head(self.maps(images)[1].mean((1, 2)))
+
+    def maps(self, images):
+        """(B, H, W, width) and (B, H, W, 2 width)."""
+        x = self.patches(images).permute(0, 2, 3, 1)
+        first = self.block1(torch.cat([x, x.sin()], -1))
+        return first, self.block2(first)
+
+
+def last_teacher(told, **options):
+    """A student of 4 channels with a teacher of 6 and 12 in the last place."""
+    torch.manual_seed(0)
+    options = {"loss": SVDLoss(), **options}
+    return Distiller(network(), Last(6, told), student_taps=("0", "1"), teacher_taps=("block1", "block2"), **options)
+
+
+def test_channels_in_the_last_place():
+    """Told by the layers or by the setting: the adapters are made for channels, and the loss is that of the maps."""
+    values = []
+    for told, layout in ((True, None), (True, "channels_last"), (False, ["channels_last", None])):
+        module = last_teacher(told, teacher_layout=layout)
+        assert module.prepare(IMAGES) == (Adapted("0", 4, 6), Adapted("1", 4, 12))
+        output = module.train()(IMAGES)
+        values.append(output.transfer.detach())
+        assert module.teacher_shapes(IMAGES) == ((6, 8, 8), (12, 8, 8))
+        maps = [one.detach().permute(0, 3, 1, 2) for one in module.teacher.maps(IMAGES)]
+        torch.testing.assert_close(module.source.maps(IMAGES), maps)
+    assert torch.equal(values[0], values[1])
+
+
+def test_a_layout_that_nothing_tells_is_asked_for():
+    """By whoever looks first, prepare or the first step."""
+    for use in (lambda module: module.prepare(IMAGES), lambda module: module(IMAGES)):
+        with pytest.raises(ShapeError, match=r"^tap 'block1' of the teacher gives .* set teacher_layout"):
+            use(last_teacher(False))
+
+
+def test_rows_of_positions():
+    """A 1-d convolution's (B, C, T) and a linear layer's (B, N, D) are told apart, and the setting is above both."""
+    torch.manual_seed(0)
+    rows = nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 5, 1), nn.Conv1d(5, 7, 3), nn.Flatten(), nn.Linear(434, 3))
+    options = {"loss": SVDLoss(), "student_taps": ("0", "1"), "teacher_taps": ("1", "2")}
+    module = Distiller(network(), rows, **options)
+    assert module.prepare(IMAGES) == (Adapted("0", 4, 5), Adapted("1", 4, 7))
+    assert module.teacher_shapes(IMAGES) == ((64, 5), (62, 7))
+    module = Distiller(network(), rows, teacher_layout="channels_last", **options)
+    assert module.teacher_shapes(IMAGES) == ((5, 64), (7, 62))

@@ -20,5 +20,9 @@ REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 Capture = Literal["auto", "on", "off"]
 CAPTURES: tuple[Capture, ...] = get_args(Capture)
 
+# Where the channels of a feature map stand: (B, C, H, W) and (B, C, T), or (B, H, W, C) and (B, N, D).
+Layout = Literal["channels_first", "channels_last"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
 BETA = 8.0  # the published width of the radial basis function
 BOUND = 1.0  # what ``own_norm`` holds the norm of the transfer gradient at or below

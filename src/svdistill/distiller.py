@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Self
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from svdistill.errors import OptionError, ShapeError, nearest
+from svdistill.errors import OptionError, ShapeError, SvdistillWarning, nearest
 from svdistill.losses import Adapters
 from svdistill.losses.protocol import READS, Losses, TransferLoss
 from svdistill.nets import compile_function, eval_mode
-from svdistill.nets.taps import run_tapped, tap_names, warn_of_logits
+from svdistill.nets.layouts import Layouts
+from svdistill.nets.reader import Reader
+from svdistill.nets.taps import tap_names, warn_of_logits
 from svdistill.teacher import LiveTeacher, NoTeacher, Request, Teacher
 
 
@@ -67,6 +71,13 @@ class Distiller(nn.Module):
         student_drop_tokens: the number of tokens at the front of the student's (B, N, D) taps that are left out: 1 for
             a class token.
         teacher_drop_tokens: the number of tokens at the front of the teacher's taps that are left out.
+        student_layout: where the channels of the student's maps are, one word for all taps or one for each:
+            ``channels_first`` for (B, C, H, W) and (B, C, T), ``channels_last`` for (B, H, W, C) and (B, N, D). None =
+            as the first pass shows, where it does.
+        teacher_layout: where those of the teacher's maps are.
+        student_output: which part of what the student returns the logits are: a key, an attribute or a position; None =
+            what is called ``logits``, or the only tensor (B, classes).
+        teacher_output: which part of what the teacher returns the logits are.
 
     Attributes:
         student: as given.
@@ -74,8 +85,8 @@ class Distiller(nn.Module):
         losses: those losses that are modules, by name.
 
     Raises:
-        OptionError: a teacher came without a loss or the reverse, a tap is unknown, or a stored teacher lacks what a
-            loss needs.
+        OptionError: a teacher came without a loss or the reverse, a tap or layout is unknown, a stored teacher lacks
+            what a loss needs, or student and teacher share what learns.
         ShapeError: the numbers of student and teacher taps differ.
     """
 
@@ -89,23 +100,43 @@ class Distiller(nn.Module):
         teacher_taps: Sequence[str] = (),
         student_drop_tokens: int = 0,
         teacher_drop_tokens: int = 0,
+        student_layout: Layouts = None,
+        teacher_layout: Layouts = None,
+        student_output: str | int | None = None,
+        teacher_output: str | int | None = None,
     ) -> None:
         super().__init__()
         losses = _by_name(loss)
         _check_losses(losses, taught=teacher is not None)
         on_maps = any(map(_reads_maps, losses.values()))
         self.student = student
+        self._frozen: list[nn.Module] = []
         self.adapters: Adapters | None = None
         self._left_out: dict[str, tuple[str, ...]] = {}
         # Those that are modules may have parameters, so they belong to the state.
         self.losses = nn.ModuleDict({name: one for name, one in losses.items() if isinstance(one, nn.Module)})
         self._losses = losses
         self._student_taps = tap_names(student, student_taps) if on_maps else ()
-        self._student_drop_tokens = student_drop_tokens
+        self._reader = Reader(
+            student,
+            self._student_taps,
+            drop_tokens=student_drop_tokens,
+            layout=student_layout if on_maps else None,
+            output=student_output,
+            who="student",
+        )
         if isinstance(teacher, nn.Module):
-            teacher = LiveTeacher(teacher, teacher_taps if on_maps else None, drop_tokens=teacher_drop_tokens)
+            with eval_mode(student):  # what it shares with the teacher is left in its own mode
+                teacher = LiveTeacher(
+                    teacher,
+                    teacher_taps if on_maps else None,
+                    drop_tokens=teacher_drop_tokens,
+                    layout=teacher_layout if on_maps else None,
+                    output=teacher_output,
+                )
         self._teacher: Teacher = NoTeacher() if teacher is None else teacher
         self._teacher.check(losses)
+        self._teacher.check_apart(student)
         self._compare: dict[str, Callable[[Any, Any], tuple[Tensor, dict[str, Tensor]]]] = {}
         if on_maps and len(self._student_taps) != self._teacher.taps:
             raise ShapeError(
@@ -154,6 +185,7 @@ class Distiller(nn.Module):
         """The student's taps at which a loss finds nothing to compare, by the loss's name; empty before `prepare`."""
         return dict(self._left_out)
 
+    @torch.inference_mode(False)  # what is made within it could not learn
     @torch.no_grad()
     def prepare(self, images: Tensor) -> tuple[Adapted, ...]:
         """Make what learns beside the student: adapters where widths differ, and the losses' own parameters.
@@ -174,6 +206,7 @@ class Distiller(nn.Module):
         """
         if not self._student_taps:
             return ()
+        images = images.clone() if images.is_inference() else images
         logits, student_maps = self._look_at_student(images)
         warn_of_logits(self._student_taps, student_maps, logits, who="student")
         teacher_maps = self._teacher.maps(images)
@@ -190,6 +223,26 @@ class Distiller(nn.Module):
             loss.prepare(lifted if _lifts(loss) else student_maps, teacher_maps)
         self.losses.to(images.device)
         return self.adapted
+
+    def train(self, mode: bool = True) -> Self:
+        """Put the student, and what learns beside it, in train or eval mode; the teacher stays in eval mode.
+
+        A submodule of the student that is in eval mode while the student itself is in train mode, a frozen batch norm
+        for instance, stays in eval mode.
+
+        Args:
+            mode: whether to train.
+        """
+        if self.student.training:
+            self._frozen = [module for module in self.student.modules() if not module.training]
+        # Whatever has been put in train mode since is no longer frozen.
+        frozen = [module for module in self._frozen if not module.training]
+        super().train(mode)
+        for module in frozen:
+            module.training = False
+        if mode:
+            _warn_of_statistics(self.student)
+        return self
 
     def forward(
         self,
@@ -217,9 +270,9 @@ class Distiller(nn.Module):
         """
         losses = self._chosen(only)
         if not self.training:
-            return DistillOutput(self.student(images), None, {}, {})
+            return DistillOutput(self._reader.logits(self.student, images), None, {}, {})
         # Tapped also where no map is read: a compiled student does not notice that hooks have come or gone.
-        logits, maps = self._run_student(images)
+        logits, maps = self._reader.run(self.student, images)
         if not losses:
             return DistillOutput(logits, None, {}, {})
         goals = self._teacher.goals(self._requests(losses, logits, maps), images, indices=indices, views=views)
@@ -294,13 +347,10 @@ class Distiller(nn.Module):
         found = {name: loss.left_out(student_maps, teacher_maps) for name, loss in reading.items()}
         return {name: tuple(self._student_taps[tap] for tap in taps) for name, taps in found.items() if taps}
 
-    def _run_student(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return run_tapped(self.student, self._student_taps, images, drop_tokens=self._student_drop_tokens)
-
     def _look_at_student(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the student in eval mode and leave its mode as it was."""
         with eval_mode(self.student):
-            return self._run_student(images)
+            return self._reader.run(self.student, images)
 
     def _chosen(self, only: Collection[str] | None) -> Losses:
         if only is None:
@@ -315,6 +365,21 @@ class Distiller(nn.Module):
         self._teacher.move(fn, recurse)
         super()._apply(fn, recurse)
         return self
+
+
+def _warn_of_statistics(student: nn.Module) -> None:
+    """Warn of batch norms whose parameters are frozen, but whose statistics are not."""
+    norms = {name: one for name, one in student.named_modules() if isinstance(one, _NormBase) and one.training}
+    fixed = [name for name, one in norms.items() if one.affine and not any(p.requires_grad for p in one.parameters())]
+    fixed = [name for name in fixed if norms[name].track_running_stats]
+    if fixed:
+        warn(
+            SvdistillWarning(
+                f"the parameters of batch norm {fixed[0]!r} of the student are frozen, but its statistics follow the "
+                f"images all the same ({len(fixed)} in all); call eval() on it too, and distiller.train() leaves it so"
+            ),
+            stacklevel=1,
+        )
 
 
 def _reads_maps(loss: TransferLoss[Any, Any]) -> bool:

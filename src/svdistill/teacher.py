@@ -6,9 +6,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from svdistill.errors import OptionError
 from svdistill.losses.protocol import Losses, TransferLoss
 from svdistill.nets import compile_function
-from svdistill.nets.taps import run_tapped, tap_names, warn_of_logits
+from svdistill.nets.layouts import Layouts
+from svdistill.nets.reader import Reader
+from svdistill.nets.taps import tap_names, warn_of_logits
 
 
 class Request(NamedTuple):
@@ -44,6 +47,17 @@ class Teacher(Protocol):
 
         Raises:
             OptionError: one of them cannot be served.
+        """
+        return None
+
+    def check_apart(self, student: nn.Module) -> None:
+        """Make sure that the teacher does not change as a student learns.
+
+        Args:
+            student: the network that learns.
+
+        Raises:
+            OptionError: they share what learns, or statistics.
         """
         return None
 
@@ -121,15 +135,28 @@ class LiveTeacher(Teacher):
         network: a trained network; images (B, C, H, W) to logits (B, classes).
         taps: dotted names of its submodules whose outputs are compared; None where no loss reads maps.
         drop_tokens: the number of tokens at the front of its (B, N, D) taps that are left out: 1 for a class token.
+        layout: of its maps, ``channels_first`` or ``channels_last``, one for all taps or one for each; None = as can be
+            told, see :class:`svdistill.nets.reader.Reader`.
+        output: which part of its output the logits are: a key, an attribute or a position; None = what is called
+            ``logits``, or the only (B, classes).
 
     Raises:
-        OptionError: an unknown tap, or none.
+        OptionError: an unknown tap, or none, or an unknown layout.
     """
 
-    def __init__(self, network: nn.Module, taps: Sequence[str] | None = None, *, drop_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        taps: Sequence[str] | None = None,
+        *,
+        drop_tokens: int = 0,
+        layout: Layouts = None,
+        output: str | int | None = None,
+    ) -> None:
         self._network = network.eval()
-        self._taps = () if taps is None else tap_names(network, taps)
-        self._drop_tokens = drop_tokens
+        names = () if taps is None else tap_names(network, taps)
+        self._reader = Reader(network, names, drop_tokens=drop_tokens, layout=layout, output=output, who="teacher")
+        self._shared: list[nn.Module] = []
         self._extract: dict[str, Callable[[Any, Any], Any]] = {}
 
     @property
@@ -140,12 +167,34 @@ class LiveTeacher(Teacher):
     @property
     def taps(self) -> int:
         """How many taps there are."""
-        return len(self._taps)
+        return len(self._reader.names)
+
+    def check_apart(self, student: nn.Module) -> None:
+        """Make sure that the network shares with a student nothing that learns, and no statistics.
+
+        Frozen parameters may be shared, a classifier for instance.
+
+        Args:
+            student: the network that learns.
+
+        Raises:
+            OptionError: they share more than that.
+        """
+        learns = {id(one) for one in student.parameters() if one.requires_grad} | {id(one) for one in student.buffers()}
+        ours = (*self._network.named_parameters(), *self._network.named_buffers())
+        if shared := [name for name, one in ours if id(one) in learns]:
+            more = f" and {len(shared) - 1} more" if shared[1:] else ""
+            raise OptionError(
+                f"student and teacher share {shared[0]!r}{more}, so that the teacher would change as the student "
+                "learns; give copy.deepcopy(teacher)"
+            )
+        students = set(student.modules())
+        self._shared = [module for module in self._network.modules() if module in students]
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Run the network, and return its maps; a tap that gives the logits is warned of."""
-        logits, maps = self._run(images, self._taps)
-        warn_of_logits(self._taps, maps, logits, who="teacher")
+        logits, maps = self._run(images)
+        warn_of_logits(self._reader.names, maps, logits, who="teacher")
         return maps
 
     def goals(
@@ -168,7 +217,7 @@ class LiveTeacher(Teacher):
             ShapeError: a tap did not run or gave no tensor, or a loss cannot compare what came.
         """
         reads_maps = any(loss.reads == "maps" for loss, _ in requests.values())
-        logits, maps = self._run(images, self._taps if reads_maps else ())
+        logits, maps = self._run(images, tapped=reads_maps)
         with torch.no_grad():
             return {
                 name: self._extract.get(name, loss.extract)(logits if loss.reads == "logits" else maps, student)
@@ -189,6 +238,13 @@ class LiveTeacher(Teacher):
         self._network._apply(fn, recurse)
 
     @torch.no_grad()
-    def _run(self, images: Tensor, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+    def _run(self, images: Tensor, *, tapped: bool = True) -> tuple[Tensor, list[Tensor]]:
+        modes = [module.training for module in self._shared]
         self._network.eval()  # whoever else holds it may have put it in train mode
-        return run_tapped(self._network, taps, images, drop_tokens=self._drop_tokens)
+        try:
+            if tapped:
+                return self._reader.run(self._network, images)
+            return self._reader.logits(self._network, images), []
+        finally:
+            for module, training in zip(self._shared, modes, strict=True):
+                module.training = training

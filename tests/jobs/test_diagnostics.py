@@ -120,7 +120,8 @@ def test_unequal_widths(images: Tensor) -> None:
 def test_degenerate_maps(feature: Tensor) -> None:
     """Zero, broken, constant, tiny and huge maps, one position, one channel: numbers or NaN, no error."""
     net, images = Gives(feature), torch.zeros(20, 1, 4, 4)
-    found = diagnose(Tapped(net, ["tap"]), Tapped(net, ["tap"]), images=images)
+    tapped = Tapped(net, ["tap"], layout="channels_last" if feature.ndim == 3 else None)
+    found = diagnose(tapped, tapped, images=images)
     broken = not feature.isfinite().all() or not feature.any()
     assert np.isnan(found["student_spectrum"]).all() == broken
     assert np.isfinite(found["student_vectors_0"]).all()
@@ -143,7 +144,7 @@ def test_tokens() -> None:
     tokens = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0))
     images = torch.zeros(4, 1, 4, 4)
     found = diagnose(Tapped(Gives(tokens), ["tap"], drop_tokens=1), images=images)
-    plain = diagnose(Tapped(Gives(tokens[:, 1:]), ["tap"]), images=images)
+    plain = diagnose(Tapped(Gives(tokens[:, 1:]), ["tap"], layout="channels_last"), images=images)
     np.testing.assert_array_equal(found["student_vectors_0"], plain["student_vectors_0"])
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from svdistill.errors import OptionError, ShapeError
 from svdistill.nets import Taps, create
+from svdistill.nets.taps import TapMemory
 
 
 class Forked(nn.Module):
@@ -98,7 +100,10 @@ def test_nothing_is_kept_alive() -> None:
     gc.collect()
     assert reference() is None
     model(torch.randn(2, 3))
-    reference = weakref.ref(taps._outputs["0"])  # type: ignore[arg-type]
+    kept = taps._outputs["0"]
+    assert not isinstance(kept, str)
+    reference = weakref.ref(kept.tensor)
+    del kept
     taps.close()
     gc.collect()
     assert reference() is None
@@ -275,3 +280,128 @@ def test_layers_of_a_transformer_in_eval_mode(name: str) -> None:
     torch.testing.assert_close(output, expected)
     if name == "layers.1":
         torch.testing.assert_close(kept, expected[:, 1:])
+
+
+# What a later operation changes in place
+
+
+class Overwritten(nn.Module):
+    """Every tensor that it makes is changed in place by what comes next; dropout does so in train mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.act = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(inplace=True)
+        self.drop, self.last = nn.Dropout(0.5, inplace=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 4) to (B, 3)."""
+        x = self.first(x)
+        x = self.act(self.norm(x.mul_(2)))
+        output: Tensor = self.last(self.drop(x))
+        return output
+
+
+CHANGED = ("first", "norm", "act")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode])
+def test_outputs_are_as_the_module_gave_them(training: bool, context: Any) -> None:
+    """Against copies that hooks of our own made, in several passes."""
+    torch.manual_seed(0)
+    model, given = Overwritten().train(training), {}
+    for name in CHANGED:
+        model.get_submodule(name).register_forward_hook(
+            lambda m, a, output, name=name: given.update({name: output.detach().clone()})
+        )
+    with Taps(model, CHANGED) as taps:
+        for _ in range(3):
+            with context():
+                model(torch.randn(8, 4))
+                maps = taps.collect()
+            assert all(torch.equal(one, given[name]) for name, one in zip(CHANGED, maps, strict=True))
+
+
+def test_a_mode_that_was_not_seen_is_watched_anew() -> None:
+    """In eval mode nothing follows the activation in place, in train mode dropout does."""
+    model, x = Overwritten().eval(), torch.randn(8, 4)
+    with Taps(model, ["act"]) as taps:
+        model(x)
+        assert taps.collect()[0].min() == 0
+        model.train()
+        model(x)
+        (kept,) = taps.collect()
+    assert torch.equal(kept, kept.relu())
+    assert kept.count_nonzero() > model.drop(kept.clone()).count_nonzero()
+
+
+def test_only_what_is_changed_is_copied() -> None:
+    """After the first pass an output that nobody touches is the very tensor, and others are one copy."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+    given: list[Tensor] = []
+    model[0].register_forward_hook(lambda m, a, output: given.append(output))
+    with Taps(model, ["0", "2"]) as taps:
+        for _ in range(2):
+            output = model(torch.randn(3, 4))
+            first, last = taps.collect()
+            assert last is output
+            assert first is not given.pop()
+
+
+def test_a_change_that_no_pass_has_shown_is_refused_once() -> None:
+    """One line; the next pass copies."""
+
+    class Sometimes(nn.Sequential):
+        change = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self[0](x)
+            return x.zero_() if self.change else x
+
+    model = Sometimes(nn.Linear(4, 4))
+    with Taps(model, ["0"]) as taps:
+        model(torch.randn(2, 4))
+        taps.collect()
+        model.change = True
+        model(torch.randn(2, 4))
+        with pytest.raises(ShapeError, match=r"^what tap '0' gave was changed in place .*; run the model again"):
+            taps.collect()
+        model(torch.randn(2, 4))
+        assert taps.collect()[0].all()
+
+
+def test_gradient_of_what_is_changed_later() -> None:
+    """As without a change in place, in the first pass and in later ones."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)).double()
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    with Taps(model, ["0", "1"]) as taps:
+
+        def both(x: Tensor) -> Tensor:
+            output = model(x)
+            first, second = taps.collect()
+            total: Tensor = first.square().sum() + second.pow(3).sum() + output.sum()
+            return total
+
+        for _ in range(2):
+            assert torch.autograd.gradcheck(both, (x,))
+
+
+def test_compiled_taps_are_as_the_module_gave_them() -> None:
+    """What eager eval mode has shown is copied within what is compiled; what it has not is refused once."""
+    torch.manual_seed(2)
+    model, x, memory = Overwritten().eval(), torch.randn(8, 4), TapMemory()
+    plain = nn.Sequential(model.first, nn.Identity())(x).detach()
+    with Taps(model, ["first"], memory=memory) as taps:
+        model(x)
+        assert torch.equal(taps.collect()[0], plain)
+    model.compile(backend="aot_eager")
+    for known in (memory, memory, TapMemory()):
+        with Taps(model, ["first"], memory=known) as taps:
+            model(x)
+            if known is not memory:
+                with pytest.raises(ShapeError, match="changed in place"):
+                    taps.collect()
+                model(x)
+            torch.testing.assert_close(taps.collect()[0], plain)
+    torch.compiler.reset()

@@ -17,7 +17,9 @@ from svdistill.data import ImageSource, standardize
 from svdistill.errors import ShapeError, SvdistillWarning, one_line
 from svdistill.linalg import assign
 from svdistill.linalg.svd import decompose
-from svdistill.nets import Taps, eval_mode
+from svdistill.nets import eval_mode
+from svdistill.nets.layouts import Layouts
+from svdistill.nets.reader import run_tapped
 from svdistill.records import RunRecord
 
 IMAGES = 64  # test images that the spectra are averaged over
@@ -36,13 +38,15 @@ class Tapped:
 
     Attributes:
         network: the network; its mode stays as it is.
-        taps: dotted names of submodules that give (B, C, H, W), (B, N, D) or (B, D); () = none is known.
+        taps: dotted names of submodules that give maps, as a distiller takes them; () = none is known.
         drop_tokens: the number of leading tokens of (B, N, D) maps to leave out, for instance 1 for a class token.
+        layout: of the maps, see :class:`svdistill.Distiller`.
     """
 
     network: nn.Module
     taps: Sequence[str] = ()
     drop_tokens: int = 0
+    layout: Layouts = None
 
 
 def diagnose(
@@ -161,9 +165,8 @@ class _Tap(NamedTuple):
 def _maps(tapped: Tapped, images: Tensor) -> list[Tensor]:
     """Return the network's maps in eval mode, without their first tokens."""
     network = tapped.network
-    with eval_mode(network), Taps(network, tapped.taps, drop_tokens=tapped.drop_tokens) as taps:
-        network(images)
-        return taps.collect()
+    with eval_mode(network):
+        return run_tapped(network, tapped.taps, images, drop_tokens=tapped.drop_tokens, layout=tapped.layout)[1]
 
 
 def _matrix(feature: Tensor) -> Tensor:

@@ -303,11 +303,12 @@ def _diagnose(recipe: Recipe, run: Run, distiller: Distiller, images: Images, en
     except (OptionError, RecipeError):  # a network of another library, of which no taps are named
         taps, others = (), ()
     student_drop, teacher_drop = build.drop_tokens(recipe, recipes.teacher_of(recipe))
+    student_layout, teacher_layout = build.layouts(recipe, recipes.teacher_of(recipe))
     teacher = distiller.teacher if len(taps) == len(others) else None
     write_diagnostics(
         run.record,
-        Tapped(distiller.student, taps, student_drop),
-        None if teacher is None else Tapped(teacher, others, teacher_drop),
+        Tapped(distiller.student, taps, student_drop, student_layout),
+        None if teacher is None else Tapped(teacher, others, teacher_drop, teacher_layout),
         test=images.test,
         mean=images.mean,
         std=images.std,

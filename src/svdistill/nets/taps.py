@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from warnings import warn
 
 import torch
@@ -12,12 +12,45 @@ from torch.utils.hooks import RemovableHandle
 from svdistill.errors import OptionError, ShapeError, SvdistillWarning, nearest
 
 
+class TapMemory:
+    """What earlier passes have shown of a network's taps, so that nothing is copied that need not be.
+
+    Attributes:
+        overwritten: those whose output a later operation changes in place, by name.
+        seen: those whose output has been watched, with whether the submodule was in train mode.
+    """
+
+    def __init__(self) -> None:
+        self.overwritten: set[str] = set()
+        self.seen: set[tuple[str, bool]] = set()
+
+
+class _Output(NamedTuple):
+    """What a submodule gave.
+
+    Attributes:
+        tensor: as it was given, or a copy.
+        version: of the tensor at that moment; None where it has none that could tell.
+        copy: made beside it, where it is not known whether the tensor will be changed in place.
+        seen: the tap, and whether the submodule was in train mode.
+    """
+
+    tensor: Tensor
+    version: int | None
+    copy: Tensor | None
+    seen: tuple[str, bool]
+
+
 class Taps:
     """Records the outputs of named submodules while a model runs.
 
     It works through forward hooks, so the model needs no change; they are removed by `close`, or at the end of a
     ``with`` block however that ends. A map is kept as it is, with its graph, so gradients flow through it. Where a
     submodule runs more than once before `collect`, its last output counts.
+
+    What a later operation changes in place, an activation with ``inplace=True`` for instance, is given as the submodule
+    gave it: in its first pass in train mode, and in eval mode, each output is copied, and from then on only those
+    that had been changed when they were collected.
 
     Example:
         >>> with Taps(model, ["block1", "block2"]) as taps:
@@ -29,18 +62,20 @@ class Taps:
         names: dotted names as in ``model.named_modules()``, in the order in which `collect` returns the maps.
         drop_tokens: how many tokens at the front of a (B, N, D) output are left out: 1 for a class token, which is not
             a position in the image. Outputs of other shapes stay as they are.
+        memory: what earlier taps of the same model and names have noted; None = nothing.
 
     Raises:
         OptionError: there are no names, the model has no submodule of a name, or drop_tokens is below 0.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str], *, drop_tokens: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], *, drop_tokens: int = 0, memory: TapMemory | None = None
+    ) -> None:
         self._names = tap_names(model, names)
-        if drop_tokens < 0:
-            raise OptionError(f"drop_tokens is {drop_tokens}, expected 0 or more (1 for a class token)")
-        self._drop_tokens = drop_tokens
+        self._drop_tokens = check_drop_tokens(drop_tokens)
+        self._memory = memory or TapMemory()
         # A string stands for an output that is not a tensor; `collect` reports it.
-        self._outputs: dict[str, Tensor | str] = {}
+        self._outputs: dict[str, _Output | str] = {}
         self._handles = [self._attach(model, name) for name in dict.fromkeys(self._names)]
         self._closed = False
 
@@ -56,27 +91,30 @@ class Taps:
             One tensor a name, of whatever shape the submodule gives.
 
         Raises:
-            ShapeError: a submodule did not run since the last call, gave something that is not a tensor, or has no
-                tokens beyond those to be dropped.
+            ShapeError: a submodule did not run since the last call, gave something that is not a tensor, has no tokens
+                beyond those to be dropped, or gave a tensor that was changed in place, which no pass before had shown.
         """
         outputs, self._outputs = self._outputs, {}
-        maps: list[Tensor] = []
-        for name in self._names:
-            if name not in outputs:
-                reason = "these taps are closed" if self._closed else "it did not run since the last collect"
-                raise ShapeError(f"no output of tap {name!r}: {reason}; run the model once before each collect")
-            output = outputs[name]
-            if isinstance(output, str):
-                raise ShapeError(f"tap {name!r} gave {output}, expected a tensor; tap a submodule of it instead")
-            if output.ndim == 3 and self._drop_tokens:
-                if output.shape[1] <= self._drop_tokens:
-                    raise ShapeError(
-                        f"tap {name!r} has {output.shape[1]} tokens, {self._drop_tokens} of which are to be dropped; "
-                        "lower drop_tokens, so that at least one is left"
-                    )
-                output = output[:, self._drop_tokens :]
-            maps.append(output)
-        return maps
+        return [drop_first(self._map(name, outputs.get(name)), self._drop_tokens, name=name) for name in self._names]
+
+    def _map(self, name: str, output: _Output | str | None) -> Tensor:
+        """Return what a submodule gave, as it gave it."""
+        if output is None:
+            reason = "these taps are closed" if self._closed else "it did not run since the last collect"
+            raise ShapeError(f"no output of tap {name!r}: {reason}; run the model once before each collect")
+        if isinstance(output, str):
+            raise ShapeError(f"tap {name!r} gave {output}, expected a tensor; tap a submodule of it instead")
+        if output.version is not None:
+            self._memory.seen.add(output.seen)
+        if output.version is None or output.tensor._version == output.version:
+            return output.tensor
+        self._memory.overwritten.add(name)
+        if output.copy is None:
+            raise ShapeError(
+                f"what tap {name!r} gave was changed in place by a later operation, which no pass before had shown; "
+                "run the model again, which copies it from now on, or leave out inplace=True there"
+            )
+        return output.copy
 
     def close(self) -> None:
         """Remove the hooks and forget what was recorded; a second call does nothing."""
@@ -95,31 +133,55 @@ class Taps:
         self.close()
 
     def _attach(self, model: nn.Module, name: str) -> RemovableHandle:
+        memory = self._memory
+
         def record(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._outputs[name] = output if isinstance(output, Tensor) else _describe(output)
+            if not isinstance(output, Tensor):
+                self._outputs[name] = _describe(output)
+                return
+            seen = (name, module.training)
+            if name in memory.overwritten:
+                output = output.clone()
+            # What is compiled is not to change from pass to pass: there what `prepare` has seen in eval mode counts.
+            wary = not torch.compiler.is_compiling() and seen not in memory.seen
+            if torch.is_inference_mode_enabled():  # its tensors have no version
+                self._outputs[name] = _Output(output.clone(), None, None, seen)
+            else:
+                self._outputs[name] = _Output(output, output._version, output.clone() if wary else None, seen)
 
         return model.get_submodule(name).register_forward_hook(record)
 
 
-def run_tapped(
-    model: nn.Module, names: Sequence[str], images: Tensor, *, drop_tokens: int = 0
-) -> tuple[Tensor, list[Tensor]]:
-    """Run a model once and return its logits and its maps; no hook is left behind.
+def drop_first(feature: Tensor, tokens: int, *, name: str) -> Tensor:
+    """Return a (B, N, D) map without its first tokens, and any other as it is.
 
     Args:
-        model: any module.
-        names: its taps, as for `Taps`; () for the logits alone.
-        images: (B, C, H, W).
-        drop_tokens: as for `Taps`.
+        feature: the map.
+        tokens: how many to leave out.
+        name: of its tap, for the message.
 
     Raises:
-        OptionError: the model has no submodule of a name.
-        ShapeError: a submodule did not run or did not give a tensor.
+        ShapeError: no token is left.
     """
-    if not names:
-        return model(images), []
-    with Taps(model, names, drop_tokens=drop_tokens) as taps:
-        return model(images), taps.collect()
+    if feature.ndim != 3 or not tokens:
+        return feature
+    if feature.shape[1] <= tokens:
+        raise ShapeError(
+            f"tap {name!r} has {feature.shape[1]} tokens, {tokens} of which are to be dropped; "
+            "lower drop_tokens, so that at least one is left"
+        )
+    return feature[:, tokens:]
+
+
+def check_drop_tokens(drop_tokens: int) -> int:
+    """Return how many tokens are left out, checked.
+
+    Raises:
+        OptionError: it is below 0.
+    """
+    if drop_tokens < 0:
+        raise OptionError(f"drop_tokens is {drop_tokens}, expected 0 or more (1 for a class token)")
+    return drop_tokens
 
 
 def warn_of_logits(names: Sequence[str], maps: Sequence[Tensor], logits: Tensor, *, who: str) -> None:

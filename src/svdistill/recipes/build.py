@@ -14,6 +14,7 @@ from svdistill import data, nets, training
 from svdistill.choices import BOUND
 from svdistill.distiller import Distiller
 from svdistill.losses.protocol import Losses
+from svdistill.nets.layouts import Layouts
 from svdistill.recipes.images import Images, batches
 from svdistill.recipes.losses import AnyLoss, LossSettings
 from svdistill.recipes.naming import named
@@ -82,6 +83,19 @@ def drop_tokens(recipe: Recipe, teacher: Recipe | None) -> tuple[int, int]:
     return recipe.model.drop_tokens, own
 
 
+def layouts(recipe: Recipe, teacher: Recipe | None) -> tuple[Layouts, Layouts]:
+    """Return the layouts of the student's maps and of the teacher's; None where they are told by the maps.
+
+    Args:
+        recipe: the student's recipe.
+        teacher: the teacher's recipe; None where there is none or it is a checkpoint.
+    """
+    own = None if teacher is None else teacher.model.layout
+    if recipe.teacher is not None and recipe.teacher.layout is not None:
+        own = recipe.teacher.layout
+    return recipe.model.layout, own
+
+
 # What a loss's settings say of its part in training, not of the loss itself, whose class knows none of it.
 _ROLE = {"name", "preset", *LossSettings.model_fields}
 
@@ -115,6 +129,7 @@ def distiller(
     if not reads_maps(criteria):
         return Distiller(student, teacher, loss=criteria)
     student_drop, teacher_drop = drop_tokens(recipe, teacher_recipe)
+    student_layout, teacher_layout = layouts(recipe, teacher_recipe)
     return Distiller(
         student,
         teacher,
@@ -123,6 +138,8 @@ def distiller(
         teacher_taps=teacher_taps(recipe, teacher_recipe) if isinstance(teacher, nn.Module) else (),
         student_drop_tokens=student_drop,
         teacher_drop_tokens=teacher_drop,
+        student_layout=student_layout,
+        teacher_layout=teacher_layout if isinstance(teacher, nn.Module) else None,
     )
 
 

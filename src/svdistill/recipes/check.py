@@ -4,14 +4,17 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
 from svdistill import nets, training
 from svdistill.distiller import Adapted, Distiller
-from svdistill.errors import RecipeError, one_line
+from svdistill.errors import RecipeError, SvdistillError, SvdistillWarning, one_line
 from svdistill.losses.protocol import Losses
+from svdistill.nets.layouts import Layouts
+from svdistill.nets.reader import Reader
 from svdistill.recipes import build, weights
 from svdistill.recipes.images import Images, batches, noise
 from svdistill.recipes.naming import named
@@ -93,12 +96,23 @@ def check(
     compared = build.reads_maps(criteria)
     if compared:
         names, other = build.taps(recipe), build.teacher_taps(recipe, teacher_recipe)
-    ours = _trace(student, names, images, key="model.taps")
-    theirs = _trace(helper, other, images, key="teacher.taps")
+    ours, theirs = (
+        _trace(network, taps, images, key=f"{who}.taps", drop=drop, layout=layout)
+        for network, taps, who, drop, layout in zip(
+            (student, helper),
+            (names, other),
+            ("model", "teacher"),
+            build.drop_tokens(recipe, teacher_recipe),
+            build.layouts(recipe, teacher_recipe),
+            strict=True,
+        )
+    )
     if compared:
         _check_taps(criteria, ours, theirs)
         _check_storable(recipe, criteria, ours, theirs)
     _check_classes(recipe, criteria, images, teacher_images, ours.logits, theirs.logits)
+    if teacher_recipe is None:
+        _warn_of_what_is_not_said(str(recipe.teacher.checkpoint), criteria)
     with named("loss"):
         whole = build.distiller(recipe, student, helper, teacher_recipe=teacher_recipe)
         adapted = whole.prepare(noise(images))
@@ -188,23 +202,24 @@ def _check_held_out(recipe: Recipe, spec: Mapping[str, Any]) -> None:
         )
 
 
-def _trace(network: nn.Module, taps: tuple[str, ...], images: Images, *, key: str) -> _Traced:
+def _trace(
+    network: nn.Module, taps: tuple[str, ...], images: Images, *, key: str, drop: int = 0, layout: Layouts = None
+) -> _Traced:
+    who = "teacher" if key.startswith("teacher") else "student"
     with named(key), torch.no_grad():
-        if not taps:
-            return _Traced((), [], _logits(network, images))
-        with nets.Taps(network, taps) as recorder:
-            logits = _logits(network, images)
-            return _Traced(taps, recorder.collect(), logits)
+        logits, maps = _run(Reader(network, taps, drop_tokens=drop, layout=layout, who=who), network, images)
+        return _Traced(taps, maps, logits)
 
 
-def _logits(network: nn.Module, images: Images) -> Tensor:
+def _run(reader: Reader, network: nn.Module, images: Images) -> tuple[Tensor, list[Tensor]]:
     try:
-        logits: Tensor = network.eval()(noise(images))
+        return reader.run(network.eval(), noise(images))
+    except SvdistillError:
+        raise
     except (RuntimeError, AssertionError) as error:  # of a network of another library, which knows one size alone
         reason = one_line(error).rstrip(".") or type(error).__name__
         size = " × ".join(map(str, images.shape))
         raise RecipeError(f"the network cannot take images of {size} ({reason}); change data.image_size") from error
-    return logits
 
 
 def _check_taps(criteria: Losses, student: _Traced, teacher: _Traced) -> None:
@@ -274,3 +289,15 @@ def _check_classes(
         f"teacher: {told}, but {by_output[0]} compares them one by one; take a teacher of the same classes, or "
         "loss.name=svd"
     )
+
+
+def _warn_of_what_is_not_said(checkpoint: str, criteria: Losses) -> None:
+    """Warn of a teacher's file that lacks what nothing else can tell, and what is done without it."""
+    spec, lacking = nets.spec(checkpoint), []
+    if "classes" not in spec and any(criterion.reads == "logits" for criterion in criteria.values()):
+        lacking.append("its classes, which are taken for the student's in the same order")
+    if not {"mean", "std"} <= spec.keys():
+        lacking.append("the mean and deviation of its images, which are taken to be the student's")
+    if lacking:
+        told = f"teacher.checkpoint: {checkpoint} does not name {', nor '.join(lacking)}"
+        warn(SvdistillWarning(f"{told}; save it with them, see docs/networks.md"), stacklevel=1)

@@ -6,9 +6,9 @@ import json
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Strict, field_validator, model_validator
+from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
 
-from svdistill.choices import Capture
+from svdistill.choices import LAYOUTS, Capture, Layout
 from svdistill.methods import BASELINE
 from svdistill.recipes.base import Settings, by_name
 from svdistill.recipes.losses import AnyLoss
@@ -16,6 +16,18 @@ from svdistill.records import MACHINE_KEYS
 
 Taps = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 Classes = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
+
+
+def _plain_layouts(value: Any) -> Any:
+    """Say in one sentence what layouts are: the union's own error has one line for each member."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not words or not all(word in LAYOUTS for word in words):
+        raise ValueError(f"expected {' or '.join(LAYOUTS)}, or a list of one for each tap; got {value!r}")
+    return value if isinstance(value, str) else tuple(value)
+
+
+# One word for all taps, or one for each.
+Layouts = Annotated[Layout | tuple[Layout, ...], BeforeValidator(_plain_layouts)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
 # Degrees; beyond half of a quarter turn an image is nearer to the next one.
@@ -135,12 +147,15 @@ class ModelSettings(Settings):
         taps: dotted names of the submodules whose outputs are compared, in order; null = the network's own, the
             last hidden features among them.
         drop_tokens: how many tokens at the front of a (B, N, D) tap are not image positions: 1 for a class token.
+        layout: where the channels of the maps are, for all taps or a list of one for each: ``channels_first`` for
+            (B, C, H, W) and (B, C, T), ``channels_last`` for (B, H, W, C) and (B, N, D); null = as the maps show.
     """
 
     name: str
     width: float = Field(default=1.0, gt=0, le=64)
     taps: Taps | None = None
     drop_tokens: int = Field(default=0, ge=0)
+    layout: Layouts | None = None
 
 
 class TeacherSettings(Settings):
@@ -152,6 +167,7 @@ class TeacherSettings(Settings):
         checkpoint: path of a ``.safetensors`` file that an earlier run has written.
         taps: as for the model; null = the taps of the teacher's recipe or model.
         drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.
+        layout: as for the model; null = as in the teacher's recipe.
         views: how many fixed warps of each image to train on; the teacher is run over them once, and what the losses
             need of it is stored and read from disk; null = new warps each time, with the teacher in every step. The
             warps are the same for every seed.
@@ -165,6 +181,7 @@ class TeacherSettings(Settings):
     checkpoint: str | None = None
     taps: Taps | None = None
     drop_tokens: int | None = Field(default=None, ge=0)
+    layout: Layouts | None = None
     views: int | None = Field(default=None, ge=1, le=65536)
     live: bool = False
     shard: bool = False
@@ -447,7 +464,7 @@ class Recipe(Settings):
         settings.get("loss", []).sort(key=lambda loss: str(loss["name"]))  # a sum has no order
         if self.teacher is not None:
             use = self.teacher.model_dump(
-                mode="json", exclude_defaults=True, include={"taps", "drop_tokens", "views", "live"}
+                mode="json", exclude_defaults=True, include={"taps", "drop_tokens", "layout", "views", "live"}
             )
             settings["teacher"] = {"identity": teacher, **use}
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))

@@ -10,6 +10,7 @@ from torch import nn
 
 from svdistill import nets, teacher_cache
 from svdistill.atomic import digest
+from svdistill.nets.reader import run_tapped
 from svdistill.recipes import build
 from svdistill.recipes.images import Images, augmentation, fixed_views, noise
 from svdistill.recipes.load import identity, teacher_of
@@ -49,6 +50,7 @@ def key(recipe: Recipe, images: Images, *, student: nn.Module, teacher_file: Pat
         seed=views.seed,
         taps=build.teacher_taps(recipe, parent) if maps else (),
         drop_tokens=build.drop_tokens(recipe, parent)[1] if maps else 0,
+        layout=build.layouts(recipe, parent)[1] if maps else None,
         grids=_grids(recipe, student, images) if maps else (),
         losses={name: dict(one.extracts) for name, one in criteria.items() if one.storable},
     )
@@ -95,7 +97,9 @@ def _images(recipe: Recipe) -> dict[str, Any]:
 
 def _grids(recipe: Recipe, student: nn.Module, images: Images) -> list[list[int]]:
     """Return height and width, or the number of positions, of the student's map at each tap."""
-    with nets.Taps(student, build.taps(recipe), drop_tokens=recipe.model.drop_tokens) as taps:
-        student.eval()(noise(images)[:1])
-        shapes = [one.shape for one in taps.collect()]
+    settings = recipe.model
+    one_image, names = noise(images)[:1], build.taps(recipe)
+    student.eval()
+    maps = run_tapped(student, names, one_image, drop_tokens=settings.drop_tokens, layout=settings.layout)[1]
+    shapes = [one.shape for one in maps]
     return [list(shape[2:]) if len(shape) == 4 else list(shape[1:-1]) for shape in shapes]

@@ -24,6 +24,7 @@ class Key:
         drop_tokens: the number of tokens at the front of its taps that are left out.
         grids: height and width, or number of positions, of the student's map at each tap, to which some losses pool.
         losses: for each loss the settings that decide what it needs of the teacher.
+        layout: where the channels are at the teacher's taps, where that is said.
     """
 
     teacher: str
@@ -37,11 +38,12 @@ class Key:
     drop_tokens: int
     grids: Sequence[Sequence[int]]
     losses: Mapping[str, Settings]
+    layout: str | Sequence[str | None] | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Return it as it comes back from a file."""
+        """Return it as it comes back from a file; a layout that is not said is left out, as in older files."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
+        return plain if plain["layout"] is not None else {key: plain[key] for key in plain if key != "layout"}
 
 
 REASONS = {
@@ -54,6 +56,7 @@ REASONS = {
     "seed": "of other views: their seed differs",
     "taps": "of other taps of the teacher",
     "drop_tokens": "of taps with another number of tokens left out",
+    "layout": "of taps whose channels were said to be elsewhere",
     "grids": "for a student whose taps have other sizes",
 }
 
@@ -70,7 +73,7 @@ def difference(found: Mapping[str, Any], key: Key) -> str | None:
     """
     wanted = key.plain()
     for field, reason in REASONS.items():
-        if found.get(field) != wanted[field]:
+        if found.get(field) != wanted.get(field):
             return f"{reason} ({found.get(field)}, not {wanted[field]})" if field in ("views", "seed") else reason
     stored = found.get("losses", {})
     for loss, settings in wanted["losses"].items():

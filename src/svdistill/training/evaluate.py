@@ -11,6 +11,7 @@ from svdistill.data import ImageSet, ImageSource, Shard, standardize
 from svdistill.data.batches import WHOLE
 from svdistill.errors import DataError, ShapeError
 from svdistill.nets import eval_mode
+from svdistill.nets.outputs import find_logits
 from svdistill.training.engine import Engine
 from svdistill.training.reduce import all_reduce
 
@@ -34,7 +35,8 @@ def evaluate(
 
     Args:
         engine: whose device and precision to use; None stays where the images are, in the model's own precision.
-        model: images (B, C, H, W) to logits (B, classes), on that device.
+        model: images (B, C, H, W) to logits (B, classes), on that device. The logits are found in a tuple, a dict
+            and the like where there is no doubt; a distiller knows which part of its student's output they are.
         test: the images to measure on, in memory or on disk, with labels.
         mean: (C,), of the training set.
         std: (C,), of the training set.
@@ -97,7 +99,7 @@ class _Tally:
         """Run the model on images (B, C, H, W), uint8, and compare with their labels (B,)."""
         images = standardize(raw, self._mean, self._std).to(memory_format=self._layout)
         with nullcontext() if self._engine is None else self._engine.autocast():
-            logits = torch.as_tensor(self._model(images)).float()
+            logits = find_logits(self._model(images)).float()
         classes = len(self.counts)
         if logits.ndim != 2 or logits.shape[1] != classes:
             expected = f"expected (B, {classes}); take the network that was made for this data set"

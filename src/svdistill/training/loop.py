@@ -130,9 +130,7 @@ def _epoch(
         figures = {name: value for name, value in figures.items() if name not in COMPARED}
     done = state.epoch + 1
     if done % plan.evaluate_every == 0 or done == plan.epochs:
-        measured = evaluate(
-            engine, plan.distiller.student, plan.test, mean=plan.mean, std=plan.std, shard=processes.shard
-        )
+        measured = evaluate(engine, plan.distiller, plan.test, mean=plan.mean, std=plan.std, shard=processes.shard)
         figures["accuracy"] = measured["accuracy"]
     part = {"stage": number + 1} if len(plan.stages) > 1 else {}
     return {"epoch": done, **part, "seconds": monitor.seconds(), "lr": lr, **figures}

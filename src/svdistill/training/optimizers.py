@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from svdistill.distiller import Distiller
 from svdistill.errors import OptionError, nearest
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -120,6 +121,24 @@ def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 def _trained(group: dict[str, Any]) -> list[nn.Parameter]:
     return [p for p in group["params"] if p.requires_grad]
+
+
+def check_reached(optimizer: torch.optim.Optimizer, distiller: Distiller) -> None:
+    """Make sure that an optimizer holds what learns beside the student, which `Distiller.prepare` has made.
+
+    Args:
+        optimizer: of the distiller's parameters; of the student's it may hold a part.
+        distiller: with all that learns.
+
+    Raises:
+        OptionError: adapters, or parameters of a loss, are missing.
+    """
+    reached = {id(p) for p in (*trained(optimizer), *distiller.student.parameters())}
+    if not all(id(p) in reached for p in distiller.parameters() if p.requires_grad):
+        raise OptionError(
+            "the optimizer lacks the adapters or the parameters of a loss; call distiller.prepare first, then make "
+            "it from distiller"
+        )
 
 
 def step_decay(epoch: int, *, milestones: Sequence[int], gamma: float) -> float:

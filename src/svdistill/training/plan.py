@@ -11,7 +11,7 @@ from svdistill.data import Batches, ImageSource, Mixed
 from svdistill.distiller import Distiller
 from svdistill.errors import OptionError, nearest
 from svdistill.training.objective import Stage
-from svdistill.training.optimizers import trained
+from svdistill.training.optimizers import check_reached
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,12 +66,7 @@ class TrainingPlan:
         known = {id(parameter) for parameter in self.distiller.parameters()}
         if not all(id(p) in known for group in self.optimizer.param_groups for p in group["params"]):
             raise OptionError("the optimizer holds parameters that are not the distiller's; make it from distiller")
-        reached = {id(p) for p in (*trained(self.optimizer), *self.distiller.student.parameters())}
-        if not all(id(p) in reached for p in self.distiller.parameters() if p.requires_grad):
-            raise OptionError(
-                "the optimizer lacks the adapters or the parameters of a loss; call distiller.prepare first, then make "
-                "it from distiller"
-            )
+        check_reached(self.optimizer, self.distiller)
 
     @property
     def epochs(self) -> int:

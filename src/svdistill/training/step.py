@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from svdistill.data import UNLABELLED
 from svdistill.distiller import Distiller, DistillOutput
-from svdistill.errors import ShapeError
+from svdistill.errors import ShapeError, TrainingError
 from svdistill.gradients import TransferHealth, combine
 from svdistill.training.engine import Engine
 from svdistill.training.metrics import sums
 from svdistill.training.objective import Objective
-from svdistill.training.optimizers import add_main_decay, trained
+from svdistill.training.optimizers import add_main_decay, check_reached, trained
 from svdistill.training.processes import Processes
 from svdistill.training.reduce import Gradients, Reducer
 
@@ -59,6 +59,9 @@ class Learner:
         accumulate: in how many passes each process works on its shard of a batch, which needs less memory; the parts
             must have equally many labelled images.
         reducer: sums over the processes, and remembers what is to be summed; None makes one for each step alone.
+
+    Raises:
+        OptionError: the optimizer lacks the adapters, or the parameters of a loss.
     """
 
     engine: Engine
@@ -66,6 +69,9 @@ class Learner:
     optimizer: torch.optim.Optimizer
     accumulate: int = 1
     reducer: Reducer | None = None
+
+    def __post_init__(self) -> None:
+        check_reached(self.optimizer, self.distiller)
 
     @property
     def parts(self) -> int:
@@ -130,7 +136,8 @@ def step(
         The losses and figures of this step, those of all processes.
 
     Raises:
-        TrainingError: another process has ended.
+        OptionError: the optimizer lacks the adapters, or the parameters of a loss.
+        TrainingError: the distiller is in eval mode, or another process has ended.
     """
     learner = Learner(engine, distiller, optimizer)
     return take_step(learner, Examples(images, labels), epoch=epoch, objective=objective, health=health)
@@ -162,8 +169,9 @@ def take_step(
 
     Raises:
         ShapeError: the images cannot be divided evenly.
-        TrainingError: another process has ended.
+        TrainingError: the distiller is in eval mode, or another process has ended.
     """
+    _check_mode(learner.distiller)
     number, passes = len(examples.labels), learner.accumulate
     if number % passes:
         raise ShapeError(
@@ -183,6 +191,13 @@ def take_step(
     learner.optimizer.step()
     learner.optimizer.zero_grad()
     return StepResult(figures, number * learner.engine.world_size)
+
+
+def _check_mode(distiller: Distiller) -> None:
+    if distiller.training and distiller.student.training:
+        return
+    who = "student" if distiller.training else "distiller"
+    raise TrainingError(f"the {who} is in eval mode, in which nothing is to be learnt; call distiller.train() first")
 
 
 class _Part(NamedTuple):

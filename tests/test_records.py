@@ -355,3 +355,28 @@ def test_leftovers_of_processes_that_are_gone(record):
     record.clear_leftovers()
     for folder in (record.path, record.last.parent):
         assert [file.name for file in folder.glob(".*")] == [f".x.{os.getpid()}.tmp"]
+
+
+def test_metrics_of_a_long_run(record):
+    """Of more lines than wanted every n-th and the last are read, n a multiple of what is asked for; few stay all."""
+    lines = [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, 102)]
+    for line in lines:
+        record.append(line)
+    assert [line["epoch"] for line in record.metrics(most=10)] == [*range(11, 100, 11), 101]
+    assert [line["epoch"] for line in record.metrics(most=10, every=4)] == [*range(12, 97, 12), 101]
+    assert record.metrics(most=101, every=7) == lines
+    record.finish({})
+    assert record.metrics(most=10) == [*lines[10:99:11], lines[100]]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_damage_to_a_line_that_is_not_wanted(record, finished):
+    """It is noticed all the same, before and after the run has ended."""
+    for epoch in range(1, 10):
+        record.append({"epoch": epoch, "loss": 0.5})
+    if finished:
+        record.finish({})
+    file = record.path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"epoch": 2, "loss": 0.5', b'"epoch": 2, "loss": 0.7'))
+    with pytest.raises(DataError, match="changed since the run finished" if finished else "line 2.*checksum"):
+        record.metrics(most=3)

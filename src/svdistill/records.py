@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 from svdistill import checksums
 from svdistill.atomic import clear_leftovers, digest, write_atomically
 from svdistill.errors import DataError
-from svdistill.plain import parse_json, parse_yaml
+from svdistill.plain import MAX_JSON, parse_json, parse_yaml
 
 # Where the files lie, on what the run runs and how often it saves: none of it changes the result beyond rounding.
 MACHINE_KEYS = (
@@ -221,8 +222,13 @@ class RunRecord:
         content.pop(_FILES, None)
         return content
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self, *, most: int | None = None, every: int = 1) -> list[dict[str, Any]]:
         """Return one mapping for each epoch, in order; a last line cut off by an interruption is left out.
+
+        Args:
+            most: of a longer run, only every n-th epoch and the last, so that there are about as many; the rest of the
+                file is checked all the same.
+            every: n is a multiple of this, for instance of how often the run was evaluated.
 
         Raises:
             DataError: any other line is damaged, missing or there twice; the message names it. Or the run has ended,
@@ -230,17 +236,39 @@ class RunRecord:
         """
         if not self._metrics.exists():
             return []
-        text = _read(self._metrics)
-        known = self._noted().get(self._metrics) if self.ended else None
-        if known not in (None, hashlib.sha256(text.encode()).hexdigest()):
-            raise DataError(f"{self._metrics} has changed since the run finished; {_AGAIN}")
-        # Every whole line ends in a newline, so what follows the last one is empty or was cut off while it was written.
-        lines = [self._line(line, number) for number, line in enumerate(text.split("\n")[:-1], start=1)]
-        if not all(sealed for _, sealed in lines):
-            if any(sealed for _, sealed in lines):
-                raise DataError(f"{self._metrics} has lines without a checksum among others; {_AGAIN}")
+        number, known = self._survey()
+        step = 1 if most is None or number <= most else every * math.ceil(number / most / every)
+        found, sealed = [], set()
+        with self._metrics.open("rb") as file:
+            # Every whole line ends in a newline, so what follows the last one is empty or was cut off while written.
+            lines = iter(partial(file.readline, MAX_JSON), b"")
+            for line, text in zip(range(1, number + 1), lines, strict=False):
+                wanted = line % step == 0 or line == number
+                if wanted or not known:  # a file that is as it was needs no look at each line
+                    content, has_seal = self._line(text, line)
+                    sealed.add(has_seal)
+                    if wanted:
+                        found.append(content)
+        if sealed == {True, False}:
+            raise DataError(f"{self._metrics} has lines without a checksum among others; {_AGAIN}")
+        if sealed == {False}:
             checksums.note_unsealed()
-        return [content for content, _ in lines]
+        return found
+
+    def _survey(self) -> tuple[int, bool]:
+        """Return how many whole lines the metrics have, and whether they are known to be as the run left them."""
+        known = self._noted().get(self._metrics) if self.ended else None
+        number, found = 0, hashlib.sha256()
+        try:
+            with self._metrics.open("rb") as file:
+                while block := file.read(1 << 20):
+                    number += block.count(b"\n")
+                    found.update(block)
+        except OSError as error:
+            raise DataError(_unreadable(self._metrics, error)) from error
+        if known not in (None, found.hexdigest()):
+            raise DataError(f"{self._metrics} has changed since the run finished; {_AGAIN}")
+        return number, known is not None
 
     def append(self, metrics: Mapping[str, Any]) -> str:
         """Add one epoch's line; numbers that are not finite are written as null, as JSON has none.
@@ -311,8 +339,11 @@ class RunRecord:
             checksums.note_unsealed()
         return content
 
-    def _line(self, text: str, number: int) -> tuple[dict[str, Any], bool]:
-        content, sealed = _from_json(text, self._metrics, line=number)
+    def _line(self, line: bytes, number: int) -> tuple[dict[str, Any], bool]:
+        try:
+            content, sealed = _from_json(line.decode(), self._metrics, line=number)
+        except UnicodeDecodeError as error:
+            raise DataError(_unreadable(self._metrics, error)) from error
         if content.get("epoch") != number:
             raise DataError(
                 f"{self._metrics}, line {number}, is of epoch {content.get('epoch')}, so lines are missing or there "
@@ -336,9 +367,11 @@ def _read(path: Path) -> str:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; is {path.parent} the folder of a run that got that far?") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); restore it, or remove the run's folder and train again"
-        ) from error
+        raise DataError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return f"{path} cannot be read ({error}); restore it, or remove the run's folder and train again"
 
 
 def _mapping(content: Any, path: Path, where: str = "") -> dict[str, Any]:

@@ -9,6 +9,8 @@ import pytest
 from tests.report.runs import LOSSES, make_comparison, make_run
 
 from svdistill.errors import DataError
+from svdistill.report import collect as module
+from svdistill.report import page
 from svdistill.report.collect import Collection, Group, Key, collect, method_of, read
 
 
@@ -236,3 +238,19 @@ def test_foreign_comparison(tmp_path: Path, content: str) -> None:
 def test_every_made_up_method_is_what_its_recipe_says() -> None:
     """The tests' own runs are called as a training would call them."""
     assert [method_of({"loss": loss}) for loss in LOSSES.values()] == list(LOSSES)
+
+
+def test_a_long_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every n-th of the epochs after which it was evaluated is kept, and the last; the page says so."""
+    monkeypatch.setattr(module, "MAX_EPOCHS", 4)
+    lines: list[dict[str, Any]] = [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, 14)]
+    for line in (*lines[2::3], lines[-1]):
+        line["accuracy"] = line["epoch"] / 20
+    run = make_run(tmp_path, epochs=13, metrics=lines, train={"epochs": 13, "evaluate_every": 3})
+    found = read(run)
+    assert found.metrics["epoch"].tolist() == [6, 12, 13]
+    assert found.metrics["accuracy"].tolist() == [0.3, 0.6, 0.65]
+    assert "every n-th is drawn" in page.render(collect([run]))
+    monkeypatch.undo()
+    assert read(run).metrics["epoch"].tolist() == list(range(1, 14))
+    assert "every n-th is drawn" not in page.render(collect([run]))

@@ -21,6 +21,8 @@ from svdistill.records import MACHINE_KEYS, RunRecord
 from svdistill.report.numbers import is_finite
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 
+MAX_EPOCHS = 1000  # a figure has about as many pixels
+
 _NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.unlabelled.root"})
 # What changes how a method helps, not what it is compared under: the student alone has none of it.
 _OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage")
@@ -37,7 +39,8 @@ class RunView:
         path: its folder.
         recipe: the full recipe.
         summary: what it came to.
-        metrics: one mapping for each epoch.
+        metrics: by name of a figure its values, NaN where an epoch has none; the epochs themselves are ``epoch``. Of a
+            run longer than :data:`MAX_EPOCHS` only every n-th epoch is there.
         diagnostics: arrays of its ``insight.npz``; {} where there is none.
         settings: the recipe's settings by dotted key, without what does not change the result.
     """
@@ -45,7 +48,7 @@ class RunView:
     path: Path
     recipe: Mapping[str, Any]
     summary: Mapping[str, Any]
-    metrics: Sequence[Mapping[str, Any]]
+    metrics: Mapping[str, NDArray[np.float64]] = field(repr=False)
     diagnostics: Mapping[str, NDArray[Any]] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
 
@@ -174,14 +177,15 @@ def read(path: str | os.PathLike[str]) -> RunView:
     recipe = record.recipe()
     if not record.finished:
         raise DataError(f"the run {record.path} has not finished; call the same training again to resume it")
-    summary, metrics = record.summary(), record.metrics()
+    summary = record.summary()
     missing = [key for key in _NEEDED if not is_finite(summary.get(key))]
     if missing:
         raise DataError(f"the summary of {record.path} lacks {', '.join(missing)}; train the run again")
-    if not any(is_finite(line.get("accuracy")) and is_finite(line.get("epoch")) for line in metrics):
+    settings = _settings(recipe)
+    metrics = _metrics(record, settings.get("train.evaluate_every"))
+    if not np.isfinite(metrics.get("accuracy", np.nan)).any():
         raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics; train it again")
-    metrics = [line for line in metrics if is_finite(line.get("epoch"))]
-    return RunView(record.path, recipe, summary, metrics, _diagnostics(record.diagnostics), _settings(recipe))
+    return RunView(record.path, recipe, summary, metrics, _diagnostics(record.diagnostics), settings)
 
 
 def method_of(recipe: Mapping[str, Any]) -> str:
@@ -256,6 +260,17 @@ def _compared(file: Path) -> tuple[list[RunView], dict[str, str]]:
     if not found:
         raise DataError(f"{file} names no run that has finished; call the same comparison again to resume it")
     return found, left_out
+
+
+def _metrics(record: RunRecord, evaluated: Any) -> dict[str, NDArray[np.float64]]:
+    """Read a run's metrics, figure by figure; of a long run, every n-th of the epochs after which it was evaluated."""
+    every = evaluated if isinstance(evaluated, int) and evaluated > 0 else 1
+    lines = record.metrics(most=MAX_EPOCHS, every=every)
+    lines = [line for line in lines if is_finite(line.get("epoch"))]
+    names = dict.fromkeys(itertools.chain.from_iterable(lines))
+    return {
+        name: np.array([float(line[name]) if is_finite(line.get(name)) else np.nan for line in lines]) for name in names
+    }
 
 
 def _diagnostics(file: Path) -> dict[str, NDArray[Any]]:

@@ -1,13 +1,15 @@
 """The sections of a report page that summaries and metrics give: gains, curves, cost, settings, health."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from markupsafe import Markup
 
 from svdistill.methods import BASELINE
 from svdistill.report import figures, tables
-from svdistill.report.collect import Group, Key, Regime, rank_of
+from svdistill.report.collect import MAX_EPOCHS, Group, Key, Regime, rank_of
 from svdistill.report.context import PageContext, Picture, Section, capital, conditions
 from svdistill.report.figures import Bar, Line
 from svdistill.report.methods import Look
@@ -55,11 +57,12 @@ def curves(context: PageContext) -> Section | None:
         if lines:
             pictures.append(_responsive(draw, f"curve{number}", capital(title)))
     many = max(len(regime.groups) for regime in regimes) > figures.MAX_BANDS
+    shown = [group for regime in regimes for group in regime.groups]
     bands = "" if many else "; band: one deviation to either side"
     lead = (
         f"{context.accuracy} in percent. Line: mean over the seeds{bands}. The first epochs may lie below the figure."
+        f"{_thinned(shown)}"
     )
-    shown = [group for regime in regimes for group in regime.groups]
     legend = context.legend(shown, teacher=context.teacher is not None)
     return Section("training", "Training", lead, legend, large=pictures) if pictures else None
 
@@ -182,7 +185,7 @@ def health(context: PageContext) -> Section | None:
         return None
     lead = (
         f"How the main and the transfer task went over the epochs{context.under}: mean over the seeds, with one "
-        f"deviation to either side where there is room.{_adapters(context)}"
+        f"deviation to either side where there is room.{_thinned(context.main.groups)}{_adapters(context)}"
     )
     legend = [look for look in context.legend(context.main.groups, teacher=True) if look in drawn]
     return Section("health", "Health of the transfer task", lead, legend, small=pictures)
@@ -226,11 +229,19 @@ def _responsive(draw: Draw, name: str, title: str, *, wide: int = WIDE, note: st
 
 def _line(group: Group, key: str, look: Look | None) -> Line | None:
     """Return a metric over the epochs in which all runs of a method have it."""
-    runs = [
-        {int(line["epoch"]): float(line[key]) for line in run.metrics if is_finite(line.get(key))} for run in group.runs
-    ]
-    epochs = sorted(set.intersection(*map(set, runs)))
-    return Line(look, epochs, [[run[epoch] for epoch in epochs] for run in runs]) if epochs else None
+    runs = [run.metrics for run in group.runs]
+    if not all(key in run for run in runs):
+        return None
+    there = [run["epoch"][np.isfinite(run[key])] for run in runs]
+    epochs = functools.reduce(np.intersect1d, there)
+    values = [run[key][np.isfinite(run[key]) & np.isin(run["epoch"], epochs)].tolist() for run in runs]
+    return Line(look, epochs.tolist(), values) if len(epochs) else None
+
+
+def _thinned(groups: Sequence[Group]) -> str:
+    """Say that not all epochs of long runs are drawn."""
+    parts = [len(run.metrics["epoch"]) / run.summary["epochs"] for group in groups for run in group.runs]
+    return f" Of runs of more than {MAX_EPOCHS:,} epochs every n-th is drawn." if min(parts) < 1 else ""
 
 
 def _same_but(context: PageContext, names: str) -> list[Regime]:

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-gpu lint bench rehearse clean
+.PHONY: help install demo test test-gpu kill-test lint bench rehearse clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,10 @@ test-gpu: $(STAMP)  ## the tests of what computes, on a GPU; skipped where there
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 	then SVDISTILL_TEST_DEVICE=cuda $(BIN)/pytest -q tests/gpu; \
 	else echo "skipped: no CUDA device is visible"; fi
+
+KILLS ?= 100
+kill-test: $(STAMP)  ## kill trainings at KILLS random moments (100, ten minutes), resume them, count what differs
+	$(BIN)/python -m tests.kill --kills $(KILLS)
 
 bench: $(STAMP)  ## time loss, decomposition, step, input pipeline and scaling; writes bench-results/*.json
 	$(BIN)/python -m benchmarks

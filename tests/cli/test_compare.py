@@ -100,12 +100,13 @@ def test_resumes_after_everything_was_killed(capsys: pytest.CaptureFixture[str],
     arguments = ["compare", *SMALL, "train.epochs=25", "--seeds", "1", "--jobs", "2"]
     with subprocess.Popen([sys.executable, "-m", "svdistill", *arguments], stderr=subprocess.DEVNULL) as parent:
         until = time.monotonic() + 100
-        while not (begun := list(tmp_path.glob("runs/digits/svd/0-*/metrics.jsonl"))) or not begun[0].stat().st_size:
+        # A line of metrics is written before the checkpoint: only with that is there something to resume from.
+        while not (saved := list(tmp_path.glob("runs/digits/svd/0-*/checkpoints/last.pt"))):
             assert parent.poll() is None
             assert time.monotonic() < until
             time.sleep(0.02)
         parent.send_signal(signal.SIGKILL)
-    folder = begun[0].parent
+    folder = saved[0].parent.parent
     teacher = next(tmp_path.glob("runs/digits/teacher/0-*/summary.json")).stat().st_mtime_ns
     with Run(folder).locked(waiting=lambda: None):  # free once the worker is gone
         done = len(Run(folder).metrics)

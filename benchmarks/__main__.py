@@ -11,7 +11,9 @@ import torch
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.measure import LOAD_BEFORE
 
-NAMES = ("loss", "decomposition", "step", "pipeline", "scaling", "gpu")
+NAMES = ("loss", "decomposition", "step", "pipeline", "scaling", "gpu", "endurance")
+# Only where they are named: the first needs a GPU, the second takes half an hour.
+_APART = ("gpu", "endurance")
 
 
 def run(names: list[str]) -> None:
@@ -20,10 +22,10 @@ def run(names: list[str]) -> None:
     if unknown:
         sys.exit(f"error: unknown benchmark {unknown[0]!r}; known: {', '.join(NAMES)}, and table")
     environment = os.environ | {LOAD_BEFORE: str(os.getloadavg()[0])}
-    there = torch.cuda.is_available()
+    usual = [name for name in NAMES if name not in _APART or (name == "gpu" and torch.cuda.is_available())]
     failed = [
         name
-        for name in names or [name for name in NAMES if there or name != "gpu"]
+        for name in names or usual
         if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], env=environment, check=False).returncode
     ]
     if failed:
@@ -45,7 +47,10 @@ def main() -> None:
         epilog="See also: python -m benchmarks gpu --help, python -m benchmarks regimes --help",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (all that the machine can run), or table"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"{', '.join(NAMES)} (all that the machine can run but endurance), or table",
     )
     parser.add_argument("--from", dest="source", type=Path, help="table: copy the figures from this folder first")
     given = parser.parse_args()

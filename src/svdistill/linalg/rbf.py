@@ -26,7 +26,8 @@ from svdistill.linalg.precision import full_float32
 from svdistill.linalg.svd_backward import refuse_second_derivative
 
 MAX_ARGUMENT = 2.0  # 2 |a b| / β beyond which the series needs too many terms and the dense form takes over
-CHUNK_NUMBERS = 1 << 19  # numbers in the largest temporary: 2 MB, which stays in the cache
+CHUNK_NUMBERS = 1 << 19  # numbers in the largest temporary: 2 MB, which stays in a CPU's cache
+GPU_CHUNK_NUMBERS = 1 << 24  # there each further chunk costs its launches, and the cache matters little
 
 
 def rbf_distance(
@@ -81,29 +82,30 @@ class _Distance(torch.autograd.Function):
         beta, limit = form
         student, teacher = vectors[:taps], vectors[taps:]
         needed = any(ctx.needs_input_grad[3 : 3 + taps])
-        gradients = [torch.empty_like(a) for a in student] if needed else None
+        ctx.taps, ctx.widths = taps, [a.shape[1] for a in student]
         total = torch.zeros((), dtype=torch.float64, device=weight.device)
+        gradient = weight.new_empty(len(student[0]), sum(ctx.widths)) if needed else None
         terms = _terms(student, teacher, beta, limit)
         chunks = _dense_chunks if terms is None else _factored_chunks
         for where, part, change in chunks(student, teacher, weight, beta, terms or 0, needed):
             total += part
-            for whole, piece in zip(gradients or (), change, strict=False):
-                whole[where] = piece
-        if gradients is not None:
-            ctx.save_for_backward(*gradients)
-        ctx.taps = taps
+            if gradient is not None:
+                gradient[where] = change
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
         return total.to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        return (None, None, None, *(g * grad for g in ctx.saved_tensors), *([None] * ctx.taps))
+        (gradient,) = ctx.saved_tensors
+        return (None, None, None, *(gradient * grad).split(ctx.widths, 1), *([None] * ctx.taps))
 
 
 class _Part(NamedTuple):
     where: slice
     distance: Tensor  # 0-dim, float64
-    gradients: Sequence[Tensor]  # of this chunk, one for each tap; empty where none are needed
+    gradient: Tensor | None  # of this chunk, (n, S), the taps side by side
 
 
 def _terms(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, limit: float | None) -> int | None:
@@ -130,6 +132,10 @@ def _terms(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, li
     return terms
 
 
+def _chunk(where: Tensor) -> int:
+    return CHUNK_NUMBERS if where.device.type == "cpu" else GPU_CHUNK_NUMBERS
+
+
 def _largest(*vectors: Tensor) -> Tensor:
     return torch.stack([end for v in vectors for end in torch.aminmax(v)]).abs().amax()
 
@@ -137,7 +143,7 @@ def _largest(*vectors: Tensor) -> Tensor:
 def _factored_chunks(
     student: Sequence[Tensor], teacher: Sequence[Tensor], weight: Tensor, beta: float, terms: int, needed: bool
 ) -> Iterator[_Part]:
-    step = max(1, CHUNK_NUMBERS // (2 * terms * max(1, sum(a.shape[1] for a in student))))
+    step = max(1, _chunk(weight) // (2 * terms * max(1, sum(a.shape[1] for a in student))))
     series = _series(terms, beta, weight)
     for begin in range(0, len(student[0]), step):
         where = slice(begin, begin + step)
@@ -155,33 +161,30 @@ def _factored_chunk(
     needed: bool,
 ) -> _Part:
     terms, widths = len(series) // 2, [a.shape[1] for a in student]
-    a = torch.cat([v[where] for v in student], 1)
-    phi, q = _factors(a, torch.cat([v[where] for v in teacher], 1), beta, terms)
+    both = torch.cat([v[where] for v in (*teacher, *student)], 1).unflatten(1, (2, sum(widths)))
+    phi, q = _factors(both, beta, terms)
     parts = q.split(widths, 2)
     grams = torch.stack([torch.bmm(part, part.mT) for part in parts])
     total, pulls = _couple(grams, weight[:, where], series)
     if not needed:
-        return _Part(where, total, ())
+        return _Part(where, total, None)
     pull = torch.cat([torch.bmm(g[:, :terms], part) for g, part in zip(pulls, parts, strict=True)], 2)
-    return _Part(where, total, _chain(pull, phi, a, beta).split(widths, 1))
+    return _Part(where, total, _chain(pull, phi, both[:, 1], beta))
 
 
-def _factors(a: Tensor, c: Tensor, beta: float, terms: int) -> tuple[Tensor, Tensor]:
-    """Return Φ_S (n, R, S) and Q = [Δ; Φ_T] (n, 2R, S) of student entries a and teacher entries c (n, S)."""
-    phi = a.new_empty(a.shape[0], terms, a.shape[1])
-    q = a.new_empty(a.shape[0], 2 * terms, a.shape[1])
-    delta, psi = q[:, :terms], q[:, terms:]
+def _factors(both: Tensor, beta: float, terms: int) -> tuple[Tensor, Tensor]:
+    """Return Φ_S (n, R, S) and Q = [Δ; Φ_T] (n, 2R, S) of the entries (n, 2, S) of teacher c and student a."""
+    found = both.new_empty(both.shape[0], 3, terms, both.shape[2])  # Δ, Φ_T, Φ_S
+    delta, phis, (c, a) = found[:, 0], found[:, 1:], both.unbind(1)
     difference = a - c
-    torch.exp(a.square().div_(-beta), out=phi[:, 0])
-    torch.exp(c.square().div_(-beta), out=psi[:, 0])
-    torch.mul(psi[:, 0], torch.expm1((a + c).mul_(difference).div_(-beta)), out=delta[:, 0])
+    torch.exp(both.square().div_(-beta), out=phis[:, :, 0])
+    torch.mul(phis[:, 0, 0], torch.expm1((a + c).mul_(difference).div_(-beta)), out=delta[:, 0])
     for r in range(1, terms):
-        torch.mul(phi[:, r - 1], a, out=phi[:, r])
-        torch.mul(psi[:, r - 1], c, out=psi[:, r])
+        torch.mul(phis[:, :, r - 1], both, out=phis[:, :, r])
         # a φ(a) − c φ(c) = (a − c) φ(a) + c (φ(a) − φ(c)): no two large numbers are subtracted.
         torch.mul(delta[:, r - 1], c, out=delta[:, r])
-        delta[:, r].addcmul_(phi[:, r - 1], difference)
-    return phi, q
+        delta[:, r].addcmul_(phis[:, 1, r - 1], difference)
+    return phis[:, 1], found[:, :2].flatten(1, 2)
 
 
 def _couple(grams: Tensor, weight: Tensor, series: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,7 +231,7 @@ def _dense_chunks(
 ) -> Iterator[_Part]:
     """The plain form in chunks of the batch, for a β so small that the series would need too many terms."""
     largest = max((f.shape[1] * b.shape[1] for f, b in itertools.pairwise(student)), default=1)
-    step = max(1, CHUNK_NUMBERS // max(1, largest))
+    step = max(1, _chunk(weight) // max(1, largest))
     for begin in range(0, len(student[0]), step):
         where = slice(begin, begin + step)
         total = torch.zeros((), dtype=torch.float64, device=weight.device)
@@ -246,7 +249,7 @@ def _dense_chunks(
                 slope = error * found * gap * (-4 / beta) * w[:, None, None]
                 change[pair] += slope.sum(2)
                 change[pair + 1] -= slope.sum(1)
-        yield _Part(where, total, change)
+        yield _Part(where, total, torch.cat(change, 1) if needed else None)
 
 
 def _check(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, weight: Tensor | None) -> None:

@@ -11,7 +11,7 @@ from svdistill.errors import OptionError
 from svdistill.linalg import assign, rbf_distance, truncated_svd
 from svdistill.linalg.solvers import choose_solver
 from svdistill.linalg.squaring import leading, resolvent, separate
-from svdistill.linalg.svd import decompose
+from svdistill.linalg.svd import decompose, decompose_all
 from tests.waiting import DEVICE, WaitError, nothing_waits
 
 EPS = torch.finfo(torch.float32).eps
@@ -143,6 +143,35 @@ def test_waiting_is_noticed(waits):
         x = torch.rand(2, 9, 9, device=DEVICE)
         with pytest.raises((WaitError, DataDependentOutputException, DynamicOutputShapeException, RuntimeError)):
             waits(x)
+
+
+@pytest.mark.filterwarnings("ignore::svdistill.errors.SvdistillWarning")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 2e-4)])
+@pytest.mark.parametrize("gradient", ["exact", "paper"])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_taps_together_as_alone(rank, gradient, dtype, tolerance):
+    """Taps of every kind, in any order and with broken samples, give together what each gives alone, and no more."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(50, 1), (12, 40), (40, 36), (36, 36), (8, 8), (30, 4)]  # D, N: in pairs, padded, and alone
+    xs = [torch.rand(3, *shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    targets = [torch.linalg.svd(x + 0.3 * torch.rand(x.shape, generator=generator))[0][..., :rank].mT for x in xs]
+    xs[1][0], xs[4][1, 2, 3] = 0, float("nan")
+    xs = [x.to(dtype).requires_grad_() for x in xs]
+    rule = partial(assign, assignment="one_to_one")
+    options = {"assign": rule, "gradient": gradient, "solver": "squaring"}
+    together = decompose_all(
+        xs, [rank + 1] * len(xs), targets=[v[:, : x.shape[2]] for v, x in zip(targets, xs, strict=True)], **options
+    )
+    for x, v, found in zip(xs, targets, together, strict=True):
+        alone = decompose(x, rank + 1, targets=v[:, : x.shape[2]], **options)
+        torch.testing.assert_close(found, alone, rtol=tolerance, atol=tolerance)
+        weight = torch.rand(alone.rows.shape, generator=generator)
+        value = [(one.rows * weight).sum() + one.values.square().sum() for one in (found, alone)]
+        expected = torch.autograd.grad(value[1], x)[0]
+        changes = torch.autograd.grad(value[0], xs, retain_graph=True)
+        for y, change in zip(xs, changes, strict=True):
+            right = expected if y is x else torch.zeros_like(y)
+            assert (change - right).norm() <= tolerance * expected.norm()
 
 
 def test_compiles_into_one_graph():

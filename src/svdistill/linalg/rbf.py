@@ -89,7 +89,7 @@ class _Distance(torch.autograd.Function):
         chunks = _dense_chunks if terms is None else _factored_chunks
         for where, part, change in chunks(student, teacher, weight, beta, terms or 0, needed):
             total += part
-            if gradient is not None:
+            if gradient is not None and change is not None:
                 gradient[where] = change
         if gradient is not None:
             ctx.save_for_backward(gradient)

@@ -14,14 +14,16 @@ gradient (beside one more candidate, as in the loss) were off by, as medians ove
     by eigh     2e−6    6e−6    3e−5    4e−4    3e−4    1e−3     2e−3
 """
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-SQUARINGS = 10
+SQUARINGS = 12  # a row of K^4096, and one more product with it
 RESOLVENT_SQUARINGS = 12  # 2^13 terms of the geometric series, as many as `leading` applies powers of K
-POWERS = 7  # products of a vector with K^(2^s): each is worth as much as all squarings together
 CLEANINGS = 2  # products with K itself, which take out what the squarings have rounded
-RESCALE_EVERY = 3  # squarings; a trace of 1 becomes at least m^−7 in between, which float32 holds for every m < 1e5
+SMALLEST = 35  # a trace of 1 that squarings may bring to 1e−35, which float32 just holds, is rescaled before
 SWEEPS = 3
 
 
@@ -39,16 +41,16 @@ def leading(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         Rayleigh quotients (B, rank), and vectors (B, rank, m); zero where nothing is left of a matrix.
     """
     values: list[Tensor] = []
-    rows = gram.new_zeros(len(gram), 0, gram.shape[-1])
+    found: list[Tensor] = []
     left = gram
     for _ in range(rank):
-        row = _beside(_dominant(left), rows) if rows.shape[1] else _dominant(left)
-        image = torch.bmm(row, gram)
-        value = (image * row).sum(2, keepdim=True)
-        values.append(value[..., 0])
-        rows = torch.cat((rows, row), 1)
-        left = torch.baddbmm(left, (row * value).mT, row, alpha=-1)
-    return torch.cat(values, 1).clamp_min(0), rows
+        if found:
+            # A broadcast product, since the batched one would copy the matrices first.
+            left = torch.addcmul(left, (found[-1] * values[-1]).mT, found[-1], value=-1)
+        row = _beside(_dominant(left), torch.cat(found, 1)) if found else _dominant(left)
+        values.append(torch.bmm(torch.bmm(row, gram), row.mT))
+        found.append(row)
+    return torch.cat(values, 1)[..., 0].clamp_min(0), torch.cat(found, 1)
 
 
 def resolvent(rest: Tensor, value: Tensor, floor: Tensor, rhs: Tensor) -> Tensor:
@@ -65,15 +67,20 @@ def resolvent(rest: Tensor, value: Tensor, floor: Tensor, rhs: Tensor) -> Tensor
     Returns:
         (B, k, m).
     """
-    value = torch.maximum(value, floor)[..., None]
-    # In units of the floor no power exceeds 1, so nothing has to be rescaled; what underflows is nothing.
-    power, weight = rest / floor[..., None], floor[..., None] / value
-    z = rhs / value
+    value = torch.maximum(value, floor)
+    size, least = rest.shape[-1], value.amin(1, keepdim=True)
+    # In units of the least λ_i no power exceeds 1, so nothing has to be rescaled; what underflows is nothing.
+    block, weight = torch.cat((rest / least[..., None], rhs / value[..., None]), 1), (least / value)[..., None]
     for step in range(RESOLVENT_SQUARINGS + 1):
-        z = torch.addcmul(z, weight, torch.bmm(z, power))
-        if step < RESOLVENT_SQUARINGS:
-            power, weight = torch.bmm(power, power), weight.square()
-    return z
+        # One product is both the square of the power and the product of z with it.
+        after = torch.bmm(block if step < RESOLVENT_SQUARINGS else block[:, size:], block[:, :size])
+        z = after[:, -rhs.shape[1] :]
+        if rhs.shape[1] > 1:  # of a single one the weight is 1
+            z.mul_(weight)
+            weight = weight.square()
+        z.add_(block[:, size:])
+        block = after
+    return block
 
 
 def separate(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,32 +108,36 @@ def separate(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 def _dominant(gram: Tensor) -> Tensor:
     # shape: (B, m, m) -> (B, 1, m), unit length or zero
-    power = gram
+    power, every = gram, _rescale_every(gram.shape[-1])
     for step in range(SQUARINGS):
         power = torch.bmm(power, power)
-        if step % RESCALE_EVERY == 0 or step == SQUARINGS - 1:
-            trace = power.diagonal(dim1=1, dim2=2).sum(1)
-            power = power / trace.clamp_min(torch.finfo(power.dtype).tiny)[:, None, None]
+        if step == 0 or (SQUARINGS - step) % every == 0:
+            power = power / _nonzero(power.diagonal(dim1=1, dim2=2).sum(1))[:, None, None]
     # The row with the largest diagonal entry is never orthogonal to the vector that is looked for.
     start = power.diagonal(dim1=1, dim2=2).argmax(1)[:, None, None].expand(-1, 1, power.shape[-1])
-    row = power.gather(1, start)
-    for _ in range(POWERS):
-        row = torch.bmm(row, power)
+    row = _unit(torch.bmm(power.gather(1, start), power))
     for _ in range(CLEANINGS):
-        row = torch.bmm(_unit(row), gram)
+        row = torch.bmm(row, gram)
     return _unit(row)
 
 
+def _rescale_every(size: int) -> int:
+    """Return after how many squarings a trace may have fallen from 1 to `SMALLEST`: to m^(1 − 2^s) at worst."""
+    return max(1, int(math.log2(1 + SMALLEST / math.log10(max(2, size)))))
+
+
 def _beside(row: Tensor, rows: Tensor) -> Tensor:
-    """Take the part of a unit vector that is orthogonal to others, twice; zero where that part is only rounding."""
-    for _ in range(2):
-        row = row - torch.bmm(torch.bmm(row, rows.mT), rows)
-    return torch.where(row.square().sum(2, keepdim=True) > 0.25, _unit(row), torch.zeros_like(row))
+    """Take the part of a unit vector that is orthogonal to others; zero where that part may be only rounding."""
+    row = row - torch.bmm(torch.bmm(row, rows.mT), rows)
+    return row / functional.threshold(torch.linalg.vector_norm(row, dim=2, keepdim=True), 0.5, math.inf)
 
 
 def _unit(rows: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
-    return rows / length.clamp_min(torch.finfo(rows.dtype).tiny)
+    return rows / _nonzero(torch.linalg.vector_norm(rows, dim=2, keepdim=True))
+
+
+def _nonzero(divisor: Tensor) -> Tensor:
+    return divisor.clamp_min(torch.finfo(divisor.dtype).tiny)
 
 
 def _angles(gram: Tensor) -> Tensor:

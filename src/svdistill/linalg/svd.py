@@ -6,7 +6,7 @@ k ≤ p ≤ m the number of vectors that are kept of those that are computed. Ve
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -19,8 +19,11 @@ from svdistill.linalg import solvers
 from svdistill.linalg.align import aligning_signs, canonical_signs
 from svdistill.linalg.gram import (
     Scaled,
-    clean,
+    arranged,
+    cleaned,
     cosines,
+    is_wide,
+    multiply,
     polish,
     right_vectors,
     rounding,
@@ -121,24 +124,59 @@ def decompose(
         ShapeError: x or the targets have the wrong shape.
         OptionError: a wrong option, see `truncated_svd`, or targets without `assign`.
     """
-    _check(x, rank, gradient, solver)
-    _check_targets(x, targets, assign)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    plan = _Plan(min(rank, *x.shape[1:]), targets, assign, gradient, solver)
-    with full_float32(x.device):
-        if 0 in x.shape or plan.rank == 0:
-            return _empty(x.to(dtype), plan)
-        return Decomposition(*cast(tuple[Tensor, ...], _Decompose.apply(x.to(dtype), plan)))
+    wanted = None if targets is None else [targets]
+    return decompose_all([x], [rank], targets=wanted, assign=assign, gradient=gradient, solver=solver)[0]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is asked of a decomposition."""
+def decompose_all(
+    xs: Sequence[Tensor],
+    ranks: Sequence[int],
+    *,
+    targets: Sequence[Tensor] | None = None,
+    assign: Callable[[Tensor], Tensor] | None = None,
+    gradient: Gradient = "exact",
+    solver: Solver = "auto",
+) -> list[Decomposition]:
+    """Do what `decompose` does for several taps; by products alone, and so on a GPU, all at once.
 
+    Args:
+        xs: (B, D, N) of each tap, of one batch.
+        ranks: number of vectors or candidates of each.
+        targets: (B, k, D) of each, or None.
+        assign: as in `decompose`; it may be given the inner products of all taps in one batch.
+        gradient: as in `truncated_svd`.
+        solver: as in `truncated_svd`.
+
+    Returns:
+        A decomposition for each tap.
+
+    Raises:
+        ShapeError: see `decompose`.
+        OptionError: see `decompose`.
+    """
+    wanted: Sequence[Tensor | None] = [None] * len(xs) if targets is None else targets
+    asked = []
+    for x, rank, target in zip(xs, ranks, wanted, strict=True):
+        _check(x, rank, gradient, solver)
+        _check_targets(x, target, assign)
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        count = min(rank, *x.shape[1:])
+        chosen = solvers.choose_solver(min(x.shape[1:]), count, dtype, x.device) if solver == "auto" else solver
+        asked.append(_Asked(x, dtype, count, target, chosen))
+    if not asked or not all(one.batches_with(asked[0]) for one in asked):
+        return [_found([one], assign, gradient)[0] for one in asked]
+    order = arranged(xs)
+    found = dict(zip(order, _found([asked[tap] for tap in order], assign, gradient), strict=True))
+    return [found[tap] for tap in range(len(xs))]
+
+
+class _Asked(NamedTuple):
+    """What is asked of one tap."""
+
+    x: Tensor
+    dtype: torch.dtype
     rank: int
     targets: Tensor | None
-    assign: Callable[[Tensor], Tensor] | None
-    gradient: Gradient
     solver: Solver
 
     @property
@@ -146,23 +184,62 @@ class _Plan:
         """How many vectors the caller keeps."""
         return self.rank if self.targets is None else self.targets.shape[1]
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to decompose."""
+        return 0 in self.x.shape or self.rank == 0
+
+    def batches_with(self, other: "_Asked") -> bool:
+        """Whether both can be parts of one batch."""
+        alike = (self.dtype, self.solver, len(self.x)) == (other.dtype, "squaring", len(other.x))
+        return alike and not self.empty
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked of the taps together."""
+
+    rank: int
+    kept: tuple[int, ...]
+    targets: Tensor | None  # (S, k, D)
+    assign: Callable[[Tensor], Tensor] | None
+    gradient: Gradient
+    solver: Solver
+
+    @property
+    def most(self) -> int:
+        """How many vectors a tap keeps at most."""
+        return max(self.kept)
+
+
+def _found(
+    asked: Sequence[_Asked], assign: Callable[[Tensor], Tensor] | None, gradient: Gradient
+) -> list[Decomposition]:
+    with full_float32(asked[0].x.device):
+        xs = [one.x.to(one.dtype) for one in asked]
+        if asked[0].empty:
+            return [_empty(xs[0], asked[0].kept)]
+        targets = [one.targets.to(one.dtype) for one in asked if one.targets is not None]
+        goal = _stacked(targets) if targets else None
+        kept = tuple(one.kept for one in asked)
+        plan = _Plan(max(one.rank for one in asked), kept, goal, assign, gradient, asked[0].solver)
+        parts = cast(tuple[Tensor, ...], _Decompose.apply(plan, *xs))
+    return [Decomposition(*parts[tap :: len(xs)]) for tap in range(len(xs))]
+
 
 class _Decompose(torch.autograd.Function):
-    """The decomposition and its derivative; only vectors that were picked carry gradient."""
+    """The decompositions and their derivative; only vectors that were picked carry gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: _Plan) -> tuple[Tensor, ...]:
-        solver = _choose(plan, x)
-        scaled = scale(x, waits=solver != "squaring")
-        targets = None if plan.targets is None else plan.targets.to(x.dtype)
+    def forward(ctx: Any, plan: _Plan, *xs: Tensor) -> tuple[Tensor, ...]:
+        waits, targets, index, image = plan.solver != "squaring", plan.targets, None, None
+        scaled = scale(xs, waits=waits)
         probe = None if targets is None else to_smaller_side(scaled, targets)
-        pairs = _solve(scaled, plan, solver, probe)
-        image = None
-        if plan.kept > 1 and x.dtype == torch.float32:
-            pairs, image = polish(scaled, pairs, max(plan.rank, plan.kept + 1), waits=solver != "squaring")
+        pairs = _solve(scaled, plan, probe)
+        if plan.most > 1 and xs[0].dtype == torch.float32:
+            pairs, image = polish(scaled, pairs, max(plan.rank, plan.most + 1), waits=waits)
         values, rows = pairs.values[:, : plan.rank], pairs.rows[:, : plan.rank]
         image = None if image is None else image[:, : plan.rank]
-        index = None
         if probe is not None:
             assert plan.assign is not None, "targets need an assignment"
             index = plan.assign(cosines(scaled, values, rows, probe))
@@ -178,81 +255,110 @@ class _Decompose(torch.autograd.Function):
         right = right * sign[..., None]
         energy = torch.where(defined, values, torch.zeros_like(values))
         singular = torch.where(defined, values.sqrt() * scaled.unit[:, None], torch.zeros_like(values))
-        if ctx.needs_input_grad[0]:
+        if any(ctx.needs_input_grad[1:]):
             small = rows * sign[..., None]
-            index = torch.arange(plan.rank, device=x.device).expand(len(x), -1) if index is None else index
-            # The input, which the network keeps anyway: a scaled copy is made again when its turn comes.
-            ctx.save_for_backward(
-                x, scaled.gram, scaled.norm, scaled.factor, scaled.usable, *pairs[:2], small, right, index, defined
-            )
-            ctx.complete, ctx.solver = pairs.complete, solver
-            ctx.gradient, ctx.rank = plan.gradient, plan.rank
-        ctx.mark_non_differentiable(defined, energy, cosine)
+            if index is None:
+                index = torch.arange(plan.rank, device=right.device).expand(len(right), -1)
+            # The inputs, which the network keeps anyway: scaled copies are made again when their turn comes.
+            ctx.save_for_backward(*xs, *scaled.grams, *scaled[2:], *pairs[:2], small, right, index, defined)
+            ctx.complete, ctx.plan = pairs.complete, plan
+            ctx.taps, ctx.grams = len(xs), len(scaled.grams)
+        outputs = tuple(_by_tap(one, xs, plan.kept) for one in (singular, right, defined, energy, cosine))
+        ctx.mark_non_differentiable(*outputs[2], *outputs[3], *outputs[4])
         ctx.set_materialize_grads(False)
-        return singular, right, defined, energy, cosine
+        return tuple(part for one in outputs for part in one)
 
     @staticmethod
-    def backward(
-        ctx: Any, g_values: Tensor | None, g_rows: Tensor | None, *_: Tensor | None
-    ) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        x, gram, norm, factor, usable, values, rows, small, right, index, defined = ctx.saved_tensors
-        if g_rows is None and g_values is None:
-            return None, None
+        taps, plan = ctx.taps, cast(_Plan, ctx.plan)
+        g_values, g_rows = grads[:taps], grads[taps : 2 * taps]
+        if all(one is None for one in (*g_values, *g_rows)):
+            return tuple([None] * len(ctx.needs_input_grad))
+        first = taps + ctx.grams
+        xs, grams = ctx.saved_tensors[:taps], ctx.saved_tensors[taps:first]
+        norm, inverse, factor, usable, values, rows, small, right, index, defined = ctx.saved_tensors[first:]
         state = Saved(
-            Scaled(x if factor is None else clean(x, factor, usable), gram, norm, factor, usable),
+            Scaled(xs if factor is None else cleaned(xs, factor, usable), grams, norm, inverse, factor, usable),
             Eigenpairs(values, rows, ctx.complete),
-            ctx.solver,
-            ctx.rank,
+            plan.solver,
+            plan.rank,
             small,
             right,
             index,
             defined,
         )
-        g_rows = torch.zeros_like(right) if g_rows is None else g_rows
-        with full_float32(x.device):
-            change = paper_gradient if ctx.gradient == "paper" else exact_gradient
-            return change(state, g_rows.to(x.dtype), g_values), None
+        with full_float32(right.device):
+            change = paper_gradient if plan.gradient == "paper" else exact_gradient
+            along = _together(g_values, small[..., 0]) if any(g is not None for g in g_values) else None
+            return None, *change(state, _together(g_rows, right), along)
 
 
-def _choose(plan: _Plan, x: Tensor) -> Solver:
-    if plan.solver == "auto":
-        return solvers.choose_solver(min(x.shape[1:]), plan.rank, x.dtype, x.device)
-    return plan.solver
+def _stacked(targets: Sequence[Tensor]) -> Tensor:
+    """Put the targets of the taps behind one another, as (S, k, D) with the largest k and D."""
+    if len(targets) == 1:
+        return targets[0]
+    first, (count, width) = targets[0], (max(one.shape[dim] for one in targets) for dim in (1, 2))
+    like = first.new_empty(len(targets) * len(first), count, width)
+    return _together(targets, like)
 
 
-def _solve(scaled: Scaled, plan: _Plan, solver: Solver, probe: Tensor | None) -> Eigenpairs:
-    if solver == "lapack":
-        return solvers.lapack((scaled.x.mT if scaled.wide else scaled.x) * scaled.inverse_norm)
-    if solver == "eigh":
-        return solvers.eigh(scaled.gram)
-    if solver == "squaring":
-        return solvers.squaring(scaled.gram, plan.rank)
+def _by_tap(stack: Tensor, xs: Sequence[Tensor], kept: Sequence[int]) -> list[Tensor]:
+    """Take (S, k) or (S, k, D) apart."""
+    pieces = stack.split(len(xs[0]))
+    if stack.dim() == 3:
+        pieces = tuple(piece[..., : x.shape[1]] for piece, x in zip(pieces, xs, strict=True))
+    return [piece[:, :count] for piece, count in zip(pieces, kept, strict=True)]
+
+
+def _together(grads: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    """Put gradients of the taps behind one another, as (S, k) or (S, k, D) as `like` is; None is zero."""
+    if len(grads) == 1 and grads[0] is not None:
+        return grads[0].to(like.dtype)
+    out = torch.zeros_like(like)
+    for part, grad in zip(out.split(len(like) // len(grads)), grads, strict=True):
+        if grad is not None and grad.dim() == 3:
+            part[:, : grad.shape[1], : grad.shape[2]] = grad
+        elif grad is not None:
+            part[:, : grad.shape[1]] = grad
+    return out
+
+
+def _solve(scaled: Scaled, plan: _Plan, probe: Tensor | None) -> Eigenpairs:
+    if plan.solver == "squaring":
+        found = [solvers.squaring(gram, plan.rank) for gram in scaled.grams]
+        values = torch.cat([one.values for one in found])
+        return Eigenpairs(values, scaled.joined([one.rows for one in found]), complete=False)
+    (x,), (gram,) = scaled.xs, scaled.grams
+    if plan.solver == "lapack":
+        return solvers.lapack((x.mT if is_wide(x) else x) * scaled.inverse_norm)
+    if plan.solver == "eigh":
+        return solvers.eigh(gram)
     if probe is None or plan.assign is None or plan.gradient == "paper":  # which uses all candidates
-        return solvers.subspace(scaled.gram, plan.rank)
+        return solvers.subspace(gram, plan.rank)
     assign = plan.assign
-    return solvers.subspace(
-        scaled.gram, plan.rank, used=lambda values, rows: assign(cosines(scaled, values, rows, probe))
-    )
+    return solvers.subspace(gram, plan.rank, used=lambda values, rows: assign(cosines(scaled, values, rows, probe)))
 
 
 def _canonical(scaled: Scaled, values: Tensor, rows: Tensor, right: Tensor, image: Tensor | None) -> Tensor:
     """Canonical signs; the inner product with the mean feature, in units of ‖x‖ / √N, is σ Σ u or v · mean."""
-    positions = scaled.x.shape[2]
-    if scaled.wide:
-        lean = values.sqrt() * rows.sum(2) / positions**0.5
-    elif image is not None:
-        lean = image.sum(2) / positions**0.5
-    else:
-        mean = scaled.x.mean(2, keepdim=True) * scaled.inverse_norm
-        lean = torch.bmm(right, mean)[..., 0] * positions**0.5
+    narrow = scaled.of(slice(scaled.narrow))
+    lean = values.sqrt() * rows.sum(2)
+    if image is not None:
+        lean[narrow] = image[narrow].sum(2)
+    elif scaled.narrow:
+        sums = [x.sum(2, keepdim=True) for x in scaled.xs[: scaled.narrow]]
+        lean[narrow] = (multiply(right[narrow], sums) * scaled.inverse_norm[narrow])[..., 0]
+    parts = lean.split(len(scaled.xs[0]))
+    for part, x in zip(parts, scaled.xs, strict=True):
+        part /= x.shape[2] ** 0.5
     return canonical_signs(right, lean, torch.ones_like(values))
 
 
-def _empty(x: Tensor, plan: _Plan) -> Decomposition:
+def _empty(x: Tensor, kept: int) -> Decomposition:
     """The decomposition of no matrices at all, still part of the graph."""
-    nothing = x.new_zeros(x.shape[0], plan.kept)
-    rows = x.new_zeros(x.shape[0], plan.kept, x.shape[1]) + x.sum() * 0
+    nothing = x.new_zeros(x.shape[0], kept)
+    rows = x.new_zeros(x.shape[0], kept, x.shape[1]) + x.sum() * 0
     return Decomposition(nothing + x.sum() * 0, rows, nothing.bool(), nothing, nothing)
 
 

@@ -1,6 +1,5 @@
 """KD-SVD's transfer loss: the student learns how the teacher's singular vectors relate from tap to tap."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,7 +26,7 @@ from svdistill.linalg.options import check_beta, check_choice, check_rank
 from svdistill.linalg.precision import full_float32
 from svdistill.linalg.rbf import rbf_distance
 from svdistill.linalg.solvers import MAX_SQUARING_RANK
-from svdistill.linalg.svd import decompose
+from svdistill.linalg.svd import decompose_all
 from svdistill.losses.maps import (
     as_grid,
     average_pool,
@@ -112,25 +111,16 @@ class TapGoal(NamedTuple):
     sigma: Tensor
     left: Tensor | None = None
 
-    @property
-    def weight(self) -> Tensor:
-        """Weights w as (B, kept, 1)."""
-        length: Tensor = self.sigma.norm(dim=1, keepdim=True)
-        return (self.sigma / length.clamp_min(torch.finfo(length.dtype).tiny))[..., None]
-
-    @property
-    def energy(self) -> Tensor:
-        """(B,) fraction of the map's energy in the vectors."""
-        return self.sigma.square().sum(1)
-
     @classmethod
-    def of(cls, teacher: Tensor, kept: int) -> Self:
-        """Decompose a map of the teacher."""
-        # shape: (B, D, N)
-        found = decompose(teacher, kept)
-        # A teacher's map of fewer positions has further vectors of weight 0, as one of lower rank has.
-        missing = kept - found.rows.shape[1]
-        return cls(_pad(found.rows, missing), nn.functional.pad(found.energy.sqrt(), (0, missing)))
+    def of(cls, teachers: Sequence[Tensor], kept: Sequence[int]) -> list[Self]:
+        """Decompose the teacher's maps."""
+        # shape: (B, D, N) each
+        goals = []
+        for found, count in zip(decompose_all(teachers, kept), kept, strict=True):
+            # A teacher's map of fewer positions has further vectors of weight 0, as one of lower rank has.
+            missing = count - found.rows.shape[1]
+            goals.append(cls(_pad(found.rows, missing), _widen(found.energy.sqrt(), missing)))
+        return goals
 
 
 class SVDLoss(nn.Module, TransferLoss[Maps, list[TapGoal]]):
@@ -258,14 +248,13 @@ class _Settings(NamedTuple):
     basis: Basis
 
 
-class _Tap(NamedTuple):
-    """One tap of both networks, brought to k vectors a sample."""
+class _Answer(NamedTuple):
+    """What a tap of the student answers to the teacher's vectors, of which there may be fewer than k."""
 
-    student: Tensor  # (B, k, D) f_S
-    teacher: Tensor  # (B, k, D) f_T
-    counts: Tensor  # (B, k) bool: this component is compared
-    usable: Tensor  # (B,) bool: both maps have vectors
-    health: Tensor  # (3, B) alignment, energy of student, energy of teacher
+    rows: Tensor  # (B, kept, D) v_S
+    defined: Tensor  # (B, kept) bool: there is such a vector
+    cosine: Tensor  # (B, kept) |cosine| with the teacher's
+    energy: Tensor  # (B, kept) fraction of the map's energy
 
 
 def _settings(
@@ -293,13 +282,11 @@ def _settings(
 @torch.no_grad()
 def _extract(teacher_maps: Maps, student_maps: Maps, settings: _Settings) -> list[TapGoal]:
     pairs = pair_up(student_maps, teacher_maps, method="KD-SVD", least=2, equal_widths=True)
-    look = _look_both_sides if settings.basis == "teacher" else _look
-    return [look(teacher, student, settings.rank) for student, teacher in pairs]
-
-
-def _look(teacher: Tensor, student: Tensor, rank: int) -> TapGoal:
-    """Decompose a map, to as many vectors as the student's can answer."""
-    return TapGoal.of(channels_first(teacher), min(rank, *channels_first(student).shape[1:]))
+    if settings.basis == "teacher":
+        return [_look_both_sides(teacher, student, settings.rank) for student, teacher in pairs]
+    # As many vectors as the student's map can answer.
+    kept = [min(settings.rank, *channels_first(student).shape[1:]) for student, _ in pairs]
+    return TapGoal.of([channels_first(teacher) for _, teacher in pairs], kept)
 
 
 def _look_both_sides(teacher: Tensor, student: Tensor, rank: int) -> TapGoal:
@@ -308,7 +295,7 @@ def _look_both_sides(teacher: Tensor, student: Tensor, rank: int) -> TapGoal:
     size, dtype = smaller(*grids), wide_dtype(student)
     with full_float32(teacher.device):
         y = _tamed(grids[1].to(dtype).flatten(2))
-        goal = TapGoal.of(y, min(rank, y.shape[1]))
+        (goal,) = TapGoal.of([y], [min(rank, y.shape[1])])
         left = torch.bmm(goal.targets, y)
         left = average_pool(left.reshape(*left.shape[:2], *grids[1].shape[2:]), size)
         unit = nn.functional.normalize(left.flatten(2), dim=2, eps=torch.finfo(dtype).tiny)
@@ -318,52 +305,73 @@ def _look_both_sides(teacher: Tensor, student: Tensor, rank: int) -> TapGoal:
 def _compare(student_maps: Maps, goals: Sequence[TapGoal], settings: _Settings) -> tuple[Tensor, dict[str, Tensor]]:
     targets = [goal.targets for goal in goals]
     match(student_maps, targets, method="KD-SVD", widths=[one.shape[2] for one in targets])
-    taps = [_answer(*tap, settings) for tap in zip(student_maps, goals, strict=True)]
-    usable = torch.stack([tap.usable for tap in taps]).all(0)
-    counts = [tap.counts & usable[:, None] for tap in taps]
-    weight = torch.stack([front & back for front, back in itertools.pairwise(counts)])
-    student, teacher = [t.student for t in taps], [t.teacher for t in taps]
-    total = rbf_distance(student, teacher, beta=settings.beta, weight=weight, limit=1.0)
+    answers = _own(student_maps, goals, settings) if settings.basis == "own" else _projected(student_maps, goals)
+    missing = [settings.rank - one.rows.shape[1] for one in answers]
+    sigma = torch.stack([_widen(goal.sigma, lacks) for goal, lacks in zip(goals, missing, strict=True)])
+    weight = sigma / sigma.norm(dim=2, keepdim=True).clamp_min(torch.finfo(sigma.dtype).tiny)  # (taps, B, k)
+    defined = torch.stack([_widen(one.defined, lacks) for one, lacks in zip(answers, missing, strict=True)])
+    usable = ((sigma[..., 0] > 0) & defined.any(2)).all(0)
+    counts = defined & usable[:, None]
+    student, teacher = (
+        [_pad(rows, lacks) * w[..., None] for rows, lacks, w in zip(side, missing, weight, strict=True)]
+        for side in ([one.rows for one in answers], targets)
+    )
+    total = rbf_distance(student, teacher, beta=settings.beta, weight=counts[:-1] & counts[1:], limit=1.0)
     loss = total * (0.5 * math.sqrt(settings.rank) if settings.scaled else 1.0)
     batch = len(usable)
     if settings.reduction == "mean":
         loss = loss / max(1, batch)
     with torch.no_grad():
-        kept = usable.sum()
-        mean = torch.stack([(tap.health * usable).sum(1) for tap in taps]).mean(0) / kept.clamp_min(1)
-        names = ("alignment", "energy_student", "energy_teacher")
-        health = dict(zip(names, mean.unbind(), strict=True))
-        health["set_aside"] = batch - kept
-    return loss, health
+        cosine, energy = (
+            torch.stack([_widen(one, lacks) for one, lacks in zip(figures, missing, strict=True)])
+            for figures in ([one.cosine for one in answers], [one.energy for one in answers])
+        )
+        # Projections overlap where their vectors were pooled, so their fractions may add up to more than the whole.
+        figures = torch.stack((weight.square() * cosine, energy, sigma.square())).sum(3).clamp_max(1)
+        return loss, _health(figures, usable)
 
 
-def _answer(student: Tensor, goal: TapGoal, settings: _Settings) -> _Tap:
-    if settings.basis == "own":
-        return _choose(student, goal, settings)
-    if goal.left is None:
-        raise ShapeError("the teacher's goal was not extracted with basis='teacher'; extract it with the same settings")
-    return _project(student, goal, goal.left, settings)
+def _health(figures: Tensor, usable: Tensor) -> dict[str, Tensor]:
+    """Average (3, taps, B) over the taps and over the samples that can be used (B,)."""
+    kept = usable.sum()
+    mean = (figures * usable).sum(2).mean(1) / kept.clamp_min(1)
+    names = ("alignment", "energy_student", "energy_teacher")
+    return {**dict(zip(names, mean.unbind(), strict=True)), "set_aside": len(usable) - kept}
 
 
-def _choose(student: Tensor, goal: TapGoal, settings: _Settings) -> _Tap:
+def _own(student_maps: Maps, goals: Sequence[TapGoal], settings: _Settings) -> list[_Answer]:
     """The student's own vectors answer the teacher's."""
-    answer = decompose(
-        channels_first(student),
-        settings.rank + settings.extra,
-        targets=goal.targets,
+    found = decompose_all(
+        [channels_first(student) for student in student_maps],
+        [settings.rank + settings.extra] * len(goals),
+        targets=[goal.targets for goal in goals],
         assign=partial(assign, assignment=settings.assignment),
         gradient=settings.gradient,
     )
-    with torch.no_grad():
-        # A vector that argmax took twice has its energy once.
-        again = (torch.bmm(answer.rows, answer.rows.mT).abs() > 0.5).tril(-1).any(2)
-        energy = (answer.energy * ~again).sum(1)
-        alignment = (goal.weight[..., 0].square() * answer.cosine).sum(1)
-        health = torch.stack((alignment, energy, goal.energy))
-    return _tap(answer.rows, answer.defined, goal, health, settings.rank - answer.rows.shape[1])
+    return [_Answer(one.rows, one.defined, one.cosine, _once(one.rows.detach(), one.energy)) for one in found]
 
 
-def _project(student: Tensor, goal: TapGoal, left: Tensor, settings: _Settings) -> _Tap:
+def _once(rows: Tensor, energy: Tensor) -> Tensor:
+    """Leave the energy (B, k) of a vector that argmax took twice once."""
+    if rows.shape[1] == 1:
+        return energy
+    with full_float32(rows.device):
+        again = (torch.bmm(rows, rows.mT).abs() > 0.5).tril(-1).any(2)
+    return energy * ~again
+
+
+def _projected(student_maps: Maps, goals: Sequence[TapGoal]) -> list[_Answer]:
+    answers = []
+    for student, goal in zip(student_maps, goals, strict=True):
+        if goal.left is None:
+            raise ShapeError(
+                "the teacher's goal was not extracted with basis='teacher'; extract it with the same settings"
+            )
+        answers.append(_project(student, goal.targets, goal.left))
+    return answers
+
+
+def _project(student: Tensor, targets: Tensor, left: Tensor) -> _Answer:
     """The student's map, projected on the teacher's left vectors, answers the teacher's right ones."""
     grid, dtype = as_grid(student, left), wide_dtype(student)
     with full_float32(student.device):
@@ -373,21 +381,8 @@ def _project(student: Tensor, goal: TapGoal, left: Tensor, settings: _Settings) 
         defined = energy.detach() > (25 * torch.finfo(dtype).eps) ** 2 * whole
         rows = image * torch.where(defined, energy, 1.0).rsqrt()[..., None] * defined[..., None]
     with torch.no_grad():
-        cosine = (rows * goal.targets).sum(2).abs()
-        # Left vectors are orthogonal only before pooling, so their fractions may add up to more than the whole.
-        fraction = (energy / torch.where(whole > 0, whole, 1.0)).sum(1).clamp_max(1)
-        health = torch.stack(((goal.weight[..., 0].square() * cosine).sum(1), fraction, goal.energy))
-    return _tap(rows, defined, goal, health, settings.rank - rows.shape[1])
-
-
-def _tap(rows: Tensor, defined: Tensor, goal: TapGoal, health: Tensor, missing: int) -> _Tap:
-    return _Tap(
-        _pad(rows * goal.weight, missing),
-        _pad(goal.targets * goal.weight, missing),
-        nn.functional.pad(defined, (0, missing)),
-        (goal.sigma[:, 0] > 0) & defined.any(1),
-        health,
-    )
+        cosine = (rows * targets).sum(2).abs()
+        return _Answer(rows, defined, cosine, energy.detach() / torch.where(whole > 0, whole, 1.0))
 
 
 def _tamed(x: Tensor) -> Tensor:
@@ -397,6 +392,10 @@ def _tamed(x: Tensor) -> Tensor:
     """
     # On a GPU the warning would keep the host waiting; there only the health tells how many were set aside.
     return clean(x, *powers_of_two(x.detach(), warns=x.device.type == "cpu", what="maps"))
+
+
+def _widen(numbers: Tensor, missing: int) -> Tensor:
+    return nn.functional.pad(numbers, (0, missing)) if missing else numbers
 
 
 def _pad(rows: Tensor, missing: int) -> Tensor:

@@ -8,10 +8,10 @@ The price is that nobody looks whether that was enough. In float32, with 48 x 25
 gradient (beside one more candidate, as in the loss) were off by, as medians over 16 matrices,
 
     λ₂ / λ₁     0.9     0.95    0.99    0.998   0.999   0.9995   0.9999
-    vector      2e−7    1e−7    5e−7    2e−6    9e−5    6e−3     3e−1
-    by eigh     1e−6    1e−6    4e−6    8e−5    7e−5    2e−4     6e−4
-    gradient    6e−7    2e−6    1e−5    7e−5    4e−4    2e−2     1
-    by eigh     2e−6    6e−6    3e−5    4e−4    3e−4    1e−3     2e−3
+    vector      1e−7    1e−7    6e−7    2e−6    6e−5    5e−3     1e−1
+    by eigh     6e−7    1e−6    7e−6    3e−5    1e−4    2e−4     5e−4
+    gradient    5e−7    2e−6    2e−5    4e−5    3e−4    1e−2     3e−1
+    by eigh     2e−6    4e−6    2e−5    2e−4    3e−4    1e−3     3e−3
 """
 
 import math

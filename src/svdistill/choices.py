@@ -26,3 +26,10 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 BETA = 8.0  # the published width of the radial basis function
 BOUND = 1.0  # what ``own_norm`` holds the norm of the transfer gradient at or below
+
+# Above each of these there is no use, and at some point beyond no number format or memory that holds it.
+MAX_RANK = 65_536  # singular vectors of a map, tokens or taps: wider than any layer
+MAX_COUNT = 1_000_000_000  # images of a set
+MAX_EPOCHS = 1_000_000
+MAX_BATCH = 1_000_000
+MAX_FACTOR = 1e9  # weights of losses, learning rates and the like, in float32

@@ -1,13 +1,16 @@
 """The bounds of a recipe's settings and the digest that names a run."""
 
+from collections.abc import Iterator
 from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from svdistill import recipes
 from svdistill.errors import RecipeError
 from svdistill.recipes.losses import LOSSES
+from svdistill.recipes.schema import Recipe
 
 
 @pytest.mark.parametrize(
@@ -34,6 +37,13 @@ from svdistill.recipes.losses import LOSSES
         ("data.train_size=0", r"^data\.train_size: expected at least 1"),
         ("data.augment.shift=-1", r"^data\.augment\.shift: expected at least 0"),
         ("data.augment.flip=1", r"^data\.augment\.flip: expected true or false, got 1$"),
+        ("loss.rank=65537", r"^loss\.rank: expected at most 65536, got 65537$"),
+        ("loss.rank=99999999999999999999999", r"^loss\.rank: expected at most 65536, got 9{23}$"),
+        ("train.epochs=1000001", r"^train\.epochs: expected at most 1e\+06"),
+        ("train.batch_size=99999999999999999999999", r"^train\.batch_size: expected at most 1e\+06"),
+        ("optimizer.lr=1e300", r"^optimizer\.lr: expected at most 1e\+09"),
+        ("loss.weight=1e300", r"^loss\.weight: expected at most 1e\+09"),
+        ("train.device=cuda:99999999999", r"^train\.device: expected 'auto'"),
         ("loss.rank=0", r"^loss\.rank: expected at least 1"),
         ("loss.beta=0", r"^loss\.beta: expected more than 0"),
         ("loss.clip=globl", r"^loss\.clip: no 'globl'; expected 'per_variable' or 'global'"),
@@ -328,3 +338,21 @@ def test_which_losses_compare_taps() -> None:
     """The settings, which know no torch, say what the losses themselves say."""
     for settings in LOSSES.values():
         assert settings.compares_taps == (resolve_name(settings.makes).reads == "maps")
+
+
+def test_every_number_is_bounded() -> None:
+    """No setting takes a number that no machine, or no float32, can hold."""
+
+    def settings(model: type[BaseModel]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, shape in model.model_json_schema().get("$defs", {}).items():
+            yield from ((f"{name}.{key}", one) for key, one in shape.get("properties", {}).items())
+        yield from model.model_json_schema()["properties"].items()
+
+    numbers = [
+        (name, form)
+        for name, one in settings(Recipe)
+        for form in [one, *one.get("anyOf", ())]
+        if form.get("type") in ("integer", "number") and "const" not in form and "enum" not in form
+    ]
+    assert len(numbers) > 30
+    assert [name for name, form in numbers if not form.keys() & {"maximum", "exclusiveMaximum"}] == []

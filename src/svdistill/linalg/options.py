@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable
 
-from svdistill.errors import OptionError, nearest
+from svdistill.choices import MAX_RANK
+from svdistill.errors import OptionError, brief, nearest
 
 MIN_BETA = 1e-30  # below, 1 / β leaves float32
 
@@ -16,9 +17,9 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
 
 
 def check_rank(rank: int) -> None:
-    """Refuse a rank that is not an integer of at least 1."""
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise OptionError(f"rank must be an integer of at least 1, got {rank!r}")
+    """Refuse a rank that is not an integer from 1 to `MAX_RANK`."""
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
+        raise OptionError(f"rank must be an integer of at least 1 and at most {MAX_RANK}, got {brief(rank)}")
 
 
 def check_beta(beta: float) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from svdistill.choices import BETA, BOUND, Assignment, Basis, Clip, Gradient, Reduction
+from svdistill.choices import BETA, BOUND, MAX_FACTOR, MAX_RANK, Assignment, Basis, Clip, Gradient, Reduction
 from svdistill.recipes.base import Settings, by_name
 
 
@@ -27,9 +27,9 @@ class LossSettings(Settings):
     makes: ClassVar[str]
 
     clip: Clip = "none"
-    bound: float = Field(default=BOUND, gt=0)
-    weight: float = Field(default=1.0, gt=0)
-    main_weight: float = Field(default=1.0, ge=0)
+    bound: float = Field(default=BOUND, gt=0, le=MAX_FACTOR)
+    weight: float = Field(default=1.0, gt=0, le=MAX_FACTOR)
+    main_weight: float = Field(default=1.0, ge=0, le=MAX_FACTOR)
     stage: Literal["first", "second", "both"] | None = None
 
     @model_validator(mode="after")
@@ -102,9 +102,9 @@ class SVDLossSettings(LossSettings):
 
     name: Literal["svd"]
     preset: Literal["eccv2018", "poster", "kd-methods", "teacher-basis"] | None = None
-    rank: int = Field(default=1, ge=1)
-    extra: int = Field(default=1, ge=0)
-    beta: float = Field(default=BETA, gt=0)
+    rank: int = Field(default=1, ge=1, le=MAX_RANK)
+    extra: int = Field(default=1, ge=0, le=MAX_RANK)
+    beta: float = Field(default=BETA, gt=0, le=MAX_FACTOR)
     assignment: Assignment | None = None
     gradient: Gradient = "exact"
     basis: Basis = "own"
@@ -141,9 +141,9 @@ class SoftTargetLossSettings(LossSettings):
     makes = "svdistill.losses:SoftTargetLoss"
 
     name: Literal["soft-target"]
-    temperature: float = Field(default=4.0, gt=0)
-    weight: float = Field(default=0.9, gt=0)
-    main_weight: float = Field(default=0.1, ge=0)
+    temperature: float = Field(default=4.0, gt=0, le=MAX_FACTOR)
+    weight: float = Field(default=0.9, gt=0, le=MAX_FACTOR)
+    main_weight: float = Field(default=0.1, ge=0, le=MAX_FACTOR)
 
 
 class FitNetLossSettings(LossSettings):
@@ -156,7 +156,7 @@ class FitNetLossSettings(LossSettings):
     makes = "svdistill.losses:FitNetLoss"
 
     name: Literal["fitnet"]
-    hint: int | None = Field(default=None, ge=0)
+    hint: int | None = Field(default=None, ge=0, le=MAX_RANK)
 
 
 class FSPLossSettings(LossSettings):
@@ -177,7 +177,7 @@ class AttentionLossSettings(LossSettings):
     makes = "svdistill.losses:AttentionLoss"
 
     name: Literal["attention"]
-    power: float = Field(default=2.0, ge=1)
+    power: float = Field(default=2.0, ge=1, le=100)
 
 
 class RelationalLossSettings(LossSettings):
@@ -191,8 +191,8 @@ class RelationalLossSettings(LossSettings):
     makes = "svdistill.losses:RelationalLoss"
 
     name: Literal["relational"]
-    distance: float = Field(default=25.0, ge=0)
-    angle: float = Field(default=50.0, ge=0)
+    distance: float = Field(default=25.0, ge=0, le=MAX_FACTOR)
+    angle: float = Field(default=50.0, ge=0, le=MAX_FACTOR)
 
 
 # All losses that a recipe may name: the one list of them, in the order in which messages and tables name them.

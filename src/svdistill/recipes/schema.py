@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
 
-from svdistill.choices import LAYOUTS, Capture, Layout
+from svdistill.choices import LAYOUTS, MAX_BATCH, MAX_COUNT, MAX_EPOCHS, MAX_FACTOR, MAX_RANK, Capture, Layout
 from svdistill.methods import BASELINE
 from svdistill.recipes.base import Settings, by_name
 from svdistill.recipes.losses import AnyLoss
@@ -29,7 +29,7 @@ def _plain_layouts(value: Any) -> Any:
 # One word for all taps, or one for each.
 Layouts = Annotated[Layout | tuple[Layout, ...], BeforeValidator(_plain_layouts)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Epoch = Annotated[int, Field(ge=1)]
+Epoch = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 # Degrees; beyond half of a quarter turn an image is nearer to the next one.
 _MOST_ROTATION = 45.0
 
@@ -65,8 +65,8 @@ class UnlabelledSettings(Settings):
 
     name: str = "rest"
     root: str | None = None
-    size: int | None = Field(default=None, ge=1)
-    batch_size: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1, le=MAX_COUNT)
+    batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH)
 
 
 class DataSettings(Settings):
@@ -93,7 +93,7 @@ class DataSettings(Settings):
     classes: str | Classes | None = None
     task: Literal["classes", "rotation"] = "classes"
     held_out: Fraction | None = None
-    train_size: int | None = Field(default=None, ge=1)
+    train_size: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     image_size: int | None = Field(default=None, ge=1, le=4096)
     channels: Literal[1, 3] | None = None
     background: Literal["white", "black"] = "white"
@@ -154,7 +154,7 @@ class ModelSettings(Settings):
     name: str
     width: float = Field(default=1.0, gt=0, le=64)
     taps: Taps | None = None
-    drop_tokens: int = Field(default=0, ge=0)
+    drop_tokens: int = Field(default=0, ge=0, le=MAX_RANK)
     layout: Layouts | None = None
 
 
@@ -180,7 +180,7 @@ class TeacherSettings(Settings):
     overrides: dict[str, Any] = Field(default_factory=dict)
     checkpoint: str | None = None
     taps: Taps | None = None
-    drop_tokens: int | None = Field(default=None, ge=0)
+    drop_tokens: int | None = Field(default=None, ge=0, le=MAX_RANK)
     layout: Layouts | None = None
     views: int | None = Field(default=None, ge=1, le=65536)
     live: bool = False
@@ -220,9 +220,9 @@ class SGDSettings(Settings):
     """
 
     name: Literal["sgd"]
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=MAX_FACTOR)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, le=MAX_FACTOR)
 
 
 class AdamWSettings(Settings):
@@ -234,8 +234,8 @@ class AdamWSettings(Settings):
     """
 
     name: Literal["adamw"]
-    lr: float = Field(gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
+    lr: float = Field(gt=0, le=MAX_FACTOR)
+    weight_decay: float = Field(default=1e-2, ge=0, le=MAX_FACTOR)
 
 
 AnyOptimizer = Annotated[SGDSettings | AdamWSettings, Field(discriminator="name")]
@@ -272,21 +272,21 @@ class TrainSettings(Settings):
         evaluate_every: measure on the test images, or those held out, after every n-th epoch, and after the last.
     """
 
-    epochs: int = Field(ge=1)
-    first_stage: Annotated[int, Field(ge=0)] | Fraction = 0
-    first_stage_norm: float | None = Field(default=1.0, gt=0)
-    evaluate_every: int = Field(default=1, ge=1)
+    epochs: int = Field(ge=1, le=MAX_EPOCHS)
+    first_stage: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | Fraction = 0
+    first_stage_norm: float | None = Field(default=1.0, gt=0, le=MAX_FACTOR)
+    evaluate_every: int = Field(default=1, ge=1, le=MAX_EPOCHS)
     milestones: Annotated[tuple[Epoch | Fraction, ...], Strict(False)] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
-    batch_size: int = Field(default=128, ge=1)
-    accumulate: int = Field(default=1, ge=1)
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    batch_size: int = Field(default=128, ge=1, le=MAX_BATCH)
+    accumulate: int = Field(default=1, ge=1, le=MAX_BATCH)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
     capture: Capture = "auto"
     channels_last: bool = False
     recompute: bool = False
-    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    checkpoint_minutes: float = Field(default=10.0, gt=0, le=MAX_FACTOR)
     tensorboard: bool = False
 
     @field_validator("milestones", mode="before")

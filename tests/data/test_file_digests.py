@@ -176,6 +176,15 @@ def test_a_cache_that_cannot_be_written(photos: Path, cache: Path, obstacle: obj
         assert (listed(found), reads) == (expected(photos), 3)
 
 
+def test_a_pipe_in_place_of_the_cache(photos: Path, cache: Path) -> None:
+    """Nobody waits for what never comes, and a cache takes its place."""
+    read(photos)
+    (file,) = cache.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert [read(photos)[1] for _ in range(2)] == [3, 0]
+
+
 def test_no_home(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user of whom the system knows no home has no cache."""
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -127,10 +127,7 @@ def _states(files: "Files", positions: Tensor) -> tuple[NDArray[np.uint64], NDAr
         path = os.path.join(folder, files.names[position])
         about = archive or _stat(path)
         if about is not None:
-            said = f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino} ".encode()
-            states[place] = int.from_bytes(
-                hashlib.sha256(said + path.encode(errors="surrogatepass")).digest()[:8], "little"
-            )
+            states[place] = state_of(path, about)
             changed[place] = max(about.st_mtime_ns, about.st_ctime_ns)
     return states, changed
 

@@ -8,7 +8,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,10 @@ class RunRecord:
             return {self._summary.name: "is damaged"}
         wrong = {file.name: _damage(file, known) for file, known in noted.items()}
         return {name: what for name, what in wrong.items() if what}
+
+    def can_finish_again(self, damage: Collection[str]) -> bool:
+        """Whether what :meth:`damage` has named is all made again when a run is finished from a checkpoint."""
+        return self._recipe.name not in damage
 
     def reopen(self) -> None:
         """Take back that the run has ended, so that it is ended again."""

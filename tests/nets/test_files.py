@@ -1,6 +1,8 @@
 """Tests of weights on disk."""
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from svdistill.errors import CheckpointError, OptionError
+from svdistill.errors import CheckpointError, OptionError, SvdistillWarning
 from svdistill.nets import create, load, names, save, spec
 
 SETTINGS: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "width": 0.1}
+NAMED: dict[str, Any] = {"name": "vgg-student", **SETTINGS}
 
 
 @pytest.mark.parametrize("name", [*names()[:6], "mobilenet-student", "resnext-student", "resnet8", "wrn-16-1", "vgg8"])
@@ -114,6 +117,8 @@ def test_extra_cannot_hide_the_description(tmp_path: Path) -> None:
     """Extra keys that describe the model are refused."""
     with pytest.raises(CheckpointError, match="width"):
         save(create("vgg-student", **SETTINGS), tmp_path / "n", name="vgg-student", **SETTINGS, extra={"width": "1"})
+    with pytest.raises(CheckpointError, match="svdistill_sha256"):
+        save(create("vgg-student", **SETTINGS), tmp_path / "n", **NAMED, extra={"svdistill_sha256": "1"})
 
 
 @pytest.mark.parametrize("reader", [load, spec])
@@ -135,11 +140,56 @@ def test_damaged_file(reader: Any, keep: int, tmp_path: Path) -> None:
         reader(path)
 
 
+def test_any_change_is_noticed(tmp_path: Path) -> None:
+    """In weights, strings and sizes, by whichever reader: a bit every few bytes, and 4 KiB of zeros."""
+    path = tmp_path / "n"
+    extra = {"mean": "[0.125, 0.5]"}
+    save(create("vgg-student", **SETTINGS), path, name="vgg-student", **SETTINGS, extra=extra)
+    whole, known = path.read_bytes(), spec(path)
+    length = int.from_bytes(whole[:8], "little")
+    tensors = range(8 + length, len(whole), len(whole) // 20)
+    for position in [*range(0, 8 + length, 5), *tensors]:
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with pytest.raises((CheckpointError, SvdistillWarning)):  # a warning where the checksum's own name is damaged
+            spec(path)
+    for position in tensors:
+        path.write_bytes(whole[:position] + bytes(4096) + whole[position + 4096 :])
+        with pytest.raises(CheckpointError, match="has changed since it was written"):
+            load(path)
+    path.write_bytes(whole.replace(b"[0.125, 0.5]", b"[0.625, 0.5]"))
+    with pytest.raises(CheckpointError, match="has changed since it was written"):
+        spec(path)
+    path.write_bytes(whole)
+    assert spec(path) == known
+
+
+def test_the_checksum_by_hand(tmp_path: Path) -> None:
+    """SHA-256 of the header without it, its strings in order and nothing between them, and of the tensors."""
+    path = tmp_path / "n"
+    save(create("vgg-student", **SETTINGS), path, name="vgg-student", **SETTINGS, extra={"ü": "µ"})
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = whole[8 : 8 + length].rstrip()
+    (found,) = re.findall(rb',"svdistill_sha256":"([0-9a-f]{64})"', header)
+    rest = header.replace(b',"svdistill_sha256":"' + found + b'"', b"")
+    assert hashlib.sha256(rest + whole[8 + length :]).hexdigest() == found.decode()
+
+
+def test_a_file_of_an_earlier_version(tmp_path: Path) -> None:
+    """It has no checksum, and is read with a note."""
+    _foreign(tmp_path / "n", {})
+    for reader in (load, spec):
+        with pytest.warns(SvdistillWarning, match="carry no checksums"):
+            reader(tmp_path / "n")
+
+
 def _foreign(path: Path, changes: dict[str, str | None], *, drop: str | None = None) -> None:
-    """Write a file whose metadata or tensors differ from what save writes."""
+    """Write a file whose metadata or tensors differ from what save writes, and which has no checksum."""
     save(create("vgg-student", **SETTINGS), path, name="vgg-student", **SETTINGS)
     with safetensors.safe_open(path, framework="pt") as file:
-        metadata = {**file.metadata(), **changes}
+        metadata = {**file.metadata(), "svdistill_sha256": None, **changes}
     tensors = {key: value for key, value in safetensors.torch.load_file(path).items() if key != drop}
     safetensors.torch.save_file(tensors, path, {key: value for key, value in metadata.items() if value is not None})
 
@@ -153,6 +203,7 @@ def test_foreign_file(reader: Any, changes: dict[str, str | None], tmp_path: Pat
         reader(tmp_path / "n")
 
 
+@pytest.mark.filterwarnings("ignore:files of an earlier version")
 @pytest.mark.parametrize("reader", [load, spec])
 def test_damaged_description(reader: Any, tmp_path: Path) -> None:
     """A number that is none is called damaged."""
@@ -161,6 +212,7 @@ def test_damaged_description(reader: Any, tmp_path: Path) -> None:
         reader(tmp_path / "n")
 
 
+@pytest.mark.filterwarnings("ignore:files of an earlier version")
 @pytest.mark.parametrize(
     ("changes", "drop", "message"),
     [

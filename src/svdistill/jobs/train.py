@@ -8,13 +8,14 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from torch import nn
 
 from svdistill import nets, recipes, training
 from svdistill.distiller import Distiller
-from svdistill.errors import DataError, OptionError, RecipeError
+from svdistill.errors import DataError, OptionError, RecipeError, SvdistillWarning
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
 from svdistill.jobs.diagnostics import Tapped, write_diagnostics
 from svdistill.jobs.run import BusyError, Run, fingerprint
@@ -39,7 +40,8 @@ def train(
     """Train the network of a recipe, or find the run that has done so.
 
     The run lies in ``<runs>/<recipe name>/<seed>-<digest of the settings that matter>``. A finished run is returned as
-    it is, an interrupted one resumes after its last checkpoint, on any number of processes. A teacher named as a recipe
+    it is, an interrupted one resumes after its last checkpoint, on any number of processes, and so does one that has
+    lost a file since it finished, or in which one has changed. A teacher named as a recipe
     is trained first, once, and found again the next time; if another process is training it, its end is awaited.
     Everything that can be wrong in the settings is found before the first file is written.
 
@@ -119,11 +121,11 @@ def _train_line(
     """Train the first recipe of a line; the others are its teacher, its teacher's teacher and so on."""
     recipe, own = line[0], images[0]
     run = Run.of(recipe, runs)
-    finished = processes.on_rank_zero(lambda: run.finished)
-    with nullcontext() if finished and not fresh else _locked(run, processes, waiting=waiting):
+    done = not fresh and processes.on_rank_zero(lambda: run.finished and not run.record.damage())
+    with nullcontext() if done else _locked(run, processes, waiting=waiting):
         processes.on_rank_zero(lambda: _check_made_with(line, images, runs, fresh=fresh))
         # Read again: another process may have finished the run while its end was awaited.
-        if processes.on_rank_zero(lambda: run.finished) and not fresh:
+        if done or (not fresh and processes.on_rank_zero(lambda: _is_done(run))):
             callbacks.found(recipe, run)
             return run
         if fresh and (moved := processes.on_rank_zero(run.set_aside)) is not None:
@@ -138,6 +140,32 @@ def _check_made_with(line: Sequence[Recipe], images: Sequence[Images], runs: Pat
     there = [Run.of(member, runs) for member in line]
     for run, own, teacher in [*zip(there, images, (*there[1:], None), strict=True)][fresh:]:
         run.check_made_with(own, teacher)
+
+
+def _is_done(run: Run) -> bool:
+    """Whether a run has ended and is whole; one that has ended and is not is opened again, to be finished once more.
+
+    Raises:
+        DataError: nothing is left from which it could be.
+    """
+    if not run.record.ended:
+        return False
+    damage = run.record.damage()
+    if not damage:
+        return True
+    what = "; ".join(f"{name} {wrong}" for name, wrong in damage.items())
+    if not (run.record.can_finish_again(damage) and training.has_checkpoint(run.record)):
+        raise DataError(
+            f"the run {run.path} had finished, but {what}, and no checkpoint is left from which that could be made "
+            "again; restore it, or train afresh (--fresh), which keeps the folder"
+        )
+    warn(
+        f"the run {run.path} had finished, but {what}; it is finished again from its last checkpoint",
+        SvdistillWarning,
+        stacklevel=2,
+    )
+    run.record.reopen()
+    return False
 
 
 @contextmanager
@@ -224,6 +252,7 @@ def _stored(look: Callable[..., Provided], processes: training.Processes, callba
 
 def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None) -> None:
     """Write down what a run is made with, or make sure that one that was begun resumes with the same."""
+    run.record.clear_leftovers()
     if run.record.exists:
         run.check_teacher(teacher_file)
     else:

@@ -1,6 +1,8 @@
 """A network's weights on disk, with what is needed to build it again."""
 
+import hashlib
 import json
+import mmap
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -12,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from svdistill import checksums
 from svdistill.atomic import replacing
 from svdistill.errors import CheckpointError, OptionError
 from svdistill.nets import foreign
@@ -19,6 +22,8 @@ from svdistill.nets.zoo import create
 
 _FORMAT_KEY = "svdistill_format"
 _FORMAT = "1"
+# Of the rest of the header, as `_text` writes it, and of the tensors; files of an earlier version have none.
+_CHECKSUM_KEY = "svdistill_sha256"
 # What `create` needs, and how each is read back from a string.
 _SPEC = {"name": str, "num_classes": int, "in_channels": int, "width": float}
 
@@ -36,7 +41,8 @@ def save(
     """Write a network as one safetensors file that `load` rebuilds.
 
     The file appears whole or not at all: it is written under another name and then renamed. The same network with the
-    same settings gives the same bytes.
+    same settings gives the same bytes. One of its strings is a checksum of all the rest, which is compared when it is
+    read.
 
     Args:
         model: the network, as `create` made it from the same four settings.
@@ -59,14 +65,17 @@ def save(
             f"the model to be saved is not a {name!r} of these settings: {wrong}; nothing was written"
         )
     extra = dict(extra or {})
-    taken = sorted(extra.keys() & {*_SPEC, _FORMAT_KEY})
+    taken = sorted(extra.keys() & {*_SPEC, _FORMAT_KEY, _CHECKSUM_KEY})
     if taken:
         raise CheckpointError(f"extra must not have the keys {taken}, which describe the model; rename them")
     metadata = {_FORMAT_KEY: _FORMAT, **{key: str(value) for key, value in settings.items()}, **extra}
     content = memoryview(safetensors.torch.save(tensors, metadata))
-    header, rest = _in_order(content)
+    header, rest = _split(content)
+    header["__metadata__"][_CHECKSUM_KEY] = _checksum(header, rest)
+    text = _text(header)
+    text += b" " * (-len(text) % 8)  # the format wants the tensors to begin at a multiple of 8
     with replacing(path) as file:
-        file.write(header)
+        file.write(len(text).to_bytes(8, "little") + text)
         file.write(rest)
 
 
@@ -110,14 +119,37 @@ def spec(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _read(path, with_tensors=False)[0]
 
 
-def _in_order(content: memoryview) -> tuple[bytes, memoryview]:
-    """Return header and tensors of a safetensors file, the header's strings sorted: they come in any order."""
+def _split(content: memoryview) -> tuple[dict[str, Any], memoryview]:
+    """Return the header of a safetensors file, read, and the bytes of its tensors."""
     length = int.from_bytes(content[:8], "little")
-    header = json.loads(bytes(content[8 : 8 + length]))
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the format wants the tensors to begin at a multiple of 8
-    return len(text).to_bytes(8, "little") + text, content[8 + length :]
+    header: dict[str, Any] = json.loads(bytes(content[8 : 8 + length]))
+    return header, content[8 + length :]
+
+
+def _text(header: Mapping[str, Any]) -> bytes:
+    """Return a header in one order: the library gives its strings in any."""
+    ordered = {**header, "__metadata__": dict(sorted(header["__metadata__"].items()))}
+    return json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _checksum(header: Mapping[str, Any], tensors: memoryview) -> str:
+    strings = {key: value for key, value in header["__metadata__"].items() if key != _CHECKSUM_KEY}
+    digest = hashlib.sha256(_text({**header, "__metadata__": strings}))
+    digest.update(tensors)
+    return digest.hexdigest()
+
+
+def _verify(path: str | os.PathLike[str], known: str) -> None:
+    """Compare a file, in which the library has found nothing wrong, with its checksum."""
+    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        header, tensors = _split(memoryview(mapped))
+        found = _checksum(header, tensors)
+        tensors.release()  # or the file could not be closed
+    if found != known:
+        raise CheckpointError(
+            f"{path} has changed since it was written, so its weights are not to be trusted; restore it, or call the "
+            "training of its run again"
+        )
 
 
 def _skeleton(settings: Mapping[str, Any]) -> nn.Module:
@@ -156,6 +188,9 @@ def _read(path: str | os.PathLike[str], *, with_tensors: bool) -> tuple[dict[str
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = dict(file.metadata() or {})
+            known = metadata.pop(_CHECKSUM_KEY, None)
+            if known is not None:
+                _verify(path, known)
             tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
@@ -167,6 +202,8 @@ def _read(path: str | os.PathLike[str], *, with_tensors: bool) -> tuple[dict[str
             f"{path} lacks the description of format {_FORMAT} that svdistill writes (format {version}); "
             "name a file written by svdistill.nets.save"
         )
+    if known is None:
+        checksums.note_unsealed()
     try:
         return metadata | {key: read(metadata[key]) for key, read in _SPEC.items()}, tensors
     except ValueError as error:

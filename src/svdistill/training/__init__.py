@@ -3,7 +3,7 @@
 from svdistill.training.buffered import BufferedSteps
 from svdistill.training.engine import Engine, launch
 from svdistill.training.evaluate import evaluate
-from svdistill.training.loop import fit
+from svdistill.training.loop import fit, has_checkpoint
 from svdistill.training.memory import has_room_for
 from svdistill.training.objective import Objective, Stage
 from svdistill.training.optimizers import make_optimizer
@@ -30,6 +30,7 @@ __all__ = [
     "TrainingPlan",
     "evaluate",
     "fit",
+    "has_checkpoint",
     "has_room_for",
     "launch",
     "leave",

@@ -87,6 +87,11 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     plan.distiller.eval()
 
 
+def has_checkpoint(record: RunRecord) -> bool:
+    """Whether a run has a checkpoint that is whole, so that :func:`fit` would resume it."""
+    return any(map(checkpoint.is_whole, _there(record)))
+
+
 class _Stages:
     """The stages of a run, of which one is on at a time, with its steps."""
 
@@ -175,9 +180,8 @@ def _resume(state: RunState, record: RunRecord, processes: Processes, *, epochs:
 
 def _choose(record: RunRecord) -> Path | None:
     """Return the last checkpoint that is whole; where none is, the last, whose reader says what is wrong."""
-    there = [path for path in (record.last, record.previous, record.best) if path.exists()]
-    # Without the first two, the run was killed in its first epoch: it begins again.
-    if not there or there[0] == record.best:
+    there = _there(record)
+    if not there:
         return None
     found = next(filter(checkpoint.is_whole, there), there[0])
     if found != record.last:
@@ -187,6 +191,13 @@ def _choose(record: RunRecord) -> Path | None:
             record.last.replace(record.last.with_name("damaged.pt"))
         warn(f"the checkpoint {record.last} {reason}; resuming from {found.name}", SvdistillWarning, stacklevel=2)
     return found
+
+
+def _there(record: RunRecord) -> list[Path]:
+    """Return the checkpoints that there are, the last first."""
+    there = [path for path in (record.last, record.previous, record.best) if path.exists()]
+    # The best alone was left by a kill in the first epoch: such a run begins again.
+    return [] if there == [record.best] else there
 
 
 def _restore(state: RunState, record: RunRecord) -> None:

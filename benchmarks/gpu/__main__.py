@@ -51,12 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="run these alone")
     parser.add_argument("--data", type=Path, metavar="DIR", help="where CIFAR-100 is (where svdistill finds it)")
     parser.add_argument("--jobs", type=int, default=None, metavar="N", help="runs of the row side by side (5)")
+    parser.add_argument("--epochs", type=int, default=None, metavar="N", help="of each run of the row (200)")
     parser.add_argument("--rehearse", action="store_true", help="try everything, tiny, on a CPU; measures nothing")
     given = parser.parse_args(arguments)
     if not given.rehearse and not torch.cuda.is_available():
         parser.error("no CUDA device is visible; add --rehearse to try everything, tiny, on this CPU")
-    if given.minutes <= 0 or (given.jobs or 1) < 1:
-        parser.error("--minutes and --jobs must be above 0")
+    if given.minutes <= 0 or any(number is not None and number < 1 for number in (given.jobs, given.epochs)):
+        parser.error("--minutes, --jobs and --epochs must be above 0")
     if given.source is not None and not given.source.is_dir():
         parser.error(f"--from: no folder {given.source}; give the DIR that an earlier call has written")
     parts = [part for part in PARTS if part in given.parts]
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         source=given.source,
         parts=parts,
         data=given.data,
+        epochs=given.epochs,
         jobs=given.jobs or (2 if given.rehearse else 5),
         rehearse=given.rehearse,
     )

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.gpu import cifar, decomposition, numerics, row, step
@@ -25,9 +26,12 @@ def main() -> None:
     parser.add_argument("--from", dest="source", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--jobs", type=int, required=True)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--rehearse", action="store_true")
     given = parser.parse_args()
     scale = REHEARSED if given.rehearse else MEASURED
+    if given.epochs is not None:
+        scale = replace(scale, epochs=given.epochs)
     sheet = Sheet(given.part, given.out, rehearsal=scale.rehearsal)
     # What a network learns depends on no card; each run says on which it was trained.
     taken_over = sheet.resume(given.source, same=()) if given.part == "row" else sheet.resume(given.source)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gpu import teacher
-from benchmarks.gpu.scale import Scale
+from benchmarks.gpu.scale import EPOCHS, Scale
 from benchmarks.gpu.sheet import Clock, Sheet, say
 from benchmarks.gpu.watch import TimeUpError, Watch
 from svdistill import recipes
@@ -186,7 +186,11 @@ def _teacher(runs: Trainings, pool: WorkerPool, source: Path | None) -> bool:
     cost = _cost(runs, pool, [("teacher", TEACHER)])["teacher"]
     left = runs.clock.left
     epochs = min(scale.epochs, int((left / MARGIN - cost.start) / cost.epoch))
-    sheet.results["plan"] = {"epochs": epochs, "published epochs": scale.epochs, "teacher": cost._asdict()}
+    sheet.results["plan"] = {
+        "epochs": epochs,
+        "published epochs": scale.epochs if scale.rehearsal else EPOCHS,
+        "teacher": cost._asdict(),
+    }
     if epochs < 1:
         sheet.missing["row"] = f"no time for a teacher: one epoch takes {cost.epoch:.1f} s, {left:.0f} s were left"
         return False

@@ -35,6 +35,7 @@ class Call:
         parts: to be run, in order.
         data: where CIFAR-100 is; None = where svdistill finds it.
         jobs: number of runs of the row side by side.
+        epochs: of each run of the row; None = as published, as far as the time holds.
         rehearse: tiny sizes on a CPU, whose figures mean nothing.
     """
 
@@ -44,6 +45,7 @@ class Call:
     parts: Sequence[str] = PARTS
     data: Path | None = None
     jobs: int = 4
+    epochs: int | None = None
     rehearse: bool = False
 
 
@@ -93,6 +95,7 @@ def _run_part(call: Call, part: str, work: Path, *, due: float, end: float) -> s
     command += ["--out", str(call.out), "--work", str(work), "--jobs", str(call.jobs)]
     command += ["--from", str(call.source)] if call.source is not None else []
     command += ["--data", str(call.data)] if call.data is not None else []
+    command += ["--epochs", str(call.epochs)] if call.epochs is not None else []
     command += ["--rehearse"] if call.rehearse else []
     # A group of its own, so that the row's workers end with it.
     process = subprocess.Popen(command, start_new_session=True)

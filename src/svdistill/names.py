@@ -22,12 +22,12 @@ def printable(name: object) -> str:
     r"""Return a name as it can be shown in a terminal, a page, a plot or a file: one line that does nothing by itself.
 
     Control characters (a terminal would obey an escape sequence), those that turn the direction of writing, line ends
-    and bytes that are not text become ``\x1b``, ``\u202e``, ``\n`` and ``\xe9``; all else stays, in NFC.
+    and bytes that are not text become ``\x1b``, ``\u202e``, ``\n`` and ``\xe9``; all else stays.
 
     Args:
         name: a name, a path, or a message with some in it.
     """
-    text = same(str(name))
+    text = str(name)
     if text.isprintable():
         return text
     return "".join(_shown(letter) if _is_harmful(letter) else letter for letter in text)

@@ -423,7 +423,8 @@ def _finite(value: Any) -> Any:
 
 
 def _to_json(content: Mapping[str, Any], *, indent: int | None = None) -> bytes:
-    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False).encode()
+    text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace")  # a name's byte that is not text, in the way that JSON writes it
 
 
 def _sealed(content: Mapping[str, Any], *, indent: int | None = None) -> bytes:

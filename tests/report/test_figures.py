@@ -122,3 +122,17 @@ def test_confusion_numbers() -> None:
     counts = np.array([[199, 1, 0], [3, 5, 0], [0, 0, 0]])
     written = texts(figures.confusion(counts, ["a", "b", "c"], title="t"))
     assert [text for text in written if text.isdigit()] == ["100", "1", "38", "63"]
+
+
+def test_confusion_of_any_names() -> None:
+    """Tags, dollars, control characters and bytes that are not text are written out."""
+    names = ["<b>&", "$\\frac$", "a\x1b[31m", "caf\udce9"]
+    svg = figures.confusion(np.eye(4), names, title="\x1b<t>")
+    assert {"&lt;b&gt;&amp;", "$\\frac$", r"a\x1b[31m", r"caf\xe9"} <= set(texts(svg))
+    assert not {"\x1b", "\udce9"} & set(svg)
+
+
+def test_a_dollar_in_a_name_is_a_dollar() -> None:
+    """Names beside bars are text, not formulas."""
+    look = SVD._replace(label="$\\frac$ US$")
+    assert look.label in texts(figures.gains([(look, *ROWS[0][1:])], name="f", title="t"))

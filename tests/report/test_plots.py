@@ -78,3 +78,10 @@ def test_not_writable(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot write the figure"):
         plots.training_curves([plots.Curve("a", runs(0.5))], tmp_path)
     plots.check_writable(tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "caf\udce9\x1b[31m"])
+def test_any_name(tmp_path: Path, name: str) -> None:
+    """Dollars are no formula, and bytes that are not text no error."""
+    plots.training_curves([plots.Curve(name, runs(0.8))], tmp_path / "figure.png", title=name)
+    assert (tmp_path / "figure.png").stat().st_size > 10_000

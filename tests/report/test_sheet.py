@@ -77,3 +77,10 @@ def test_table() -> None:
     assert lines["cifar100"][:6] == ["3×32×32", "100", "50,000", "10,000", "169", "MB"]
     assert lines["image-folder"] == ["any", "any", "any", "any", "–", "–"]
     assert set(lines) >= set(data.names())
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "US$_and_CA$", "caf\udce9", "a\x1b[31m\x00b", "two\nlines"])
+def test_any_name(tmp_path: Path, name: str) -> None:
+    """Dollars are no formula, and nothing in a name breaks the sheet, in a class nor in the title."""
+    sheet.draw_sheet(pixels(), pixels(), [name, "b", "c"], tmp_path / "sheet.png", title=name)
+    assert drawn(tmp_path / "sheet.png").shape[1] > 400

@@ -113,3 +113,16 @@ def test_accuracy_table() -> None:
     assert "cat 4 3 75.00 %" in shown
     assert "dog 0 0 –" in shown
     assert "all 4 3 75.00 %" in shown
+
+
+def test_names_do_nothing_to_a_terminal() -> None:
+    """Markup, escape sequences and bytes that are not text in the name of a class are shown as they are."""
+    names = ["[bold]x[/bold]", "b\x1b[31mred", "caf\udce9", "[link=http://x]y"]
+    classes = [{"name": name, "images": 1, "right": 1} for name in names]
+    evaluation = {"model": "[red]m", "data": "d\x07", "images": 4, "accuracy": 1.0, "classes": classes}
+    buffer = io.StringIO()
+    Console(file=buffer, width=100).print(tables.accuracy_table(evaluation))
+    shown = buffer.getvalue()
+    for name in ("[bold]x[/bold]", "b\\x1b[31mred", "caf\\xe9", "[link=http://x]y", "[red]m on", r"of d\x07"):
+        assert name in shown
+    assert not {"\x1b", "\x07", "\udce9"} & set(shown)

@@ -1,5 +1,6 @@
 """The program ``svdistill``: its commands, and every error turned into one line."""
 
+import io
 import os
 import sys
 import time
@@ -120,6 +121,9 @@ def run(arguments: list[str] | None = None) -> int:
         Its status: 0, or 2 for an error before work starts, 1 for one while it runs.
     """
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):  # a terminal or file of another encoding shows what it lacks as \\u2013
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(arguments, prog_name="svdistill", standalone_mode=False)
     except SvdistillError as error:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.console import results
+from svdistill.cli.console import results, say
 
 
 def cache(
@@ -38,14 +38,14 @@ def cache(
     stored = jobs.cache(recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, callbacks=callbacks)
     console = results()
     if quiet:
-        console.print(str(stored.path), markup=False, soft_wrap=True)
+        say(stored.path)
         return
     console.print(
         tables.cache_table(
             images=stored.images, views=stored.views, size=stored.bytes, taken=stored.taken, duration=stored.seconds
         )
     )
-    console.print(f"stored in  {stored.path}", markup=False, soft_wrap=True)
+    say(f"stored in  {stored.path}")
     options = [*(["--method", method] if method else []), *(["--runs", str(runs)] if runs != Path("runs") else [])]
     again = shlex.join(["svdistill", "train", recipe, *long_form(overrides or ()), *options])
-    console.print(f"train      {again}", markup=False, soft_wrap=True)
+    say(f"train      {again}")

@@ -14,6 +14,7 @@ from rich.table import Column
 
 from svdistill.cli.console import notes
 from svdistill.errors import DataError
+from svdistill.names import printable
 from svdistill.report import comparison as report
 from svdistill.report.tables import percent, seconds
 
@@ -76,7 +77,7 @@ class CompareProgress:
         self._bars = self._all = None
         if console.is_terminal:
             self._bars = Progress(
-                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
                 BarColumn(bar_width=min(30, max(6, console.width - 62))),
                 TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
                 console=console,
@@ -120,7 +121,7 @@ class CompareProgress:
             starts = f"resumes after epoch {done_epochs}" if done_epochs else "starts"
             self._say(f"{title}: {starts}, {epochs} × {steps} steps")
         else:
-            run.bar = self._bars.add_task(title, total=epochs, completed=done_epochs, state="")
+            run.bar = self._bars.add_task(printable(title), total=epochs, completed=done_epochs, state="")
         self._show(run)
 
     def stepped(self, task: "Task", *, done_steps: int, loss: float) -> None:
@@ -191,7 +192,7 @@ class CompareProgress:
     def _say(self, text: str, *, style: str = "dim") -> None:
         self._told = time.monotonic()
         console = self._console if self._bars is None else self._bars.console
-        console.print(f"[{style}]{escape(text)}[/{style}]", soft_wrap=True)
+        console.print(f"[{style}]{escape(printable(text))}[/{style}]", soft_wrap=True)
 
 
 @contextmanager

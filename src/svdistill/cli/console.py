@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from svdistill.errors import RecipeError, SvdistillWarning, one_line
+from svdistill.names import printable
 from svdistill.ranks import find_ranks
 
 if TYPE_CHECKING:
@@ -33,9 +34,14 @@ def first() -> bool:
         return True
 
 
+def say(text: object) -> None:
+    """Write one line of a result; names in it do nothing to the terminal."""
+    results().print(printable(text), markup=False, soft_wrap=True)
+
+
 def note(text: str) -> None:
     """Write one line on what is happening."""
-    notes().print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
+    notes().print(f"[dim]{escape(printable(text))}[/dim]", soft_wrap=True)
 
 
 @contextmanager

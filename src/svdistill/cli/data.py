@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.console import note, results
+from svdistill.cli.console import note, results, say
 
 data_app = typer.Typer(
     help="List the data sets, fetch one, or look at its images.",
@@ -33,9 +33,9 @@ def list_data() -> None:
     console.print(sheet.datasets_table(known))
     for one in known:
         if one.found is not None:
-            console.print(f"{one.name} is in {one.found}", markup=False, soft_wrap=True)
-    console.print("download one:  svdistill data fetch NAME", markup=False, soft_wrap=True)
-    console.print("look at one:   svdistill data show NAME", markup=False, soft_wrap=True)
+            say(f"{one.name} is in {one.found}")
+    say("download one:  svdistill data fetch NAME")
+    say("look at one:   svdistill data show NAME")
 
 
 @data_app.command("fetch")
@@ -51,7 +51,7 @@ def fetch(
     known = data.describe(name)
     if known.size and known.found is None:
         note(f"{name}: up to {known.size / 1e6:,.0f} MB from {known.source}")
-    results().print(str(data.fetch(name, folder=to)), markup=False, soft_wrap=True)
+    say(data.fetch(name, folder=to))
 
 
 @data_app.command("show", epilog="Example: svdistill data show image-folder --root photos --image-size 64")
@@ -98,4 +98,4 @@ def show(
     words += [f"±{done.shift} px"] if done.shift else []
     heads = ("as they are", "augmented: " + ", ".join(words) if words else "not augmented")
     sheet.draw_sheet(drawn.images, drawn.varied, drawn.classes, path, title=title, heads=heads)
-    results().print(str(path), markup=False, soft_wrap=True)
+    say(path)

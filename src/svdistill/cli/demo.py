@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svdistill.cli.console import note, results
+from svdistill.cli.console import note, results, say
 
 if TYPE_CHECKING:
     from svdistill.sweep import Comparison
@@ -50,7 +50,7 @@ def demo(
     if planned.failed:
         raise typer.Exit(1)
     _draw(planned, output)
-    results().print(f"figure  {output}", markup=False, soft_wrap=True)
+    say(f"figure  {output}")
 
 
 def _draw(done: "Comparison", output: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.console import results
+from svdistill.cli.console import results, say
 
 
 def networks(
@@ -31,4 +31,4 @@ def networks(
         return
     entries = nets.survey(image_size=image_size, num_classes=classes, in_channels=channels, width=width)
     console.print(tables.networks_table(entries))
-    console.print("the maps at the taps of one:  svdistill networks --taps NAME", markup=False, soft_wrap=True)
+    say("the maps at the taps of one:  svdistill networks --taps NAME")

@@ -13,6 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from svdistill.cli.console import note, notes
+from svdistill.names import printable
 from svdistill.ranks import find_ranks
 from svdistill.report.tables import percent, seconds
 
@@ -78,9 +79,9 @@ class Bar:
         self._last = 0.0
         self._task: TaskID | None = None
         # Titles of equal length keep the lines of several runs in columns.
-        self._title = f"{title:<25}"
+        self._title = f"{printable(title):<25}"
         self._progress = TwoLines(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             BarColumn(bar_width=min(40, max(8, console.width - 60))),
             TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
             console=console,
@@ -171,7 +172,7 @@ class Lines:
 
     def _write(self, text: str) -> None:
         self._last = time.monotonic()
-        self._console.print(f"{self._title}: {text}", markup=False, soft_wrap=True)
+        self._console.print(printable(f"{self._title}: {text}"), markup=False, soft_wrap=True)
 
 
 class Reporter:
@@ -217,12 +218,15 @@ class Reporter:
     def storing(self, recipe: "Recipe", images: int) -> "Iterator[Callable[[int], None]]":
         """Show a bar in a terminal; elsewhere a line at the start."""
         console = notes()
-        title = f"{recipe.name}: running the teacher once"
+        title = printable(f"{recipe.name}: running the teacher once")
         if not console.is_terminal:
             console.print(f"{title} over {images:,} images, all views counted", markup=False, soft_wrap=True)
             yield lambda _: None
             return
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=min(40, max(8, console.width - 60)))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=min(40, max(8, console.width - 60))),
+        )
         with Progress(*columns, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
             task = progress.add_task(title, total=images)
             yield lambda done: progress.advance(task, done)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.console import results
+from svdistill.cli.console import results, say
 
 recipes_app = typer.Typer(
     help="List the recipes and methods, or show every setting of one.",
@@ -27,7 +27,7 @@ def list_recipes() -> None:
 
     console = results()
     console.print(tables.recipes_table((name, recipes.load(name).description) for name in recipes.names()))
-    console.print("every setting of one:  svdistill recipes show NAME [KEY=VALUE]...", markup=False, soft_wrap=True)
+    say("every setting of one:  svdistill recipes show NAME [KEY=VALUE]...")
 
 
 @recipes_app.command("methods")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.console import note, results
+from svdistill.cli.console import note, say
 
 
 def report(
@@ -26,4 +26,4 @@ def report(
     written = page.write(runs, output)
     for path, reason in written.left_out:
         note(f"left out: {path} {reason}")
-    results().print(f"report on {written.runs} runs  {written.path}", markup=False, soft_wrap=True)
+    say(f"report on {written.runs} runs  {written.path}")

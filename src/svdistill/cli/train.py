@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.console import hearing, note, results
+from svdistill.cli.console import hearing, note, results, say
 from svdistill.errors import TrainingError
 
 
@@ -55,8 +55,8 @@ def train(
                 note(f"what may be the matter:  {shlex.join(['svdistill', 'doctor', recipe, *chosen])}")
     console = results()
     if quiet:
-        console.print(str(run.student_file), markup=False, soft_wrap=True)
+        say(run.student_file)
         return
     console.print(tables.run_table(run.summary, run.metrics))
-    console.print(f"trained network  {run.student_file}", markup=False, soft_wrap=True)
-    console.print(f"measure it       svdistill evaluate {shlex.quote(str(run.path))}", markup=False, soft_wrap=True)
+    say(f"trained network  {run.student_file}")
+    say(f"measure it       svdistill evaluate {shlex.quote(str(run.path))}")

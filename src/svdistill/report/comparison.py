@@ -17,8 +17,9 @@ from rich.text import Text
 
 from svdistill.atomic import write_atomically
 from svdistill.methods import BASELINE, TEACHER
+from svdistill.names import printable
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
-from svdistill.report.tables import accuracy_name, count, flops, mean_deviation, percent, seconds
+from svdistill.report.tables import accuracy_name, count, flops, mean_deviation, percent, plain, seconds
 
 STEM = "comparison"
 COSTS = ("param.", "MFLOPs")
@@ -135,10 +136,10 @@ def table(record: Mapping[str, Any]) -> Group:
         figures = [_seeds(row), spread(row.accuracy), spread(row.best), gain_interval(row.gain), seconds(row.seconds)]
         costs = _costs(row) if len(students) > 1 else ()
         style = "dim" if row.method == TEACHER else None
-        drawn.add_row(row.method, *(_value(row, axis) for axis in axes), *figures, *costs, style=style)
-    lines = [] if len(students) > 1 else [Text(line) for line in _cost_lines(done)]
-    failed = [Text(f"failed  {line}", style="red") for line in failures(done)]
-    return Group(Text(_title(record), style="bold"), *lines, drawn, *failed)
+        drawn.add_row(plain(row.method), *(plain(_value(row, axis)) for axis in axes), *figures, *costs, style=style)
+    lines = [] if len(students) > 1 else [plain(line) for line in _cost_lines(done)]
+    failed = [plain(f"failed  {line}", style="red") for line in failures(done)]
+    return Group(plain(_title(record), style="bold"), *lines, drawn, *failed)
 
 
 def _costs(row: Row) -> tuple[str, str]:
@@ -260,9 +261,9 @@ def write(record: Mapping[str, Any], folder: str | os.PathLike[str]) -> None:
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
-    write_atomically(folder / f"{STEM}.json", as_json(record, folder=folder).encode())
-    write_atomically(folder / f"{STEM}.csv", comma_separated(record).encode())
-    write_atomically(folder / f"{STEM}.md", markdown(record).encode())
+    write_atomically(folder / f"{STEM}.json", as_json(record, folder=folder).encode(errors="backslashreplace"))
+    write_atomically(folder / f"{STEM}.csv", comma_separated(record).encode(errors="backslashreplace"))
+    write_atomically(folder / f"{STEM}.md", markdown(record).encode(errors="backslashreplace"))
 
 
 def plan_table(record: Mapping[str, Any]) -> Group:
@@ -287,7 +288,8 @@ def plan_table(record: Mapping[str, Any]) -> Group:
     for run in record["runs"]:
         title = " ".join([run["method"], *(f"{key.rpartition('.')[2]}={value}" for key, value in run["axes"].items())])
         accuracy = DASH if run["summary"] is None else percent(run["summary"]["accuracy"])
-        drawn.add_row(title, str(run["seed"]), states.get(run["state"], run["state"]), accuracy, run["folder"])
+        state = states.get(run["state"], run["state"])
+        drawn.add_row(plain(title), str(run["seed"]), state, accuracy, plain(run["folder"]))
     there = sum(run["state"] == "finished" for run in record["runs"])
     return Group(Text(f"{len(record['runs'])} runs, {there} of them found finished", style="bold"), drawn)
 
@@ -368,7 +370,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return printable(text.replace("|", "\\|").replace("\n", " "))
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from svdistill.report.tables import count, percent, plain_table, seconds, titled
+from svdistill.names import printable
+from svdistill.report.tables import count, percent, plain, plain_table, seconds, titled
 
 _SIGNS = {"wrong": ("wrong", "bold red"), "look": ("look at", "yellow"), "note": ("note", "cyan")}
 
@@ -32,7 +33,7 @@ def _facts(title: str, rows: Mapping[str, str]) -> Group:
     table.add_column(no_wrap=True)
     table.add_column()
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, plain(value))
     return titled(title, table)
 
 
@@ -80,9 +81,9 @@ def _taps(found: Sequence[Mapping[str, Any]]) -> Group:
     for tap in found:
         remarks = ["adapter"] * tap["adapted"] + [f"left out by {name}" for name in tap["left_out"]]
         table.add_row(
-            Text(tap["student"]),
+            plain(tap["student"]),
             _shape(tap["student_shape"]),
-            Text(tap["teacher"]),
+            plain(tap["teacher"]),
             _shape(tap["teacher_shape"]),
             percent(tap["dead"], digits=0),
             percent(tap["energy"], digits=0),
@@ -147,8 +148,8 @@ def _remarks(found: Sequence[Mapping[str, Any]]) -> Group:
     table = Table.grid(padding=(0, 2))
     for remark in found:
         word, style = _SIGNS[remark["gravity"]]
-        text = Text(remark["found"])
+        text = plain(remark["found"])
         if remark["advice"]:
-            text.append(f"\n→ {remark['advice']}", style="dim")
+            text.append(f"\n→ {printable(remark['advice'])}", style="dim")
         table.add_row(Text(word, style=style), text)
     return titled("what stands out", table)

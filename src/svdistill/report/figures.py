@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from svdistill.names import printable
 from svdistill.report.methods import Look
 from svdistill.report.numbers import points, row_fractions, signed, whole
 from svdistill.report.statistics import Interval
@@ -268,6 +269,7 @@ def confusion(counts: NDArray[Any], classes: Sequence[str], *, title: str) -> st
         An ``<svg>`` element; with numbers in percent up to 12 classes and class names up to 30.
     """
     fractions = row_fractions(counts)
+    classes = [printable(name) for name in classes]
     number = len(fractions)
     named = number <= MAX_NAMED
     left = min(92.0, 8 + 5.9 * max(map(len, classes))) if named else 4.0
@@ -284,7 +286,7 @@ def confusion(counts: NDArray[Any], classes: Sequence[str], *, title: str) -> st
                 parts.append(text_at(whole(value), x, y, size=min(10.5, 0.42 * cell), anchor="middle"))
     height = side + 4 + below
     return (
-        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {PANEL} {height:.1f}" '
+        f'<svg role="img" aria-label="{escape(printable(title))}" viewBox="0 0 {PANEL} {height:.1f}" '
         f'style="max-width:{PANEL}px">{"".join(parts)}</svg>'
     )
 

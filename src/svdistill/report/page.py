@@ -14,6 +14,7 @@ from markupsafe import Markup
 from svdistill.atomic import write_atomically
 from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
+from svdistill.names import printable
 from svdistill.records import RunRecord
 from svdistill.report import diagnostics, sections, tables
 from svdistill.report.collect import Collection, Group, Key, Regime, RunView, collect, method_order
@@ -70,7 +71,7 @@ def write(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
     if output.is_dir():
         raise DataError(f"cannot write the report {output}: it is a folder; give a file, e.g. {output / 'report.html'}")
     found = collect(paths)
-    page = render(found).encode()
+    page = render(found).encode(errors="backslashreplace")
     try:
         write_atomically(output, page)
     except OSError as error:
@@ -95,6 +96,7 @@ def render(found: Collection, *, made: str | None = None) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=_harmless,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -119,6 +121,13 @@ def render(found: Collection, *, made: str | None = None) -> str:
     # A line never ends between a number and its unit.
     page = re.sub(r"(?<=\d) (?=(?:%|s|min|h)(?!\w))", "\N{NO-BREAK SPACE}", page)
     return page.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
+def _harmless(value: object) -> object:
+    """Take control characters and the like out of what the template writes; a text of several lines keeps them."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "\n".join(map(printable, value.split("\n")))
 
 
 class _Row(NamedTuple):

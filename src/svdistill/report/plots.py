@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from svdistill.atomic import replacing
 from svdistill.errors import DataError
+from svdistill.names import printable
 from svdistill.report.tables import mean_deviation
 
 # Okabe and Ito's palette, told apart with every common kind of colour blindness.
@@ -47,15 +49,15 @@ def training_curves(curves: Sequence[Curve], path: Path, *, teacher: float | Non
         DataError: a method without runs, or the file cannot be written.
     """
     curves = [
-        curve._replace(runs=[[line for line in run if "accuracy" in line] for run in curve.runs]) for curve in curves
+        Curve(printable(curve.name), [[line for line in run if "accuracy" in line] for run in curve.runs])
+        for curve in curves
     ]
     empty = [curve.name for curve in curves if not curve.runs or not all(curve.runs)]
     if empty or not curves:
         raise DataError(f"nothing to draw for {', '.join(empty) or 'an empty list'}; give runs of at least one epoch")
-    figure = _draw(curves, teacher=teacher, title=title)
     try:
-        with replacing(path) as file:
-            figure.savefig(file, format="png")
+        with matplotlib.rc_context({"text.parse_math": False}), replacing(path) as file:
+            _draw(curves, teacher=teacher, title=printable(title)).savefig(file, format="png")
     except OSError as error:
         raise DataError(f"cannot write the figure {path}: {error.strerror or error}; choose another file") from error
 

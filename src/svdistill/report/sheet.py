@@ -13,6 +13,7 @@ from rich.table import Table
 
 from svdistill.atomic import replacing
 from svdistill.errors import DataError, ShapeError
+from svdistill.names import printable
 
 if TYPE_CHECKING:
     from svdistill.data import Description
@@ -79,7 +80,8 @@ def draw_sheet(
     halves = [_mosaic(part, zoom) for part in (images, varied)]
     height, width = halves[0].shape[:2]
     cell = height / len(images)
-    shown = [name if len(name) <= 22 else name[:21] + "…" for name in names]
+    shown = [name if len(name) <= 22 else name[:21] + "…" for name in map(printable, names)]
+    title = printable(title)
     # In pixels: a margin for the names, two mosaics with a gap, room for the heads.
     left, gap, top, edge = 16 + max(_width(name, _NAME) for name in shown), 24, 62 if title else 34, 8
     total = (max(left + 2 * width + gap + edge, 16 + _width(title, _TITLE)), top + height + edge)
@@ -94,9 +96,10 @@ def draw_sheet(
         figure.text(start / total[0], 1 - (top - 8) / total[1], head, fontsize=9, color="#444444", va="bottom")
     for row, name in enumerate(shown):
         middle = 1 - (top + (row + 0.5) * cell) / total[1]
-        figure.text((left - 8) / total[0], middle, name, fontproperties=_NAME, ha="right", va="center")
+        label = figure.text((left - 8) / total[0], middle, name, fontproperties=_NAME, ha="right", va="center")
+        label.set_parse_math(False)
     if title:
-        figure.text(8 / total[0], 1 - 8 / total[1], title, fontproperties=_TITLE, va="top")
+        figure.text(8 / total[0], 1 - 8 / total[1], title, fontproperties=_TITLE, va="top").set_parse_math(False)
     try:
         with replacing(path.absolute()) as file:
             figure.savefig(file, format="png")

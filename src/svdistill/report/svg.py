@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from svdistill.names import printable
 from svdistill.report.methods import Look
 
 WIDE, NARROW, PANEL = 1040, 350, 345  # pixels; a figure across the page, the same on a phone, one of several abreast
@@ -25,6 +26,7 @@ TEACHER_DASHES = (4, 3)
 INK, MUTED, GRID, PAPER = "#010001", "#010002", "#010003", "#010004"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
 _STYLE: dict[str, Any] = {
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched and copied
     "font.family": "DejaVu Sans",  # what the room for texts is measured with; wider than most
     "font.size": 12,
@@ -97,7 +99,7 @@ def _inline(svg: str, frame: Frame) -> str:
     )
     body = re.sub(r"#0[12][0-9a-f]{4}", lambda m: f"var({_variable(m[0])})", body)
     body = re.sub(r"\n\s*", "\n", body)
-    title = escape(frame.title, {'"': "&quot;"})
+    title = escape(printable(frame.title), {'"': "&quot;"})
     head = f'<svg role="img" aria-label="{title}" viewBox="0 0 {frame.width} {frame.height}"'
     return f'{head} style="max-width:{frame.width}px">{body}'
 

@@ -10,6 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from svdistill.names import printable
+
 
 def mean_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and the sample deviation (n − 1) of some runs.
@@ -75,10 +77,15 @@ def plain_table(*, header: bool = True) -> Table:
     return Table(box=box.SIMPLE_HEAD, show_header=header)
 
 
+def plain(name: object, *, style: str = "") -> Text:
+    """Return a name for a cell of a table: neither markup nor control characters in it do anything."""
+    return Text(printable(name), style=style)
+
+
 def titled(title: str, table: Table) -> Group:
     """Put a title above a table."""
     # A table breaks a title of its own into lines of the table's width.
-    return Group(Text(title, style="bold"), table)
+    return Group(plain(title, style="bold"), table)
 
 
 def accuracy_name(summaries: Iterable[Mapping[str, Any]]) -> str:
@@ -152,7 +159,7 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> Group:
     table.add_column("accuracy", justify="right")
     for row in evaluation["classes"]:
         fraction = row["right"] / row["images"] if row["images"] else None
-        table.add_row(row["name"], count(row["images"]), count(row["right"]), percent(fraction))
+        table.add_row(plain(row["name"]), count(row["images"]), count(row["right"]), percent(fraction))
     table.add_section()
     right = sum(row["right"] for row in evaluation["classes"])
     table.add_row("all", count(evaluation["images"]), count(right), percent(evaluation["accuracy"]), style="bold")
@@ -177,7 +184,7 @@ def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
         mean, deviation = mean_deviation([100 * run["accuracy"] for run in runs])
         spread = "" if deviation is None else f" ± {deviation:.2f}"
         took = f"{statistics.fmean(run['seconds'] for run in runs):.1f}"
-        table.add_row(name, count(runs[0]["parameters"]), flops(runs[0]["flops"]), f"{mean:.2f}{spread}", took)
+        table.add_row(plain(name), count(runs[0]["parameters"]), flops(runs[0]["flops"]), f"{mean:.2f}{spread}", took)
     seeds = max(len(runs) for _, runs in rows)
     spread = f", mean ± deviation of {seeds} seeds" if seeds > 1 else ""
     accuracy = accuracy_name(run for _, runs in rows for run in runs).capitalize()
@@ -198,7 +205,7 @@ def recipes_table(recipes: Iterable[tuple[str, str]], *, heading: str = "recipe"
     table.add_column(heading, no_wrap=True, style="bold")
     table.add_column("what it trains")
     for name, description in recipes:
-        table.add_row(name, description)
+        table.add_row(plain(name), description)
     return table
 
 

@@ -1,12 +1,13 @@
 """YAML files and ``key=value`` settings as plain dictionaries: ``extends``, merging, paths."""
 
+import copy
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -59,9 +60,20 @@ _Loader.add_implicit_resolver(
 
 def shipped() -> dict[str, Path]:
     """Return the recipes that come with svdistill: name, e.g. ``digits/svd`` → file."""
-    home = Path(str(files("svdistill.recipes")))
+    home = _home()
     found = {path.relative_to(home).with_suffix("").as_posix(): path for path in home.rglob("*.yaml")}
     return {name: found[name] for name in sorted(found) if not name.startswith(f"{METHODS}/")}
+
+
+def _home() -> Path:
+    return Path(str(files("svdistill.recipes")))
+
+
+def _is_shipped(name: str) -> bool:
+    """Whether :func:`shipped` has a name, without a look at all the others: a comparison asks a thousand times."""
+    path = PurePosixPath(name)
+    plain = path.as_posix() == name and not path.is_absolute() and ".." not in path.parts
+    return plain and path.parts[:1] != (METHODS,) and os.path.isfile(_home() / f"{name}.yaml")
 
 
 def find(name: str, *, beside: Path | None = None) -> tuple[str, Path]:
@@ -77,13 +89,12 @@ def find(name: str, *, beside: Path | None = None) -> tuple[str, Path]:
     Raises:
         RecipeError: there is no such recipe.
     """
-    known = shipped()
-    if name in known:
-        return name, known[name]
+    if _is_shipped(name):
+        return name, _home() / f"{name}.yaml"
     if name.startswith(f"{METHODS}/"):
         return name, method(name.partition("/")[2])
     if not name.endswith(SUFFIXES):
-        raise RecipeError(f"no recipe {name!r}{nearest(name, known)}")
+        raise RecipeError(f"no recipe {name!r}{nearest(name, shipped())}")
     path = (beside or Path.cwd()) / Path(name).expanduser()
     if not path.is_file():
         raise RecipeError(f"no recipe file {path}; give a path that exists, or a name that 'svdistill recipes' lists")
@@ -172,6 +183,11 @@ def _read_file(path: Path) -> Plain:
 def _values(text: str) -> Any:
     if "${" in text:
         raise ValueError("'${…}' is not filled in here; write the value itself")
+    return copy.deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str) -> Any:
     return parse_yaml(text, _Loader)
 
 

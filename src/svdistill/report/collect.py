@@ -329,8 +329,9 @@ def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[
     names = {run.teacher for run in runs if run.teacher is not None}
     students = [run for run in runs if run.name not in names]
     candidates = {run.path.resolve(): run for run in runs if run.name in names}
-    for run in students:
-        candidates |= {other.path.resolve(): other for other in _beside(run)}
+    for folder in dict.fromkeys(_teacher_folder(run) for run in students):
+        if folder is not None:
+            candidates |= {other.path.resolve(): other for other in _read_all(RunRecord.find(folder, deep=False))[0]}
     wanted = {_noted_teacher(run) for run in runs} - {None}
     used = [run for run in candidates.values() if _digest(run) in wanted] if wanted else list(candidates.values())
     given = {run.path.resolve() for run in runs}
@@ -338,13 +339,13 @@ def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[
     return students, used, unused
 
 
-def _beside(run: RunView) -> list[RunView]:
-    """Return finished runs of the teacher's recipe in the folder of all runs that this run lies in."""
+def _teacher_folder(run: RunView) -> Path | None:
+    """Return where the runs of the teacher's recipe are, in the folder of all runs that this run lies in."""
     depth = len(Path(run.name).parts)
-    if run.teacher is None or run.path.resolve().parts[-1 - depth : -1] != Path(run.name).parts:
-        return []
-    folder = run.path.resolve().parents[depth] / run.teacher
-    return _read_all(RunRecord.find(folder, deep=False))[0] if not Path(run.teacher).is_absolute() else []
+    if run.teacher is None or Path(run.teacher).is_absolute():
+        return None
+    path = run.path.resolve()
+    return path.parents[depth] / run.teacher if path.parts[-1 - depth : -1] == Path(run.name).parts else None
 
 
 def _noted_teacher(run: RunView) -> str | None:

@@ -31,7 +31,6 @@ from svdistill.report.svg import (
     png,
     text_at,
 )
-from svdistill.report.tables import mean_deviation
 
 MAX_BANDS = 5  # with more methods, bands hide each other
 MAX_NAMED, MAX_NUMBERED = 30, 12  # classes of a confusion matrix: with more, names and numbers do not fit
@@ -323,9 +322,9 @@ def picture(pixels: NDArray[Any]) -> str:
 
 
 def _band(line: Line, scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    spread = [mean_deviation([scale * value for value in values]) for values in zip(*line.runs, strict=True)]
-    means = np.array([mean for mean, _ in spread])
-    deviation = np.array([deviation or 0.0 for _, deviation in spread])
+    runs = scale * np.asarray(line.runs)
+    means = runs.mean(axis=0)
+    deviation = runs.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros_like(means)
     return means, means - deviation, means + deviation
 
 

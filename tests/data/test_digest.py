@@ -67,6 +67,8 @@ def test_images_are_what_they_were_before_rounding() -> None:
     """Resized, made grey, turned: what another version of torch would round otherwise does not count."""
     images = made()
     before = rows(images.images)
+    for one in (images.with_channels(1), images.resized(8), images.with_channels(1).with_channels(3).resized(8)):
+        assert listed(one.digests()) == before
     chosen = images.resized(8).with_channels(1)
     assert listed(chosen.digests()) == before
     assert listed(chosen.to("cpu").unlabelled().digests()) == before

@@ -1,10 +1,12 @@
 """Tests of standardization."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from svdistill.data import ImageSet, channel_statistics, standardize
+from svdistill.data import Files, FileSet, ImageSet, channel_statistics, measured, standardize
 from svdistill.errors import DataError, ShapeError
 
 EPS = torch.finfo(torch.float32).eps
@@ -89,3 +91,15 @@ def test_statistics_of_a_set_are_those_of_its_images() -> None:
     whole = ImageSet(images, torch.zeros(50).long(), ("a",))
     for one, other in zip(channel_statistics(whole), channel_statistics(images), strict=True):
         assert torch.equal(one, other)
+
+
+def test_which_images_are_measured(tmp_path: Path) -> None:
+    """All that are in memory; of those on disk at most ten thousand, evenly spread."""
+    labels = torch.zeros(20_001, dtype=torch.int64)
+    kept = ImageSet(torch.zeros(20_001, 1, 1, 1, dtype=torch.uint8), labels, ("a",))
+    assert measured(kept) is kept
+    streamed = FileSet(Files(tmp_path, [""] * 20_001), torch.arange(20_001), labels, ("a",), 8)
+    found = measured(streamed)
+    assert isinstance(found, FileSet)
+    assert (len(found), found.positions[:3].tolist(), int(found.positions[-1])) == (10_000, [0, 2, 4], 19_998)
+    assert len(measured(streamed.take(torch.arange(5)))) == 5

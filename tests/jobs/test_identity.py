@@ -277,12 +277,16 @@ def test_what_is_stored_of_a_teacher(
         return load_image_folder(*arguments, **{**options, "in_memory": in_memory})
 
     monkeypatch.setattr("svdistill.data.catalogue.load_image_folder", loaded)
-    images, runs = bitmaps(tmp_path / "others"), tmp_path / "runs"
+    images, pool, runs = bitmaps(tmp_path / "others"), bitmaps(tmp_path / "pool"), tmp_path / "runs"
     settings = [*HELPED, f"data.root={images}", "views=2", f"teacher.overrides.data.root={photos}"]
+    settings += [f"data.unlabelled={{name: image-folder, root: {pool}, batch_size: 2}}"]
     first = jobs.cache("digits/svd", overrides=settings, runs=runs)
     assert jobs.cache("digits/svd", overrides=settings, runs=runs).taken == 0
     replace_in_place(images / "val" / "cat" / "0.bmp")  # the teacher is not asked about it
     assert jobs.cache("digits/svd", overrides=settings, runs=runs).taken == 0
-    replace_in_place(images / "train" / "cat" / "0.bmp")
-    with pytest.raises(DataError, match=f"{first.path} is of other training images"):
-        jobs.cache("digits/svd", overrides=settings, runs=runs)
+    for root in (images, pool):
+        replace_in_place(root / "train" / "cat" / "0.bmp")
+        with pytest.raises(DataError, match=f"{first.path} is of other training images"):
+            jobs.cache("digits/svd", overrides=settings, runs=runs)
+        replace_in_place(root / "train" / "cat" / "0.bmp")  # as it was
+    assert jobs.cache("digits/svd", overrides=settings, runs=runs).taken == 0

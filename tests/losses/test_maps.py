@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from svdistill import losses
-from svdistill.errors import ShapeError
+from svdistill.errors import ShapeError, SvdistillWarning
 from svdistill.losses import attention_loss, fitnet_loss, fsp_loss, relational_loss, svd_loss
 from svdistill.losses.maps import as_grid, pair_up
 from tests.features import post_relu_maps
@@ -206,3 +206,14 @@ def test_pair_up_returns_what_came():
     student, teacher = both_maps(2)
     pairs = pair_up(student, teacher, method="x")
     assert all(p[0] is s and p[1] is t for p, s, t in zip(pairs, student, teacher, strict=True))
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_maps_that_look_channels_last_are_told_of(who):
+    """By the functions and the modules alike; other maps pass in silence, also where one tap is as high as wide."""
+    plain, odd = [torch.rand(2, 16, 8, 8), torch.rand(2, 8, 8, 8)], [torch.rand(2, 8, 8, 16), torch.rand(2, 4, 4, 32)]
+    maps = (odd, plain) if who == "student" else (plain, odd)
+    for use in (losses.attention_loss, losses.AttentionLoss().measure, losses.relational_loss):
+        with pytest.warns(SvdistillWarning, match=rf"^the {who}'s maps, the first \(2, 8, 8, 16\), look like \(B, H"):
+            use(*maps)
+    losses.attention_loss(plain, [torch.rand(2, 6, 6, 9), torch.rand(2, 9, 6, 6)])

@@ -1,5 +1,7 @@
 """What does not fit together is found before work starts, and is one line."""
 
+import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,50 @@ def test_soft_targets_need_the_same_classes_in_the_same_order(tmp_path: Path, by
         check(make("digits/svd", [*order, *theirs, "loss=[svd,soft-target]"]), images, **options)
     same = check(make("digits/svd", [*order, *theirs, "loss=soft-target"]), teacher_images, **options)
     assert same == ()
+
+
+@pytest.mark.parametrize(
+    ("loss", "extra", "told"),
+    [
+        ("soft-target", {}, ["its classes", "the mean and deviation of its images"]),
+        ("soft-target", {"classes": json.dumps([str(i) for i in range(10)])}, ["the mean and deviation of its images"]),
+        ("svd", {"mean": "[0.5]"}, ["the mean and deviation of its images"]),
+        ("soft-target", {"mean": "[0.5]", "std": "[0.2]"}, ["its classes"]),
+        ("svd", {"mean": "[0.5]", "std": "[0.2]"}, []),
+    ],
+)
+def test_what_a_teachers_file_does_not_say_is_told(tmp_path: Path, loss: str, extra: Any, told: list[str]) -> None:
+    """Only what the losses need, and what is done without it."""
+    path, size = tmp_path / "own.safetensors", {"num_classes": 10, "in_channels": 1, "width": 0.1}
+    nets.save(nets.create("vgg-bn-teacher", **size), path, name="vgg-bn-teacher", **size, extra=extra)
+    recipe = recipes.load("digits/svd", [*SMALL[:3], f"teacher.checkpoint={path}", f"loss={loss}"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check(recipe, twelve_images())
+    messages = [str(one.message) for one in caught if one.category is SvdistillWarning]
+    assert len(messages) == bool(told)
+    for message in messages:
+        assert message.startswith(f"teacher.checkpoint: {path} does not name {told[0]}, ")
+        assert all(one in message for one in told)
+        assert message.count("are taken") == len(told)
+
+
+def test_layouts_of_a_recipe() -> None:
+    """One word for all taps or a list, of the student and of the teacher, whose own recipe may say it too."""
+    plain, same = loaded(), ["model.layout=channels_first", "teacher.layout=[channels_first]"]
+    assert plain.model.layout is None
+    recipe = loaded("model.taps=[block1]", "teacher.taps=[block1]", "loss=attention", *same)
+    assert build.layouts(recipe, recipes.teacher_of(recipe)) == ("channels_first", ("channels_first",))
+    assert checked(recipe) == checked(loaded("model.taps=[block1]", "teacher.taps=[block1]", "loss=attention"))
+    given = loaded("teacher.overrides.model.layout=channels_last")
+    assert build.layouts(given, recipes.teacher_of(given)) == (None, "channels_last")
+    assert (
+        len({one.digest(teacher="t") for one in (plain, loaded(same[0]), loaded("teacher.layout=channels_last"))}) == 3
+    )
+    with pytest.raises(RecipeError, match=r"^teacher\.taps: .*2 layouts came for 5 taps"):
+        checked(loaded("teacher.layout=[channels_first,channels_first]"))
+    with pytest.raises(RecipeError, match=r"^model\.layout: expected channels_first or channels_last, or a list"):
+        loaded("model.layout=nhwc")
 
 
 @pytest.mark.parametrize(

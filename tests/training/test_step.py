@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from svdistill import gradients, losses, training
 from svdistill.distiller import Distiller
+from svdistill.errors import OptionError, TrainingError
 from svdistill.gradients import CLIPS, TransferHealth
 from svdistill.training import Objective
 from svdistill.training.metrics import Metrics
@@ -385,3 +386,46 @@ def test_nothing_in_a_step_waits_for_the_device(engine, stand_in, monkeypatch, o
         assert metrics.steps == 2
         with pytest.raises(DataDependentOutputException):
             metrics.read()
+
+
+# What is asked of a step that cannot be right
+
+
+def test_a_step_in_eval_mode_is_refused(make_run):
+    """Of the distiller, or of the student alone; nothing has changed."""
+    run = make_run()
+    images, labels = batch(run)
+    before = {name: value.clone() for name, value in run.distiller.state_dict().items()}
+    for module, who in ((run.distiller, "distiller"), (run.distiller.student, "student")):
+        run.distiller.train()
+        module.eval()
+        with pytest.raises(TrainingError, match=f"^the {who} is in eval mode, .*; call distiller.train.. first$"):
+            training.step(run.engine, run.distiller, run.optimizer, images, labels, epoch=0)
+    assert all(torch.equal(value, before[name]) for name, value in run.distiller.state_dict().items())
+
+
+@pytest.mark.parametrize("loss", [losses.SVDLoss, losses.FitNetLoss])
+def test_an_optimizer_made_before_prepare_is_refused(engine, stand_in, loss):
+    """It would never reach adapters or regressor; one of a part of the student passes."""
+    taps = {"student_taps": ("0", "1"), "teacher_taps": ("0", "1")}
+    distiller = Distiller(stand_in.network(4), stand_in.network(6), loss=loss(), **taps).train()
+    early = training.make_optimizer("sgd", distiller, lr=0.1)
+    distiller.prepare(torch.rand(4, 1, 8, 8))
+    late = training.make_optimizer("sgd", [*distiller.student[4].parameters(), *distiller.parameters()][2:], lr=0.1)
+    images, labels = torch.rand(4, 1, 8, 8), torch.arange(4) % 3
+    with pytest.raises(OptionError, match="the optimizer lacks the adapters or the parameters of a loss; call distil"):
+        training.step(engine, distiller, early, images, labels, epoch=0)
+    training.step(engine, distiller, late, images, labels, epoch=0)
+
+
+def test_a_frozen_batch_norm_stays_as_it_is_in_steps(make_run):
+    """Neither its parameters nor its statistics move, whatever else learns."""
+    run = make_run()
+    images, labels = batch(run)
+    norm = run.distiller.student[0][1].eval().requires_grad_(False)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    other = run.distiller.student[4].weight.clone()
+    for _ in range(2):
+        training.step(run.engine, run.distiller.train(), run.optimizer, images, labels, epoch=0)
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    assert not torch.equal(run.distiller.student[4].weight, other)

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from svdistill.errors import OptionError, ShapeError
-from svdistill.losses.maps import as_grid, average_pool, match, number, numbered, pair_up, smaller, wide_dtype
+from svdistill.losses.maps import (
+    as_grid,
+    average_pool,
+    match,
+    number,
+    numbered,
+    pair_up,
+    smaller,
+    warn_of_layout,
+    wide_dtype,
+)
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 
@@ -35,6 +45,7 @@ def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor
     authors' code, which takes the mean of squares in place of the norm.
     """
     _check_power(power)
+    warn_of_layout(student_maps, teacher_maps)
     return _compare(student_maps, _extract(teacher_maps, student_maps, power), power)
 
 

@@ -15,6 +15,7 @@ from svdistill.losses.maps import (
     pair_up,
     positions,
     smaller,
+    warn_of_layout,
     wide_dtype,
     width,
 )
@@ -51,6 +52,7 @@ def fitnet_loss(
     Source: Romero et al., *FitNets: Hints for Thin Deep Nets*, ICLR 2015, equation 3.
     """
     tap = _chosen(hint, pair_up(student_maps, teacher_maps, method="FitNets"))
+    warn_of_layout(student_maps, teacher_maps)
     return _compare(student_maps[tap], _extract(teacher_maps, student_maps, tap), weight, bias)
 
 

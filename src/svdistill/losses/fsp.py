@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svdistill.errors import ShapeError
-from svdistill.losses.maps import as_grid, match, pair_up, positions, smaller, wide_dtype
+from svdistill.losses.maps import as_grid, match, pair_up, positions, smaller, warn_of_layout, wide_dtype
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 # The Gram matrices (B, C_F, C_B) by the numbers of their taps, front and back, in order.
@@ -36,6 +36,7 @@ def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> 
 
     Source: Yim, Joo, Bae, Kim, *A Gift from Knowledge Distillation*, CVPR 2017, equations 1 and 2.
     """
+    warn_of_layout(student_maps, teacher_maps)
     return _compare(student_maps, _extract(teacher_maps, student_maps))
 
 

@@ -3,12 +3,13 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from warnings import warn
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from svdistill.errors import ShapeError
+from svdistill.errors import ShapeError, SvdistillWarning
 
 _WHO = ("student", "teacher")
 
@@ -57,6 +58,25 @@ def pair_up(
         if equal_widths:
             _check_width(student, width(teacher), tap)
     return pairs
+
+
+def warn_of_layout(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> None:
+    """Warn where the maps of a network look like (B, H, W, C): the first two dimensions are alike and the last is not.
+
+    Args:
+        student_maps: as for `pair_up`.
+        teacher_maps: as for `pair_up`.
+    """
+    for who, maps in zip(_WHO, (student_maps, teacher_maps), strict=True):
+        grids = [one.shape for one in maps if isinstance(one, Tensor) and one.dim() == 4]
+        if grids and all(1 < height == wide != channels for _, height, wide, channels in grids):
+            warn(
+                SvdistillWarning(
+                    f"the {who}'s maps, the first {tuple(grids[0])}, look like (B, H, W, C), but are read as "
+                    "(B, C, H, W); permute them, or have a Distiller take them"
+                ),
+                stacklevel=1,
+            )
 
 
 def number(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:

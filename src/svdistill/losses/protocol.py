@@ -2,9 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, get_args
 
 from torch import Tensor
+
+from svdistill.losses.maps import warn_of_layout
 
 Reads = Literal["maps", "logits"]
 READS: tuple[Reads, ...] = get_args(Reads)
@@ -105,6 +107,8 @@ class TransferLoss(Protocol[Side, Goal]):
         Returns:
             The loss and its health; see `compare`.
         """
+        if self.reads == "maps":
+            warn_of_layout(cast(Maps, student), cast(Maps, teacher))
         return self.compare(student, self.extract(teacher, student))
 
     @abstractmethod

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svdistill.errors import OptionError
-from svdistill.losses.maps import channels_first, match, pair_up, wide_dtype
+from svdistill.losses.maps import channels_first, match, pair_up, warn_of_layout, wide_dtype
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 # Squared distances below this fraction of the squared lengths are rounding of float32 maps: the examples coincide.
@@ -45,6 +45,7 @@ def relational_loss(
     Source: Park, Kim, Lu, Cho, *Relational Knowledge Distillation*, CVPR 2019, equations 5 to 9.
     """
     _check_weights(distance, angle)
+    warn_of_layout(student_maps, teacher_maps)
     return _compare(student_maps, _extract(teacher_maps, student_maps), distance, angle)
 
 

@@ -36,6 +36,7 @@ from svdistill.losses.maps import (
     numbered,
     pair_up,
     smaller,
+    warn_of_layout,
     wide_dtype,
 )
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
@@ -93,6 +94,7 @@ def svd_loss(
     Source: Lee et al., ECCV 2018, equations 3 to 8.
     """
     settings = _settings(rank, beta, assignment, gradient, reduction, extra, scaled, basis)
+    warn_of_layout(student_maps, teacher_maps)
     return _compare(student_maps, _extract(teacher_maps, student_maps, settings), settings)[0]
 
 

@@ -12,7 +12,8 @@ from svdistill.data import ImageSource, standardize
 from svdistill.distiller import Distiller
 from svdistill.jobs.diagnostics import Tapped, diagnose
 from svdistill.jobs.doctor.findings import TapFindings, TeacherFindings
-from svdistill.nets import Taps, eval_mode
+from svdistill.nets import eval_mode
+from svdistill.nets.reader import run_tapped
 from svdistill.recipes import Recipe, build
 from svdistill.recipes.images import Images
 
@@ -83,9 +84,9 @@ def look_at_taps(
     if teacher is None or not build.reads_maps(build.losses(recipe)):
         return []
     parent = recipes.teacher_of(recipe)
-    drops = build.drop_tokens(recipe, parent)
-    own = Tapped(distiller.student, build.taps(recipe), drops[0])
-    theirs = Tapped(teacher, build.teacher_taps(recipe, parent), drops[1])
+    drops, layouts = build.drop_tokens(recipe, parent), build.layouts(recipe, parent)
+    own = Tapped(distiller.student, build.taps(recipe), drops[0], layouts[0])
+    theirs = Tapped(teacher, build.teacher_taps(recipe, parent), drops[1], layouts[1])
     part = sample(images.test, PICTURES)
     raw = torch.cat(list(part.batches([torch.arange(len(part))])))
     pictures = standardize(raw.to(engine.device), images.mean.to(engine.device), images.std.to(engine.device))
@@ -93,9 +94,7 @@ def look_at_taps(
     energies: Sequence[float | None] = [None] * len(teacher_maps)
     rank = max((int(loss.rank) for loss in recipe.loss if loss.name == "svd"), default=0)
     if trained and rank:
-        spectrum = torch.from_numpy(
-            diagnose(Tapped(teacher, theirs.taps, theirs.drop_tokens), images=pictures)["student_spectrum"]
-        )
+        spectrum = torch.from_numpy(diagnose(theirs, images=pictures)["student_spectrum"])
         energies = spectrum[:, :rank].nansum(1).tolist()
     adapted = {one.tap for one in distiller.adapted}
     left_out = distiller.left_out
@@ -119,9 +118,8 @@ def look_at_taps(
 @torch.no_grad()
 def _maps(tapped: Tapped, images: Tensor) -> list[Tensor]:
     network = tapped.network
-    with eval_mode(network), Taps(network, tapped.taps, drop_tokens=tapped.drop_tokens) as taps:
-        network(images)
-        return taps.collect()
+    with eval_mode(network):
+        return run_tapped(network, tapped.taps, images, drop_tokens=tapped.drop_tokens, layout=tapped.layout)[1]
 
 
 def _dead(feature: Tensor) -> float:

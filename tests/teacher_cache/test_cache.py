@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from svdistill import checksums
 from svdistill.atomic import locked
 from svdistill.errors import DataError, ShapeError
 from svdistill.teacher_cache import Key, TeacherCache
@@ -165,6 +166,15 @@ def test_losses_that_are_stored_beside_do_no_harm(taken):
         (lambda folder: _cut(folder / "0-svd-v0.npy", 300), "v0.npy is missing, too short or damaged"),
         (lambda folder: _cut(folder / "0-svd-v0.npy", 3), "v0.npy is missing, too short or damaged"),
         (lambda folder: np.save(folder / "0-svd-v0.npy", np.zeros(3)), r"holds float64 \(3,\), expected float16"),
+        (lambda folder: _replace(folder / "0-svd-v0.npy", b"<f2", b">f2"), r"holds >f2 .*, expected float16"),
+        (lambda folder: _replace(folder / "0-svd-v0.npy", b"False", b"True "), "v0.npy holds .*, expected float16"),
+        (lambda folder: _replace(folder / "0-svd-v0.npy", b"False", b"Fa se"), "v0.npy is missing, too short or"),
+        (lambda folder: _replace(folder / "0-svd-v0.npy", b"'descr'", b"b'desc'"), "v0.npy is missing, too short or"),
+        (lambda folder: _widen(folder / "0-svd-v0.npy"), "v0.npy is missing, too short or damaged"),
+        (lambda folder: _flip(folder / "0-svd-v0.npy"), "v0.npy has changed since it was written"),
+        (lambda folder: _replace(folder / "manifest.json", b'"views": 2', b'"views": 3'), "manifest.json is damaged"),
+        (lambda folder: _edit(folder / "manifest.json", sha256={}), "v0.npy has changed since it was written"),
+        (lambda folder: _unseal(folder / "manifest.json"), "manifest.json is damaged"),
         (lambda folder: _edit(folder / "manifest.json", format=0), "by another version"),
     ],
 )
@@ -190,7 +200,27 @@ def _replace(path, old, new):
 
 
 def _edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    _unseal(path)
+    path.write_text(checksums.seal(json.dumps({**json.loads(path.read_text()), **changes})))
+
+
+def _unseal(path):
+    known = json.loads(path.read_text())
+    del known["checksum"]
+    path.write_text(json.dumps(known))
+
+
+def _flip(path):
+    """Flip a bit of the last number."""
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+
+
+def _widen(path):
+    """Let the head speak of more numbers than any machine holds."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": (10**22, 4)})
 
 
 def test_afresh_for_another_teacher(taken, tmp_path):

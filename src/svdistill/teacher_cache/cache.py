@@ -1,10 +1,10 @@
 """What the losses need of a teacher, stored for fixed views of the training images: training without the teacher.
 
 A folder holds ``manifest.json`` and for each tensor that a loss packs a ``.npy`` file of shape (views, images, …),
-read through a memory map. It is there as a whole or not at all, and knows of which teacher, images and views it is.
+read through a memory map. It is there as a whole or not at all, and knows of which teacher, images and views it is. The manifest
+carries a checksum and has the SHA-256 of every other file.
 """
 
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,17 +17,24 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
+from svdistill import checksums
+from svdistill.atomic import digest
 from svdistill.errors import DataError, OptionError, ShapeError
 from svdistill.losses.protocol import Losses
+from svdistill.plain import parse_json
 from svdistill.teacher import Request, Teacher
 from svdistill.teacher_cache.key import Key, difference
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+DIGESTS = "sha256"  # where the manifest has that of each file
 _FRESH = "store it again (svdistill cache RECIPE --fresh)"
 
 # What reading JSON of another form raises.
 WRONG_FORM = (ValueError, KeyError, TypeError, AttributeError)
+
+# What numpy raises where it cannot read the head of a file, which is a piece of Python.
+_BROKEN_HEADER = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, SyntaxError, TokenError)
 
 # By loss and name: what losses pack, and where it is stored.
 Packed = Mapping[str, Mapping[str, Tensor]]
@@ -83,25 +90,33 @@ class TeacherCache(Teacher):
             key: what it must be of; losses that are stored beside those asked for do no harm. None = anything.
 
         Returns:
-            The cache; nothing of it has been read yet.
+            The cache. Every file was read once, to be compared with its checksum, and is read again as it is needed.
 
         Raises:
             DataError: there is none, it is damaged, or it is of something else; the message says of what.
         """
         path = Path(folder)
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            spec = Spec.of(manifest)
-            found = dict(manifest["key"])
+            text = (path / MANIFEST).read_bytes().decode()
+            manifest = parse_json(text)
+            if manifest.get("format") != FORMAT:
+                raise DataError(f"the teacher cache in {path} was written by another version of svdistill; {_FRESH}")
+            if not checksums.unseal(text, manifest):
+                raise ValueError("no checksum")
+            spec, found, known = Spec.of(manifest), dict(manifest["key"]), dict(manifest[DIGESTS])
+        except DataError:
+            raise
         except FileNotFoundError as error:
             raise DataError(f"{path} holds no teacher cache; make it (svdistill cache RECIPE)") from error
         except (OSError, *WRONG_FORM) as error:
             raise DataError(f"{path / MANIFEST} is damaged; {_FRESH}") from error
-        if manifest.get("format") != FORMAT:
-            raise DataError(f"the teacher cache in {path} was written by another version of svdistill; {_FRESH}")
         if key is not None and (reason := difference(found, key)) is not None:
             raise DataError(f"the teacher cache in {path} is {reason}; {_FRESH}, or use another folder of runs")
-        return cls(map_files(path, spec, mode="r"), tap_shapes=spec.tap_shapes, path=path)
+        arrays = map_files(path, spec, mode="r")
+        for file in spec.files:
+            if known.get(file) != digest(path / file):
+                raise DataError(f"{path / file} has changed since it was written; {_FRESH}")
+        return cls(arrays, tap_shapes=spec.tap_shapes, path=path)
 
     def __repr__(self) -> str:
         size = f"{self.images} images x {self.views} views, {self.bytes} bytes"
@@ -296,6 +311,11 @@ class Spec(NamedTuple):
             raise ValueError("a loss of which nothing is stored")
         return cls(tensors, tuple(tuple(shape) for shape in plain["tap_shapes"]))
 
+    @property
+    def files(self) -> list[str]:
+        """The names of all files."""
+        return [one.file for parts in self.tensors.values() for one in parts.values()]
+
     def plain(self) -> dict[str, Any]:
         """Return it as it is written to a file."""
         tensors = {loss: {name: one._asdict() for name, one in parts.items()} for loss, parts in self.tensors.items()}
@@ -319,9 +339,11 @@ def map_files(folder: Path, spec: Spec, *, mode: str) -> dict[str, dict[str, NDA
             file = folder / one.file
             try:
                 array = open_memmap(file, mode=mode)
-            except (OSError, ValueError, TokenError) as error:  # the last where numpy cannot read the file's header
+            except _BROKEN_HEADER as error:
                 raise DataError(f"{file} is missing, too short or damaged; {_FRESH}") from error
-            if (array.dtype.name, array.shape) != (one.dtype, one.shape):
+            # The order of bytes and of axes is none that we write.
+            plain = array.dtype.isnative and array.flags.c_contiguous
+            if not plain or (array.dtype.name, array.shape) != (one.dtype, one.shape):
                 raise DataError(f"{file} holds {array.dtype} {array.shape}, expected {one.dtype} {one.shape}; {_FRESH}")
             arrays.setdefault(loss, {})[name] = array
     return arrays

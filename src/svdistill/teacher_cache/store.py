@@ -15,10 +15,12 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from svdistill.atomic import locked, write_atomically
+from svdistill import checksums
+from svdistill.atomic import clear_leftovers, digest, locked, write_atomically
 from svdistill.data import Batch
 from svdistill.errors import DataError
 from svdistill.teacher_cache.cache import (
+    DIGESTS,
     FORMAT,
     MANIFEST,
     WRONG_FORM,
@@ -89,6 +91,7 @@ def store(
         with locked(path, waiting=waiting):
             if path.exists() and not fresh:
                 return TeacherCache.open(path, key)
+            clear_leftovers(path.with_name(f".{path.name}.partial"))
             task = _Task(path, key, source, progress or (lambda _: None))
             while not task.fill():
                 pass
@@ -185,7 +188,9 @@ class _Task:
                     array.flush()
         about = {"format": FORMAT, "key": self._key.plain(), **spec.plain()}
         if done == self._source.images:
-            write_atomically(self._work / MANIFEST, json.dumps(about, indent=1).encode())
+            digests = {DIGESTS: {file: digest(self._work / file) for file in spec.files}}
+            manifest = checksums.seal(json.dumps({**about, **digests}, indent=1))
+            write_atomically(self._work / MANIFEST, manifest.encode())
         write_atomically(self._work / PROGRESS, json.dumps({**about, "done": done}).encode())
 
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from svdistill import jobs, nets, recipes
-from svdistill.errors import CheckpointError, DataError, RecipeError
+from svdistill.errors import DataError, RecipeError, SvdistillWarning
 from svdistill.jobs import NoCallbacks, Run
 from svdistill.recipes import Recipe, build
 from svdistill.recipes.images import Images, batches, load_images, noise
 from svdistill.recipes.weights import load_teacher, save
+from svdistill.records import RunRecord
 from svdistill.teacher_cache import TeacherCache
 
 TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
@@ -232,6 +233,8 @@ def test_a_teacher_that_was_trained_again(runs: Path) -> None:
     recipe = recipes.lineage(recipes.load("digits/svd", SETTINGS))[1]
     save(network, weights, recipe=recipe, images=load_images(recipe))
     assert nets.spec(weights) == spec
+    record = RunRecord(weights.parent)
+    record.finish(record.summary())  # as that of a run that came to this teacher
     for call in (cache, train):
         with pytest.raises(DataError, match=r"is of another teacher.*svdistill cache RECIPE --fresh"):
             call("teacher.views=2", runs=runs)
@@ -251,14 +254,18 @@ def test_the_same_teacher_trained_once_more(runs: Path) -> None:
 
 
 def test_a_teacher_whose_file_is_gone_or_cut_off(runs: Path) -> None:
-    """Says so, also where all that is needed of it is stored, and not that it is another teacher."""
+    """It is made again from its run's checkpoint, to the bit, so what is stored of it still serves."""
     cache("views=2", runs=runs)
     (weights,) = runs.glob("digits/teacher/*/student.safetensors")
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="is damaged"):
-        cache("views=2", runs=runs)
+    kept = weights.read_bytes()
+    for damage in (lambda: weights.write_bytes(kept[:-1]), weights.unlink):
+        damage()
+        with pytest.warns(SvdistillWarning, match="it is finished again from its last checkpoint"):
+            assert cache("views=2", runs=runs).taken == 0
+        assert weights.read_bytes() == kept
     weights.unlink()
-    with pytest.raises(CheckpointError, match="no saved network at"):
+    shutil.rmtree(weights.parent / "checkpoints")
+    with pytest.raises(DataError, match=r"student\.safetensors is missing, and no checkpoint is left"):
         train("teacher.views=2", runs=runs)
 
 

@@ -1,8 +1,8 @@
 """What the losses need of a teacher, stored for fixed views of the training images: training without the teacher.
 
 A folder holds ``manifest.json`` and for each tensor that a loss packs a ``.npy`` file of shape (views, images, …),
-read through a memory map. It is there as a whole or not at all, and knows of which teacher, images and views it is. The manifest
-carries a checksum and has the SHA-256 of every other file.
+read through a memory map. It is there as a whole or not at all, and knows of which teacher, images and views it is.
+The manifest carries a checksum and has the SHA-256 of every other file.
 """
 
 import os

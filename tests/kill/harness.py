@@ -193,16 +193,26 @@ def _begin(runs: Path, start: Path | None) -> None:
 
 
 def _train(scenario: Scenario, runs: Path) -> BaseProcess:
-    """Begin to train in a process that heads a group of its own, from one that has loaded all libraries before."""
+    """Begin to train a scenario."""
+    return start(["train", *scenario.arguments, "--runs", str(runs)], _log(runs))
+
+
+def start(arguments: Sequence[str], log: Path) -> BaseProcess:
+    """Begin to be the program ``svdistill`` in a process of its own, which does not have to load libraries first.
+
+    Args:
+        arguments: of the program; with none it says what it can do.
+        log: where its output is added.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_LIBRARIES)
-    process = context.Process(target=_work, args=(["train", *scenario.arguments, "--runs", str(runs)], _log(runs)))
+    process = context.Process(target=_work, args=(list(arguments), log))
     process.start()
     return process
 
 
-def _work(arguments: Sequence[str], log: Path) -> None:
-    """Be the program ``svdistill``."""
+def _work(arguments: list[str], log: Path) -> None:
+    """Be the program ``svdistill``, at the head of a group of processes."""
     os.setsid()
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
@@ -212,7 +222,7 @@ def _work(arguments: Sequence[str], log: Path) -> None:
     from svdistill.cli import app
 
     torch.set_num_threads(1)
-    sys.exit(app.run(list(arguments)))
+    sys.exit(app.run(arguments))
 
 
 def _kill(process: BaseProcess) -> bool:

@@ -75,6 +75,7 @@ class TransferHealth:
         main = torch.linalg.vector_norm(torch.where(sound, main_norms, 0.0)[None], dim=1)
         transfer = torch.linalg.vector_norm(transfer_norms[None], dim=1)
         ratio = torch.where(transfer > 0, transfer / main, torch.zeros_like(main))
+        ratio = torch.where(main.isfinite(), ratio, torch.nan)  # of a step that is not applied
         scaled_down = (factors < 1) & sound & (transfer_norms > 0)
         clipped = scaled_down.sum() / sound.sum().clamp(min=1)
         through = torch.linalg.vector_norm((factors * transfer_norms)[None], dim=1)
@@ -92,6 +93,7 @@ class TransferHealth:
         ``passed`` tells whether the rule holds the transfer task back (near 0) or lets it through (1).
         """
         rows = self._done()
+        rows = rows[~rows[:, 0].isnan()]
         if not len(rows):
             return {}
         ratios, clipped, dropped, passed = rows.unbind(dim=1)

@@ -74,6 +74,8 @@ class RunRecord:
     ``checkpoints/last.pt``      everything needed to resume
     ``checkpoints/previous.pt``  the one before it, until the run has finished
     ``checkpoints/best.pt``      the same, of the epoch with the best accuracy
+    ``post-mortem.json``         steps that were not applied since they were not finite, if there were any
+    ``checkpoints/post-mortem.pt``  the state of a run that such steps ended
     ``tensorboard/``             training curves, where the recipe asks for them
     ===========================  =======================================================================
 
@@ -93,6 +95,8 @@ class RunRecord:
         self.last = self.path / "checkpoints" / "last.pt"
         self.previous = self.path / "checkpoints" / "previous.pt"
         self.best = self.path / "checkpoints" / "best.pt"
+        self.post_mortem = self.path / "post-mortem.json"
+        self.post_mortem_state = self.path / "checkpoints" / "post-mortem.pt"
         self.tensorboard = self.path / "tensorboard"
         self._recipe = self.path / _RECIPE
         self._environment = self.path / "environment.json"

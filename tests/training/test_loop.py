@@ -354,7 +354,7 @@ class Poisoner(Listener):
 @pytest.mark.parametrize(
     ("at", "minutes", "message"),
     [
-        (3, 10, "the loss is not finite in epoch 2, at step [456] of 6"),
+        (3, 10, "a weight is not finite in epoch 2, at step [456] of 6"),
         (6, 10, "a weight is not finite in epoch 2, at step 6 of 6"),
         (3, 0, "a weight is not finite in epoch 2, at step 3 of 6"),
     ],
@@ -365,7 +365,10 @@ def test_what_is_not_finite_ends_the_run(make_run, monkeypatch, look, at, minute
     run = make_run()
     monkeypatch.setattr(monitor_module, "_LOOK_SECONDS", look)
     poisoner = Poisoner(run, at)
-    with pytest.raises(TrainingError, match=f"{message} at the latest; lower lr, .*last checkpoint stays: .*last.pt"):
+    with pytest.raises(
+        TrainingError,
+        match=rf"{message} at the latest, first student\.0\.0\.weight; lower lr, .*last checkpoint stays: .*last.pt",
+    ):
         run.fit(epochs=2, checkpoint_minutes=minutes, progress=poisoner)
     assert poisoner.calls[-1] == ("finish",)
     for path in (run.record.last, run.record.best):

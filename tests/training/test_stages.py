@@ -57,12 +57,13 @@ def without_time(metrics):
 
 
 def recorded(run):
-    """Record the gradients' norm and the number of momentum buffers before each step."""
+    """Record the gradients' norm and the number of momentum buffers that are not zero before each step."""
     seen = []
 
     def look(optimizer, *_):
         gradients = [p.grad for p in run.distiller.parameters() if p.grad is not None]
-        seen.append((float(torch.nn.utils.get_total_norm(gradients)), len(optimizer.state)))
+        moving = sum(bool(state["momentum_buffer"].any()) for state in optimizer.state.values())
+        seen.append((float(torch.nn.utils.get_total_norm(gradients)), moving))
 
     run.optimizer.register_step_pre_hook(look)
     return seen

@@ -16,6 +16,7 @@ from torch import nn
 from svdistill import nets, recipes, training
 from svdistill.distiller import Distiller
 from svdistill.errors import DataError, OptionError, RecipeError, SvdistillWarning
+from svdistill.jobs import inspection
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
 from svdistill.jobs.diagnostics import Tapped, write_diagnostics
 from svdistill.jobs.run import BusyError, Run, fingerprint
@@ -237,9 +238,33 @@ def _train_one(
     processes.on_all_ranks(lambda: _see(run))
     if distiller.left_out:
         callbacks.left_out(recipe, distiller.left_out)
+    if not run.record.last.exists():
+        _inspect(recipe, on_device, distiller, teacher_file, engine)
     with build.recomputing(recipe, distiller.student):
         training.fit(engine, plan, run.record, progress=callbacks.training(recipe, run))
     processes.on_rank_zero(lambda: _finish(recipe, run, distiller, on_device, engine))
+
+
+def _inspect(
+    recipe: Recipe, images: Images, distiller: Distiller, teacher_file: Path | None, engine: training.Engine
+) -> None:
+    """Warn of what would make a run pointless, on rank zero; a sharded teacher runs in all or none, so in none here."""
+    if engine.global_rank or _is_sharded(recipe, distiller, engine):
+        return
+    teacher = distiller.teacher
+    if teacher is None and teacher_file is not None:  # what is stored of it does not say
+        teacher = weights.load_teacher(teacher_file, images)
+    if teacher is not None:
+        teacher.to(engine.device)
+    distiller.student.to(engine.device)
+    try:
+        taps = build.teacher_taps(recipe, recipes.teacher_of(recipe)) if build.reads_maps(build.losses(recipe)) else ()
+    except (OptionError, RecipeError):
+        taps = ()
+    # A teacher that was trained here was watched while it was trained.
+    given = teacher_file if recipe.teacher is not None and recipe.teacher.recipe is None else None
+    for words in inspection.look(images, distiller.student, teacher, engine=engine, taps=taps, file=given):
+        warn(f"{recipe.name}: {words}", SvdistillWarning, stacklevel=2)
 
 
 def _stored(look: Callable[..., Provided], processes: training.Processes, callbacks: Callbacks) -> TeacherCache:

@@ -15,6 +15,7 @@ from svdistill.training.metrics import Metrics
 from svdistill.training.objective import Objective
 from svdistill.training.optimizers import hold_on_device
 from svdistill.training.step import Examples, Learner, take_step
+from svdistill.training.trouble import broke_first
 
 
 class BufferedSteps:
@@ -128,11 +129,24 @@ class BufferedSteps:
         self._batches.advance()
         self._metrics.count(self.images)
 
+    def broke_first(self) -> str | None:
+        """Say what was the first that was not finite in the latest step; see `trouble.broke_first`."""
+        return broke_first(self._learner, self._examples(self._number - 1), self._objective)
+
+    def _examples(self, number: Tensor) -> Examples:
+        row = [draws.each(lambda one: one.index_select(0, number)[0]) for draws in self._draws]
+        return Examples(*self._batches.assemble(row, labelled_only=self._labelled_only))
+
     def _step(self) -> None:
-        row = [draws.each(lambda one: one.index_select(0, self._number)[0]) for draws in self._draws]
-        examples = Examples(*self._batches.assemble(row, labelled_only=self._labelled_only))
-        result = take_step(self._learner, examples, epoch=self._epoch, objective=self._objective, health=self._health)
-        self._metrics.accumulate(result.figures)
+        result = take_step(
+            self._learner,
+            self._examples(self._number),
+            epoch=self._epoch,
+            objective=self._objective,
+            health=self._health,
+            skips=self._metrics.skips,
+        )
+        self._metrics.accumulate(result.figures, applied=result.applied)
         self._number += 1
         self.images = result.images
 

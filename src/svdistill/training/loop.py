@@ -7,23 +7,27 @@ from warnings import warn
 
 import torch
 
+from svdistill.data import standardize
 from svdistill.errors import CheckpointError, SvdistillError, SvdistillWarning
 from svdistill.gradients import COMPARED
-from svdistill.nets import compile_module
+from svdistill.nets import compile_module, eval_mode
 from svdistill.records import RunRecord
 from svdistill.training import checkpoint
+from svdistill.training.course import Course
 from svdistill.training.engine import Engine
 from svdistill.training.evaluate import evaluate
 from svdistill.training.monitor import Monitor
 from svdistill.training.objective import locate
 from svdistill.training.optimizers import set_learning_rate, step_decay
 from svdistill.training.plan import TrainingPlan
+from svdistill.training.post_mortem import PostMortem
 from svdistill.training.processes import Processes
 from svdistill.training.progress import NoProgress, Progress
 from svdistill.training.reduce import average_buffers
 from svdistill.training.state import RunState
 from svdistill.training.steps import Steps, make_steps
 from svdistill.training.tensorboard import TensorBoard
+from svdistill.training.trouble import all_alike, first_layer
 
 
 def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Progress | None = None) -> None:
@@ -61,15 +65,17 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     _resume(state, record, processes, epochs=plan.epochs)
     processes.broadcast_state(plan.distiller)
     curves: Progress = TensorBoard(record.tensorboard) if plan.tensorboard and processes.is_rank_zero else NoProgress()
-    stages = _Stages(engine, plan, state)
+    stages, post_mortem = _Stages(engine, plan, state), PostMortem(record, state)
     curves.start(plan.epochs, len(plan.batches), state.epoch)
     try:
         progress.start(plan.epochs, len(plan.batches), state.epoch)
         while state.epoch < plan.epochs:
             monitor = Monitor(
                 state,
-                record,
+                post_mortem,
                 progress,
+                broke_first=stages.broke_first,
+                precision=engine.precision,
                 checkpoint_minutes=plan.checkpoint_minutes,
                 is_rank_zero=processes.is_rank_zero,
             )
@@ -99,6 +105,7 @@ class _Stages:
         self._engine = engine
         self._plan = plan
         self._state = state
+        self._course = Course(plan.test.labels, plan.test.num_classes)
         self._number: int | None = None
         self._steps: Steps | None = None
 
@@ -114,8 +121,42 @@ class _Stages:
         if self._steps is None or self._number != number:
             self._steps = None  # a graph keeps its memory: the last stage's goes first
             objective = self._plan.stages[number].objective
+            self._course = Course(self._plan.test.labels, self._plan.test.num_classes)
             self._number, self._steps = number, make_steps(self._engine, self._plan, self._state, objective)
         return self._steps
+
+    def judge(self, accuracy: float, *, lr: float) -> None:
+        """Warn where the epoch that was just done got nowhere.
+
+        Args:
+            accuracy: on the training images, 0 to 1.
+            lr: the learning rate that it had.
+        """
+        metrics = self._state.metrics
+        said = self._course.judge(metrics.skips.losses(), accuracy=accuracy, images=metrics.images)
+        if said is not None:
+            dead = self._dead_layer()
+            where = "" if dead is None else f"; from its layer {dead} on the student gives the same for all images"
+            warn(
+                f"epoch {self._state.epoch + 1}: {said}{where}; lower lr (now {lr:g}), take a network with batch norm, "
+                "or check that the labels belong to the images",
+                SvdistillWarning,
+                stacklevel=2,
+            )
+
+    @torch.no_grad()
+    def _dead_layer(self) -> str | None:
+        plan, device = self._plan, self._engine.device
+        (raw,) = plan.test.batches([torch.arange(min(16, len(plan.test)))])
+        images = standardize(raw.to(device), plan.mean.to(device), plan.std.to(device))
+        student = plan.distiller.student
+        with torch.compiler.set_stance("force_eager"), eval_mode(student), first_layer(student, all_alike) as layers:
+            student(images)
+        return layers[0] if layers else None
+
+    def broke_first(self) -> str | None:
+        """Say what was the first that was not finite in the latest step; see `trouble.broke_first`."""
+        return None if self._steps is None else self._steps.broke_first()
 
 
 def _epoch(
@@ -133,6 +174,8 @@ def _epoch(
     figures = monitor.end()
     if not stage.objective.has_main:  # nothing that the transfer gradient could be compared with
         figures = {name: value for name, value in figures.items() if name not in COMPARED}
+    if stage.objective.main > 0 and processes.is_rank_zero:
+        stages.judge(figures["train_accuracy"], lr=lr)
     done = state.epoch + 1
     if done % plan.evaluate_every == 0 or done == plan.epochs:
         measured = evaluate(engine, plan.distiller, plan.test, mean=plan.mean, std=plan.std, shard=processes.shard)

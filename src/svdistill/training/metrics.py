@@ -1,10 +1,13 @@
 """Sums over an epoch, kept on the device so that no step waits for them."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from svdistill.training.skips import Skips
 
 
 def sums(
@@ -46,12 +49,18 @@ class Metrics:
 
     Args:
         device: where the figures of :meth:`add` come from.
+
+    Attributes:
+        steps: how many there were.
+        images: how many they had.
+        skips: which of them were not applied; their figures are left out.
     """
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = device
         self.steps = 0
         self.images = 0
+        self.skips = Skips(device)
         self._names: tuple[str, ...] = ()
         self._sums = torch.zeros(0, dtype=torch.float64, device=device)
 
@@ -60,28 +69,32 @@ class Metrics:
         self.steps = 0
         self.images = 0
         self._sums.zero_()
+        self.skips.reset()
 
-    def add(self, figures: Mapping[str, Tensor], *, images: int) -> None:
+    def add(self, figures: Mapping[str, Tensor], *, images: int, applied: Tensor | None = None) -> None:
         """Add one step.
 
         Args:
             figures: from :func:`sums`; summed over the parts of the step, where it has several.
             images: how many images the step had.
+            applied: whether the step was applied, 0-dim bool; None: it was.
         """
-        self.accumulate(figures)
+        self.accumulate(figures, applied=applied)
         self.count(images)
 
-    def accumulate(self, figures: Mapping[str, Tensor]) -> None:
+    def accumulate(self, figures: Mapping[str, Tensor], *, applied: Tensor | None = None) -> None:
         """Add the figures of one step on the device, in place, so that a GPU can capture it.
 
         Args:
             figures: see :meth:`add`.
+            applied: see :meth:`add`.
         """
         known = set(self._names)
         if not figures.keys() <= known or (not self.steps and figures.keys() != known):
             self._rename({**dict.fromkeys(self._names if self.steps else ()), **figures})
         zero = self._sums.new_zeros(())
-        self._sums += torch.stack([figures.get(name, zero).detach().double() for name in self._names])
+        values = torch.stack([figures.get(name, zero).detach().double() for name in self._names])
+        self._sums += values if applied is None else torch.where(applied, values, zero)
 
     def count(self, images: int) -> None:
         """Note on the host that one step of this many images was done."""
@@ -91,8 +104,10 @@ class Metrics:
     def untouched(self) -> Callable[[], None]:
         """Note the sums, and return what puts them back in place; those that are new by then become 0."""
         known = dict(zip(self._names, self._sums.clone().unbind(), strict=True))
+        skips = self.skips.untouched()
 
         def put_back() -> None:
+            skips()
             for name, value in zip(self._names, self._sums.unbind(), strict=True):
                 value.copy_(known[name]) if name in known else value.zero_()
 
@@ -100,8 +115,10 @@ class Metrics:
 
     def begin(self) -> "Reading":
         """Begin to read the epoch's figures so far; on a GPU the sums are still on their way when this returns."""
-        values, event = _to_host(self._sums) if self.steps else (torch.zeros(0), None)
-        return Reading(self._names if self.steps else (), values, event, steps=self.steps, images=self.images)
+        names = self._names if self.steps else ()
+        sums = self._sums if self.steps else self._sums[:0]
+        values, event = _to_host(torch.cat([sums, self.skips.counts.to(sums.dtype)]))
+        return Reading(names, values, event, steps=self.steps, images=self.images)
 
     def read(self) -> dict[str, float]:
         """Wait for the device and return the epoch's figures so far; see :meth:`Reading.figures`."""
@@ -110,7 +127,8 @@ class Metrics:
     def state_dict(self) -> dict[str, Any]:
         """Return everything, for a checkpoint."""
         values = zip(self._names, self._sums.cpu().clone().unbind(), strict=True)
-        return {"steps": self.steps, "images": self.images, "sums": dict(values) if self.steps else {}}
+        sums = dict(values) if self.steps else {}
+        return {"steps": self.steps, "images": self.images, "sums": sums, "skips": self.skips.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from a checkpoint."""
@@ -120,6 +138,8 @@ class Metrics:
         self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=self._device)
         if self._names:
             self._sums += torch.stack([value.double() for value in state["sums"].values()]).to(self._device)
+        if "skips" in state:  # a checkpoint of an earlier version has none
+            self.skips.load_state_dict(state["skips"])
 
     def _rename(self, names: Mapping[str, Any]) -> None:
         """Keep sums of these names, with the values of those that are there."""
@@ -144,7 +164,8 @@ class Reading:
 
     Args:
         names: of the sums.
-        values: the sums, (n,), on the CPU, where they may be yet to arrive.
+        values: the sums, and the counts of :class:`svdistill.training.skips.Skips`, (n + 3,), on the CPU, where they
+            may be yet to arrive.
         event: tells when they have; None: they are there.
         steps: at that moment.
         images: at that moment.
@@ -162,29 +183,45 @@ class Reading:
         """Whether :meth:`figures` would return at once."""
         return self._event is None or self._event.query()
 
+    @property
+    def in_a_row(self) -> int:
+        """How many of the latest steps were not applied; waits for the device."""
+        return self._wait()[1][1]
+
+    @property
+    def skipped(self) -> int:
+        """How many of the epoch's steps were not applied; waits for the device."""
+        return self._wait()[1][2]
+
     def figures(self) -> dict[str, float]:
         """Wait for the sums and return the figures; {} before the first step of an epoch.
 
         Returns:
             ``loss`` and ``transfer`` (means over the steps), ``train_accuracy`` (0 to 1, of the network as it was in
-            each step), ``set_aside`` (a count) and the other figures of health (means over the samples). A loss that
-            was not finite in any step makes its mean not finite.
+            each step), ``set_aside`` (a count) and the other figures of health (means over the samples), all over the
+            steps that were applied; ``skipped``, how many were not, where there are any. A loss that was not finite in
+            a step that was applied makes its mean not finite.
         """
-        if self._event is not None:
-            self._event.synchronize()
-        sums = dict(zip(self._names, self._values.tolist(), strict=True))
+        sums, (_, _, skipped) = self._wait()
         figures: dict[str, float] = {}
         for name, value in sums.items():
             if name in ("loss", "transfer"):
-                figures[name] = value / self.steps
+                figures[name] = value / (self.steps - skipped) if self.steps > skipped else math.nan
             elif name == "train_accuracy":
                 figures[name] = value / max(1, sums["labelled"])
             elif name == "set_aside":
                 figures[name] = int(value)
             elif name != "labelled" and not name.endswith(" weight"):
                 weight = sums[f"{name} weight"]
-                figures[name] = value / weight if weight else float("nan")
-        return figures
+                figures[name] = value / weight if weight else math.nan
+        return {**figures, "skipped": skipped} if skipped else figures
+
+    def _wait(self) -> tuple[dict[str, float], tuple[int, int, int]]:
+        """Wait for the values, and return the sums by name, and the counts of steps, in a row and skipped."""
+        if self._event is not None:
+            self._event.synchronize()
+        *sums, step, row, skipped = self._values.tolist()
+        return dict(zip(self._names, sums, strict=True)), (int(step), int(row), int(skipped))
 
 
 def _to_host(values: Tensor) -> tuple[Tensor, Event | None]:

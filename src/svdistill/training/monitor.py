@@ -2,13 +2,16 @@
 
 import math
 import time
+from collections.abc import Callable
+from warnings import warn
 
 import torch
 
-from svdistill.errors import TrainingError
-from svdistill.records import RunRecord
+from svdistill.errors import SvdistillWarning, TrainingError
 from svdistill.training.metrics import Reading
+from svdistill.training.post_mortem import PostMortem
 from svdistill.training.progress import Progress
+from svdistill.training.skips import LIMIT, Skip
 from svdistill.training.state import RunState
 
 # How often the monitor looks at what the device has counted: often enough for a progress bar and to stop a run that has
@@ -22,13 +25,16 @@ class Monitor:
     """Looks after one epoch from the side: the clock, the progress bar, soundness, checkpoints inside the epoch.
 
     It reads from the device a few times a second and never changes a result. On a GPU no step waits for that: what was
-    read is looked at in the first step after it has arrived. Only a checkpoint and the end of the epoch wait.
+    read is looked at in the first step after it has arrived. Only a checkpoint, the end of the epoch, and what is
+    written of a step that was not applied wait.
 
     Args:
         state: of the run.
-        record: of the run, where a checkpoint is written now and then.
+        post_mortem: takes note of steps that are not applied.
         progress: who is told about each step.
-        checkpoint_minutes: how often to write it; 0 after every step.
+        broke_first: says what was the first that was not finite in the latest step.
+        precision: of the engine, for advice.
+        checkpoint_minutes: how often to write a checkpoint; 0 after every step.
         is_rank_zero: whether it is this process that writes, and looks before the epoch is over. The figures are the
             same on all ranks; each looking by its own clock, one would stop where another continues.
     """
@@ -36,15 +42,19 @@ class Monitor:
     def __init__(
         self,
         state: RunState,
-        record: RunRecord,
+        post_mortem: PostMortem,
         progress: Progress,
         *,
+        broke_first: Callable[[], str | None],
+        precision: str,
         checkpoint_minutes: float,
         is_rank_zero: bool = True,
     ) -> None:
         self._state = state
-        self._record = record
+        self._post_mortem = post_mortem
         self._progress = progress
+        self._broke_first = broke_first
+        self._precision = precision
         self._every = 60 * checkpoint_minutes
         self._is_rank_zero = is_rank_zero
         self._begin = time.monotonic() - state.seconds
@@ -52,6 +62,7 @@ class Monitor:
         self._looked = -math.inf
         self._loss = math.nan
         self._reading: Reading | None = None
+        self._skipped = 0
         for _ in range(state.metrics.steps):  # done before the run was interrupted
             progress.step(loss=math.nan, images=0)
 
@@ -72,17 +83,19 @@ class Monitor:
             return
         now = time.monotonic()
         save = now - self._saved >= self._every and self._state.batches.position < len(self._state.batches)
-        if save or (self._reading is None and now - self._looked >= _LOOK_SECONDS):
+        # A CPU is asked at no cost, so that there the end comes with the step that brings it.
+        over = self._state.device.type == "cpu" and self._state.metrics.skips.in_a_row >= LIMIT
+        if save or over or (self._reading is None and now - self._looked >= _LOOK_SECONDS):
             self._reading = self._state.metrics.begin()
             self._looked = now
-        if self._reading is not None and (save or self._reading.ready):
+        if self._reading is not None and (save or over or self._reading.ready):
             self._loss = self._sound(self._reading)["loss"]
             self._reading = None
         self._progress.step(loss=self._loss, images=images)
         if save:
             self._look_at_weights()
             self._state.seconds = self.seconds()
-            self._state.save(self._record.last, keep=self._record.previous)
+            self._state.save(self._post_mortem.record.last, keep=self._post_mortem.record.previous)
             self._saved = time.monotonic()
 
     def end(self) -> dict[str, float]:
@@ -96,6 +109,10 @@ class Monitor:
         """
         figures = self.look()
         self._look_at_weights()
+        if skipped := figures.get("skipped", 0):
+            if skipped == self._state.metrics.steps:
+                self._end(self._state.metrics.skips.noted())
+            self._tell_of_skipped(int(skipped))
         return {
             **figures,
             **self._state.health.summary(),
@@ -113,9 +130,11 @@ class Monitor:
     def _sound(self, reading: Reading) -> dict[str, float]:
         """Wait for a reading and return its figures, or raise what :meth:`look` does."""
         figures = reading.figures()
-        if not math.isfinite(figures["loss"]):
+        if reading.skipped > self._skipped:
+            self._note_skipped(reading)
+        if not math.isfinite(figures["loss"]) and reading.skipped < reading.steps:
             raise TrainingError(self._not_finite("the loss is"))
-        if not math.isfinite(figures.get("transfer", 0.0)):
+        if not math.isfinite(figures.get("transfer", 0.0)) and reading.skipped < reading.steps:
             raise TrainingError(self._not_finite("the transfer loss is", advice="check the teacher and the taps, or "))
         aside = figures.get("set_aside", 0)
         enough = reading.steps >= min(_STEPS_TO_JUDGE, len(self._state.batches))
@@ -127,16 +146,56 @@ class Monitor:
             )
         return figures
 
-    def _look_at_weights(self) -> None:
-        values = [v for v in self._state.model.state_dict().values() if v.is_floating_point()]
-        if not torch.stack([v.isfinite().all() for v in values]).all():
-            raise TrainingError(self._not_finite("a weight is"))
+    def _note_skipped(self, reading: Reading) -> None:
+        """Write down which steps were not applied; where no further one will be, end the run."""
+        self._skipped = reading.skipped
+        skips = self._state.metrics.skips
+        noted = skips.noted()
+        if self._is_rank_zero:
+            self._post_mortem.note(noted)
+        self._look_at_weights()
+        if skips.in_a_row >= LIMIT:
+            self._end(noted)
 
-    def _not_finite(self, what: str, *, advice: str = "") -> str:
+    def _end(self, noted: list[Skip]) -> None:
+        """End the run after steps in a row that were not applied, and say what broke first in them."""
+        if self._is_rank_zero:
+            self._post_mortem.save_state()
+        broken = self._broke_first()
+        if self._is_rank_zero:
+            self._post_mortem.end(noted, broken=broken)
+        what = "a gradient is" if noted and math.isfinite(noted[-1].loss) else "the loss is"
+        row = f"{self._state.metrics.skips.in_a_row} steps in a row were not applied"
+        first = "" if broken is None else f"; what broke first is {broken}"
+        raise TrainingError(
+            self._not_finite(what, why=f": {row}{first}")
+            + f"; the images and weights of these steps: {self._post_mortem.record.post_mortem}"
+        )
+
+    def _tell_of_skipped(self, count: int) -> None:
+        if self._is_rank_zero and not self._post_mortem.told:
+            self._post_mortem.told = True
+            warn(
+                f"{count} of {self._state.metrics.steps} steps of epoch {self._state.epoch + 1} were not applied, "
+                f"since their loss or gradient was not finite; lower lr if there are many (the images of these steps: "
+                f"{self._post_mortem.record.post_mortem})",
+                SvdistillWarning,
+                stacklevel=2,
+            )
+
+    def _look_at_weights(self) -> None:
+        values = {name: v for name, v in self._state.model.state_dict().items() if v.is_floating_point()}
+        finite = torch.stack([v.isfinite().all() for v in values.values()]).tolist()
+        broken = [name for name, sound in zip(values, finite, strict=True) if not sound]
+        if broken:
+            raise TrainingError(self._not_finite("a weight is", why=f", first {broken[0]}"))
+
+    def _not_finite(self, what: str, *, why: str = "", advice: str = "") -> str:
         state = self._state
-        path = self._record.last
+        path = self._post_mortem.record.last
         kept = f"the last checkpoint stays: {path}" if path.exists() else "no checkpoint had been written yet"
+        advice += "take precision 32-true, " if self._precision != "32-true" else ""
         return (
             f"{what} not finite in epoch {state.epoch + 1}, at step {state.metrics.steps} of {len(state.batches)} at "
-            f"the latest; {advice}lower lr, or weight if there is a transfer loss, and train afresh ({kept})"
+            f"the latest{why}; {advice}lower lr, or weight if there is a transfer loss, and train afresh ({kept})"
         )

@@ -64,21 +64,43 @@ def make_optimizer(
     else:
         made = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
         if momentum and fused:
-            made.register_step_pre_hook(_begin_late)
+            made.register_step_pre_hook(_begin_at_zero)
     made.register_step_pre_hook(_lay_alike)
     return made
 
 
-def _begin_late(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Give a parameter whose first gradient comes after others' a momentum of zero.
+def _begin_at_zero(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give a parameter that gets its first gradient a momentum of zero: its first step is the same to the bit.
 
-    The fused form takes either none of them for new or all. From zero its first step is the same to the bit.
+    The fused form takes either none of the parameters for new or all, and leaves the momentum of new ones to chance
+    where it is told not to step.
     """
-    reached = [p for p in trained(optimizer) if p.grad is not None]
-    late = [p for p in reached if optimizer.state.get(p, {}).get("momentum_buffer") is None]
-    if len(late) < len(reached):
-        for p in late:
+    for p in trained(optimizer):
+        if p.grad is not None and optimizer.state.get(p, {}).get("momentum_buffer") is None:
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+def step_where(optimizer: torch.optim.Optimizer, applied: Tensor) -> None:
+    """Let an optimizer do its step, or leave weights and its own state as they are.
+
+    Fused forms decide that on the device, and nothing waits; others are asked only if the host has found that they are
+    to step.
+
+    Args:
+        optimizer: with the gradients in place.
+        applied: whether to step, 0-dim bool, on the parameters' device.
+    """
+    if not all(group.get("fused") for group in optimizer.param_groups):
+        if applied:
+            optimizer.step()
+        return
+    if isinstance(optimizer, torch.optim.SGD) and any(group["momentum"] for group in optimizer.param_groups):
+        _begin_at_zero(optimizer)
+    optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]  # as torch's own gradient scaler does
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
 
 
 def _lay_alike(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -16,9 +16,10 @@ from svdistill.gradients import TransferHealth, combine
 from svdistill.training.engine import Engine
 from svdistill.training.metrics import sums
 from svdistill.training.objective import Objective
-from svdistill.training.optimizers import add_main_decay, check_reached, trained
+from svdistill.training.optimizers import add_main_decay, check_reached, step_where, trained
 from svdistill.training.processes import Processes
 from svdistill.training.reduce import Gradients, Reducer
+from svdistill.training.skips import Buffers, Skips, all_finite
 
 DEFAULT = Objective()
 
@@ -85,10 +86,12 @@ class StepResult(NamedTuple):
     Attributes:
         figures: see :func:`svdistill.training.metrics.sums`.
         images: how many images it had.
+        applied: whether the step was applied, 0-dim bool; it is not where the main loss or the gradient is not finite.
     """
 
     figures: dict[str, Tensor]
     images: int
+    applied: Tensor
 
     @property
     def main(self) -> Tensor:
@@ -150,6 +153,7 @@ def take_step(
     epoch: float | Tensor,
     objective: Objective = DEFAULT,
     health: TransferHealth | None = None,
+    skips: Skips | None = None,
 ) -> StepResult:
     """Do one step: main and transfer task together (docs/method.md, step 7); nothing waits for the device.
 
@@ -157,12 +161,16 @@ def take_step(
     regressor) is reached by transfer losses alone, so no main gradient can bound its own; where the student's transfer
     gradient is bounded, its norm is instead kept at or below that of the student's combined gradient.
 
+    Where the main loss or the gradient is not finite, the step is not applied: weights, what the optimizer keeps of
+    them, and running statistics stay as they were.
+
     Args:
         learner: student, teacher and optimizer, and the parts that the batch is worked on in.
         examples: this process's shard of the batch, on the device.
         epoch: of the stage, from 0; see :func:`svdistill.gradients.combine`.
         objective: the losses that take part, their weights and how their gradients are combined.
         health: where to add what became of the transfer gradient.
+        skips: where to note a step that is not applied; after too many in a row it has none applied any more.
 
     Returns:
         The losses and figures of this step, those of all processes.
@@ -177,7 +185,8 @@ def take_step(
         raise ShapeError(
             f"{number} images cannot be worked on in {passes} equal parts; give a multiple of {passes}, or fewer parts"
         )
-    parts = (_forward_backward(learner, examples.every(passes, start=i), objective) for i in range(passes))
+    buffers = Buffers(learner.distiller)
+    parts = (forward_backward(learner, examples.every(passes, start=i), objective) for i in range(passes))
     part = reduce(_added, parts)
     reducer = learner.reducer or Reducer(Processes(learner.engine))
     (main, transfer), figures = reducer([part.main, part.transfer], part.figures)
@@ -188,9 +197,13 @@ def take_step(
         parameter.grad = gradient
     if objective.max_norm is not None:
         nn.utils.clip_grad_norm_(parameters, objective.max_norm)
-    learner.optimizer.step()
+    applied = _is_sound(figures["loss"] if objective.main > 0 else None, parameters)
+    if skips is not None:
+        applied = skips.note(applied, loss=figures["loss"], transfer=figures.get("transfer"), indices=examples.indices)
+    step_where(learner.optimizer, applied)
+    buffers.restore_unless(applied)
     learner.optimizer.zero_grad()
-    return StepResult(figures, number * learner.engine.world_size)
+    return StepResult(figures, number * learner.engine.world_size, applied)
 
 
 def _check_mode(distiller: Distiller) -> None:
@@ -200,7 +213,13 @@ def _check_mode(distiller: Distiller) -> None:
     raise TrainingError(f"the {who} is in eval mode, in which nothing is to be learnt; call distiller.train() first")
 
 
-class _Part(NamedTuple):
+def _is_sound(loss: Tensor | None, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return whether the main loss, where it counts, and all gradients are finite, 0-dim bool."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return all_finite([*gradients, *([] if loss is None else [loss])])
+
+
+class Part(NamedTuple):
     """What one part of a step's images contributes: gradients of main and transfer losses, figures."""
 
     main: Gradients
@@ -208,7 +227,7 @@ class _Part(NamedTuple):
     figures: dict[str, Tensor]
 
 
-def _forward_backward(learner: Learner, examples: Examples, objective: Objective) -> _Part:
+def forward_backward(learner: Learner, examples: Examples, objective: Objective) -> Part:
     """Work on one part of a batch: losses, then the gradient of either task."""
     images, labels, indices, views = examples
     distiller, parameters, parts = learner.distiller, trained(learner.optimizer), learner.parts
@@ -233,7 +252,7 @@ def _forward_backward(learner: Learner, examples: Examples, objective: Objective
         g_transfer = _gradients(transfer, parameters)
     total = None if not output.terms else sum([*beside, *weighted.values()], start=main.new_zeros(()))
     figures = sums(main=main, transfer=total, health=output.health, logits=output.logits, labels=labels)
-    return _Part(g_main, g_transfer, figures)
+    return Part(g_main, g_transfer, figures)
 
 
 def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *, keep_graph: bool = False) -> Gradients:
@@ -243,14 +262,14 @@ def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *, keep_graph: 
 
 
 @torch.no_grad()
-def _added(first: _Part, second: _Part) -> _Part:
+def _added(first: Part, second: Part) -> Part:
     """Add what two parts contribute."""
     main, transfer = (
         tuple(_sum(a, b) for a, b in zip(ours, theirs, strict=True))
         for ours, theirs in ((first.main, second.main), (first.transfer, second.transfer))
     )
     figures = {name: value + second.figures[name] for name, value in first.figures.items()}
-    return _Part(main, transfer, figures)
+    return Part(main, transfer, figures)
 
 
 def _combined(

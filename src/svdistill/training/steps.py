@@ -6,7 +6,7 @@ from warnings import warn
 
 import torch
 
-from svdistill.data import Batches, Mixed
+from svdistill.data import Batch, Batches, Mixed
 from svdistill.distiller import Distiller
 from svdistill.errors import OptionError, SvdistillWarning
 from svdistill.nets import recomputes_activations
@@ -19,6 +19,7 @@ from svdistill.training.processes import Processes
 from svdistill.training.reduce import Reducer
 from svdistill.training.state import RunState
 from svdistill.training.step import Examples, Learner, take_step
+from svdistill.training.trouble import broke_first
 
 
 class Steps(Protocol):
@@ -34,6 +35,10 @@ class Steps(Protocol):
             After each step, how many images it had, over all processes.
         """
         yield from ()
+
+    def broke_first(self) -> str | None:
+        """Say what was the first that was not finite in the latest step; see `trouble.broke_first`."""
+        return None
 
 
 class StreamedSteps(Steps):
@@ -51,21 +56,36 @@ class StreamedSteps(Steps):
         self._batches = batches
         self._objective = objective
         self._state = state
+        self._latest: Batch | None = None
 
     def epoch(self, epoch: int) -> Iterator[int]:
         """Do the rest of the current epoch; see :meth:`Steps.epoch`."""
         for examples in self._examples():
+            metrics = self._state.metrics
             result = take_step(
-                self._learner, examples, epoch=epoch, objective=self._objective, health=self._state.health
+                self._learner,
+                examples,
+                epoch=epoch,
+                objective=self._objective,
+                health=self._state.health,
+                skips=metrics.skips,
             )
-            self._state.metrics.add(result.figures, images=result.images)
+            metrics.add(result.figures, images=result.images, applied=result.applied)
             yield result.images
 
     def _examples(self) -> Iterator[Examples]:
         # Where no transfer loss takes part, the main task would see the other images in its batch norm alone.
         for batch in self._batches.epoch(labelled_only=not self._objective.has_transfer):
-            images, labels = self._learner.engine.to_device((batch.images, batch.labels))
-            yield Examples(images, labels, batch.indices, batch.views)
+            self._latest = batch
+            yield self._sent(batch)
+
+    def _sent(self, batch: Batch) -> Examples:
+        images, labels = self._learner.engine.to_device((batch.images, batch.labels))
+        return Examples(images, labels, batch.indices, batch.views)
+
+    def broke_first(self) -> str | None:
+        """Say what was the first that was not finite in the latest step; see `trouble.broke_first`."""
+        return None if self._latest is None else broke_first(self._learner, self._sent(self._latest), self._objective)
 
 
 def make_steps(engine: Engine, plan: TrainingPlan, state: RunState, objective: Objective) -> Steps:
@@ -86,6 +106,7 @@ def make_steps(engine: Engine, plan: TrainingPlan, state: RunState, objective: O
     Raises:
         OptionError: the plan asks for capture, and something stands in the way.
     """
+    state.metrics.skips.reserve(len(plan.batches))
     learner = Learner(engine, plan.distiller, plan.optimizer, plan.accumulate, Reducer(Processes(engine)))
     wanted = plan.capture == "on" or (plan.capture == "auto" and engine.device.type == "cuda")
     streamed = obstacle_to_buffers(plan.distiller, plan.batches, device=engine.device, processes=engine.world_size)

@@ -1,0 +1,113 @@
+"""A look at images and teacher before the first step: what would make a run pointless is said in words."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from svdistill import nets
+from svdistill.data import ImageSource, standardize
+from svdistill.nets import eval_mode
+from svdistill.recipes.images import Images
+from svdistill.training import Engine
+from svdistill.training.trouble import all_alike, all_zero, first_layer, not_finite
+
+# So many images tell a teacher that has learnt something from one that guesses; with fewer than these nothing is said.
+_IMAGES, _LEAST = 256, 50
+_AT_ONCE = 64
+# In grey levels of 255: images that differ by less on average show the same.
+_ALIKE = 0.5
+
+
+def look(
+    images: Images, student: nn.Module, teacher: nn.Module | None, *, engine: Engine, taps: Sequence[str] = (),
+    file: Path | None = None,
+) -> list[str]:  # fmt: skip
+    """Look at what a run is about to be made with.
+
+    Args:
+        images: of the run, on the device.
+        student: on the device.
+        teacher: on the device, made for images that are standardized for the student; None without one.
+        engine: device and precision.
+        taps: the teacher's that are compared.
+        file: the teacher's weights, where it is to be measured by the classes that the file names.
+
+    Returns:
+        What stands out, each in one line that says what to do; [] where nothing does.
+    """
+    if _alike(images.train):
+        return ["the training images are all alike, so there is nothing to learn: look at data.root and at the images"]
+    if teacher is None:
+        return []
+    if _identical(student, teacher):
+        return [
+            "the student is identical to its teacher, so there is nothing to learn: take a fresh or another network"
+        ]
+    return list(_look_at_teacher(images, teacher, engine, taps, file))
+
+
+def _look_at_teacher(
+    images: Images, teacher: nn.Module, engine: Engine, taps: Sequence[str], file: Path | None
+) -> Iterator[str]:
+    index = _spread(images.test)
+    raw = torch.cat(list(images.test.batches([index])))
+    batch = standardize(raw.to(engine.device), images.mean.to(engine.device), images.std.to(engine.device))
+    advice = "look at its file, or train it again"
+    logits = _run(teacher, batch[:_AT_ONCE], engine)
+    for broken, words in ((not_finite, "values that are not finite"), (all_zero, "zero"), (all_alike, "the same")):
+        if broken(logits):
+            with first_layer(teacher, broken) as layers:
+                _run(teacher, batch[:_AT_ONCE], engine)
+            where = f", from its layer {layers[0]} on" if layers else ""
+            yield f"the teacher gives {words} for all images{where}; it has nothing to teach: {advice}"
+            return
+        with first_layer(teacher, broken, only=taps) as layers:
+            _run(teacher, batch[:_AT_ONCE], engine)
+        if layers:
+            yield f"the teacher's tap {layers[0]} gives {words} for all images; take other taps, or {advice}"
+            return
+    if file is not None and _knows(file, images) and logits.shape[1:] == (images.test.num_classes,):
+        labels = images.test.labels[index.to(images.test.labels.device)].to(engine.device)
+        answers = torch.cat([_run(teacher, part, engine) for part in batch.split(_AT_ONCE)]).argmax(dim=1)
+        right = float((answers == labels).float().mean())
+        share = float(torch.bincount(labels).max()) / len(labels)
+        if len(labels) >= _LEAST and right <= share + 2 * math.sqrt(share * (1 - share) / len(labels)):
+            yield (
+                f"the teacher is no better than chance: {100 * right:.1f} % of {len(labels)} test images are right; if "
+                f"it is to know these classes, {advice}"
+            )
+
+
+@torch.no_grad()
+def _run(network: nn.Module, images: Tensor, engine: Engine) -> Tensor:
+    with eval_mode(network), engine.autocast():
+        return torch.as_tensor(network(images)).float()
+
+
+def _spread(source: ImageSource) -> Tensor:
+    """Return the numbers of some images, from all over a set."""
+    return torch.linspace(0, len(source) - 1, min(len(source), _IMAGES)).round().long()
+
+
+def _alike(source: ImageSource) -> bool:
+    """Whether some images of a set, from all over it, differ by nothing that could be seen."""
+    index = _spread(source)
+    pixels = torch.cat(list(source.batches([index]))).float()
+    return len(pixels) > 1 and float((pixels - pixels.mean(dim=0)).abs().mean()) < _ALIKE
+
+
+def _identical(student: nn.Module, teacher: nn.Module) -> bool:
+    """Whether two networks have the same parameters, in the same order."""
+    ours, theirs = list(student.parameters()), list(teacher.parameters())
+    shapes = [[p.shape for p in side] for side in (ours, theirs)]
+    return shapes[0] == shapes[1] and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def _knows(file: Path, images: Images) -> bool:
+    """Whether a network was made for the classes of these images, as far as its file says."""
+    spec = nets.spec(file)
+    return "classes" not in spec or tuple(json.loads(spec["classes"])) == images.test.classes

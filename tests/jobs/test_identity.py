@@ -235,6 +235,27 @@ def test_a_run_of_an_earlier_version(begun: Run) -> None:
     begun.check_data(images)  # nothing has begun
 
 
+def test_other_labels_of_the_same_images(begun: Run) -> None:
+    """An image that is of another class now is another task, though all pixels are as they were."""
+    root = Path(str(begun.recipe.data.root)) / "train"
+    (root / "cat" / "3.bmp").rename(root / "dog" / "!.bmp")  # in the order of all images it stays where it was
+    with pytest.raises(DataError, match=r"\(other labels\)"):
+        begun.check_data(load_images(begun.recipe))
+
+
+def test_a_class_whose_name_is_not_utf8(begun: Run) -> None:
+    """It is written down and compared like any other, held-out images included."""
+    for part in ("train", "val"):
+        folder = Path(str(begun.recipe.data.root)) / part
+        (folder / "cat").rename(folder / os.fsdecode(b"caf\xe9"))
+    recipe = recipes.load("digits/student", [*ALONE, f"data.root={begun.recipe.data.root}", "data.held_out=0.25"])
+    images = load_images(recipe)
+    with pytest.raises(DataError, match="class names"):
+        begun.check_data(images)
+    begun.note_data(images, None)
+    begun.check_data(images)
+
+
 NESTED = b"[" * 100_000
 SOUND = {"labels": "a", "shapes": [], "classes": []}
 

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-gpu kill-test lint bench rehearse clean
+.PHONY: help install demo test test-gpu kill-test lint fuzz bench rehearse clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ test-gpu: $(STAMP)  ## the tests of what computes, on a GPU; skipped where there
 KILLS ?= 100
 kill-test: $(STAMP)  ## kill trainings at KILLS random moments (100, ten minutes), resume them, count what differs
 	$(BIN)/python -m tests.kill --kills $(KILLS)
+
+fuzz: $(STAMP)  ## damage files of every kind in a million ways, and read them; INPUTS=N for another number
+	$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),1000000)
 
 bench: $(STAMP)  ## time loss, decomposition, step, input pipeline and scaling; writes bench-results/*.json
 	$(BIN)/python -m benchmarks

@@ -9,6 +9,7 @@ import pytest
 from tests.report.runs import LOSSES, make_comparison, make_run
 
 from svdistill.errors import DataError
+from svdistill.records import RunRecord
 from svdistill.report import collect as module
 from svdistill.report import page
 from svdistill.report.collect import Collection, Group, Key, collect, method_of, read
@@ -254,3 +255,42 @@ def test_a_long_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
     assert read(run).metrics["epoch"].tolist() == list(range(1, 14))
     assert "every n-th is drawn" not in page.render(collect([run]))
+
+
+@pytest.mark.filterwarnings("ignore:files of an earlier version")
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("summary.json", "[" * 100_000, "nested more than 32 deep"),
+        ("summary.json", '{"accuracy": 1e999}', "lacks accuracy, best_accuracy"),
+        ("recipe.yaml", "a: &a [*a]", "stands inside what it stands for"),
+        ("recipe.yaml", "name: x\nteacher: [1]\n", "teacher has no settings of its own"),
+        ("recipe.yaml", "name: [x]\n", "name is not text"),
+        ("recipe.yaml", 'name: "a\\0b"\n', "name holds a NUL character"),
+        ("recipe.yaml", "name: x\nloss: {name: svd, rank: 0}\n", "a loss's rank is not a number from 1"),
+        ("recipe.yaml", "data: {classes: [[a]]}\n", "classes is a list of lists"),
+        ("metrics.jsonl", '{"epoch": ' + "9" * 5000 + "}\n", "a number of 5000 digits"),
+    ],
+)
+def test_a_damaged_run_beside_others(file: str, content: str, reason: str, tmp_path: Path) -> None:
+    """It is left out with its reason, and the others are reported on."""
+    make_run(tmp_path, "alone")
+    damaged = make_run(tmp_path, "svd")
+    # As an earlier version wrote it: what is damaged gets beyond the checksums.
+    (damaged / "summary.json").write_text(json.dumps(RunRecord(damaged).summary()))
+    (damaged / file).write_text(content)
+    found = collect([tmp_path])
+    assert [run.name for run in found.runs] == ["bags/alone"]
+    ((path, why),) = found.left_out
+    assert path == str(damaged)
+    assert reason in why
+    assert "\n" not in why
+
+
+def test_damaged_diagnostics_are_told(tmp_path: Path) -> None:
+    """The run is reported on, and what is missing of it is listed."""
+    run = make_run(tmp_path, "svd")
+    (run / "insight.npz").write_bytes(b"PK")
+    found = collect([tmp_path])
+    assert len(found.runs) == 1
+    assert [path for path, _ in found.left_out] == [str(run / "insight.npz")]

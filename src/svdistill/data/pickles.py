@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from svdistill.errors import DataError
+from svdistill.errors import DataError, one_line
 
 # CIFAR-100's largest file has some 300,000 instructions.
 _MOST_INSTRUCTIONS = 2_000_000
@@ -40,12 +40,20 @@ def read_pickle(content: bytes, source: str) -> dict[bytes | str, Any]:
             raise DataError(f"{source} holds a pickled {type(result).__name__}, expected a dictionary; get it again")
         return {key: _array(value) if isinstance(value, _Call) else value for key, value in result.items()}
     except _ForbiddenError as error:
-        raise DataError(f"{source} names {error}, which has no place in it; nothing was run; get it again") from error
+        raise DataError(
+            f"{source} names {_short(error)}, which has no place in it; nothing was run; get it again"
+        ) from error
     # A damaged pickle can fail in any of these ways, by its own instructions.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{source} is not a readable pickle ({type(error).__name__}: {error}); get it again") from error
+        raise DataError(
+            f"{source} is not a readable pickle ({type(error).__name__}: {_short(error)}); get it again"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    return one_line(error)[:200]
 
 
 class _ForbiddenError(Exception):

@@ -14,12 +14,13 @@ import yaml
 
 from svdistill import methods
 from svdistill.errors import RecipeError, brief, nearest, one_line
-from svdistill.plain import MAX_YAML, parse_yaml
+from svdistill.plain import MAX_DEPTH, MAX_YAML, parse_yaml
 from svdistill.recipes.losses import own_settings
 
 SUFFIXES = (".yaml", ".yml")
 METHODS = methods.FOLDER.name
 _WEIGHTS = ("weight", "main_weight")
+_LONGEST_KEY = 200  # characters
 _MOST_FILES = 100  # that one recipe extends, each counted as often as it is extended
 
 Plain = dict[str, Any]
@@ -206,14 +207,15 @@ def parse(overrides: Iterable[str]) -> Plain:
     merged: Plain = {}
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals or not all(part.strip() for part in key.split(".")):
+        parts = [part.strip() for part in key.split(".")]
+        if not equals or not all(parts) or len(parts) > MAX_DEPTH or len(key) > _LONGEST_KEY:
             raise RecipeError(f"{brief(override)}: expected key=value, for instance train.epochs=20")
         try:
             nested = _values(value)
         except ValueError as error:
             raise RecipeError(f"{one_line(key)}: cannot read the value {brief(value)}: {error}") from error
-        for part in reversed(key.split(".")):
-            nested = {part.strip(): nested}
+        for part in reversed(parts):
+            nested = {part: nested}
         merged = merge(merged, nested)
     return anchored(merged, Path.cwd())
 

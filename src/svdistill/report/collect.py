@@ -1,7 +1,6 @@
 """Find finished runs, read their records, and group them by regime, method and seed."""
 
 import itertools
-import json
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
 from svdistill.plain import parse_json
 from svdistill.records import MACHINE_KEYS, RunRecord
+from svdistill.report import insight, sound
 from svdistill.report.numbers import is_finite
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 
@@ -28,7 +28,7 @@ _NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.u
 _OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage")
 # Runs that differ in these are never compared with each other, even where each method has only one value.
 _OF_REGIME = ("data", "model", "train.epochs")
-_NEEDED = ("accuracy", "best_accuracy", "best_epoch", "train_images", "epochs", "parameters", "flops", "seconds")
+_MOST = 32 << 20  # bytes of a comparison.json
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,7 @@ class RunView:
             run longer than :data:`MAX_EPOCHS` only every n-th epoch is there.
         diagnostics: arrays of its ``insight.npz``; {} where there is none.
         settings: the recipe's settings by dotted key, without what does not change the result.
+        damage: what of its ``insight.npz`` is not in the figures, and why; "" where all is well.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class RunView:
     metrics: Mapping[str, NDArray[np.float64]] = field(repr=False)
     diagnostics: Mapping[str, NDArray[Any]] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
+    damage: str = ""
 
     @property
     def seed(self) -> int:
@@ -177,15 +179,17 @@ def read(path: str | os.PathLike[str]) -> RunView:
     recipe = record.recipe()
     if not record.finished:
         raise DataError(f"the run {record.path} has not finished; call the same training again to resume it")
+    if fault := sound.recipe_fault(recipe):
+        raise DataError(f"the recipe of {record.path} is damaged ({fault}); train the run again")
     summary = record.summary()
-    missing = [key for key in _NEEDED if not is_finite(summary.get(key))]
-    if missing:
-        raise DataError(f"the summary of {record.path} lacks {', '.join(missing)}; train the run again")
+    if fault := sound.summary_fault(summary):
+        raise DataError(f"the summary of {record.path} {fault}; train the run again")
     settings = _settings(recipe)
     metrics = _metrics(record, settings.get("train.evaluate_every"))
     if not np.isfinite(metrics.get("accuracy", np.nan)).any():
         raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics; train it again")
-    return RunView(record.path, recipe, summary, metrics, _diagnostics(record.diagnostics), settings)
+    diagnostics, damage = insight.read(record.diagnostics)
+    return RunView(record.path, recipe, summary, metrics, diagnostics, settings, damage)
 
 
 def method_of(recipe: Mapping[str, Any]) -> str:
@@ -238,22 +242,23 @@ def _read_all(records: Iterable[RunRecord]) -> tuple[list[RunView], dict[str, st
     for record in records:
         try:
             found.append(read(record.path))
-        except SvdistillError as error:
-            left_out[str(record.path)] = f"cannot be read ({error})" if record.finished else "has not finished"
+        except (SvdistillError, OSError) as error:
+            left_out[str(record.path)] = f"cannot be read ({error})" if record.ended else "has not finished"
     return found, left_out
 
 
 def _compared(file: Path) -> tuple[list[RunView], dict[str, str]]:
     """Read the runs that a comparison names, in folders relative to its own; those that failed are left out."""
     try:
-        runs = json.loads(file.read_bytes())["runs"]
+        with file.open("rb") as content:
+            runs = parse_json(content.read(_MOST + 1))["runs"]
         named = [(file.parent / run["folder"], run.get("state"), run.get("error")) for run in runs]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        named = [(Path(os.path.relpath(folder)), state, error) for folder, state, error in named]
+        there = [folder for folder, _, _ in named if RunRecord(folder).exists]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{file} is not a comparison; give the comparison.json that 'svdistill compare' writes"
         ) from error
-    named = [(Path(os.path.relpath(folder)), state, error) for folder, state, error in named]
-    there = [folder for folder, _, _ in named if RunRecord(folder).exists]
     found, left_out = _read_all(map(RunRecord, there))
     left_out |= {str(folder): "has not begun" for folder, _, _ in named if folder not in there}
     left_out |= {str(folder): f"failed ({error})" for folder, state, error in named if state == "failed"}
@@ -271,19 +276,6 @@ def _metrics(record: RunRecord, evaluated: Any) -> dict[str, NDArray[np.float64]
     return {
         name: np.array([float(line[name]) if is_finite(line.get(name)) else np.nan for line in lines]) for name in names
     }
-
-
-def _diagnostics(file: Path) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a run; without them, or where they are damaged, the report has fewer figures."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError):
-        return {}
-    except Exception as error:  # zipfile and zlib have errors of their own for a damaged archive
-        if type(error).__module__ in ("zipfile", "zlib"):
-            return {}
-        raise
 
 
 def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,6 +298,7 @@ def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def _arrange(runs: Sequence[RunView], left_out: dict[str, str]) -> Collection:
     runs, teachers, unused = _split(runs)
     left_out |= {str(run.path): "is a teacher that no run here learned from" for run in unused}
+    left_out |= {f"{RunRecord(run.path).diagnostics}": run.damage for run in (*runs, *teachers) if run.damage}
     axes = [key for key in _differing(runs) if not _is_of(key, _OF_METHOD) and _is_axis(key, runs)]
     keys = _telling(runs, axes)
     regimes: dict[tuple[Any, ...], list[RunView]] = {}
@@ -327,11 +320,11 @@ def _arrange(runs: Sequence[RunView], left_out: dict[str, str]) -> Collection:
 def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[RunView]]:
     """Return the students, the teachers that they learned from, and runs of a teacher's recipe that taught none."""
     names = {run.teacher for run in runs if run.teacher is not None}
-    students = [run for run in runs if run.name not in names]
+    students = [run for run in runs if run.name not in names] or list(runs)
     candidates = {run.path.resolve(): run for run in runs if run.name in names}
     for folder in dict.fromkeys(_teacher_folder(run) for run in students):
         if folder is not None:
-            candidates |= {other.path.resolve(): other for other in _read_all(RunRecord.find(folder, deep=False))[0]}
+            candidates |= {other.path.resolve(): other for other in _read_all(_in_folder(folder))[0]}
     wanted = {_noted_teacher(run) for run in runs} - {None}
     used = [run for run in candidates.values() if _digest(run) in wanted] if wanted else list(candidates.values())
     given = {run.path.resolve() for run in runs}
@@ -346,6 +339,13 @@ def _teacher_folder(run: RunView) -> Path | None:
         return None
     path = run.path.resolve()
     return path.parents[depth] / run.teacher if path.parts[-1 - depth : -1] == Path(run.name).parts else None
+
+
+def _in_folder(folder: Path) -> list[RunRecord]:
+    try:
+        return RunRecord.find(folder, deep=False)
+    except OSError:  # it may not be read, or no folder can be called so
+        return []
 
 
 def _noted_teacher(run: RunView) -> str | None:

@@ -8,10 +8,14 @@ from numpy.typing import NDArray
 
 from svdistill.report.statistics import Interval
 
+_LARGEST = 2**63  # of whole numbers; one of a few hundred digits is no float
+
 
 def is_finite(value: Any) -> bool:
     """Tell whether something that was read is a number that can be counted with and drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < _LARGEST
 
 
 def points(interval: Interval) -> str:

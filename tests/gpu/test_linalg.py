@@ -42,7 +42,8 @@ def test_values_and_vectors(device, shape, solver, rank):
     m = matrices(*shape)
     _, exact, right = torch.linalg.svd(m, full_matrices=False)
     s, v = (one.cpu().double() for one in truncated_svd(m.float().to(device), rank, solver=solver))
-    torch.testing.assert_close(s, exact[:, :rank], rtol=50 * EPS, atol=0)
+    # cuSOLVER's symmetric solver came within 77 EPS of the values on an H200, LAPACK's within 50.
+    torch.testing.assert_close(s, exact[:, :rank], rtol=(50 if device.type == "cpu" else 150) * EPS, atol=0)
     torch.testing.assert_close(v.mT @ v, torch.eye(rank).double().expand(len(m), rank, rank), rtol=0, atol=50 * EPS)
     torch.testing.assert_close(projector(v), projector(right.mT[..., :rank]), rtol=0, atol=200 * EPS)
 

@@ -118,7 +118,9 @@ class BufferedSteps:
             )
         except CaptureError as error:
             if self._required:
-                raise
+                raise CaptureError(
+                    f"the step cannot be captured as a CUDA graph: {error}; take train.capture=auto or off"
+                ) from error
             warn(f"the step is not captured as a CUDA graph: {error}", SvdistillWarning, stacklevel=2)
             return self._step
 

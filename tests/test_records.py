@@ -301,6 +301,9 @@ def test_restore(record):
         file.write_text("".join(there))
         assert record.restore(kept) is wrong
         assert file.read_text() == kept
+    before = file.stat().st_ino
+    assert not record.restore(kept)
+    assert file.stat().st_ino == before  # what agrees is not written again
     file.unlink()
     assert record.restore(kept)
     assert [line["epoch"] for line in record.metrics()] == [1, 2]
@@ -380,3 +383,26 @@ def test_damage_to_a_line_that_is_not_wanted(record, finished):
     file.write_bytes(file.read_bytes().replace(b'"epoch": 2, "loss": 0.5', b'"epoch": 2, "loss": 0.7'))
     with pytest.raises(DataError, match="changed since the run finished" if finished else "line 2.*checksum"):
         record.metrics(most=3)
+
+
+def test_what_the_system_does_not_let_us_read(record, monkeypatch):
+    """A folder in place of the metrics, text that is not UTF-8, and a machine that does not tell its processor."""
+    file = record.path / "metrics.jsonl"
+    file.write_bytes(b'{"epoch": 1, "name": "\xff"}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl cannot be read"):
+        record.metrics()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(DataError, match=r"metrics\.jsonl cannot be read .*Is a directory"):
+        record.metrics()
+    monkeypatch.setattr(
+        "svdistill.records.Path", lambda _: record.path
+    )  # which is a folder, as little as a file as /proc
+    assert environment()["cpu"]
+
+
+def test_what_a_checkpoint_cannot_give_back(finished):
+    """The recipe alone: all else is made again."""
+    assert not finished.can_finish_again({"recipe.yaml": "is missing", "insight.npz": "is missing"})
+    assert finished.can_finish_again(dict.fromkeys(FILES[1:], "is missing"))
+    assert repr(finished) == f"RunRecord({str(finished.path)!r})"

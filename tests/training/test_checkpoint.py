@@ -64,6 +64,16 @@ def test_a_checkpoint_that_lacks_a_part(path):
             checkpoint.load(path, model=model(), kinds=kinds)
 
 
+def test_another_format(path):
+    """Whatever else is in it."""
+    checkpoint.save(path, {}, model=model())
+    torch.save({**torch.load(path, weights_only=True), "format": 99}, path)
+    with pytest.raises(
+        CheckpointError, match=r"not a checkpoint of this version of svdistill \(its format is another\)"
+    ):
+        checkpoint.load(path, model=model())
+
+
 def test_weights_of_another_kind(path):
     """What is loaded is looked at, not what the file says of it."""
     checkpoint.save(path, {}, model=model())

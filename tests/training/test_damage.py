@@ -200,6 +200,8 @@ def test_a_checkpoint_with_a_part_that_is_missing_or_of_another_kind(again, name
     before = {key: value.clone() for key, value in again.distiller.state_dict().items()}
     lacking = {key: value for key, value in content.items() if key != name}
     changed = [{**content, name: value} for value in ([], {}, "x", 7, -1, None)]
+    if name == "epoch":
+        changed.append({**content, "epoch": -1, "lines": None})
     usable = {"accuracy": (7, -1), "seconds": (7, -1), "lines": (None,)}.get(name, ())
     for wrong in [*changed, *([] if name == "lines" else [lacking])]:
         if name in wrong and wrong[name] in usable:

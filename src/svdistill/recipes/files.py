@@ -95,7 +95,7 @@ def find(name: str, *, beside: Path | None = None) -> tuple[str, Path]:
     if name.startswith(f"{METHODS}/"):
         return name, method(name.partition("/")[2])
     if not name.endswith(SUFFIXES):
-        raise RecipeError(f"no recipe {name!r}{nearest(name, shipped())}")
+        raise RecipeError(f"no recipe {brief(name)}{nearest(name, shipped())}")
     path = (beside or Path.cwd()) / Path(name).expanduser()
     if not path.is_file():
         raise RecipeError(f"no recipe file {path}; give a path that exists, or a name that 'svdistill recipes' lists")
@@ -111,7 +111,7 @@ def method(name: str) -> Path:
     """
     known = methods.shipped()
     if name not in known:
-        raise RecipeError(f"no method {name!r}{nearest(name, known, limit=len(known))}")
+        raise RecipeError(f"no method {brief(name)}{nearest(name, known, limit=len(known))}")
     return methods.FOLDER / f"{name}.yaml"
 
 
@@ -148,7 +148,7 @@ def _layers(
     _, path = find(name, beside=beside)
     path = path.resolve()
     if path in above:
-        raise RecipeError(f"extends: {name!r} extends itself in a circle; take one 'extends' out")
+        raise RecipeError(f"extends: {brief(name)} extends itself in a circle; take one 'extends' out")
     so_far.append(path)
     if len(so_far) > _MOST_FILES:
         raise RecipeError(f"extends: {so_far[0]} extends more than {_MOST_FILES} files; take some out")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from svdistill.atomic import digest
-from svdistill.errors import RecipeError, brief, nearest
+from svdistill.errors import RecipeError, brief, nearest, one_line
 from svdistill.methods import shipped
 from svdistill.recipes import files
 from svdistill.recipes.losses import LOSSES
@@ -38,6 +38,7 @@ _SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     **{section: tuple(kinds.values()) for section, kinds in _TAGS.items()},
     "train": (TrainSettings,),
 }
+_LONGEST, _LONGEST_REASON = 80, 500  # characters of a key, and of what is wrong with a value
 _SAME_IMAGES = ("classes", "held_out", "image_size", "channels", "background")
 _EXPECTED = {
     "int_type": "expected a whole number",
@@ -256,7 +257,11 @@ def _known_keys() -> list[str]:
 def _sentence(problem: ErrorDetails) -> str:
     """Turn one of pydantic's errors into our line: the dotted key, what came, what was expected."""
     # In a list of losses the position of one says less than its name, which follows as the tag.
-    parts = [str(part) for part in problem["loc"] if not (isinstance(part, int) and problem["loc"][0] == "loss")]
+    parts = [
+        one_line(part)[:_LONGEST]
+        for part in problem["loc"]
+        if not (isinstance(part, int) and problem["loc"][0] == "loss")
+    ]
     tag = None
     if len(parts) > 1 and parts[0] in _TAGS and parts[1] in _TAGS[parts[0]]:
         tag = parts.pop(1)
@@ -273,7 +278,7 @@ def _sentence(problem: ErrorDetails) -> str:
     if kind == "union_tag_not_found":
         return f"{key}.name: missing; expected {' or '.join(repr(t) for t in _TAGS[key])}"
     if kind == "value_error":
-        text = str(context["error"])
+        text = one_line(context["error"])[:_LONGEST_REASON]
         joint = "." if re.match(r"[a-z_.]+: ", text) else ": "
         return f"{key}{joint}{text}" if key else text
     if kind == "string_pattern_mismatch":

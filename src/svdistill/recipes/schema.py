@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
 
 from svdistill.choices import LAYOUTS, MAX_BATCH, MAX_COUNT, MAX_EPOCHS, MAX_FACTOR, MAX_RANK, Capture, Layout
+from svdistill.errors import brief
 from svdistill.methods import BASELINE
 from svdistill.recipes.base import Settings, by_name
 from svdistill.recipes.losses import AnyLoss
@@ -22,7 +23,7 @@ def _plain_layouts(value: Any) -> Any:
     """Say in one sentence what layouts are: the union's own error has one line for each member."""
     words = [value] if isinstance(value, str) else value
     if not isinstance(words, list | tuple) or not words or not all(word in LAYOUTS for word in words):
-        raise ValueError(f"expected {' or '.join(LAYOUTS)}, or a list of one for each tap; got {value!r}")
+        raise ValueError(f"expected {' or '.join(LAYOUTS)}, or a list of one for each tap; got {brief(value)}")
     return value if isinstance(value, str) else tuple(value)
 
 
@@ -107,7 +108,9 @@ class DataSettings(Settings):
         if value is None or isinstance(value, str):
             return value
         if not isinstance(value, list | tuple) or not value or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"expected a list of class names, or the path of a file with one a line; got {value!r}")
+            raise ValueError(
+                f"expected a list of class names, or the path of a file with one a line; got {brief(value)}"
+            )
         return tuple(value)
 
     @model_validator(mode="after")
@@ -296,7 +299,7 @@ class TrainSettings(Settings):
         for item in value if isinstance(value, list | tuple) else ():
             number = isinstance(item, int | float) and not isinstance(item, bool)
             if not number or not (0 < item < 1 or (isinstance(item, int) and item >= 1)):
-                raise ValueError(f"each is an epoch (1, 2, …) or a fraction of all epochs (0.5); got {item!r}")
+                raise ValueError(f"each is an epoch (1, 2, …) or a fraction of all epochs (0.5); got {brief(item)}")
         return value
 
     @model_validator(mode="after")
@@ -327,7 +330,9 @@ class TrainSettings(Settings):
         """Say in one sentence what a first stage is."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not (0 <= value < 1 or (isinstance(value, int) and value >= 1)):
-            raise ValueError(f"expected epochs (1, 2, …), a fraction of them (0.5), or 0 for one stage; got {value!r}")
+            raise ValueError(
+                f"expected epochs (1, 2, …), a fraction of them (0.5), or 0 for one stage; got {brief(value)}"
+            )
         return int(value) if value == 0 else value
 
     @property

@@ -85,9 +85,7 @@ def cache(
     engine = launch(own)
     weights = teacher_file(line, images, Path(runs), Processes(engine), callbacks=callbacks)
     assert weights is not None
-    found = provide(
-        own, images[0], Path(runs), teacher_file=weights, device=engine.device, callbacks=callbacks, fresh=fresh
-    )
+    found = provide(own, images[0], Path(runs), teacher_file=weights, engine=engine, callbacks=callbacks, fresh=fresh)
     known = found.cache
     return Stored(found.path, known.images, known.views, known.bytes, found.taken, found.seconds)
 

@@ -4,13 +4,17 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
 from svdistill import nets
 from svdistill.data import ImageSource, standardize
+from svdistill.distiller import Distiller
+from svdistill.errors import OptionError, RecipeError, SvdistillWarning
 from svdistill.nets import eval_mode
+from svdistill.recipes import Recipe, build, teacher_of
 from svdistill.recipes.images import Images
 from svdistill.training import Engine
 from svdistill.training.trouble import all_alike, all_zero, first_layer, not_finite
@@ -20,6 +24,27 @@ _IMAGES, _LEAST = 256, 50
 _AT_ONCE = 64
 # In grey levels of 255: images that differ by less on average show the same.
 _ALIKE = 0.5
+
+
+def warn_of(recipe: Recipe, images: Images, distiller: Distiller, *, teacher_file: Path | None, engine: Engine) -> None:
+    """Warn of what would make a run pointless.
+
+    Args:
+        recipe: the student's.
+        images: of the run, on the device.
+        distiller: with the teacher itself, or with what is stored of it, which does not tell; moved to the device.
+        teacher_file: the teacher's weights; None without one.
+        engine: device and precision.
+    """
+    distiller.to(engine.device)
+    try:
+        taps = build.teacher_taps(recipe, teacher_of(recipe)) if build.reads_maps(build.losses(recipe)) else ()
+    except (OptionError, RecipeError):  # a network of another library, of which no taps are named
+        taps = ()
+    # A teacher that was trained from a recipe was watched while it was trained.
+    given = teacher_file if recipe.teacher is not None and recipe.teacher.recipe is None else None
+    for words in look(images, distiller.student, distiller.teacher, engine=engine, taps=taps, file=given):
+        warn(f"{recipe.name}: {words}", SvdistillWarning, stacklevel=2)
 
 
 def look(

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from svdistill import data
+from svdistill import data, training
+from svdistill.jobs import inspection
 from svdistill.jobs.callbacks import Callbacks
 from svdistill.recipes import Recipe, build, teacher_of, weights
 from svdistill.recipes import teacher_cache as wanted
@@ -40,7 +41,7 @@ def provide(
     runs: Path,
     *,
     teacher_file: Path,
-    device: torch.device,
+    engine: training.Engine,
     callbacks: Callbacks,
     fresh: bool = False,
 ) -> Provided:
@@ -54,7 +55,7 @@ def provide(
         images: the student's, on the CPU.
         runs: folder of all runs.
         teacher_file: the trained teacher's weights; read as a network only where they are needed.
-        device: where the teacher runs.
+        engine: device and precision with which the teacher is looked at before it is stored.
         callbacks: is told what happens.
         fresh: store it again, even if it is there.
 
@@ -75,8 +76,9 @@ def provide(
         teacher = weights.load_teacher(teacher_file, images)
         whole = build.distiller(recipe, student, teacher, teacher_recipe=teacher_of(recipe))
         whole.prepare(noise(images))
-        whole.to(device)
-        views = _views_of(recipe, images.to(device), key)
+        on_device = images.to(engine.device)
+        inspection.warn_of(recipe, on_device, whole, teacher_file=teacher_file, engine=engine)
+        views = _views_of(recipe, on_device, key)
         source = Source(
             extract=whole.extract,
             tap_shapes=whole.teacher_shapes,

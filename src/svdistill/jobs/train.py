@@ -229,7 +229,7 @@ def _train_one(
     processes = training.Processes(engine)
     stored = None
     if teacher_file is not None and recipe.teacher is not None and recipe.teacher.stored:
-        look = partial(provide, recipe, images, runs, teacher_file=teacher_file, device=engine.device)
+        look = partial(provide, recipe, images, runs, teacher_file=teacher_file, engine=engine)
         stored = _stored(look, processes, callbacks)
     distiller = processes.on_all_ranks(lambda: assemble(recipe, images, _source(images, teacher_file, stored), engine))
     on_device = images.to(engine.device)
@@ -238,33 +238,12 @@ def _train_one(
     processes.on_all_ranks(lambda: _see(run))
     if distiller.left_out:
         callbacks.left_out(recipe, distiller.left_out)
-    if not run.record.last.exists():
-        _inspect(recipe, on_device, distiller, teacher_file, engine)
+    # A sharded teacher runs in all processes or in none; what is stored of one was looked at when it was stored.
+    if not run.record.last.exists() and not engine.global_rank and not _is_sharded(recipe, distiller, engine):
+        inspection.warn_of(recipe, on_device, distiller, teacher_file=teacher_file, engine=engine)
     with build.recomputing(recipe, distiller.student):
         training.fit(engine, plan, run.record, progress=callbacks.training(recipe, run))
     processes.on_rank_zero(lambda: _finish(recipe, run, distiller, on_device, engine))
-
-
-def _inspect(
-    recipe: Recipe, images: Images, distiller: Distiller, teacher_file: Path | None, engine: training.Engine
-) -> None:
-    """Warn of what would make a run pointless, on rank zero; a sharded teacher runs in all or none, so in none here."""
-    if engine.global_rank or _is_sharded(recipe, distiller, engine):
-        return
-    teacher = distiller.teacher
-    if teacher is None and teacher_file is not None:  # what is stored of it does not say
-        teacher = weights.load_teacher(teacher_file, images)
-    if teacher is not None:
-        teacher.to(engine.device)
-    distiller.student.to(engine.device)
-    try:
-        taps = build.teacher_taps(recipe, recipes.teacher_of(recipe)) if build.reads_maps(build.losses(recipe)) else ()
-    except (OptionError, RecipeError):
-        taps = ()
-    # A teacher that was trained here was watched while it was trained.
-    given = teacher_file if recipe.teacher is not None and recipe.teacher.recipe is None else None
-    for words in inspection.look(images, distiller.student, teacher, engine=engine, taps=taps, file=given):
-        warn(f"{recipe.name}: {words}", SvdistillWarning, stacklevel=2)
 
 
 def _stored(look: Callable[..., Provided], processes: training.Processes, callbacks: Callbacks) -> TeacherCache:

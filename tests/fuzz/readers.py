@@ -214,7 +214,7 @@ def _networks(folder: Path) -> dict[str, Reader]:
             file.write_bytes(content)
             try:
                 opened = TeacherCache.open(cache, store_interruptibly.KEY)
-                return opened.maps(torch.zeros(2, 1, 8, 8)) if False else (opened.images, opened.bytes, repr(opened))
+                return opened.images, opened.bytes, repr(opened)
             finally:
                 file.write_bytes(sound)
 

@@ -47,7 +47,7 @@ def a_task(runs: Path, *overrides: str) -> Task:
 
 def compare(runs: Path, *, on: str) -> Comparison:
     """A teacher, a student, and one that can only fail."""
-    settings = [*TINY, "teacher.overrides.train.epochs=1", "train.epochs=3", "optimizer.lr=[0.05,1e30]"]
+    settings = [*TINY, "teacher.overrides.train.epochs=1", "train.epochs=3", "optimizer.lr=[0.05,1e9]"]
     return sweep.compare("digits/svd", overrides=settings, methods=["svd"], seeds=[0], runs=runs, on=on, jobs=2)
 
 

@@ -198,7 +198,7 @@ def test_a_failed_run_gives_status_1(capsys: pytest.CaptureFixture[str], tmp_pat
     arguments = ["digits/svd", *TINY, "train.device=cpu", "optimizer.lr=1e9", "train.epochs=3", "--methods", "alone"]
     assert app.run(["compare", *arguments, "--seeds", "1", "--output", "out"]) == 1
     out, err = capsys.readouterr()
-    assert "failed  alone seed 0: the loss is not finite" in " ".join(out.split()).replace(
+    assert "failed  alone seed 0: a weight is not finite" in " ".join(out.split()).replace(
         "failed alone", "failed  alone"
     )
     assert "1/1  alone seed 0: failed" in err

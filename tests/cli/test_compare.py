@@ -202,4 +202,4 @@ def test_a_failed_run_gives_status_1(capsys: pytest.CaptureFixture[str], tmp_pat
         "failed alone", "failed  alone"
     )
     assert "1/1  alone seed 0: failed" in err
-    assert "the loss is not finite" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "a weight is not finite" in (tmp_path / "out" / "comparison.md").read_text()

@@ -12,6 +12,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICK = {
     "demo": ["--epochs", "1", "--seeds", "1"],
     "train": ["train.epochs=1", "teacher.overrides.train.epochs=1"],
+    "doctor": ["train.epochs=1", "data.train_size=50"],
     "compare": ["train.epochs=1", "teacher.overrides.train.epochs=1", "--seeds", "1", "--methods", "alone,svd"],
 }
 

@@ -23,7 +23,7 @@ HELPED = [
     *TINY,
     "model.taps=[block1,block2,classifier.relu1]",
     "teacher.taps=[block1,block2,classifier.relu2]",
-    *(f"teacher.overrides.{setting}" for setting in [*SMALL, "train.epochs=2"]),
+    *(f"teacher.overrides.{setting}" for setting in [*SMALL, "train.epochs=2", "data.train_size=200"]),
 ]
 
 

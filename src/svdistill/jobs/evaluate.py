@@ -1,6 +1,5 @@
 """Measure a trained network on the test images."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,8 @@ def evaluate(
     test = data.load_test(
         name,
         root=root,
-        image_size=json.loads(spec.get("image_size", "null")),
-        classes=json.loads(spec.get("turned" if turned else "classes", "null")) if own else None,
+        image_size=weights.told(file, spec, "image_size"),
+        classes=weights.told(file, spec, "turned" if turned else "classes") if own else None,
         channels=spec["in_channels"] if own and spec["in_channels"] in (1, 3) else None,
         background=spec.get("background", "white"),
     )

@@ -1,6 +1,5 @@
 """A look at images and teacher before the first step: what would make a run pointless is said in words."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from svdistill.data import ImageSource, standardize
 from svdistill.distiller import Distiller
 from svdistill.errors import OptionError, RecipeError, SvdistillWarning
 from svdistill.nets import eval_mode
-from svdistill.recipes import Recipe, build, teacher_of
+from svdistill.recipes import Recipe, build, teacher_of, weights
 from svdistill.recipes.images import Images
 from svdistill.training import Engine
 from svdistill.training.trouble import all_alike, all_zero, first_layer, not_finite
@@ -134,5 +133,5 @@ def _identical(student: nn.Module, teacher: nn.Module) -> bool:
 
 def _knows(file: Path, images: Images) -> bool:
     """Whether a network was made for the classes of these images, as far as its file says."""
-    spec = nets.spec(file)
-    return "classes" not in spec or tuple(json.loads(spec["classes"])) == images.test.classes
+    theirs = weights.told(file, nets.spec(file), "classes")
+    return theirs is None or theirs == images.test.classes

@@ -1,10 +1,10 @@
 """Settings → the objects of a run: networks, losses, distiller, stages, optimizer. Errors name the key to change."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from pkgutil import resolve_name
 
 import torch
@@ -19,6 +19,7 @@ from svdistill.recipes.images import Images, batches
 from svdistill.recipes.losses import AnyLoss, LossSettings
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
+from svdistill.recipes.weights import told
 from svdistill.teacher import Teacher
 
 
@@ -66,8 +67,9 @@ def teacher_taps(recipe: Recipe, teacher: Recipe | None) -> tuple[str, ...]:
     if teacher is not None:
         return taps(teacher)
     with named("teacher.checkpoint"):
-        spec = nets.spec(str(recipe.teacher.checkpoint))
-        return tuple(json.loads(spec["taps"])) if "taps" in spec else nets.default_taps(spec["name"])
+        file = Path(str(recipe.teacher.checkpoint))
+        spec = nets.spec(file)
+        return told(file, spec, "taps") or nets.default_taps(spec["name"])
 
 
 def drop_tokens(recipe: Recipe, teacher: Recipe | None) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Whether a recipe's student, teacher, losses and images fit each other, found out before work starts."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +173,7 @@ def _untrained_teacher(
         path = Path(str(recipe.teacher.checkpoint))
         with named("teacher.checkpoint"):
             network, spec = weights.load_teacher(path, images), nets.spec(path)
-        _check_held_out(recipe, spec)
+        _check_held_out(recipe, path, spec)
         size, home = spec.get("image_size"), spec.get("data")
         key = ""
     else:
@@ -192,9 +191,9 @@ def _untrained_teacher(
     return network
 
 
-def _check_held_out(recipe: Recipe, spec: Mapping[str, Any]) -> None:
+def _check_held_out(recipe: Recipe, path: Path, spec: Mapping[str, Any]) -> None:
     """Refuse a trained teacher that has seen images of which the student's accuracy is to be."""
-    wanted, there = recipe.data.held_out, json.loads(spec.get("held_out", "null"))
+    wanted, there = recipe.data.held_out, weights.told(path, spec, "held_out")
     if wanted is not None and spec.get("data") == recipe.data.name and there != wanted:
         raise RecipeError(
             f"data.held_out: {wanted:g} of the images are held out, but the teacher's file was trained with "
@@ -274,7 +273,8 @@ def _check_classes(
         return
     assert recipe.teacher is not None
     if teacher_images is None:
-        theirs = json.loads(nets.spec(str(recipe.teacher.checkpoint)).get("classes", "null"))
+        file = Path(str(recipe.teacher.checkpoint))
+        theirs = weights.told(file, nets.spec(file), "classes")
     else:
         theirs = teacher_images.train.classes
     pairs = () if theirs is None else zip(theirs, images.train.classes, strict=False)

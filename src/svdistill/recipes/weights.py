@@ -10,8 +10,12 @@ from torch import Tensor, nn
 
 from svdistill import data, nets
 from svdistill.errors import CheckpointError
+from svdistill.plain import parse_json
 from svdistill.recipes.images import Images
 from svdistill.recipes.schema import Recipe
+
+# What a file says as lists, and of what.
+_LISTS: Mapping[str, type] = {"classes": str, "turned": str, "taps": str, "mean": float, "std": float}
 
 
 def metadata(recipe: Recipe, images: Images) -> dict[str, str]:
@@ -117,8 +121,40 @@ def statistics(path: Path, spec: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     Raises:
         CheckpointError: they are missing or are not lists of numbers.
     """
+    mean, std = told(path, spec, "mean"), told(path, spec, "std")
+    if mean is None or std is None:
+        raise CheckpointError(f"{path} does not say how its images are standardized; give a file of a run")
+    return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
+
+
+def told(path: Path, spec: Mapping[str, Any], key: str) -> Any:
+    """Read what a network's file says beside its weights, of the keys that hold JSON.
+
+    Args:
+        path: the file, for the message.
+        spec: what ``nets.spec`` returned.
+        key: one of those that `metadata` writes as JSON.
+
+    Returns:
+        A tuple of texts (``classes``, ``turned``, ``taps``) or of numbers (``mean``, ``std``), or a number
+        (``image_size``, ``held_out``); None where nothing is said.
+
+    Raises:
+        CheckpointError: something else stands there.
+    """
     try:
-        mean, std = (torch.tensor(json.loads(spec[key]), dtype=torch.float32) for key in ("mean", "std"))
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not say how its images are standardized; give a file of a run") from error
-    return mean, std
+        value = parse_json(spec.get(key, "null"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a damaged description ({key}: {error}); save the network again") from error
+    if value is None:
+        return None
+    kind = _LISTS.get(key)
+    if kind is not None and isinstance(value, list) and all(_is(one, kind) for one in value):
+        return tuple(value)
+    if kind is None and _is(value, float):
+        return value
+    raise CheckpointError(f"{path} has a damaged description ({key}); save the network again")
+
+
+def _is(value: Any, kind: type) -> bool:
+    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)

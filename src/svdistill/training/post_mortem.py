@@ -7,6 +7,7 @@ from typing import Any
 
 from svdistill.atomic import write_atomically
 from svdistill.errors import TrainingError
+from svdistill.plain import parse_json
 from svdistill.records import RunRecord
 from svdistill.training.skips import Skip
 from svdistill.training.state import RunState
@@ -78,7 +79,7 @@ class PostMortem:
     def _known(self) -> list[dict[str, Any]]:
         """Return what was written before; nothing where that is damaged, since it is written anew."""
         try:
-            lines = json.loads(self.record.post_mortem.read_bytes())["skipped"]
+            lines = parse_json(self.record.post_mortem.read_bytes())["skipped"]
             return [line for line in lines if isinstance(line["epoch"], int) and isinstance(line["step"], int)]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return []

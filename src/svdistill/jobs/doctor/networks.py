@@ -1,6 +1,5 @@
 """Teacher and taps of a recipe, looked at on test images."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from svdistill.jobs.diagnostics import Tapped, diagnose
 from svdistill.jobs.doctor.findings import TapFindings, TeacherFindings
 from svdistill.nets import eval_mode
 from svdistill.nets.reader import run_tapped
-from svdistill.recipes import Recipe, build
+from svdistill.recipes import Recipe, build, weights
 from svdistill.recipes.images import Images
 
 MEASURED = 2_000  # test images that the teacher is measured on
@@ -42,7 +41,7 @@ def look_at_teacher(
         engine: device and precision.
     """
     spec = nets.spec(file)
-    classes = tuple(json.loads(spec["classes"])) if "classes" in spec else None
+    classes = weights.told(file, spec, "classes")
     same = None if classes is None else classes == student.test.classes
     accuracy, measured = None, 0
     if same or (classes is None and spec["num_classes"] == student.test.num_classes):
@@ -54,9 +53,10 @@ def look_at_teacher(
         network = nets.load(file).to(engine.device)
         accuracy = training.evaluate(engine, network, part, mean=own.mean, std=own.std)["accuracy"]
         measured = len(part)
+    mean, std = weights.told(file, spec, "mean"), weights.told(file, spec, "std")
     scale = None
-    if "mean" in spec and "std" in spec:
-        scale = (json.loads(spec["mean"]), json.loads(spec["std"])) == (student.mean.tolist(), student.std.tolist())
+    if mean is not None and std is not None:
+        scale = (mean, std) == (tuple(student.mean.tolist()), tuple(student.std.tolist()))
     return TeacherFindings(
         name=name,
         file=str(file),

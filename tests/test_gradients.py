@@ -284,3 +284,10 @@ def test_health_goes_through_a_checkpoint():
     empty = TransferHealth()
     empty.load_state_dict(TransferHealth().state_dict())
     assert len(empty) == 0
+
+
+def test_health_is_forgotten_before_there_is_any() -> None:
+    """A reset before the first step leaves nothing, as one after it does."""
+    health = TransferHealth()
+    health.reset()
+    assert (len(health), health.summary()) == (0, {})

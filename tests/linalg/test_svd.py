@@ -471,3 +471,10 @@ def test_the_gradient_lies_in_memory_as_the_matrices_do(shape, gradient):
         found += torch.autograd.grad((rows * rows.detach().cos()).sum(), x)
         assert found[-1].stride() == x.stride()
     torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 3), torch.zeros(2, 3, 4, dtype=torch.int64)])
+def test_what_is_no_batch_of_matrices_is_refused(x):
+    """With its shape and type."""
+    with pytest.raises(ShapeError, match=r"x must be floating point \(B, D, N\)"):
+        decompose(x, 1)

@@ -168,3 +168,12 @@ def test_bad_hint_is_refused_at_construction(hint):
 def test_repr():
     """The module shows its hint."""
     assert "hint=2" in repr(FitNetLoss(2))
+
+
+def test_a_hint_at_a_tap_that_is_gone() -> None:
+    """With fewer taps than `prepare` saw, the loss asks to be prepared anew."""
+    maps = [torch.rand(2, 4, 4, 4) for _ in range(3)]
+    loss = FitNetLoss(hint=2)
+    loss.prepare(maps, maps)
+    with pytest.raises(ShapeError, match="the hint is tap 2, but there are 2 taps"):
+        loss.compare(maps[:2], loss.extract(maps, maps))

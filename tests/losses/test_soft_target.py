@@ -58,3 +58,8 @@ def test_excluded_class():
     teacher = torch.tensor([[1.0, 1.0, -float("inf")]])
     loss = soft_target_loss(torch.zeros(1, 3), teacher, temperature=1.0)
     assert float(loss) == pytest.approx(math.log(3 / 2), rel=1e-6)
+
+
+def test_shows_its_temperature() -> None:
+    """A printed network says what the loss was made with."""
+    assert repr(SoftTargetLoss(temperature=3.0)) == "SoftTargetLoss(temperature=3.0)"

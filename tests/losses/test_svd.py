@@ -545,3 +545,9 @@ def test_bad_settings_are_refused_at_construction():
     """A module with a misspelt option is never made."""
     with pytest.raises(OptionError, match="gradient"):
         SVDLoss(gradient="exakt")
+
+
+def test_stored_without_singular_values() -> None:
+    """What is stored of the teacher is refused where a part of it is missing."""
+    with pytest.raises(ShapeError, match=r"\(v0, v1\) lacks sigma; store it again"):
+        SVDLoss().unpack({"v0": torch.rand(2, 1, 3), "v1": torch.rand(2, 1, 3)})

@@ -22,7 +22,8 @@ MAX_SCALAR = 10_000  # characters of one YAML value: a long whole number is quad
 MAX_VALUES = 100_000  # of one YAML text, each alias counted as often as what it stands for
 _MAX_DIGITS = 18
 
-_NESTING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+# A text that does not end is passed over to the end: else each of its quotes would be tried as a beginning.
+_NESTING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 

@@ -103,7 +103,7 @@ class RunRecord:
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
         # Those of which the summary has a checksum.
-        self._kept = (self._recipe, self._metrics, self.student, self.diagnostics)
+        self._kept = (self._recipe, self.data, self._metrics, self.student, self.diagnostics)
 
     def __repr__(self) -> str:
         return f"RunRecord({str(self.path)!r})"
@@ -123,11 +123,11 @@ class RunRecord:
             DataError: the folder holds a run of another recipe, or cannot be made.
         """
         record = cls(path)
-        content = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+        content = _plain_yaml(recipe)
         if record._recipe.exists() and record.recipe() != yaml.safe_load(content):
             raise DataError(f"{record.path} holds a run of another recipe; choose another folder or remove this one")
         try:
-            write_atomically(record._recipe, content.encode())
+            write_atomically(record._recipe, content)
             write_atomically(record._environment, _sealed(environment(), indent=2))
         except OSError as error:
             raise DataError(
@@ -195,7 +195,11 @@ class RunRecord:
 
     def can_finish_again(self, damage: Collection[str]) -> bool:
         """Whether what :meth:`damage` has named is all made again when a run is finished from a checkpoint."""
-        return self._recipe.name not in damage
+        return not {self._recipe.name, self.data.name} & set(damage)
+
+    def rewrite_recipe(self, recipe: Mapping[str, Any]) -> None:
+        """Write down the recipe again, where the file has been damaged."""
+        write_atomically(self._recipe, _plain_yaml(recipe))
 
     def reopen(self) -> None:
         """Take back that the run has ended, so that it is ended again."""
@@ -291,6 +295,10 @@ class RunRecord:
             os.fsync(file.fileno())
         return line.decode()
 
+    def epochs_noted(self) -> int:
+        """How many epochs have a whole line in the metrics, sound or not."""
+        return self._metrics.read_bytes().count(b"\n") if self._metrics.is_file() else 0
+
     def restore(self, lines: str) -> bool:
         """Let the metrics be those that a checkpoint has kept; the lines of epochs that will run again are dropped.
 
@@ -369,7 +377,14 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def _plain_yaml(recipe: Mapping[str, Any]) -> bytes:
+    text: str = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
 def _read(path: Path) -> str:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(_unreadable(path, OSError("not a file")))
     try:
         return path.read_bytes().decode()
     except FileNotFoundError as error:
@@ -410,24 +425,27 @@ def _damage(path: Path, known: str | None) -> str:
     """Say what is wrong with a file of a run that has ended; empty where nothing is."""
     if not path.exists():
         return "is missing"
+    if not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+        return "is no file"
     try:
         return "" if known in (None, digest(path)) else "has changed since the run finished"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return plain values as JSON can hold them: None for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
 def _to_json(content: Mapping[str, Any], *, indent: int | None = None) -> bytes:
-    text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
     return text.encode(errors="backslashreplace")  # a name's byte that is not text, in the way that JSON writes it
 
 

@@ -66,15 +66,15 @@ def test_unequal_classes_have_another_chance():
     labels = torch.tensor([0] * 90 + [1] * 10)
     course = Course(labels, 2)
     assert course.chance == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
-    assert "by chance 0.3251" in Course(labels, 2).judge([0.325] * 40, accuracy=0.9, images=5000)
-    assert Course(labels, 2).judge([0.29] * 40, accuracy=0.9, images=5000) is None
+    assert "by chance 0.3251" in Course(labels, 2).judge([0.325] * 80, accuracy=0.9, images=5000)
+    assert Course(labels, 2).judge([0.29] * 80, accuracy=0.9, images=5000) is None
 
 
 def test_short_epochs_are_judged_together_and_once():
-    """Two steps say nothing, ten times two do; what was said is not said again."""
+    """Two steps say nothing, 32 times two do; what was said is not said again."""
     course = Course(HUNDRED, 100)
-    said = [course.judge([4.606, 4.605], accuracy=0.01, images=100) for _ in range(30)]
-    assert [number for number, words in enumerate(said) if words] == [9]
+    said = [course.judge([4.606, 4.605], accuracy=0.01, images=100) for _ in range(80)]
+    assert [number for number, words in enumerate(said) if words] == [31]
 
 
 @pytest.mark.parametrize("teacher", [False, True])

@@ -33,11 +33,12 @@ def doctor(
     the run would take.
     """
     from svdistill.jobs.doctor import examine
+    from svdistill.records import finite
     from svdistill.report.doctor import doctor_tables
 
     with notes().status("reading recipe and images") as status:
         found = examine(recipe, overrides=overrides or (), method=method, runs=runs, phase=status.update).to_dict()
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(finite(found), indent=2, allow_nan=False))
         return
     results().print(doctor_tables(found))

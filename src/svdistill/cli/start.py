@@ -48,8 +48,8 @@ def _end(reason: str, status: int) -> None:
 
 def _is_short_of_memory(error: BaseException) -> bool:
     """Tell whether memory ran out; a library that fails to load under a limit of memory does so for want of it."""
-    if isinstance(error, MemoryError):
-        return True
+    if isinstance(error, MemoryError | ModuleNotFoundError):
+        return isinstance(error, MemoryError)
     try:
         import resource
     except ImportError:  # Windows

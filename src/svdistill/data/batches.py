@@ -161,6 +161,11 @@ class Batches:
         return self._images.device
 
     @property
+    def labels(self) -> Tensor:
+        """(N,), int64, of all images; −1 where an image has none."""
+        return self._images.labels
+
+    @property
     def in_memory(self) -> bool:
         """Whether the images lie in memory, so that batches can be assembled by `assemble`."""
         return isinstance(self._images, ImageSet)
@@ -390,6 +395,11 @@ class Mixed:
     def device(self) -> torch.device:
         """Where the batches are made."""
         return self._labelled.device
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,), int64, of the labelled images."""
+        return self._labelled.labels
 
     @property
     def in_memory(self) -> bool:

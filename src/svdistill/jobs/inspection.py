@@ -21,8 +21,8 @@ from svdistill.training.trouble import all_alike, all_zero, first_layer, not_fin
 # So many images tell a teacher that has learnt something from one that guesses; with fewer than these nothing is said.
 _IMAGES, _LEAST = 256, 50
 _AT_ONCE = 64
-# In grey levels of 255: images that differ by less on average show the same.
-_ALIKE = 0.5
+# In grey levels of 255: images that differ by less on average, and nowhere by more, show the same.
+_ALIKE, _NOWHERE = 0.5, 8.0
 
 
 def warn_of(recipe: Recipe, images: Images, distiller: Distiller, *, teacher_file: Path | None, engine: Engine) -> None:
@@ -97,12 +97,16 @@ def _look_at_teacher(
     if file is not None and _knows(file, images) and logits.shape[1:] == (images.test.num_classes,):
         labels = images.test.labels[index.to(images.test.labels.device)].to(engine.device)
         answers = torch.cat([_run(teacher, part, engine) for part in batch.split(_AT_ONCE)]).argmax(dim=1)
-        right = float((answers == labels).float().mean())
-        share = float(torch.bincount(labels).max()) / len(labels)
-        if len(labels) >= _LEAST and right <= share + 2 * math.sqrt(share * (1 - share) / len(labels)):
+        counts = torch.bincount(labels)
+        counts = counts[counts > 0].double()
+        # Of each class alike, as a teacher that always answers with the largest class is right about that one alone.
+        recalls = torch.stack([(answers[labels == one] == one).double().mean() for one in labels.unique()])
+        chance = 1 / len(counts)
+        error = chance * math.sqrt(chance * (1 - chance) * float(counts.reciprocal().sum()))
+        if len(labels) >= _LEAST and len(counts) > 1 and float(recalls.mean()) <= chance + 2 * error:
             yield (
-                f"the teacher is no better than chance: {100 * right:.1f} % of {len(labels)} test images are right; if "
-                f"it is to know these classes, {advice}"
+                f"the teacher is no better than chance: of each class {100 * float(recalls.mean()):.1f} % of its test "
+                f"images are right on average; if it is to know these classes, {advice}"
             )
 
 
@@ -121,7 +125,8 @@ def _alike(source: ImageSource) -> bool:
     """Whether some images of a set, from all over it, differ by nothing that could be seen."""
     index = _spread(source)
     pixels = torch.cat(list(source.batches([index]))).float()
-    return len(pixels) > 1 and float((pixels - pixels.mean(dim=0)).abs().mean()) < _ALIKE
+    apart = (pixels - pixels.mean(dim=0)).abs()
+    return len(pixels) > 1 and float(apart.mean()) < _ALIKE and float(apart.max()) < _NOWHERE
 
 
 def _identical(student: nn.Module, teacher: nn.Module) -> bool:

@@ -78,6 +78,14 @@ class Run:
             raise type(error)(f"{self.path}: {error}") from error
 
     @property
+    def has_its_recipe(self) -> bool:
+        """Whether the file of the recipe is that of this run, whose folder is called after what decides its result."""
+        try:
+            return recipes.identity(self.recipe) == self.path.name
+        except SvdistillError:
+            return False
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """One mapping an epoch; DataError where a line is damaged."""
         return self.record.metrics()

@@ -259,6 +259,9 @@ def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None) 
     run.record.clear_leftovers()
     if run.record.exists:
         run.check_teacher(teacher_file)
+        if not run.has_its_recipe:
+            warn(f"the recipe in {run.path} was damaged and is written again", SvdistillWarning, stacklevel=2)
+            run.record.rewrite_recipe(recipe.to_dict())
     else:
         run.note_data(images, teacher_file)
         run.record.create(run.path, recipe.to_dict())

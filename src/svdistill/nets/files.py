@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from svdistill import checksums
 from svdistill.atomic import replacing
-from svdistill.errors import CheckpointError, OptionError
+from svdistill.errors import CheckpointError, OptionError, one_line
 from svdistill.nets import foreign
 from svdistill.nets.zoo import create
 
@@ -94,8 +94,10 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     metadata, tensors = _read(path, with_tensors=True)
     try:
         model = _skeleton(metadata)
-    except OptionError as error:
-        raise CheckpointError(f"{path} describes a network that this version cannot build: {error}") from error
+    except (OptionError, TypeError, RuntimeError, OverflowError) as error:  # the last three: numbers beyond any tensor
+        raise CheckpointError(
+            f"{path} describes a network that this version cannot build: {one_line(error)}"
+        ) from error
     wrong = _difference(model, tensors)
     if wrong:
         raise CheckpointError(f"{path} does not fit the {metadata['name']!r} that it describes: {wrong}; save it again")

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import Tensor, nn
 
 from svdistill.choices import Layout
+from svdistill.errors import ShapeError
 from svdistill.nets.layouts import Layers, Layouts, arranged, check_layouts, find_layout, last_layers
 from svdistill.nets.outputs import find_logits
 from svdistill.nets.taps import TapMemory, Taps, check_drop_tokens, drop_first, tap_names
@@ -72,6 +73,12 @@ class Reader:
         with watched as layers, Taps(model, self.names, memory=self._memory) as taps:
             output = model(images)
             maps = taps.collect()
+        for name, feature in zip(self.names, maps, strict=True):
+            if len(feature) != len(images):
+                raise ShapeError(
+                    f"{self._who}tap {name!r} gives {tuple(feature.shape)} for {len(images)} images, whose number must "
+                    "come first; of a transformer that takes positions first, set batch_first, or take another tap"
+                )
         if not self._looked:
             self._look(maps, images, layers)
         logits = find_logits(output, self._output, who=self._who)

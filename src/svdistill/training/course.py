@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # Fewer steps and images than these say nothing; short epochs are judged together.
-_LEAST_STEPS, _LEAST_IMAGES = 20, 1000
+_LEAST_STEPS, _LEAST_IMAGES = 64, 1000
 # Relative to the loss by chance: a loss above the first has learnt nothing, a fall below the second is none.
 _AT_CHANCE = 0.985
 _FALL = 0.003

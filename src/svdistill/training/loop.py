@@ -105,7 +105,7 @@ class _Stages:
         self._engine = engine
         self._plan = plan
         self._state = state
-        self._course = Course(plan.test.labels, plan.test.num_classes)
+        self._course = Course(plan.batches.labels, plan.test.num_classes)
         self._number: int | None = None
         self._steps: Steps | None = None
 
@@ -121,7 +121,7 @@ class _Stages:
         if self._steps is None or self._number != number:
             self._steps = None  # a graph keeps its memory: the last stage's goes first
             objective = self._plan.stages[number].objective
-            self._course = Course(self._plan.test.labels, self._plan.test.num_classes)
+            self._course = Course(self._plan.batches.labels, self._plan.test.num_classes)
             self._number, self._steps = number, make_steps(self._engine, self._plan, self._state, objective)
         return self._steps
 
@@ -211,6 +211,12 @@ def _resume(state: RunState, record: RunRecord, processes: Processes, *, epochs:
     found = processes.on_rank_zero(partial(_choose, record))
     if found is not None:
         processes.on_all_ranks(partial(state.load, found))
+    elif processes.on_rank_zero(record.epochs_noted) > 1:
+        warn(
+            f"no checkpoint of {record.path} is left, though its metrics tell of more than one epoch; it begins again",
+            SvdistillWarning,
+            stacklevel=2,
+        )
     if state.epoch > epochs:
         raise CheckpointError(
             f"the checkpoint {found} has {state.epoch} epochs behind it, but only {epochs} are asked for; "
@@ -239,8 +245,8 @@ def _choose(record: RunRecord) -> Path | None:
 def _there(record: RunRecord) -> list[Path]:
     """Return the checkpoints that there are, the last first."""
     there = [path for path in (record.last, record.previous, record.best) if path.exists()]
-    # The best alone was left by a kill in the first epoch: such a run begins again.
-    return [] if there == [record.best] else there
+    # The best alone was left by a kill in the first epoch: such a run begins again. Later, the others were lost.
+    return [] if there == [record.best] and record.epochs_noted() <= 1 else there
 
 
 def _restore(state: RunState, record: RunRecord) -> None:

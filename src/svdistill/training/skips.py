@@ -155,6 +155,8 @@ class Buffers:
     def __init__(self, module: nn.Module) -> None:
         groups: dict[torch.dtype, list[Tensor]] = {}
         for buffer in module.buffers():
+            if 0 in buffer.stride() and buffer.numel() > 1:  # expanded: cannot be written to, by a forward pass either
+                continue
             groups.setdefault(buffer.dtype, []).append(buffer)
         self._before = [(group, _flat(group)) for group in groups.values()]
 

@@ -216,7 +216,10 @@ def _check_mode(distiller: Distiller) -> None:
 def _is_sound(loss: Tensor | None, parameters: Sequence[nn.Parameter]) -> Tensor:
     """Return whether the main loss, where it counts, and all gradients are finite, 0-dim bool."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    return all_finite([*gradients, *([] if loss is None else [loss])])
+    looked_at = [*gradients, *([] if loss is None else [loss])]
+    if not looked_at:  # nothing is reached, for instance by a loss that is the same for all images
+        return torch.ones((), dtype=torch.bool, device=parameters[0].device)
+    return all_finite(looked_at)
 
 
 class Part(NamedTuple):

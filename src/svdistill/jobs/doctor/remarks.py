@@ -22,7 +22,14 @@ _LITTLE_ENERGY = 0.3
 _DEAD = 0.5
 _SLOW_HOURS = 24.0
 _FULL = 0.9  # of the memory or the disk
-_CHANCE = 1.5  # times what guessing gets
+
+
+def _is_guessing(accuracy: float, classes: int, images: int) -> bool:
+    """Whether so many right answers are no more than guessing might get."""
+    if classes < 2 or not images:
+        return False
+    chance = 1 / classes
+    return accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / images)
 
 
 def on_images(found: ImageFindings, recipe: Recipe) -> Iterator[Remark]:
@@ -88,7 +95,7 @@ def on_teacher(found: TeacherFindings, recipe: Recipe) -> Iterator[Remark]:
             "look again when it is there: until then nothing can be said of its maps and of the gradients",
         )
         return
-    if found.accuracy is not None and found.classes and found.accuracy < _CHANCE / found.classes:
+    if found.accuracy is not None and _is_guessing(found.accuracy, found.classes or 0, found.measured):
         yield Remark(
             "wrong",
             "teacher",

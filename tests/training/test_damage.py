@@ -109,11 +109,21 @@ def test_a_foreign_checkpoint_is_not_passed_over(again):
         again.fit(epochs=EPOCHS)
 
 
-def test_the_best_alone_begins_again(whole, again):
-    """As after a kill in the first epoch, before the last was written, or where somebody removed the others."""
+def test_the_best_alone_is_resumed(whole, again):
+    """Where somebody removed the others: no epoch that the metrics tell of is forgotten in silence."""
     again.record.last.unlink()
     again.record.previous.unlink()
-    again.fit(epochs=EPOCHS)
+    with pytest.warns(SvdistillWarning, match=r"last\.pt is missing; resuming from best\.pt"):
+        again.fit(epochs=EPOCHS)
+    assert same(again.record, whole)
+
+
+def test_no_checkpoint_is_left(whole, again):
+    """The run begins again, and says so."""
+    for path in (again.record.last, again.record.previous, again.record.best):
+        path.unlink()
+    with pytest.warns(SvdistillWarning, match="no checkpoint of .* is left"):
+        again.fit(epochs=EPOCHS)
     assert same(again.record, whole)
 
 

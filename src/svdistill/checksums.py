@@ -1,7 +1,6 @@
 """Checksums inside JSON: what is written carries one as its last member, which is compared when it is read."""
 
 import hashlib
-import json
 from collections.abc import MutableMapping
 from typing import Any
 from warnings import warn
@@ -17,13 +16,13 @@ def seal(text: str) -> str:
     """Add a checksum to a JSON mapping: it stays one, and says itself whether it has changed since.
 
     Args:
-        text: the mapping, as :func:`json.dumps` writes it, on one line or several.
+        text: the mapping, as ``json.dumps`` writes it, on one line or several.
 
     Returns:
         The same text with a last member ``checksum``: the first digits of the SHA-256 of all that stands before it.
     """
     body = text[: text.rindex("}")].rstrip()
-    comma = "," if json.loads(text) else ""
+    comma = "" if body.endswith("{") else ","
     before, after = ("\n  ", "\n") if "\n" in text else (" " * len(comma), "")
     return f'{body}{comma}{before}{_BEGIN}{_digest(body)}"{after}}}'
 

@@ -80,8 +80,8 @@ class RunRecord:
     ===========================  =======================================================================
 
     Each line of the metrics, the environment and the summary carry a checksum, see :mod:`svdistill.checksums`, and the
-    summary has those of the recipe, the metrics, the student and the diagnostics. All are compared when they are read;
-    what an earlier version wrote without is read with a note.
+    summary has those of the recipe, the data, the metrics, the student and the diagnostics. All are compared when they
+    are read; what an earlier version wrote without is read with a note.
 
     Args:
         path: the folder; making it is :meth:`create`'s work.

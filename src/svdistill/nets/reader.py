@@ -76,8 +76,9 @@ class Reader:
         for name, feature in zip(self.names, maps, strict=True):
             if len(feature) != len(images):
                 raise ShapeError(
-                    f"{self._who}tap {name!r} gives {tuple(feature.shape)} for {len(images)} images, whose number must "
-                    "come first; of a transformer that takes positions first, set batch_first, or take another tap"
+                    f"tap {name!r} of the {self._who} gives {tuple(feature.shape)} for {len(images)} images, whose "
+                    "number must come first; of a transformer that takes positions first, set batch_first, or take "
+                    "another tap"
                 )
         if not self._looked:
             self._look(maps, images, layers)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from svdistill.cli.arguments import RUNS, RunsFolder
 from svdistill.cli.console import results, say
 
 
@@ -18,7 +19,7 @@ def cache(
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="Store what this method needs, instead of the recipe's own.")
     ] = None,
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("runs"),
+    runs: RunsFolder = RUNS,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run the teacher again, and replace what is stored.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the folder.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from svdistill.cli.arguments import RUNS, RunsFolder
 from svdistill.cli.console import note, results
 from svdistill.methods import compared
 
@@ -38,7 +39,7 @@ def compare(
             help="Most runs side by side: here 1, on Ray one for each GPU or CPU; a GPU takes what its memory holds.",
         ),
     ] = None,
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("runs"),
+    runs: RunsFolder = RUNS,
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="For comparison.md, .csv and .json; by default comparisons/RECIPE."),

@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
+from svdistill.cli.arguments import RUNS, RecipeName
 from svdistill.cli.console import notes, results
 
 
 def doctor(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Name (see 'svdistill recipes') or path of a .yaml file.")
-    ],
+    recipe: RecipeName,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's, as for 'train'."),
@@ -22,7 +21,7 @@ def doctor(
     ] = None,
     runs: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of all runs, where a trained teacher is found.")
-    ] = Path("runs"),
+    ] = RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Look at a recipe before a long run: what stands out, and what to change.

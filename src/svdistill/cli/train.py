@@ -1,19 +1,17 @@
 """``svdistill train``."""
 
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from svdistill.cli.arguments import RUNS, RecipeName, RunsFolder
 from svdistill.cli.console import hearing, note, results, say
 from svdistill.errors import TrainingError
 
 
 def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Name (see 'svdistill recipes') or path of a .yaml file.")
-    ],
+    recipe: RecipeName,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -24,7 +22,7 @@ def train(
         str | None,
         typer.Option(metavar="NAME", help="Train the student by this method instead; see 'svdistill recipes methods'."),
     ] = None,
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("runs"),
+    runs: RunsFolder = RUNS,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train again; the earlier run is renamed, not deleted.")
     ] = False,

@@ -16,6 +16,11 @@ UNLABELLED = -1
 _LUMA = (0.299, 0.587, 0.114)
 
 
+def spread(count: int, most: int) -> Tensor:
+    """Return at most so many of the indices 0 to `count` − 1, evenly over all, as sets are often sorted by class."""
+    return torch.linspace(0, count - 1, min(most, count)).round().long()
+
+
 class ImageSource(Protocol):
     """What batches, evaluation and statistics need of an image set, in memory (`ImageSet`) or on disk (`FileSet`)."""
 

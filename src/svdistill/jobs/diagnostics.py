@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from svdistill import training
 from svdistill.atomic import replacing
 from svdistill.data import ImageSource, standardize
+from svdistill.data.sets import spread
 from svdistill.errors import ShapeError, SvdistillWarning, one_line
 from svdistill.linalg import assign
 from svdistill.linalg.svd import decompose
@@ -47,6 +48,12 @@ class Tapped:
     taps: Sequence[str] = ()
     drop_tokens: int = 0
     layout: Layouts = None
+
+    @torch.no_grad()
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return the maps of standardized images (B, C, H, W) in eval mode, without their first tokens."""
+        with eval_mode(self.network):
+            return run_tapped(self.network, self.taps, images, drop_tokens=self.drop_tokens, layout=self.layout)[1]
 
 
 def diagnose(
@@ -86,10 +93,10 @@ def diagnose(
         return {}
     found: list[list[_Tap]] = []
     for chunk in images.split(CHUNK):
-        own = _maps(student, chunk)
+        own = student.maps(chunk)
         with torch.no_grad():
             compared = own if lift is None else lift(own)
-        theirs = [None] * len(own) if teacher is None else _maps(teacher, chunk)
+        theirs = [None] * len(own) if teacher is None else teacher.maps(chunk)
         found.append([_look(*maps) for maps in zip(own, compared, theirs, strict=True)])
     taps = [_join(parts) for parts in zip(*found, strict=True)]
     arrays: Arrays = {
@@ -161,14 +168,6 @@ class _Tap(NamedTuple):
     cosine: Tensor  # (B,) NaN where one of the two has no vector, or the widths differ
 
 
-@torch.no_grad()
-def _maps(tapped: Tapped, images: Tensor) -> list[Tensor]:
-    """Return the network's maps in eval mode, without their first tokens."""
-    network = tapped.network
-    with eval_mode(network):
-        return run_tapped(network, tapped.taps, images, drop_tokens=tapped.drop_tokens, layout=tapped.layout)[1]
-
-
 def _matrix(feature: Tensor) -> Tensor:
     """View a map as (B, D, N), float32, zero where a sample is not finite."""
     if feature.ndim not in (2, 3, 4) or not feature.is_floating_point() or feature.numel() == 0:
@@ -223,7 +222,7 @@ def _numpy(values: Tensor) -> NDArray[Any]:
 
 def _choose(labels: Tensor) -> Tensor:
     """Return indices spread over the whole set, as many are sorted by class; the first are of different classes."""
-    index = torch.linspace(0, len(labels) - 1, min(IMAGES, len(labels))).round().long()
+    index = spread(len(labels), IMAGES)
     classes = labels[index].tolist()
     first = [position for position, label in enumerate(classes) if label not in classes[:position]]
     # Not the first classes: spread over those that there are.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from warnings import warn
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from svdistill import nets
 from svdistill.data import ImageSource, standardize
+from svdistill.data.sets import spread
 from svdistill.distiller import Distiller
 from svdistill.errors import OptionError, RecipeError, SvdistillWarning
 from svdistill.nets import eval_mode
@@ -23,6 +25,8 @@ _IMAGES, _LEAST = 256, 50
 _AT_ONCE = 64
 # In grey levels of 255: images that differ by less on average, and nowhere by more, show the same.
 _ALIKE, _NOWHERE = 0.5, 8.0
+# What a teacher gives that has nothing to teach, in words.
+_EMPTY = ((not_finite, "values that are not finite"), (all_zero, "zero"), (all_alike, "the same"))
 
 
 def warn_of(recipe: Recipe, images: Images, distiller: Distiller, *, teacher_file: Path | None, engine: Engine) -> None:
@@ -77,22 +81,22 @@ def look(
 def _look_at_teacher(
     images: Images, teacher: nn.Module, engine: Engine, taps: Sequence[str], file: Path | None
 ) -> Iterator[str]:
-    index = _spread(images.test)
+    index = spread(len(images.test), _IMAGES)
     raw = torch.cat(list(images.test.batches([index])))
     batch = standardize(raw.to(engine.device), images.mean.to(engine.device), images.std.to(engine.device))
     advice = "look at its file, or train it again"
-    logits = _run(teacher, batch[:_AT_ONCE], engine)
-    for broken, words in ((not_finite, "values that are not finite"), (all_zero, "zero"), (all_alike, "the same")):
+    with ExitStack() as watching:
+        at_taps = [watching.enter_context(first_layer(teacher, broken, only=taps)) for broken, _ in _EMPTY]
+        logits = _run(teacher, batch[:_AT_ONCE], engine)
+    for (broken, words), tapped in zip(_EMPTY, at_taps, strict=True):
         if broken(logits):
             with first_layer(teacher, broken) as layers:
                 _run(teacher, batch[:_AT_ONCE], engine)
             where = f", from its layer {layers[0]} on" if layers else ""
             yield f"the teacher gives {words} for all images{where}; it has nothing to teach: {advice}"
             return
-        with first_layer(teacher, broken, only=taps) as layers:
-            _run(teacher, batch[:_AT_ONCE], engine)
-        if layers:
-            yield f"the teacher's tap {layers[0]} gives {words} for all images; take other taps, or {advice}"
+        if tapped:
+            yield f"the teacher's tap {tapped[0]} gives {words} for all images; take other taps, or {advice}"
             return
     if file is not None and _knows(file, images) and logits.shape[1:] == (images.test.num_classes,):
         labels = images.test.labels[index.to(images.test.labels.device)].to(engine.device)
@@ -116,14 +120,9 @@ def _run(network: nn.Module, images: Tensor, engine: Engine) -> Tensor:
         return torch.as_tensor(network(images)).float()
 
 
-def _spread(source: ImageSource) -> Tensor:
-    """Return the numbers of some images, from all over a set."""
-    return torch.linspace(0, len(source) - 1, min(len(source), _IMAGES)).round().long()
-
-
 def _alike(source: ImageSource) -> bool:
     """Whether some images of a set, from all over it, differ by nothing that could be seen."""
-    index = _spread(source)
+    index = spread(len(source), _IMAGES)
     pixels = torch.cat(list(source.batches([index]))).float()
     apart = (pixels - pixels.mean(dim=0)).abs()
     return len(pixels) > 1 and float(apart.mean()) < _ALIKE and float(apart.max()) < _NOWHERE

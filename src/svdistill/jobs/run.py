@@ -70,6 +70,11 @@ class Run:
         return self.record.finished
 
     @property
+    def whole(self) -> bool:
+        """Whether the run came to its end and each of its files is there and sound; reads all of them."""
+        return self.finished and not self.record.damage()
+
+    @property
     def recipe(self) -> recipes.Recipe:
         """The full recipe; DataError or RecipeError where its file is missing or damaged."""
         try:

@@ -122,7 +122,7 @@ def _train_line(
     """Train the first recipe of a line; the others are its teacher, its teacher's teacher and so on."""
     recipe, own = line[0], images[0]
     run = Run.of(recipe, runs)
-    done = not fresh and processes.on_rank_zero(lambda: run.finished and not run.record.damage())
+    done = not fresh and processes.on_rank_zero(lambda: run.whole)
     with nullcontext() if done else _locked(run, processes, waiting=waiting):
         processes.on_rank_zero(lambda: _check_made_with(line, images, runs, fresh=fresh))
         # Read again: another process may have finished the run while its end was awaited.

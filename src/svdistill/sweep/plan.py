@@ -137,7 +137,7 @@ def _look_up(member: Member, images: Callable[[Recipe], Images], runs: Path) -> 
         return
     parent = recipes.teacher_of(member.recipe)
     run.check_made_with(images(member.recipe), None if parent is None else Run.of(parent, runs))
-    member.found = run.finished and not run.record.damage()
+    member.found = run.whole
     if member.found:
         member.settle(Outcome())
     else:

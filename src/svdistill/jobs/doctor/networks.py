@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from svdistill import nets, recipes, training
 from svdistill.data import ImageSource, standardize
+from svdistill.data.sets import spread
 from svdistill.distiller import Distiller
 from svdistill.jobs.diagnostics import Tapped, diagnose
 from svdistill.jobs.doctor.findings import TapFindings, TeacherFindings
-from svdistill.nets import eval_mode
-from svdistill.nets.reader import run_tapped
 from svdistill.recipes import Recipe, build, weights
 from svdistill.recipes.images import Images
 
@@ -24,7 +23,7 @@ def sample(source: ImageSource, size: int) -> ImageSource:
     """Return images spread evenly over a set, which may be sorted by class."""
     if len(source) <= size:
         return source
-    return source.take(torch.linspace(0, len(source) - 1, size).round().long())
+    return source.take(spread(len(source), size))
 
 
 def look_at_teacher(
@@ -90,7 +89,7 @@ def look_at_taps(
     part = sample(images.test, PICTURES)
     raw = torch.cat(list(part.batches([torch.arange(len(part))])))
     pictures = standardize(raw.to(engine.device), images.mean.to(engine.device), images.std.to(engine.device))
-    student_maps, teacher_maps = _maps(own, pictures), _maps(theirs, pictures)
+    student_maps, teacher_maps = own.maps(pictures), theirs.maps(pictures)
     energies: Sequence[float | None] = [None] * len(teacher_maps)
     rank = max((int(loss.rank) for loss in recipe.loss if loss.name == "svd"), default=0)
     if trained and rank:
@@ -113,13 +112,6 @@ def look_at_taps(
             own.taps, theirs.taps, student_maps, teacher_maps, energies, strict=True
         )
     ]
-
-
-@torch.no_grad()
-def _maps(tapped: Tapped, images: Tensor) -> list[Tensor]:
-    network = tapped.network
-    with eval_mode(network):
-        return run_tapped(network, tapped.taps, images, drop_tokens=tapped.drop_tokens, layout=tapped.layout)[1]
 
 
 def _dead(feature: Tensor) -> float:

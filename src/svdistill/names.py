@@ -33,6 +33,11 @@ def printable(name: object) -> str:
     return "".join(_shown(letter) if _is_harmful(letter) else letter for letter in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, with names in it, as it can be shown; see `printable`."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def _is_harmful(letter: str) -> bool:
     # U+FFFE, U+FFFF and their like are no characters, and no page or SVG may hold them.
     return letter not in _JOINERS and (unicodedata.category(letter) in _HARMFUL or ord(letter) & 0xFFFE == 0xFFFE)

@@ -85,3 +85,9 @@ def test_any_name(tmp_path: Path, name: str) -> None:
     """Dollars are no formula, and bytes that are not text no error."""
     plots.training_curves([plots.Curve(name, runs(0.8))], tmp_path / "figure.png", title=name)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_a_title_of_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own line end stays one; what else it holds does nothing."""
+    figure = draw(tmp_path, monkeypatch, [plots.Curve("alone", runs(0.8))], title="above\nbelow \x1b[31m")
+    assert figure.get_suptitle() == "above\nbelow \\x1b[31m"

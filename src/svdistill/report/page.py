@@ -14,7 +14,7 @@ from markupsafe import Markup
 from svdistill.atomic import write_atomically
 from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
-from svdistill.names import printable
+from svdistill.names import printable_lines
 from svdistill.records import RunRecord
 from svdistill.report import diagnostics, sections, tables
 from svdistill.report.collect import Collection, Group, Key, Regime, RunView, collect, method_order
@@ -127,7 +127,7 @@ def _harmless(value: object) -> object:
     """Take control characters and the like out of what the template writes; a text of several lines keeps them."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return "\n".join(map(printable, value.split("\n")))
+    return printable_lines(value)
 
 
 class _Row(NamedTuple):

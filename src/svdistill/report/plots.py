@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from svdistill.atomic import replacing
 from svdistill.errors import DataError
-from svdistill.names import printable
+from svdistill.names import printable, printable_lines
 from svdistill.report.tables import mean_deviation
 
 # Okabe and Ito's palette, told apart with every common kind of colour blindness.
@@ -57,7 +57,7 @@ def training_curves(curves: Sequence[Curve], path: Path, *, teacher: float | Non
         raise DataError(f"nothing to draw for {', '.join(empty) or 'an empty list'}; give runs of at least one epoch")
     try:
         with matplotlib.rc_context({"text.parse_math": False}), replacing(path) as file:
-            _draw(curves, teacher=teacher, title=printable(title)).savefig(file, format="png")
+            _draw(curves, teacher=teacher, title=printable_lines(title)).savefig(file, format="png")
     except OSError as error:
         raise DataError(f"cannot write the figure {path}: {error.strerror or error}; choose another file") from error
 

@@ -29,7 +29,7 @@ def measure(network):
 
 def look_inside(network):
     """Take its maps for the report."""
-    diagnostics._maps(diagnostics.Tapped(network, ["block2"]), IMAGES)
+    diagnostics.Tapped(network, ["block2"]).maps(IMAGES)
 
 
 def prepare(network):

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from svdistill import data, training
 from svdistill.errors import RecipeError
+from svdistill.recipes.data import DataSettings, UnlabelledSettings
 from svdistill.recipes.naming import check_names, named
-from svdistill.recipes.schema import DataSettings, Recipe, UnlabelledSettings
+from svdistill.recipes.schema import Recipe
 
 # Whole data sets with their mean and deviation, by the settings that they were loaded with.
 Loaded = dict[str, tuple[data.Dataset, Tensor, Tensor]]

@@ -13,17 +13,10 @@ from svdistill.atomic import digest
 from svdistill.errors import RecipeError, brief, nearest, one_line
 from svdistill.methods import shipped
 from svdistill.recipes import files
+from svdistill.recipes.data import AugmentSettings, DataSettings, UnlabelledSettings
 from svdistill.recipes.losses import LOSSES
-from svdistill.recipes.schema import (
-    OPTIMIZERS,
-    AugmentSettings,
-    DataSettings,
-    ModelSettings,
-    Recipe,
-    TeacherSettings,
-    TrainSettings,
-    UnlabelledSettings,
-)
+from svdistill.recipes.schema import ModelSettings, Recipe, TeacherSettings
+from svdistill.recipes.train import OPTIMIZERS, TrainSettings
 from svdistill.records import MACHINE_KEYS
 
 # The sections whose settings are told apart by a name.

@@ -1,0 +1,114 @@
+"""The settings of a recipe's images: which, how many, and how they are varied. Knows no torch."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, Strict, field_validator, model_validator
+
+from svdistill.choices import MAX_BATCH, MAX_COUNT
+from svdistill.errors import brief
+from svdistill.recipes.base import Fraction, Settings
+
+Classes = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
+# Degrees; beyond half of a quarter turn an image is nearer to the next one.
+_MOST_ROTATION = 45.0
+
+
+class AugmentSettings(Settings):
+    """Random warps of the training images.
+
+    Attributes:
+        flip: mirror half of the images left to right; refused for data sets where a mirror image is another class.
+        rotation: rotate by up to this many degrees to either side.
+        shift: move by up to this many pixels in each direction, the edge filled with zeros.
+    """
+
+    flip: bool = False
+    rotation: float = Field(default=0.0, ge=0, le=180)
+    shift: int = Field(default=0, ge=0, le=4096)
+
+
+class UnlabelledSettings(Settings):
+    """Images without labels, for the transfer task; each step takes some beside the labelled ones.
+
+    Attributes:
+        name: ``rest``, the training images whose labels ``data.train_size`` leaves out, or a data set's name.
+        root: folder that holds its files.
+        size: how many to use, chosen at random; null = all.
+        batch_size: how many join each step; null = as many as there are labelled ones.
+    """
+
+    name: str = "rest"
+    root: str | None = None
+    size: int | None = Field(default=None, ge=1, le=MAX_COUNT)
+    batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH)
+
+
+class DataSettings(Settings):
+    """The images.
+
+    Attributes:
+        name: a data set's name, e.g. ``digits``.
+        root: folder that holds its files; null = the usual folders, then a download.
+        classes: use only these classes, by name: a list, or the path of a text file with one a line; null = all.
+        task: what is learnt of the images: their ``classes``, or by ``rotation``, without their labels, which way each
+            was turned: it is there four times, turned by 0°, 90°, 180° and 270°, in training and test images alike.
+        held_out: measure on this part of the training images, which is left out of training, in place of the test
+            images; the same part of each class, and the same images for every seed and the teacher. null = none.
+        train_size: how many labelled training images to use, equally many of each class; null = all.
+        image_size: resize once to this many pixels a side; null = as they are.
+        channels: 1 = grey, 3 = colour; null = as they are.
+        background: what shows through where an image file is transparent: ``white`` or ``black``.
+        augment: random warps of the training images.
+        unlabelled: images without labels for the transfer task, or null.
+    """
+
+    name: str
+    root: str | None = None
+    classes: str | Classes | None = None
+    task: Literal["classes", "rotation"] = "classes"
+    held_out: Fraction | None = None
+    train_size: int | None = Field(default=None, ge=1, le=MAX_COUNT)
+    image_size: int | None = Field(default=None, ge=1, le=4096)
+    channels: Literal[1, 3] | None = None
+    background: Literal["white", "black"] = "white"
+    augment: AugmentSettings = AugmentSettings()
+    unlabelled: UnlabelledSettings | None = None
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _plain_classes(cls, value: Any) -> Any:
+        """Say in one sentence what classes are: the union's own error has one line for each member."""
+        if value is None or isinstance(value, str):
+            return value
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(item, str) for item in value):
+            raise ValueError(
+                f"expected a list of class names, or the path of a file with one a line; got {brief(value)}"
+            )
+        return tuple(value)
+
+    @model_validator(mode="after")
+    def _rest_of_something(self) -> Self:
+        if self.unlabelled is not None and self.unlabelled.name == "rest" and self.train_size is None:
+            raise ValueError("unlabelled: 'rest' are the images that train_size leaves out; give data.train_size too")
+        return self
+
+    @model_validator(mode="after")
+    def _warps_keep_the_turn(self) -> Self:
+        if self.task != "rotation":
+            return self
+        if self.augment.flip:
+            raise ValueError(
+                "augment.flip: task=rotation asks which way an image was turned, and a mirrored one tells 90° as 270°; "
+                "take data.augment.flip=false"
+            )
+        if self.augment.rotation > _MOST_ROTATION:
+            raise ValueError(
+                f"augment.rotation: with task=rotation {self.augment.rotation:g}° may look like another quarter turn; "
+                f"take at most {_MOST_ROTATION:g}"
+            )
+        return self
+
+    @property
+    def measured_on(self) -> Literal["test", "held-out"]:
+        """Which images the accuracy is of."""
+        return "test" if self.held_out is None else "held-out"

@@ -1,0 +1,149 @@
+"""The settings of a recipe's training: the step rule, how long, and on what. Knows no torch."""
+
+import itertools
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, Strict, field_validator, model_validator
+
+from svdistill.choices import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, Capture
+from svdistill.errors import brief
+from svdistill.recipes.base import Fraction, Settings, by_name
+
+Epoch = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
+
+
+class SGDSettings(Settings):
+    """Stochastic gradient descent with Nesterov momentum.
+
+    Attributes:
+        lr: learning rate at the start.
+        momentum: of Nesterov's kind; 0 = none.
+        weight_decay: on weights only, not on biases and batch norm.
+    """
+
+    name: Literal["sgd"]
+    lr: float = Field(gt=0, le=MAX_FACTOR)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=MAX_FACTOR)
+
+
+class AdamWSettings(Settings):
+    """AdamW.
+
+    Attributes:
+        lr: learning rate at the start.
+        weight_decay: decoupled, on weights only, not on biases and batch norm.
+    """
+
+    name: Literal["adamw"]
+    lr: float = Field(gt=0, le=MAX_FACTOR)
+    weight_decay: float = Field(default=1e-2, ge=0, le=MAX_FACTOR)
+
+
+AnyOptimizer = Annotated[SGDSettings | AdamWSettings, Field(discriminator="name")]
+OPTIMIZERS: dict[str, type[Settings]] = by_name(AnyOptimizer)
+
+
+class TrainSettings(Settings):
+    """How long and on what.
+
+    Attributes:
+        epochs: passes over the training images.
+        milestones: when the learning rate falls: epochs (whole numbers) or fractions of all epochs (between 0 and 1).
+        gamma: factor on the learning rate at each milestone.
+        batch_size: images a step, of all processes and all parts together; a last partial batch is left out.
+        accumulate: into how many equal parts each process divides its images, to work on one after the other, which
+            needs less memory; their gradients are summed before the two tasks' are combined, so but for batch norm, and
+            losses that compare images with each other, the step is that of the whole batch.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``32-true``, or ``bf16-mixed`` for autocast.
+        compile: use ``torch.compile``, for the student and on a GPU for the transfer losses.
+        capture: do a step as one CUDA graph, without Python in between: ``auto`` (on a GPU wherever it can be), ``on``
+            (an error where it cannot; on a CPU the same steps without a graph) or ``off``.
+        channels_last: lay networks and feature maps in memory channel by channel for each position (NHWC), which most
+            convolutions run faster on in ``bf16-mixed``.
+        recompute: keep only the inputs and outputs of the student's blocks and compute the rest again in the backward
+            pass: less memory, more time; not together with ``compile``.
+        checkpoint_minutes: within long epochs, save at least this often.
+        tensorboard: write the figures of each epoch for TensorBoard too, in the run's folder ``tensorboard/``.
+        first_stage: how long the first of two stages is, in epochs (a whole number) or as a fraction of ``epochs``; 0 =
+            one stage. It is of the transfer task alone, at the learning rate of the start, and comes before the
+            ``epochs`` of the main task, which then learns alone but for the losses whose ``stage`` says otherwise.
+        first_stage_norm: bound on the norm of the whole gradient in the first of two stages, in which no main gradient
+            bounds that of the transfer task; null = no bound.
+        evaluate_every: measure on the test images, or those held out, after every n-th epoch, and after the last.
+    """
+
+    epochs: int = Field(ge=1, le=MAX_EPOCHS)
+    first_stage: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | Fraction = 0
+    first_stage_norm: float | None = Field(default=1.0, gt=0, le=MAX_FACTOR)
+    evaluate_every: int = Field(default=1, ge=1, le=MAX_EPOCHS)
+    milestones: Annotated[tuple[Epoch | Fraction, ...], Strict(False)] = ()
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    batch_size: int = Field(default=128, ge=1, le=MAX_BATCH)
+    accumulate: int = Field(default=1, ge=1, le=MAX_BATCH)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: bool = False
+    capture: Capture = "auto"
+    channels_last: bool = False
+    recompute: bool = False
+    checkpoint_minutes: float = Field(default=10.0, gt=0, le=MAX_FACTOR)
+    tensorboard: bool = False
+
+    @field_validator("milestones", mode="before")
+    @classmethod
+    def _plain_message(cls, value: Any) -> Any:
+        """Say in one sentence what a milestone is: the union's own error has one line for each member."""
+        for item in value if isinstance(value, list | tuple) else ():
+            number = isinstance(item, int | float) and not isinstance(item, bool)
+            if not number or not (0 < item < 1 or (isinstance(item, int) and item >= 1)):
+                raise ValueError(f"each is an epoch (1, 2, …) or a fraction of all epochs (0.5); got {brief(item)}")
+        return value
+
+    @model_validator(mode="after")
+    def _milestones_in_order(self) -> Self:
+        whole = [m for m in self.milestones if isinstance(m, int)]
+        if whole and whole[-1] >= self.epochs:
+            raise ValueError(f"milestones: {whole[-1]} is not below epochs, {self.epochs}")
+        positions = [m if isinstance(m, int) else m * self.epochs for m in self.milestones]
+        if any(later <= earlier for earlier, later in itertools.pairwise(positions)):
+            raise ValueError(f"milestones: must rise, got {list(self.milestones)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_who_decides(self) -> Self:
+        if self.recompute and self.compile:
+            raise ValueError("recompute: a compiled network decides by itself what it computes again; take either")
+        return self
+
+    @field_validator("capture", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        """Take on and off for words: YAML reads them as true and false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("first_stage", mode="before")
+    @classmethod
+    def _plain_first_stage(cls, value: Any) -> Any:
+        """Say in one sentence what a first stage is."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not (0 <= value < 1 or (isinstance(value, int) and value >= 1)):
+            raise ValueError(
+                f"expected epochs (1, 2, …), a fraction of them (0.5), or 0 for one stage; got {brief(value)}"
+            )
+        return int(value) if value == 0 else value
+
+    @property
+    def first_stage_epochs(self) -> int:
+        """The length of the first of two stages in epochs, a fraction rounded up; 0 where there is one stage."""
+        if isinstance(self.first_stage, int):
+            return self.first_stage
+        return math.ceil(self.first_stage * self.epochs - 1e-9)
+
+    @property
+    def milestone_epochs(self) -> tuple[int, ...]:
+        """The milestones as epochs; fractions are rounded up, and those that fall on the end are left out."""
+        epochs = [m if isinstance(m, int) else math.ceil(m * self.epochs - 1e-9) for m in self.milestones]
+        return tuple(epoch for epoch in epochs if epoch < self.epochs)

@@ -20,6 +20,10 @@ REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 Capture = Literal["auto", "on", "off"]
 CAPTURES: tuple[Capture, ...] = get_args(Capture)
 
+# How the learning rate falls over the epochs; see `svdistill.training.Stage`.
+Schedule = Literal["steps", "cosine"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+
 # Where the channels of a feature map stand: (B, C, H, W) and (B, C, T), or (B, H, W, C) and (B, N, D).
 Layout = Literal["channels_first", "channels_last"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)

@@ -30,6 +30,13 @@ from svdistill.recipes.schema import Recipe
         ("train.milestones=[600]", r"^train\.milestones: 600 is not below epochs, "),
         ("train.milestones=[a]", r"^train\.milestones: each is an epoch .* got 'a'$"),
         ("train.milestones=3", r"^train\.milestones: expected a list"),
+        ("train.schedule=cosin", r"^train\.schedule: no 'cosin'; expected 'steps' or 'cosine'$"),
+        ("train={schedule: cosine, milestones: [0.5]}", r"^train\.milestones: a cosine has none; give "),
+        ("train.warm_up=150", r"^train\.warm_up: 150 epochs is not below epochs, 150$"),
+        ("train={warm_up: 0.9, epochs: 2}", r"^train\.warm_up: 0\.9 of the epochs, rounded up to 2 epochs, is not be"),
+        ("train={warm_up: 3, milestones: [3]}", r"^train\.warm_up: 3 epochs would end after the rate falls, at 3; "),
+        ("train.warm_up=-1", r"^train\.warm_up: expected epochs \(1, 2, …\), a fraction .* or 0 for none; got -1$"),
+        ("train.warm_up=1.5", r"^train\.warm_up: expected epochs"),
         ("train.device=gpu", r"^train\.device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got 'gpu'$"),
         ("model.width=0", r"^model\.width: expected more than 0"),
         ("model.taps=[]", r"^model\.taps: expected at least 1 entries"),
@@ -295,9 +302,24 @@ def test_digest_of_everything_covers(override: str) -> None:
     assert recipes.load("digits/svd", [*FULL, override, *more]).digest() != recipes.load("digits/svd", FULL).digest()
 
 
+def test_digest_of_schedules() -> None:
+    """A warm-up and a cosine are other experiments; the factor at milestones is nothing to a cosine."""
+    cosine = ["train.schedule=cosine", "train.milestones=[]"]
+    digests = [recipes.load("digits/svd", more).digest() for more in ([], cosine, [*cosine, "train.warm_up=5"])]
+    assert len(set(digests)) == 3
+    assert recipes.load("digits/svd", [*cosine, "train.gamma=0.5"]).digest() == digests[1]
+
+
 def test_digest_does_not_see_defaults() -> None:
     """A default that is written out names no other run."""
-    written = ["loss.beta=8", "train.evaluate_every=1", "model.drop_tokens=0", "data.unlabelled=null"]
+    written = [
+        "loss.beta=8",
+        "train.schedule=steps",
+        "train.warm_up=0",
+        "train.evaluate_every=1",
+        "model.drop_tokens=0",
+        "data.unlabelled=null",
+    ]
     assert recipes.load("digits/svd", written).digest() == recipes.load("digits/svd").digest()
 
 

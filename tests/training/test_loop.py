@@ -1,6 +1,7 @@
 """Tests of the step and of the loop around it."""
 
 import math
+import warnings
 from functools import partial
 from types import SimpleNamespace
 
@@ -174,6 +175,29 @@ def test_a_run_learns_and_writes_everything_down(make_run):
     assert [call[0]["epoch"] for call in listener.named("epoch")] == list(range(1, 13))
     assert listener.calls[-1] == ("finish",)
     assert not run.distiller.training
+
+
+@pytest.mark.parametrize("capture", ["off", "on"])
+def test_the_rate_that_is_written_down_is_the_one_applied(make_run, capture):
+    """In each step of an epoch, also where the step reads it from the device."""
+    run, applied = make_run(), []
+    run.optimizer.register_step_pre_hook(lambda optimizer, *_: applied.append(float(optimizer.param_groups[0]["lr"])))
+    stage = training.Stage(4, schedule="cosine", warm_up=1)
+    run.fit(stages=[stage], capture=capture)
+    rates = [line["lr"] for line in run.record.metrics()]
+    assert rates == pytest.approx([0.0005, 0.05, 0.0375, 0.0125])
+    assert applied[-24:] == [rate for rate in rates for _ in range(6)]
+
+
+def test_a_warm_up_is_not_judged(make_run):
+    """At a hundredth of the rate the loss of 90 steps does not fall, which says nothing yet."""
+    run = make_run(teacher=False, lr=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.fit(stages=[training.Stage(31, warm_up=30)])
+    again = make_run(teacher=False, lr=1e-6, name="again")
+    with pytest.warns(UserWarning, match="no better than chance"):
+        again.fit(stages=[training.Stage(31)])
 
 
 def test_a_student_alone_has_no_figures_of_a_transfer(make_run):

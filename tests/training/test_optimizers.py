@@ -1,11 +1,11 @@
-"""Tests of optimizers by name, where weight decay goes, and the learning rate's steps."""
+"""Tests of optimizers by name, where weight decay goes, and how the learning rate is set."""
 
 import pytest
 import torch
 from torch import nn
 
 from svdistill.errors import OptionError
-from svdistill.training.optimizers import add_main_decay, make_optimizer, set_learning_rate, step_decay, trained
+from svdistill.training.optimizers import add_main_decay, make_optimizer, set_learning_rate, trained
 
 
 def model():
@@ -115,12 +115,6 @@ def test_another_optimizer_adds_no_main_decay(optimizer):
     net = nn.Linear(2, 1)
     gradients = (torch.ones(1, 2), None)
     assert add_main_decay(optimizer(net.parameters(), lr=0.1, weight_decay=0.1), gradients) == gradients
-
-
-@pytest.mark.parametrize(("epoch", "factor"), [(0, 1.0), (99, 1.0), (100, 0.1), (149, 0.1), (150, 0.01), (1000, 0.01)])
-def test_the_rate_falls_at_the_milestones(epoch, factor):
-    """×0.1 at epochs 100 and 150, counted from 0."""
-    assert step_decay(epoch, milestones=(100, 150), gamma=0.1) == pytest.approx(factor)
 
 
 def test_the_rate_is_always_a_multiple_of_the_first():

@@ -177,7 +177,14 @@ def stages(recipe: Recipe) -> tuple[training.Stage, ...]:
     count as part of it. The factors on the main loss are multiplied.
     """
     knobs = recipe.train
-    plan = partial(training.Stage, knobs.epochs, milestones=knobs.milestone_epochs, gamma=knobs.gamma)
+    plan = partial(
+        training.Stage,
+        knobs.epochs,
+        milestones=knobs.milestone_epochs,
+        gamma=knobs.gamma,
+        schedule=knobs.schedule,
+        warm_up=knobs.warm_up_epochs,
+    )
     first = [loss for loss in recipe.loss if loss.stage in (None, "first", "both")]
     second = [loss for loss in recipe.loss if loss.stage in ("second", "both")]
     if not knobs.first_stage_epochs:

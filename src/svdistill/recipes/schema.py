@@ -220,6 +220,8 @@ class Recipe(Settings):
         settings["data"].get("unlabelled", {}).pop("root", None)
         if not self.train.first_stage_epochs:
             settings["train"].pop("first_stage_norm", None)
+        if self.train.schedule == "cosine":
+            settings["train"].pop("gamma", None)
         for loss in settings.get("loss", ()):
             loss.pop("preset", None)  # what it stands for counts
         if self.model.taps is None and any(loss.compares_taps for loss in self.loss):

@@ -4,9 +4,9 @@ import itertools
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Strict, field_validator, model_validator
+from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
-from svdistill.choices import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, Capture
+from svdistill.choices import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, Capture, Schedule
 from svdistill.errors import brief
 from svdistill.recipes.base import Fraction, Settings, by_name
 
@@ -50,8 +50,13 @@ class TrainSettings(Settings):
 
     Attributes:
         epochs: passes over the training images.
-        milestones: when the learning rate falls: epochs (whole numbers) or fractions of all epochs (between 0 and 1).
+        schedule: how the learning rate falls, from epoch to epoch: in ``steps``, at the milestones, or by a ``cosine``
+            from the end of the warm-up to that of the run, where it would be 0.
+        milestones: when the learning rate falls in steps: epochs (whole numbers) or fractions of all epochs (between 0
+            and 1), both counted from the start of the run.
         gamma: factor on the learning rate at each milestone.
+        warm_up: in how many epochs (a whole number, or a fraction of all epochs) the learning rate rises linearly from
+            a hundredth to the full one; they count among the ``epochs``. 0 = none.
         batch_size: images a step, of all processes and all parts together; a last partial batch is left out.
         accumulate: into how many equal parts each process divides its images, to work on one after the other, which
             needs less memory; their gradients are summed before the two tasks' are combined, so but for batch norm, and
@@ -68,8 +73,9 @@ class TrainSettings(Settings):
         checkpoint_minutes: within long epochs, save at least this often.
         tensorboard: write the figures of each epoch for TensorBoard too, in the run's folder ``tensorboard/``.
         first_stage: how long the first of two stages is, in epochs (a whole number) or as a fraction of ``epochs``; 0 =
-            one stage. It is of the transfer task alone, at the learning rate of the start, and comes before the
-            ``epochs`` of the main task, which then learns alone but for the losses whose ``stage`` says otherwise.
+            one stage. It is of the transfer task alone, at the full learning rate, and comes before the ``epochs`` of
+            the main task, which have the warm-up and the schedule and are of the main task alone but for the losses
+            whose ``stage`` says otherwise.
         first_stage_norm: bound on the norm of the whole gradient in the first of two stages, in which no main gradient
             bounds that of the transfer task; null = no bound.
         evaluate_every: measure on the test images, or those held out, after every n-th epoch, and after the last.
@@ -79,8 +85,10 @@ class TrainSettings(Settings):
     first_stage: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | Fraction = 0
     first_stage_norm: float | None = Field(default=1.0, gt=0, le=MAX_FACTOR)
     evaluate_every: int = Field(default=1, ge=1, le=MAX_EPOCHS)
+    schedule: Schedule = "steps"
     milestones: Annotated[tuple[Epoch | Fraction, ...], Strict(False)] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
+    warm_up: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | Fraction = 0
     batch_size: int = Field(default=128, ge=1, le=MAX_BATCH)
     accumulate: int = Field(default=1, ge=1, le=MAX_BATCH)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")
@@ -113,6 +121,20 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        if self.schedule == "cosine" and self.milestones:
+            raise ValueError("milestones: a cosine has none; give train.milestones=[], or take train.schedule=steps")
+        if self.warm_up_epochs >= self.epochs:
+            raise ValueError(f"warm_up: {self._warm_up_text} is not below epochs, {self.epochs}")
+        first = min(self.milestone_epochs, default=self.epochs)
+        if self.warm_up_epochs >= first:
+            raise ValueError(
+                f"warm_up: {self._warm_up_text} would end after the rate falls, at {first}; take a shorter one, or "
+                "later milestones"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_who_decides(self) -> Self:
         if self.recompute and self.compile:
             raise ValueError("recompute: a compiled network decides by itself what it computes again; take either")
@@ -124,26 +146,37 @@ class TrainSettings(Settings):
         """Take on and off for words: YAML reads them as true and false."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
-    @field_validator("first_stage", mode="before")
+    @field_validator("first_stage", "warm_up", mode="before")
     @classmethod
-    def _plain_first_stage(cls, value: Any) -> Any:
-        """Say in one sentence what a first stage is."""
+    def _plain_length(cls, value: Any, info: ValidationInfo) -> Any:
+        """Say in one sentence what a length is: the union's own error has one line for each member."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not (0 <= value < 1 or (isinstance(value, int) and value >= 1)):
+            none = "one stage" if info.field_name == "first_stage" else "none"
             raise ValueError(
-                f"expected epochs (1, 2, …), a fraction of them (0.5), or 0 for one stage; got {brief(value)}"
+                f"expected epochs (1, 2, …), a fraction of them (0.5), or 0 for {none}; got {brief(value)}"
             )
         return int(value) if value == 0 else value
 
     @property
     def first_stage_epochs(self) -> int:
         """The length of the first of two stages in epochs, a fraction rounded up; 0 where there is one stage."""
-        if isinstance(self.first_stage, int):
-            return self.first_stage
-        return math.ceil(self.first_stage * self.epochs - 1e-9)
+        return self._epochs(self.first_stage)
+
+    @property
+    def warm_up_epochs(self) -> int:
+        """The length of the warm-up in epochs, a fraction rounded up."""
+        return self._epochs(self.warm_up)
 
     @property
     def milestone_epochs(self) -> tuple[int, ...]:
         """The milestones as epochs; fractions are rounded up, and those that fall on the end are left out."""
-        epochs = [m if isinstance(m, int) else math.ceil(m * self.epochs - 1e-9) for m in self.milestones]
-        return tuple(epoch for epoch in epochs if epoch < self.epochs)
+        return tuple(epoch for epoch in map(self._epochs, self.milestones) if epoch < self.epochs)
+
+    def _epochs(self, length: float) -> int:
+        return length if isinstance(length, int) else math.ceil(length * self.epochs - 1e-9)
+
+    @property
+    def _warm_up_text(self) -> str:
+        whole = f"{self.warm_up_epochs} epoch{'s' if self.warm_up_epochs > 1 else ''}"
+        return whole if isinstance(self.warm_up, int) else f"{self.warm_up:g} of the epochs, rounded up to {whole},"

@@ -18,7 +18,7 @@ from svdistill.training.engine import Engine
 from svdistill.training.evaluate import evaluate
 from svdistill.training.monitor import Monitor
 from svdistill.training.objective import locate
-from svdistill.training.optimizers import set_learning_rate, step_decay
+from svdistill.training.optimizers import set_learning_rate
 from svdistill.training.plan import TrainingPlan
 from svdistill.training.post_mortem import PostMortem
 from svdistill.training.processes import Processes
@@ -166,7 +166,7 @@ def _epoch(
     number, epoch = locate(plan.stages, state.epoch)
     stage = plan.stages[number]
     steps = stages.steps(number, anew=epoch == 0 and state.metrics.steps == 0)
-    lr = set_learning_rate(plan.optimizer, step_decay(epoch, milestones=stage.milestones, gamma=stage.gamma))
+    lr = set_learning_rate(plan.optimizer, stage.rate(epoch))
     plan.distiller.train()
     for images in steps.epoch(epoch):
         monitor.step(images=images)
@@ -174,7 +174,8 @@ def _epoch(
     figures = monitor.end()
     if not stage.objective.has_main:  # nothing that the transfer gradient could be compared with
         figures = {name: value for name, value in figures.items() if name not in COMPARED}
-    if stage.objective.main > 0 and processes.is_rank_zero:
+    # While the rate is still rising, a loss that does not fall says nothing.
+    if stage.objective.main > 0 and epoch >= stage.warm_up and processes.is_rank_zero:
         stages.judge(figures["train_accuracy"], lr=lr)
     done = state.epoch + 1
     if done % plan.evaluate_every == 0 or done == plan.epochs:

@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from svdistill.choices import BOUND, Clip
-from svdistill.errors import OptionError
+from svdistill.choices import BOUND, SCHEDULES, Clip, Schedule
+from svdistill.errors import OptionError, nearest
 from svdistill.gradients import check_clip
+from svdistill.training.schedules import cosine_decay, linear_warm_up, step_decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +71,37 @@ class Stage(NamedTuple):
     Attributes:
         epochs: how many, ≥ 1.
         objective: what they minimize.
-        milestones: the epochs of this stage, counted from 0, from which on the learning rate is lower by another gamma.
+        milestones: of the schedule ``steps``: the epochs of this stage, counted from 0, from which on the learning rate
+            is lower by another gamma.
         gamma: the factor at each milestone.
+        schedule: how the learning rate falls: in ``steps``, or by a ``cosine`` from the end of the warm-up to that of
+            the stage.
+        warm_up: in how many epochs at the start the rate rises to the full one, 0 ≤ warm_up < epochs.
     """
 
     epochs: int
     objective: Objective = Objective()
     milestones: Sequence[int] = ()
     gamma: float = 0.1
+    schedule: Schedule = "steps"
+    warm_up: int = 0
+
+    def rate(self, epoch: int) -> float:
+        """Return what the learning rate is multiplied by in an epoch of this stage, from 0."""
+        if self.schedule == "cosine":
+            decay = cosine_decay(max(0, epoch - self.warm_up), epochs=self.epochs - self.warm_up)
+        else:
+            decay = step_decay(epoch, milestones=self.milestones, gamma=self.gamma)
+        return linear_warm_up(epoch, epochs=self.warm_up) * decay
+
+    def check_schedule(self) -> None:
+        """Raise `OptionError` unless the schedule is a known one and its warm-up ends before the rate falls."""
+        if self.schedule not in SCHEDULES:
+            raise OptionError(f"unknown schedule {self.schedule!r}{nearest(self.schedule, SCHEDULES)}")
+        first = min((self.epochs, *self.milestones))
+        if self.warm_up and not 0 < self.warm_up < first:
+            end = "the stage ends" if first == self.epochs else "the rate falls"
+            raise OptionError(f"warm_up is {self.warm_up}, expected 0, or fewer epochs than the {first} until {end}")
 
 
 def locate(stages: Sequence[Stage], epoch: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Optimizers by name, and the steps in which the learning rate falls."""
+"""Optimizers by name, and how their learning rate is set."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -161,17 +161,6 @@ def check_reached(optimizer: torch.optim.Optimizer, distiller: Distiller) -> Non
             "the optimizer lacks the adapters or the parameters of a loss; call distiller.prepare first, then make "
             "it from distiller"
         )
-
-
-def step_decay(epoch: int, *, milestones: Sequence[int], gamma: float) -> float:
-    """Return what the learning rate is multiplied by in an epoch: gamma to the number of milestones reached.
-
-    Args:
-        epoch: from 0.
-        milestones: the epochs from which on the rate is lower.
-        gamma: the factor at each.
-    """
-    return gamma ** sum(epoch >= milestone for milestone in milestones)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -58,6 +58,8 @@ class TrainingPlan:
         lengths = [stage.epochs for stage in self.stages]
         if not lengths or min(lengths) < 1:
             raise OptionError(f"the epochs of the stages are {lengths}, expected at least 1 in each")
+        for stage in self.stages:
+            stage.check_schedule()
         for name, value in (("evaluate_every", self.evaluate_every), ("accumulate", self.accumulate)):
             if value < 1:
                 raise OptionError(f"{name} is {value}, expected at least 1")

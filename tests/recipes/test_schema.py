@@ -36,6 +36,8 @@ from svdistill.recipes.schema import Recipe
         ("train={warm_up: 0.9, epochs: 2}", r"^train\.warm_up: 0\.9 of the epochs, rounded up to 2 epochs, is not be"),
         ("train={warm_up: 3, milestones: [3]}", r"^train\.warm_up: 3 epochs would end after the rate falls, at 3; "),
         ("train.warm_up=-1", r"^train\.warm_up: expected epochs \(1, 2, …\), a fraction .* or 0 for none; got -1$"),
+        ("train.label_smoothing=1", r"^train\.label_smoothing: expected less than 1, got 1$"),
+        ("train.label_smoothing=-0.1", r"^train\.label_smoothing: expected at least 0"),
         ("train.warm_up=1.5", r"^train\.warm_up: expected epochs"),
         ("train.device=gpu", r"^train\.device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got 'gpu'$"),
         ("model.width=0", r"^model\.width: expected more than 0"),
@@ -285,6 +287,7 @@ def test_digest_of_everything_leaves_out(override: str) -> None:
         "loss.soft-target.stage=both",
         "loss=[svd]",
         "train.first_stage=0.25",
+        "train.label_smoothing=0.1",
         "train.first_stage_norm=null",
         "data.unlabelled.name=rest",
         "data.unlabelled.size=51",
@@ -300,6 +303,16 @@ def test_digest_of_everything_covers(override: str) -> None:
     """Each of them changes the result."""
     more = ["loss.svd.stage=first"] if override == "loss=[svd]" else []
     assert recipes.load("digits/svd", [*FULL, override, *more]).digest() != recipes.load("digits/svd", FULL).digest()
+
+
+def test_there_is_a_main_loss_to_smooth() -> None:
+    """A loss of the other stage may leave it out."""
+    smoothing, without = "train.label_smoothing=0.1", "loss.main_weight=0"
+    with pytest.raises(RecipeError, match=r"^train\.label_smoothing: it is of the main loss, whose weight is 0; give "):
+        recipes.load("digits/svd", [smoothing, without])
+    assert recipes.load("digits/svd", [smoothing, without, "train.first_stage=2"]).main_weight == 1
+    with pytest.raises(RecipeError, match=r"^train\.label_smoothing"):
+        recipes.load("digits/svd", [smoothing, without, "train.first_stage=2", "loss.stage=both"])
 
 
 def test_digest_of_schedules() -> None:

@@ -34,7 +34,7 @@ STEPS = {
     "in parts": (lambda: {"svd": losses.SVDLoss(reduction="sum")}, Objective(), 2, 4, None, 0.05),
     "beside": (
         lambda: {"svd": losses.SVDLoss(reduction="sum"), "soft": losses.SoftTargetLoss()},
-        Objective(main=0.1, weights={"svd": 2.0, "soft": 0.9}, beside={"soft"}, clip="poster"),
+        Objective(main=0.1, weights={"svd": 2.0, "soft": 0.9}, beside={"soft"}, clip="poster", label_smoothing=0.1),
         1,
         8,
         Views(count=3, seed=4),

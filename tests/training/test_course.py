@@ -38,6 +38,12 @@ def test_a_run_that_sat_at_chance_is_named():
     assert judged([9.0, 7.0, 5.0, *noisy([4.607] * 387)], accuracy=0.0102) is not None
 
 
+def test_smoothed_labels_have_a_chance_of_their_own():
+    """Of shares 3/4 and 1/4, half of it spread evenly: 5/8 and 3/8."""
+    course = Course(torch.tensor([0, 0, 0, 1]), 2, label_smoothing=0.5)
+    assert course.chance == pytest.approx(-(5 / 8 * math.log(5 / 8) + 3 / 8 * math.log(3 / 8)))
+
+
 @pytest.mark.parametrize(
     ("losses", "accuracy"),
     [

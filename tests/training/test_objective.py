@@ -46,6 +46,8 @@ def test_there_is_a_main_gradient_where_the_main_task_or_a_loss_beside_it_takes_
         ({"max_norm": 0.0}, "max_norm is 0.0, expected a number above 0, or None"),
         ({"max_norm": -1.0}, "max_norm is -1.0"),
         ({"max_norm": math.nan}, "max_norm is nan"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0, expected 0 or more, and less than 1"),
+        ({"label_smoothing": math.nan}, "label_smoothing is nan"),
     ],
 )
 def test_settings_out_of_range(options, message):

@@ -358,10 +358,27 @@ def test_the_student_alone_passes_over_images_without_labels(make_run):
     agree(taken(run, images, labels)[1], expected)
 
 
+def test_smoothed_labels(make_run):
+    """A fifth of each label is spread over the three classes; images without one have nothing to spread."""
+    run = make_run(teacher=False, unlabelled=9)
+    images, labels = batch(run)
+    torch.manual_seed(5)
+    logits = run.distiller(images).logits[:8]
+    targets = 0.8 * F.one_hot(labels[:8], 3) + 0.2 / 3
+    main = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    expected = decayed(run.distiller, gradient(main, run.distiller))
+    result, found = taken(run, images, labels, objective=Objective(label_smoothing=0.2))
+    torch.testing.assert_close(result.main, main.detach())
+    agree(found, expected)
+    plain = F.cross_entropy(logits, labels[:8], label_smoothing=0.2).detach()
+    torch.testing.assert_close(result.main, plain)
+
+
 @pytest.mark.parametrize(
     "objective",
     [
         *(Objective(weights={"maps": 1.0, "soft": 1.0}, clip=clip) for clip in CLIPS),
+        Objective(label_smoothing=0.1),
         Objective(weights={"maps": 1.0, "soft": 1.0}, beside={"soft"}),
         Objective(main=0.0, weights={"maps": 1.0}, max_norm=1.0),
         Objective(weights={}),

@@ -1,9 +1,7 @@
 """Settings → the objects of a run: networks, losses, distiller, stages, optimizer. Errors name the key to change."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -16,7 +14,7 @@ from svdistill.distiller import Distiller
 from svdistill.losses.protocol import Losses
 from svdistill.nets.layouts import Layouts
 from svdistill.recipes.images import Images, batches
-from svdistill.recipes.losses import AnyLoss, LossSettings
+from svdistill.recipes.losses import LossSettings
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
 from svdistill.recipes.weights import told
@@ -177,31 +175,35 @@ def stages(recipe: Recipe) -> tuple[training.Stage, ...]:
     count as part of it. The factors on the main loss are multiplied.
     """
     knobs = recipe.train
-    plan = partial(
-        training.Stage,
+    main = training.Stage(
         knobs.epochs,
+        _objective(recipe),
         milestones=knobs.milestone_epochs,
         gamma=knobs.gamma,
         schedule=knobs.schedule,
         warm_up=knobs.warm_up_epochs,
     )
-    first = [loss for loss in recipe.loss if loss.stage in (None, "first", "both")]
-    second = [loss for loss in recipe.loss if loss.stage in ("second", "both")]
     if not knobs.first_stage_epochs:
-        return (plan(_objective(recipe.loss)),)
-    weights: dict[str, float] = {loss.name: loss.weight for loss in first}
-    alone = training.Objective(main=0.0, weights=weights, max_norm=knobs.first_stage_norm)
-    return training.Stage(knobs.first_stage_epochs, alone), plan(_objective(second))
+        return (main,)
+    weights: dict[str, float] = {
+        loss.name: loss.weight for loss in recipe.loss if loss.stage in (None, "first", "both")
+    }
+    alone = training.Objective(
+        main=0.0, weights=weights, max_norm=knobs.first_stage_norm, label_smoothing=knobs.label_smoothing
+    )
+    return training.Stage(knobs.first_stage_epochs, alone), main
 
 
-def _objective(terms: Sequence[AnyLoss]) -> training.Objective:
+def _objective(recipe: Recipe) -> training.Objective:
+    terms = recipe.beside_main
     clipped = {loss.clip for loss in terms if loss.clip != "none"}
     return training.Objective(
-        main=math.prod(loss.main_weight for loss in terms),
+        main=recipe.main_weight,
         weights={loss.name: loss.weight for loss in terms},
         clip=next(iter(clipped), "none"),
         bound=next((loss.bound for loss in terms if loss.clip == "own_norm"), BOUND),
         beside=frozenset(loss.name for loss in terms if loss.clip == "none") if clipped else frozenset(),
+        label_smoothing=recipe.train.label_smoothing,
     )
 
 

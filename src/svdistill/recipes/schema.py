@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
@@ -156,6 +157,7 @@ class Recipe(Settings):
             raise ValueError("loss.bound: one bound serves all losses of a sum, got several; give each the same")
         self._check_stages()
         self._check_views()
+        self._check_smoothing()
         size = self.data.train_size
         if size is not None and self.train.batch_size > size:
             raise ValueError(
@@ -180,6 +182,25 @@ class Recipe(Settings):
                 f"teacher.views: data.augment varies nothing, so that all {views} views would be the same image; take "
                 "teacher.views=1, or for instance data.augment.shift=2"
             )
+
+    def _check_smoothing(self) -> None:
+        if self.train.label_smoothing and not self.main_weight:
+            raise ValueError(
+                "train.label_smoothing: it is of the main loss, whose weight is 0; give loss.main_weight, or take "
+                "train.label_smoothing=0"
+            )
+
+    @property
+    def beside_main(self) -> tuple[AnyLoss, ...]:
+        """The transfer losses that take part along with the main task, in its stage where there are two."""
+        if not self.train.first_stage_epochs:
+            return self.loss
+        return tuple(loss for loss in self.loss if loss.stage in ("second", "both"))
+
+    @property
+    def main_weight(self) -> float:
+        """What the main loss is multiplied by."""
+        return math.prod(loss.main_weight for loss in self.beside_main)
 
     @property
     def method(self) -> str:

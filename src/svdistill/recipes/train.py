@@ -57,6 +57,8 @@ class TrainSettings(Settings):
         gamma: factor on the learning rate at each milestone.
         warm_up: in how many epochs (a whole number, or a fraction of all epochs) the learning rate rises linearly from
             a hundredth to the full one; they count among the ``epochs``. 0 = none.
+        label_smoothing: how much of each label the main loss spreads evenly over all classes, from 0 to below 1; the
+            column ``loss`` is then of the smoothed labels.
         batch_size: images a step, of all processes and all parts together; a last partial batch is left out.
         accumulate: into how many equal parts each process divides its images, to work on one after the other, which
             needs less memory; their gradients are summed before the two tasks' are combined, so but for batch norm, and
@@ -89,6 +91,7 @@ class TrainSettings(Settings):
     milestones: Annotated[tuple[Epoch | Fraction, ...], Strict(False)] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
     warm_up: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | Fraction = 0
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     batch_size: int = Field(default=128, ge=1, le=MAX_BATCH)
     accumulate: int = Field(default=1, ge=1, le=MAX_BATCH)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")

@@ -22,12 +22,14 @@ class Course:
     Args:
         labels: (N,), int64, of images with the classes' shares.
         classes: how many classes there are.
+        label_smoothing: of the main loss.
     """
 
-    def __init__(self, labels: Tensor, classes: int) -> None:
+    def __init__(self, labels: Tensor, classes: int, *, label_smoothing: float = 0.0) -> None:
         shares = torch.bincount(labels[labels >= 0].cpu(), minlength=classes).double()
         shares /= shares.sum().clamp(min=1)
-        self.chance = float(torch.special.entr(shares).sum())
+        smoothed = (1 - label_smoothing) * shares + label_smoothing / classes
+        self.chance = float(torch.special.entr(smoothed).sum())
         self._share = float(shares.max())
         self._losses: list[float] = []
         self._right = self._images = 0.0

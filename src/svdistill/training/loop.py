@@ -105,7 +105,7 @@ class _Stages:
         self._engine = engine
         self._plan = plan
         self._state = state
-        self._course = Course(plan.batches.labels, plan.test.num_classes)
+        self._course = self._begin_course(0)
         self._number: int | None = None
         self._steps: Steps | None = None
 
@@ -121,9 +121,13 @@ class _Stages:
         if self._steps is None or self._number != number:
             self._steps = None  # a graph keeps its memory: the last stage's goes first
             objective = self._plan.stages[number].objective
-            self._course = Course(self._plan.batches.labels, self._plan.test.num_classes)
+            self._course = self._begin_course(number)
             self._number, self._steps = number, make_steps(self._engine, self._plan, self._state, objective)
         return self._steps
+
+    def _begin_course(self, number: int) -> Course:
+        smoothing = self._plan.stages[number].objective.label_smoothing
+        return Course(self._plan.batches.labels, self._plan.test.num_classes, label_smoothing=smoothing)
 
     def judge(self, accuracy: float, *, lr: float) -> None:
         """Warn where the epoch that was just done got nowhere.

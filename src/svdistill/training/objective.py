@@ -25,9 +25,11 @@ class Objective:
             bounds that of the others.
         max_norm: bound on the norm of the whole gradient, for instance where there is no main gradient to bound it by;
             None = no bound.
+        label_smoothing: how much of each label the main loss spreads evenly over all classes, 0 ≤ label_smoothing < 1.
 
     Raises:
-        OptionError: a weight is below 0, max_norm or bound is not above 0, or the rule of clipping is unknown.
+        OptionError: a weight is below 0, max_norm or bound is not above 0, the rule of clipping is unknown, or
+            label_smoothing is out of range.
     """
 
     main: float = 1.0
@@ -36,6 +38,7 @@ class Objective:
     bound: float = BOUND
     beside: Collection[str] = field(default_factory=frozenset)
     max_norm: float | None = None
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         given = (self.main, *(self.weights or {}).values())
@@ -43,6 +46,8 @@ class Objective:
             raise OptionError(f"the weights of main and transfer loss are {given}, expected none below 0")
         if self.max_norm is not None and not self.max_norm > 0:
             raise OptionError(f"max_norm is {self.max_norm}, expected a number above 0, or None")
+        if not 0 <= self.label_smoothing < 1:
+            raise OptionError(f"label_smoothing is {self.label_smoothing}, expected 0 or more, and less than 1")
         check_clip(self.clip, self.bound)
 
     @property

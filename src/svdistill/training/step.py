@@ -236,7 +236,9 @@ def forward_backward(learner: Learner, examples: Examples, objective: Objective)
     distiller, parameters, parts = learner.distiller, trained(learner.optimizer), learner.parts
     with learner.engine.autocast():
         output: DistillOutput = distiller(images, only=objective.names, indices=indices, views=views)
-        main = F.cross_entropy(output.logits, labels, ignore_index=UNLABELLED)
+        main = F.cross_entropy(
+            output.logits, labels, ignore_index=UNLABELLED, label_smoothing=objective.label_smoothing
+        )
     if parts > 1:  # a mean of the batch is the mean of the parts' means, a sum their sum
         main = main / parts
     weighted = {

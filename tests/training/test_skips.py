@@ -12,7 +12,7 @@ from svdistill import training
 from svdistill.errors import SvdistillWarning, TrainingError
 from svdistill.training import Examples, Learner, checkpoint
 from svdistill.training.optimizers import plain_state
-from svdistill.training.skips import LIMIT, Skips, all_finite
+from svdistill.training.skips import LIMIT, Buffers, Skips, all_finite
 
 
 class SpoilBackward(torch.autograd.Function):
@@ -75,6 +75,9 @@ OPTIMIZERS = {
     "sgd": lambda module: training.make_optimizer("sgd", module, lr=0.05, weight_decay=1e-3),
     "adamw": lambda module: training.make_optimizer("adamw", module, lr=0.05, weight_decay=1e-3),
     "torch's fused": lambda module: torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, fused=True),
+    "torch's fused, with dampening": lambda module: torch.optim.SGD(
+        module.parameters(), lr=0.05, momentum=0.9, dampening=0.5, fused=True
+    ),
     "torch's plain": lambda module: torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9),
 }
 
@@ -132,6 +135,72 @@ def test_after_too_many_in_a_row_nothing_is_applied():
     other.load_state_dict(skips.state_dict())
     assert other.losses() == skips.losses()
     assert [skip.images for skip in other.noted()] == [skip.images for skip in noted]
+
+
+def test_dampening_as_in_torch(make_run):
+    """A user's own optimizer does the steps that torch gives it, the first without dampening."""
+    run = make_run(teacher=False)
+    run.distiller.train()
+    images, labels, *_ = next(run.batches.epoch())
+    twin = copy.deepcopy(run.distiller)
+    optimizer, own = (OPTIMIZERS["torch's fused, with dampening"](one) for one in (run.distiller, twin))
+    for number in range(3):
+        torch.manual_seed(number)  # of the dropout
+        training.step(run.engine, run.distiller, optimizer, images, labels, epoch=0)
+        torch.manual_seed(number)
+        own.zero_grad()
+        torch.nn.functional.cross_entropy(twin(images).logits, labels).backward()
+        own.step()
+    assert same(run.distiller.state_dict(), twin.state_dict())
+
+
+def test_more_than_there_is_room_for():
+    """The first are noted, and those of another batch size keep their figures."""
+    skips = Skips("cpu")
+
+    def note(sound, number, images):
+        loss = torch.tensor(float(number))
+        skips.note(torch.tensor(sound), loss=loss, transfer=None, indices=torch.tensor(images))
+
+    for n in range(40):
+        note(n % 2 == 1, n, [n])
+    noted = skips.noted()
+    assert [(skip.step, skip.images) for skip in noted] == [(n + 1, [n]) for n in range(0, 32, 2)]
+    skips.reset()
+    assert skips.noted() == []
+    note(False, 0, [5])
+    note(False, 1, [6, 7])
+    assert [(skip.step, skip.loss, skip.images) for skip in skips.noted()] == [(1, 0.0, [5]), (2, 1.0, [6, 7])]
+
+
+class Replacing(torch.nn.Module):
+    """Puts another tensor in its buffer's place in each forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        """Count the images."""
+        self.seen = self.seen + len(x)
+        return x
+
+
+def test_a_buffer_that_is_replaced():
+    """It is put back after a step that is not applied, and only then."""
+    module = Replacing()
+    for number, applied in enumerate([True, False, True]):
+        buffers = Buffers(module)
+        module(torch.zeros(4, 1))
+        buffers.restore_unless(torch.tensor(applied))
+        assert module.seen == (4, 4, 8)[number]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_sum_of_half_numbers_may_be_large(dtype):
+    """A gradient of values that are finite is finite, also where their sum is beyond half precision."""
+    assert all_finite([torch.full((100,), 6e4, dtype=dtype)])
+    assert not all_finite([torch.full((100,), 6e4, dtype=dtype), torch.full((1,), math.inf, dtype=dtype)])
 
 
 @pytest.mark.parametrize("capture", ["off", "on"])

@@ -14,6 +14,7 @@ from svdistill.training.capture import CaptureError, Step, record
 from svdistill.training.metrics import Metrics
 from svdistill.training.objective import Objective
 from svdistill.training.optimizers import hold_on_device
+from svdistill.training.skips import Buffers
 from svdistill.training.step import Examples, Learner, take_step
 from svdistill.training.trouble import broke_first
 
@@ -173,10 +174,12 @@ class BufferedSteps:
         random = checkpoint.random_state()
         changed = [*distiller.parameters(), *distiller.buffers(), self._number, *_state_of(optimizer)]
         kept = [(one, one.detach().clone()) for one in changed]
+        buffers = Buffers(distiller)
         others = (self._metrics.untouched(), self._health.untouched())
 
         @torch.no_grad()
         def put_back() -> None:
+            buffers.put_in_place()
             known = {id(one) for one, _ in kept}
             for one, value in kept:
                 one.copy_(value)

@@ -90,7 +90,8 @@ def step_where(optimizer: torch.optim.Optimizer, applied: Tensor) -> None:
         optimizer: with the gradients in place.
         applied: whether to step, 0-dim bool, on the parameters' device.
     """
-    if not all(group.get("fused") for group in optimizer.param_groups):
+    # The first step with dampening is without it, which a momentum of zero would not tell.
+    if not all(group.get("fused") and not group.get("dampening") for group in optimizer.param_groups):
         if applied:
             optimizer.step()
         return

@@ -13,6 +13,7 @@ LIMIT = 5
 _ROOM = 16
 _LEAST_STEPS = 64
 _STEP, _ROW, _TOTAL = range(3)
+_EMPTY = -1.0  # where no step, or no image, is noted
 
 
 class Skip(NamedTuple):
@@ -72,6 +73,8 @@ class Skips:
         self._counts[_STEP].zero_()
         self._counts[_TOTAL].zero_()
         self._losses.fill_(math.nan)
+        if self._rows is not None:
+            self._rows.fill_(_EMPTY)
 
     @torch.no_grad()
     def note(self, sound: Tensor, *, loss: Tensor, transfer: Tensor | None, indices: Tensor | None) -> Tensor:
@@ -91,7 +94,7 @@ class Skips:
         images = loss.new_zeros(0) if indices is None else indices.to(loss.device, non_blocking=True)
         figures = torch.stack([step + 1, loss, loss * math.nan if transfer is None else transfer]).double()
         rows = self._room(len(images), like=figures)
-        place = torch.where(sound, _ROOM, total.clamp(max=_ROOM - 1))
+        place = torch.where(sound, _ROOM, total.clamp(max=_ROOM))
         rows.index_copy_(0, place[None], torch.cat([figures, images.double()])[None])
         own = torch.where(applied, loss, math.nan).to(self._losses.dtype)
         self._losses.index_copy_(0, step.clamp(max=len(self._losses) - 1)[None], own[None])
@@ -99,12 +102,16 @@ class Skips:
         return applied
 
     def noted(self) -> list[Skip]:
-        """Wait for the device, and return the first skipped steps of the epoch, as many as there is room for."""
+        """Wait for the device, and return the first steps of the epoch that were not sound, as far as there is room."""
         total = min(int(self._counts[_TOTAL]), _ROOM)
         if self._rows is None:
             return []
         rows = self._rows[:total].tolist()
-        return [Skip(int(step), loss, transfer, [int(i) for i in images]) for step, loss, transfer, *images in rows]
+        return [
+            Skip(int(step), loss, transfer, [int(image) for image in images if image != _EMPTY])
+            for step, loss, transfer, *images in rows
+            if step != _EMPTY
+        ]
 
     def losses(self) -> list[float]:
         """Wait for the device, and return the main loss of each step of the epoch that was applied."""
@@ -114,10 +121,13 @@ class Skips:
     def untouched(self) -> Callable[[], None]:
         """Note how things are, and return what puts them back in place."""
         counts, losses = self._counts.clone(), self._losses.clone()
+        rows = None if self._rows is None else self._rows.clone()
 
         def put_back() -> None:
             self._counts.copy_(counts)
             self._losses.copy_(losses)
+            if self._rows is not None:
+                self._rows.fill_(_EMPTY) if rows is None else self._rows.copy_(rows)
 
         return put_back
 
@@ -138,23 +148,35 @@ class Skips:
             self._room(rows.shape[1] - 3, like=self._losses)[: len(rows)] = rows.to(self._losses.device)
 
     def _room(self, images: int, *, like: Tensor) -> Tensor:
-        """Return rows for steps of this many images."""
-        if self._rows is None or self._rows.shape[1] != 3 + images:
-            self._rows = torch.zeros(_ROOM + 1, 3 + images, dtype=torch.float64, device=like.device)
-        return self._rows
+        """Return rows for steps of this many images; of earlier steps of another batch size the figures stay."""
+        before = self._rows
+        if before is not None and before.shape[1] == 3 + images:
+            return before
+        rows = torch.full((_ROOM + 1, 3 + images), _EMPTY, dtype=torch.float64, device=like.device)
+        if before is not None:
+            kept = min(before.shape[1], 3 + images)
+            rows[:, :kept] = before[:, :kept]
+        self._rows = rows
+        return rows
 
 
 class Buffers:
     """A module's buffers, such as batch norm's running statistics, as they are before a step.
 
     Args:
-        module: whose forward pass may change them.
+        module: whose forward pass may change them, or put others in their place.
     """
 
     @torch.no_grad()
     def __init__(self, module: nn.Module) -> None:
+        self._places = [
+            (owner, name, buffer)
+            for owner in module.modules()
+            for name, buffer in owner._buffers.items()
+            if buffer is not None
+        ]
         groups: dict[torch.dtype, list[Tensor]] = {}
-        for buffer in module.buffers():
+        for buffer in {id(buffer): buffer for _, _, buffer in self._places}.values():
             if 0 in buffer.stride() and buffer.numel() > 1:  # expanded: cannot be written to, by a forward pass either
                 continue
             groups.setdefault(buffer.dtype, []).append(buffer)
@@ -162,14 +184,21 @@ class Buffers:
 
     @torch.no_grad()
     def restore_unless(self, applied: Tensor) -> None:
-        """Put the buffers back in place unless the step is applied.
+        """Put the buffers back unless the step is applied.
 
         Args:
-            applied: 0-dim bool; not looked at by the host.
+            applied: 0-dim bool; the host looks at it only where a buffer's place was taken by another.
         """
         for group, before in self._before:
             kept = torch.where(applied, _flat(group), before).split([b.numel() for b in group])
             torch._foreach_copy_(group, [one.view(b.shape) for one, b in zip(kept, group, strict=True)])
+        if any(owner._buffers.get(name) is not own for owner, name, own in self._places) and not applied:
+            self.put_in_place()
+
+    def put_in_place(self) -> None:
+        """Give each buffer its place again, whatever is in it."""
+        for owner, name, own in self._places:
+            owner._buffers[name] = own
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -184,6 +213,11 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
         tensors: at least one, all on one device.
     """
     if tensors[0].device.type == "cpu":
-        # Ten times faster there than a norm of this order. Where a sum overflows, what it is of is beyond use too.
-        return torch.stack([tensor.sum() for tensor in tensors]).isfinite().all()
+        # Ten times faster there than a norm of this order. Where a sum overflows, what it is of is beyond use too,
+        # but in half precision, which ends at 65,504.
+        return torch.stack([_sum(tensor) for tensor in tensors]).isfinite().all()
     return torch.stack(torch._foreach_norm(list(tensors), math.inf)).isfinite().all()
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    return tensor.sum(dtype=torch.float32 if tensor.dtype.itemsize < 4 else None)

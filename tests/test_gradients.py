@@ -291,3 +291,96 @@ def test_health_is_forgotten_before_there_is_any() -> None:
     health = TransferHealth()
     health.reset()
     assert (len(health), health.summary()) == (0, {})
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_an_epoch_on_the_device_is_as_good_as_a_number(clip):
+    """A captured step reads the epoch from a tensor."""
+    pair = [tensor(3.0, 4.0), tensor(0.0, 5.0)], [tensor(10.0, 0.0), tensor(0.6, 0.8)]
+    for number in (0.0, 2.0):
+        there = combine(*pair, epoch=tensor(number)[0], clip=clip)
+        for first, second in zip(there, combine(*pair, epoch=number, clip=clip), strict=True):
+            close(first, second)
+
+
+def test_health_counts_as_clipped_what_was_there_to_be_scaled():
+    """A g_t of zero is not scaled down, a lone one counts whole, and a step that is not applied has no ratio."""
+    health = TransferHealth()
+    combine([tensor(1.0)] * 3, [tensor(10.0), tensor(0.5), tensor(0.0)], epoch=0, clip="global", health=health)
+    assert health.summary()["clipped"] == pytest.approx(2 / 3)
+    health.reset()
+    combine([tensor(1.0)], [tensor(10.0)], epoch=0, health=health)
+    assert health.summary()["clipped"] == 1
+    health.reset()
+    combine([tensor(math.inf)], [tensor(10.0)], epoch=0, health=health)
+    assert (len(health), health.summary()) == (1, {})
+
+
+def add_steps(health, first, number):
+    """Let the transfer gradient be ``first`` times the main one, then one time more in each further step."""
+    for ratio in range(first, first + number):
+        combine([tensor(1.0)], [tensor(float(ratio))], epoch=0, health=health)
+
+
+def ratios(health):
+    """Return the ratio of each step so far."""
+    return health.state_dict()["rows"][:, 0].tolist()
+
+
+def test_health_forgets_the_steps_of_a_rehearsal():
+    """What was there before stays, what comes after follows it, also where nothing was there."""
+    health = TransferHealth()
+    assert len(health) == 0
+    put_back = health.untouched()
+    add_steps(health, 50, 2)
+    put_back()
+    assert len(health) == 0
+    add_steps(health, 1, 2)
+    put_back = health.untouched()
+    add_steps(health, 50, 100)
+    put_back()
+    put_back()  # as often as one likes
+    assert len(health) == 2
+    add_steps(health, 3, 2)
+    assert ratios(health) == [1, 2, 3, 4]
+    health.reset()
+    assert len(health) == 0
+    add_steps(health, 7, 1)
+    assert ratios(health) == [7]
+
+
+def test_health_grows_with_the_steps_and_keeps_its_memory():
+    """Each step is there, however many come; an epoch of as many again needs no more room."""
+    health = TransferHealth()
+    add_steps(health, 1, 300)
+    assert ratios(health) == list(range(1, 301))
+    room = len(health._rows)
+    assert room <= 600
+    for _ in range(5):
+        health.reset()
+        add_steps(health, 1, 300)
+    assert len(health._rows) == room
+    resumed = TransferHealth()
+    resumed.load_state_dict(health.state_dict())
+    add_steps(resumed, 301, 3)
+    assert ratios(resumed) == list(range(1, 304))
+    put_back = resumed.untouched()
+    put_back()
+    room = len(resumed._rows)
+    for _ in range(40):  # rehearsals again and again are not steps
+        add_steps(resumed, 1, 20)
+        put_back()
+    assert len(resumed._rows) == room
+
+
+def test_health_has_room_for_replays():
+    """They write further rows, and the host, which would have to make room, does not see them."""
+    health = TransferHealth()
+    health.reserve(200)
+    health.reserve(20)
+    add_steps(health, 1, 1)
+    for step in range(2, 201):
+        health._calls = 1
+        add_steps(health, step, 1)
+    assert ratios(health) == list(range(1, 201))
+    assert len(health._rows) == 200

@@ -180,8 +180,11 @@ class RunRecord:
         """Whether the run has a summary, whatever has become of its other files."""
         return self._summary.exists()
 
-    def damage(self) -> dict[str, str]:
+    def damage(self, *, student: bool = True) -> dict[str, str]:
         """Read every file of a run that has ended, and compare it with its checksum.
+
+        Args:
+            student: whether the network is read too, which is larger than all else.
 
         Returns:
             By name of a file what is wrong with it; {} where the run is whole.
@@ -190,8 +193,21 @@ class RunRecord:
             noted = self._noted()
         except DataError:
             return {self._summary.name: "is damaged"}
-        wrong = {file.name: _damage(file, known) for file, known in noted.items()}
+        looked_at = {file: known for file, known in noted.items() if student or file != self.student}
+        wrong = {file.name: _damage(file, known) for file, known in looked_at.items()}
         return {name: what for name, what in wrong.items() if what}
+
+    def student_digest(self) -> str | None:
+        """Return the SHA-256 that the student had when the run ended, or has where the summary does not say it.
+
+        Returns:
+            None where the run has not ended, or there is neither.
+        """
+        try:
+            known = self._noted().get(self.student) if self.ended else None
+        except DataError:
+            known = None
+        return known or (digest(self.student) if self.ended and self.student.is_file() else None)
 
     def can_finish_again(self, damage: Collection[str]) -> bool:
         """Whether what :meth:`damage` has named is all made again when a run is finished from a checkpoint."""

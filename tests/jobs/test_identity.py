@@ -157,6 +157,9 @@ def test_one_teacher_alone(photos: Path, tmp_path: Path) -> None:
         next(weights.parameters()).add_(1)
     known = {key: spec.pop(key) for key in ("name", "num_classes", "in_channels", "width")}
     nets.save(weights, teacher.student_file, **known, extra=spec)
+    summary = teacher.summary
+    teacher.record.reopen()
+    teacher.record.finish(summary)  # as a training does that has come to other weights
     overrides = [*HELPED, f"data.root={photos}"]
     for again in (
         lambda: distill(photos, runs=runs),
@@ -165,9 +168,24 @@ def test_one_teacher_alone(photos: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"begun with another teacher: .*student\.safetensors was trained again"):
             again()
     teacher.student_file.write_bytes(kept)
+    teacher.record.reopen()
+    teacher.record.finish(summary)
     distill(photos, runs=runs)
     teacher.path.rename(tmp_path / "gone")  # students are all that is wanted
     assert distill(photos, runs=runs).path == student.path
+
+
+def test_a_damaged_teacher_is_made_again(photos: Path, tmp_path: Path) -> None:
+    """Its student stays what it is, and another one waits until the teacher is whole."""
+    runs = tmp_path / "runs"
+    student = distill(photos, runs=runs)
+    teacher = Run.of(recipes.lineage(student.recipe)[1], runs)
+    whole = teacher.student_file.read_bytes()
+    teacher.student_file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert distill(photos, runs=runs).path == student.path
+    with pytest.warns(SvdistillWarning, match=r"student\.safetensors has changed .* finished again"):
+        distill(photos, "loss.rank=2", runs=runs)
+    assert teacher.student_file.read_bytes() == whole
 
 
 def test_a_teachers_own_images(photos: Path, tmp_path: Path) -> None:

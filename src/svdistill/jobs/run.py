@@ -158,14 +158,15 @@ class Run:
 
         Args:
             images: what would be trained on now.
-            teacher: the run of its teacher's recipe, which counts where it has finished; None where there is none.
+            teacher: the run of its teacher's recipe, which counts where it has ended, even if its files are damaged
+                now, since they are then made again; None where there is none.
 
         Raises:
             DataError: images or teacher were others, or what the run says of them is damaged.
         """
         self.check_data(images)
-        if teacher is not None and teacher.finished and teacher.student_file.is_file():
-            self.check_teacher(teacher.student_file)
+        if teacher is not None and (now := teacher.record.student_digest()) is not None:
+            self._check_teacher(now, teacher.student_file)
 
     def check_data(self, images: "Images") -> None:
         """Make sure that a run is resumed or reused only for the images that it was begun with.
@@ -203,8 +204,11 @@ class Run:
         Raises:
             DataError: the teacher was another, or what the run says of it is damaged.
         """
+        self._check_teacher(_digest(file), file)
+
+    def _check_teacher(self, now: str | None, file: Path | None) -> None:
         known = self._noted() or {}
-        if known.get(TEACHER) not in (None, _digest(file)):
+        if known.get(TEACHER) not in (None, now):
             raise DataError(
                 f"the run {self.path} was begun with another teacher: {file} was trained again, or changed, since; "
                 f"{_AFRESH}"

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdistill import methods
-from svdistill.atomic import digest
 from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
 from svdistill.plain import parse_json
@@ -184,12 +183,16 @@ def read(path: str | os.PathLike[str]) -> RunView:
     summary = record.summary()
     if fault := sound.summary_fault(summary):
         raise DataError(f"the summary of {record.path} {fault}; train the run again")
+    damage = record.damage(student=False)
+    lacking = damage.pop(record.diagnostics.name, "")
+    for name, what in damage.items():
+        raise DataError(f"{record.path / name} {what}; call the same training again, or train afresh (--fresh)")
     settings = _settings(recipe)
     metrics = _metrics(record, settings.get("train.evaluate_every"))
     if not np.isfinite(metrics.get("accuracy", np.nan)).any():
         raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics; train it again")
-    diagnostics, damage = insight.read(record.diagnostics)
-    return RunView(record.path, recipe, summary, metrics, diagnostics, settings, damage)
+    diagnostics, lacking = ({}, lacking) if lacking else insight.read(record.diagnostics)
+    return RunView(record.path, recipe, summary, metrics, diagnostics, settings, lacking)
 
 
 def method_of(recipe: Mapping[str, Any]) -> str:
@@ -326,7 +329,11 @@ def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[
         if folder is not None:
             candidates |= {other.path.resolve(): other for other in _read_all(_in_folder(folder))[0]}
     wanted = {_noted_teacher(run) for run in runs} - {None}
-    used = [run for run in candidates.values() if _digest(run) in wanted] if wanted else list(candidates.values())
+    used = (
+        [run for run in candidates.values() if RunRecord(run.path).student_digest() in wanted]
+        if wanted
+        else list(candidates.values())
+    )
     given = {run.path.resolve() for run in runs}
     unused = [run for path, run in candidates.items() if run not in used and path in given]
     return students, used, unused
@@ -354,13 +361,6 @@ def _noted_teacher(run: RunView) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     return noted if isinstance(noted, str) else None
-
-
-def _digest(run: RunView) -> str | None:
-    try:
-        return digest(RunRecord(run.path).student)
-    except OSError:
-        return None
 
 
 def _differing(runs: Sequence[RunView]) -> list[str]:

@@ -3,8 +3,11 @@
 Each function raises ValueError with a short reason; who calls it knows the file and says what to do.
 """
 
+import errno
 import json
+import os
 import re
+import stat
 from typing import Any, NamedTuple
 
 import yaml
@@ -25,6 +28,22 @@ _MAX_DIGITS = 18
 # A text that does not end is passed over to the end: else each of its quotes would be tried as a beginning.
 _NESTING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a file of at most `MAX_JSON` bytes of UTF-8.
+
+    Raises:
+        OSError: it cannot be read, or is no file: a pipe would be waited for.
+        ValueError: it is too long, or not UTF-8.
+    """
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EINVAL, "not a file")
+    if about.st_size > MAX_JSON:
+        raise ValueError(f"longer than {MAX_JSON:,} bytes")
+    with open(path, "rb") as file:
+        return file.read(MAX_JSON + 1).decode()
 
 
 def parse_json(text: str | bytes) -> Any:

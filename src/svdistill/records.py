@@ -18,7 +18,7 @@ import yaml
 from svdistill import checksums
 from svdistill.atomic import clear_leftovers, digest, write_atomically
 from svdistill.errors import DataError
-from svdistill.plain import MAX_JSON, parse_json, parse_yaml
+from svdistill.plain import MAX_JSON, parse_json, parse_yaml, read_text
 
 # Where the files lie, on what the run runs and how often it saves: none of it changes the result beyond rounding.
 MACHINE_KEYS = (
@@ -399,13 +399,11 @@ def _plain_yaml(recipe: Mapping[str, Any]) -> bytes:
 
 
 def _read(path: Path) -> str:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise DataError(_unreadable(path, OSError("not a file")))
     try:
-        return path.read_bytes().decode()
+        return read_text(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; is {path.parent} the folder of a run that got that far?") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(_unreadable(path, error)) from error
 
 

@@ -1,7 +1,9 @@
 """A teacher on disk: the same losses without the teacher, whole or not there, and refused where it is stale."""
 
 import dataclasses
+import importlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +99,28 @@ def test_what_was_begun_for_something_else_is_not_resumed(taken, tmp_path):
     told = []
     storing.take(tmp_path / "cut", progress=told.append)
     assert told[0] == 0
+    assert content(tmp_path / "cut") == content(taken)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"), [("none", 20), ("rows of image 9", 8), ("the first rows", 0), ("notes", 0)]
+)
+def test_damage_between_two_calls_is_noticed(taken, tmp_path, monkeypatch, damage, kept):
+    """What has changed since it was written is made again, with all that came after it."""
+    monkeypatch.setattr(importlib.import_module("svdistill.teacher_cache.store"), "_SAVE_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        storing.take(tmp_path / "cut", progress=_interrupt_at(24))
+    partial = tmp_path / ".cut.partial"
+    if "row" in damage:
+        array = np.load(partial / "1-svd-v1.npy", mmap_mode="r+")
+        array[1, 9 if "9" in damage else 0, 0, 5] += 0.5
+        array.flush()
+    elif damage == "notes":
+        file = partial / "progress.json"
+        file.write_bytes(file.read_bytes().replace(b'"tap_shapes": [[6', b'"tap_shapes": [[7'))
+    told = []
+    storing.take(tmp_path / "cut", progress=told.append)
+    assert told[0] == kept
     assert content(tmp_path / "cut") == content(taken)
 
 
@@ -221,6 +245,18 @@ def _widen(path):
     """Let the head speak of more numbers than any machine holds."""
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": (10**22, 4)})
+
+
+def test_without_its_manifest(taken, tmp_path):
+    """A folder that is no cache is not the same as none, and is replaced where one asks for it."""
+    shutil.copytree(taken, tmp_path / "there")
+    (tmp_path / "there" / "manifest.json").unlink()
+    with pytest.raises(
+        DataError, match=r"manifest\.json is missing; store it again \(svdistill cache RECIPE --fresh\)"
+    ):
+        storing.take(tmp_path / "there")
+    storing.take(tmp_path / "there", fresh=True)
+    assert content(tmp_path / "there") == content(taken)
 
 
 def test_afresh_for_another_teacher(taken, tmp_path):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from warnings import warn
 from svdistill import checksums, recipes
 from svdistill.atomic import digest, locked, write_atomically
 from svdistill.errors import DataError, SvdistillError, SvdistillWarning
-from svdistill.plain import MAX_JSON, parse_json
+from svdistill.plain import parse_json, read_text
 from svdistill.records import RunRecord
 
 if TYPE_CHECKING:
@@ -215,18 +214,21 @@ class Run:
             )
 
     def note_data(self, images: "Images", teacher_file: Path | None) -> None:
-        """Write down which images and which teacher the run is made with."""
+        """Write down which images and which teacher the run is made with; DataError where that cannot be written."""
         noted = {**fingerprint(images), TEACHER: _digest(teacher_file)}
-        write_atomically(self.record.data, checksums.seal(json.dumps(noted)).encode())
+        try:
+            write_atomically(self.record.data, checksums.seal(json.dumps(noted)).encode())
+        except OSError as error:
+            raise DataError(
+                f"cannot write to the run folder {self.path}: {error.strerror or error}; free the disk, or choose "
+                "another folder of runs (--runs)"
+            ) from error
 
     def _noted(self) -> dict[str, Any] | None:
         """Return what `note_data` has written; None where there is nothing."""
         file = self.record.data
         try:
-            about = file.stat()
-            if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_JSON:
-                raise ValueError("not a file of ours")
-            text = file.read_bytes().decode()
+            text = read_text(file)
             known = parse_json(text)
             if not isinstance(known, dict) or not all(isinstance(known.get(key), kind) for key, kind in _FORM.items()):
                 raise ValueError("of another form")

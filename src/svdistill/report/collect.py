@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from svdistill import methods
 from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
-from svdistill.plain import parse_json
+from svdistill.plain import parse_json, read_text
 from svdistill.records import MACHINE_KEYS, RunRecord
 from svdistill.report import insight, sound
 from svdistill.report.numbers import is_finite
@@ -357,7 +357,7 @@ def _in_folder(folder: Path) -> list[RunRecord]:
 
 def _noted_teacher(run: RunView) -> str | None:
     try:
-        noted = parse_json(RunRecord(run.path).data.read_bytes()).get("teacher")
+        noted = parse_json(read_text(RunRecord(run.path).data)).get("teacher")
     except (OSError, ValueError, AttributeError):
         return None
     return noted if isinstance(noted, str) else None

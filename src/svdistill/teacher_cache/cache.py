@@ -21,7 +21,7 @@ from svdistill import checksums
 from svdistill.atomic import digest
 from svdistill.errors import DataError, OptionError, ShapeError
 from svdistill.losses.protocol import Losses
-from svdistill.plain import parse_json
+from svdistill.plain import parse_json, read_text
 from svdistill.teacher import Request, Teacher
 from svdistill.teacher_cache.key import Key, difference
 
@@ -97,7 +97,7 @@ class TeacherCache(Teacher):
         """
         path = Path(folder)
         try:
-            text = (path / MANIFEST).read_bytes().decode()
+            text = read_text(path / MANIFEST)
             manifest = parse_json(text)
             if manifest.get("format") != FORMAT:
                 raise DataError(f"the teacher cache in {path} was written by another version of svdistill; {_FRESH}")
@@ -107,6 +107,8 @@ class TeacherCache(Teacher):
         except DataError:
             raise
         except FileNotFoundError as error:
+            if path.exists():
+                raise DataError(f"{path / MANIFEST} is missing; {_FRESH}") from error
             raise DataError(f"{path} holds no teacher cache; make it (svdistill cache RECIPE)") from error
         except (OSError, *WRONG_FORM) as error:
             raise DataError(f"{path / MANIFEST} is damaged; {_FRESH}") from error

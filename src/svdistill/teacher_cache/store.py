@@ -1,5 +1,6 @@
 """Run a teacher over all views of the training images, and write what the losses need of it."""
 
+import hashlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from svdistill import checksums
 from svdistill.atomic import clear_leftovers, digest, locked, write_atomically
 from svdistill.data import Batch
 from svdistill.errors import DataError
+from svdistill.plain import parse_json, read_text
 from svdistill.teacher_cache.cache import (
     DIGESTS,
     FORMAT,
@@ -105,6 +108,18 @@ def store(
     return TeacherCache.open(path, key)
 
 
+class _Piece(NamedTuple):
+    """Images of which all is safely on disk: those from the end of the piece before up to this end.
+
+    Attributes:
+        end: the number after the last one.
+        digest: SHA-256 of what is stored of them.
+    """
+
+    end: int
+    digest: str
+
+
 class _Task:
     """A teacher cache that is being written."""
 
@@ -113,6 +128,7 @@ class _Task:
         self._key, self._source = key, source
         self._wide = {(loss, name) for loss, names in source.precise.items() for name in names}
         self._progress = progress
+        self._pieces: list[_Piece] = []
 
     def fill(self) -> bool:
         """Extract what is missing; False where a tensor did not fit into half precision, which is then remembered."""
@@ -130,6 +146,7 @@ class _Task:
                 self._wide.update(late)
                 self._progress(-reported)
                 shutil.rmtree(self._work)
+                self._pieces = []
                 return False
             if int(batch.views[0]) < self._key.views - 1:
                 continue
@@ -154,14 +171,17 @@ class _Task:
     def _begun(self) -> tuple[Spec | None, int]:
         """Return what an interrupted call has written, and of how many images; nothing where it cannot be used."""
         try:
-            plain = json.loads((self._work / PROGRESS).read_text(encoding="utf-8"))
-            spec, done = Spec.of(plain), int(plain["done"])
-            if (plain["format"], plain["key"]) == (FORMAT, self._key.plain()):
-                map_files(self._work, spec, mode="r")
-                return spec, done
-        except (OSError, *WRONG_FORM):  # never begun, or killed before the first images were safe
+            text = read_text(self._work / PROGRESS)
+            plain = parse_json(text)
+            spec, noted = Spec.of(plain), [_Piece(*piece) for piece in plain["pieces"]]
+            if checksums.unseal(text, plain) and (plain["format"], plain["key"]) == (FORMAT, self._key.plain()):
+                self._pieces = _sound(noted, map_files(self._work, spec, mode="r"))
+                if self._pieces:
+                    return spec, self._pieces[-1].end
+        except (OSError, DataError, *WRONG_FORM):  # never begun, killed before the first images were safe, or damaged
             pass
         shutil.rmtree(self._work, ignore_errors=True)
+        self._pieces = []
         return None, 0
 
     def _begin(self, known: Packed, batch: Batch) -> tuple[Spec, Arrays]:
@@ -186,12 +206,33 @@ class _Task:
             for array in parts.values():
                 if isinstance(array, np.memmap):
                     array.flush()
+        begin = self._pieces[-1].end if self._pieces else 0
+        self._pieces.append(_Piece(done, _rows_digest(arrays, begin, done)))
         about = {"format": FORMAT, "key": self._key.plain(), **spec.plain()}
         if done == self._source.images:
             digests = {DIGESTS: {file: digest(self._work / file) for file in spec.files}}
             manifest = checksums.seal(json.dumps({**about, **digests}, indent=1))
             write_atomically(self._work / MANIFEST, manifest.encode())
-        write_atomically(self._work / PROGRESS, json.dumps({**about, "done": done}).encode())
+        write_atomically(self._work / PROGRESS, checksums.seal(json.dumps({**about, "pieces": self._pieces})).encode())
+
+
+def _sound(pieces: Sequence[_Piece], arrays: Arrays) -> list[_Piece]:
+    """Return the first pieces, up to one that has changed since it was brought to disk."""
+    sound: list[_Piece] = []
+    for piece in pieces:
+        if _rows_digest(arrays, sound[-1].end if sound else 0, piece.end) != piece.digest:
+            break
+        sound.append(piece)
+    return sound
+
+
+def _rows_digest(arrays: Arrays, begin: int, end: int) -> str:
+    """Return the SHA-256 of what is stored of some images, in all their views."""
+    found = hashlib.sha256()
+    for array in (array for parts in arrays.values() for array in parts.values()):
+        for view in array:
+            found.update(view[begin:end].data)
+    return found.hexdigest()
 
 
 def _reserve(file: Path) -> None:

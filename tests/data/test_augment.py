@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svdistill.data import Augmentation, Views, augment
-from svdistill.data.augment import draw, pieces_in_cache, warp
+from svdistill.data.augment import draw
+from svdistill.data.geometry import pieces_in_cache, warp
 from svdistill.errors import OptionError, ShapeError
 
 SIZES = [(1, 1), (2, 2), (3, 3), (8, 8), (9, 9), (28, 28), (31, 31), (32, 32), (8, 5), (5, 8), (7, 12), (225, 224)]
@@ -135,9 +136,12 @@ def test_parts_give_what_the_whole_gives(limit: int, monkeypatch: pytest.MonkeyP
     generator = torch.Generator().manual_seed(2)
     warps = draw(7, Augmentation(flip=True, rotation=180.0, shift=3), generator)
     assert warps is not None
-    expected = torch.cat([warp(images[i : i + 1], **warps.take(slice(i, i + 1))._asdict()) for i in range(7)])
+    each = [warps.take(slice(i, i + 1))[:3] for i in range(7)]
+    expected = torch.cat(
+        [warp(images[i : i + 1], flip=flip, angle=angle, shift=shift) for i, (flip, angle, shift) in enumerate(each)]
+    )
     monkeypatch.setattr(sys.modules[warp.__module__], "_PIXELS_IN_CACHE", limit)
-    assert torch.equal(warp(images, **warps._asdict()), expected)
+    assert torch.equal(warp(images, flip=warps.flip, angle=warps.angle, shift=warps.shift), expected)
     parts = pieces_in_cache(images)
     assert torch.equal(torch.cat([images[part] for part in parts]), images)
     assert len(parts) == {1: 7, 100: 7, 700: 3, 10**9: 1}[limit]
@@ -288,7 +292,7 @@ def test_views_are_spread_as_random_warps_are() -> None:
     settings = Augmentation(flip=True, rotation=20.0, shift=2)
     index = torch.arange(4000).repeat_interleave(5)
     view = torch.arange(5).repeat(4000)
-    warps = Views(count=5, seed=1).warps(index, view, settings)
+    warps = Views(count=5, seed=1).numbers(index, view, settings)
     assert warps is not None
     angle, shift = warps.angle.double(), warps.shift.double()
     assert abs(warps.flip.double().mean() - 0.5) < 0.015
@@ -306,9 +310,9 @@ def test_views_do_not_depend_on_the_batch() -> None:
     settings = Augmentation(rotation=90.0)
     views = Views(count=3, seed=7)
     index, view = torch.tensor([5, 9, 5, 2**31]), torch.tensor([0, 2, 1, 2])
-    whole = views.warps(index, view, settings)
-    backwards = views.warps(index.flip(0), view.flip(0), settings)
-    other = Views(count=3, seed=8).warps(index, view, settings)
+    whole = views.numbers(index, view, settings)
+    backwards = views.numbers(index.flip(0), view.flip(0), settings)
+    other = Views(count=3, seed=8).numbers(index, view, settings)
     assert whole is not None
     assert backwards is not None
     assert other is not None
@@ -318,7 +322,7 @@ def test_views_do_not_depend_on_the_batch() -> None:
 
 def test_views_of_nothing_to_vary() -> None:
     """Without augmentation there is no warp to apply."""
-    assert Views(count=2).warps(torch.arange(3), torch.zeros(3).long(), Augmentation()) is None
+    assert Views(count=2).numbers(torch.arange(3), torch.zeros(3).long(), Augmentation()) is None
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from svdistill.data import (
     Batches,
     ImageSet,
     Mixed,
+    ResizedCrop,
     Shard,
     Views,
     channel_statistics,
@@ -21,7 +22,7 @@ from svdistill.data import (
 )
 from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError
 
-SETTINGS = Augmentation(flip=True, rotation=20.0, shift=1)
+SETTINGS = Augmentation(flip=True, rotation=20.0, shift=1, resized_crop=ResizedCrop())
 
 
 def image_set(number: int = 23) -> ImageSet:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from svdistill import losses, nets, training
-from svdistill.data import Augmentation, Batches, ImageSet, Mixed, Views, channel_statistics
+from svdistill.data import Augmentation, Batches, ImageSet, Mixed, ResizedCrop, Views, channel_statistics
 from svdistill.distiller import Distiller
 from svdistill.errors import RecipeError, SvdistillError
 from svdistill.gradients import TransferHealth
@@ -19,6 +19,7 @@ from svdistill.training import Examples, Learner, Objective, Processes, Reducer,
 from svdistill.training.metrics import Metrics
 from svdistill.training.reduce import average_buffers
 
+VARIED = Augmentation(flip=True, rotation=15.0, shift=2, resized_crop=ResizedCrop())
 # name: (what makes the losses, objective, parts, unlabelled images a step, fixed views, width of the teacher)
 STEPS = {
     "sum": (lambda: {"svd": losses.SVDLoss(reduction="sum")}, Objective(), 1, 0, None, 0.05),
@@ -74,7 +75,7 @@ def steps(name, *, world=1, parts=None, count=4):
     distiller = Distiller(student, teacher, loss=make_losses(), student_taps=taps, teacher_taps=taps)
     distiller.prepare(torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
     optimizer = training.make_optimizer("sgd", distiller, lr=0.02, weight_decay=1e-3)
-    options = {"augmentation": Augmentation(flip=True, rotation=15.0, shift=2), "mean": mean, "std": std}
+    options = {"augmentation": VARIED, "mean": mean, "std": std}
     options |= {"views": views, "shard": processes.shard}
     batches = Batches(labelled, 8, seed=5, **options)
     if unlabelled:

@@ -9,7 +9,7 @@ from tests.recipes.small import twelve_images
 from tests.waiting import DEVICE, WaitError, fused_forms, nothing_waits
 
 from svdistill import losses, methods, nets, recipes, training
-from svdistill.data import Augmentation, Batches, ImageSet, Mixed, Views
+from svdistill.data import Augmentation, Batches, ImageSet, Mixed, ResizedCrop, Views
 from svdistill.distiller import Distiller
 from svdistill.errors import ShapeError
 from svdistill.gradients import TransferHealth
@@ -27,6 +27,7 @@ from svdistill.training.state import RunState
 from svdistill.training.steps import make_steps
 
 STEPS = 50
+EVERYTHING = Augmentation(flip=True, rotation=5.0, shift=2, resized_crop=ResizedCrop())
 
 
 def run(recipe, *, capture, steps=STEPS):
@@ -130,7 +131,7 @@ def buffered(distiller, *, device="cpu", unlabelled=False, optimizer="sgd", capt
     """Return steps on buffers for a distiller, and the metrics and health that they add to."""
     engine = training.Engine(torch.device(device), "bf16-mixed", find_ranks())
     images = bare(twelve_images().train, device)
-    augmentation = Augmentation(flip=True, rotation=5.0, shift=2)
+    augmentation = EVERYTHING
     mean, std = torch.zeros(1, device=device), torch.ones(1, device=device)
     make = partial(Batches, augmentation=augmentation, mean=mean, std=std)
     batches = make(images, 4, seed=1)
@@ -230,7 +231,7 @@ def test_a_step_that_fails_while_it_is_recorded_leaves_no_trace():
 def test_what_was_drawn_ahead_is_what_comes():
     """Batches assembled from draws are those that the iterator hands out, through ends of epochs, views and shards."""
     images = twelve_images().train
-    options = {"mean": torch.zeros(1), "std": torch.ones(1), "augmentation": Augmentation(rotation=9.0, shift=2)}
+    options = {"mean": torch.zeros(1), "std": torch.ones(1), "augmentation": EVERYTHING}
     for views in (None, Views(count=3)):
 
         def make(seed, size, first=0, views=views):

@@ -25,7 +25,7 @@ def cache(
 ) -> None:
     """Store what the losses need of a teacher, for training without it.
 
-    The teacher is run once over a fixed number of views, random warps, of
+    The teacher is run once over a fixed number of views, random variants, of
     every training image. Training by the same recipe and settings then reads
     what it needs of the teacher from disk. An interrupted call resumes where
     it stopped.

@@ -1,7 +1,8 @@
 """Image sets, in memory or on disk, and batches of them, augmented and standardized on the device."""
 
-from svdistill.data.augment import Augmentation, Views, Warps, augment, warp
-from svdistill.data.batches import Batch, Batches, Draws, Mixed, Shard, every_view
+from svdistill.data.augment import Augmentation, Numbers, Views
+from svdistill.data.batches import Batch, Batches, Draws, Shard, every_view
+from svdistill.data.boxes import ResizedCrop
 from svdistill.data.catalogue import (
     Classes,
     Description,
@@ -16,8 +17,11 @@ from svdistill.data.catalogue import (
 )
 from svdistill.data.digest import fingerprint
 from svdistill.data.download import Remote, cache_folder, download
+from svdistill.data.edits import augment
 from svdistill.data.files import Files, FileSet
+from svdistill.data.geometry import warp
 from svdistill.data.held_out import hold_out
+from svdistill.data.mixed import Mixed
 from svdistill.data.rotation import rotation_task, turned
 from svdistill.data.sets import UNLABELLED, Dataset, ImageSet, ImageSource
 from svdistill.data.statistics import channel_statistics, measured, standardize
@@ -36,11 +40,12 @@ __all__ = [
     "ImageSet",
     "ImageSource",
     "Mixed",
+    "Numbers",
     "Remote",
+    "ResizedCrop",
     "Root",
     "Shard",
     "Views",
-    "Warps",
     "augment",
     "cache_folder",
     "channel_statistics",

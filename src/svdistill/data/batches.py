@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from svdistill.data.augment import Augmentation, Views, Warps, draw, inverse_maps, look_up, pieces_in_cache, warp
-from svdistill.data.sets import UNLABELLED, ImageSet, ImageSource
+from svdistill.data.augment import Augmentation, Numbers, Views, draw
+from svdistill.data.edits import Edits, edit, plan
+from svdistill.data.geometry import pieces_in_cache
+from svdistill.data.sets import ImageSet, ImageSource
 from svdistill.data.statistics import check_statistics, standardize, unit_range
-from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError
+from svdistill.errors import CheckpointError, DataError, OptionError
 
 
 class Batch(NamedTuple):
@@ -21,7 +23,7 @@ class Batch(NamedTuple):
         images: (B, C, H, W), float32, augmented and standardized.
         labels: (B,), int64, −1 where an image has none.
         indices: (B,), int64, on the CPU: the image's number in the training set.
-        views: (B,), int64, on the CPU: the number of its warp where there are `Views`, else 0.
+        views: (B,), int64, on the CPU: the number of its variant where there are `Views`, else 0.
     """
 
     images: Tensor
@@ -35,18 +37,23 @@ class Draws(NamedTuple):
 
     Attributes:
         indices: (S, B), int64: the image's number in the training set.
-        views: (S, B), int64: the number of its warp where there are `Views`, else 0.
-        maps: (S, B, 2, 3), float64: how it is warped, see `inverse_maps`; None where images stay as they are.
+        views: (S, B), int64: the number of its variant where there are `Views`, else 0.
+        edits: how each is varied, (S, B, …); None where images stay as they are.
     """
 
     indices: Tensor
     views: Tensor
-    maps: Tensor | None
+    edits: Edits | None
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply a function to each tensor."""
-        indices, views, maps = self
-        return type(self)(function(indices), function(views), None if maps is None else function(maps))
+        indices, views, edits = self
+        return type(self)(function(indices), function(views), None if edits is None else edits.each(function))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that there are, in the same order whenever the same is drawn."""
+        return [self.indices, self.views, *(one for one in self.edits or () if one is not None)]
 
 
 @dataclass(frozen=True)
@@ -93,8 +100,8 @@ class Batches:
         augmentation: how far images are varied, before standardization.
         mean: (C,), of the training set, as `channel_statistics` gives it.
         std: (C,), of the same images as `mean`.
-        views: fixed warps, of which one is chosen at random, in place of new ones.
-        shard: the part of each batch that this process gets. Order and warps are those of the whole batch, so that
+        views: fixed variants, of which one is chosen at random, in place of new ones.
+        shard: the part of each batch that this process gets. Order and numbers are those of the whole batch, so that
             all processes together work on what a single one would, and a state fits any number of them.
         first: number of the first image, where the images of another set come before these.
         channels_last: whether the images of a batch lie channels-last in memory.
@@ -188,7 +195,7 @@ class Batches:
         for mine, pixels in zip(own, self._images.batches(own), strict=True):
             drawn = self._draw()
             labels = self._images.labels[mine.to(self._images.device)]
-            yield Batch(self._prepared(pixels, drawn.maps), labels, drawn.indices, drawn.views)
+            yield Batch(self._prepared(pixels, drawn.edits), labels, drawn.indices, drawn.views)
 
     def advance(self) -> None:
         """Let the next batch count as handed out, without making it."""
@@ -212,11 +219,9 @@ class Batches:
     def _draw_ahead(self, count: int) -> Draws:
         ahead = copy.copy(self)
         ahead._generator = self._generator.clone_state()
-        indices, views, warps = zip(*(ahead._next_numbers() for _ in range(count)), strict=True)
-        joined = None
-        if warps[0] is not None:
-            joined = Warps(*map(torch.cat, zip(*(one.take(self._part) for one in warps), strict=True)))
-        # The maps of all at once: one by one they would take longer than the steps on a fast device.
+        indices, views, numbers = zip(*(ahead._next_numbers() for _ in range(count)), strict=True)
+        joined = None if numbers[0] is None else Numbers.join([one.take(self._part) for one in numbers])
+        # The edits of all at once: one by one they would take longer than the steps on a fast device.
         index, view = (torch.cat([one[self._part] for one in parts]) for parts in (indices, views))
         return self._draws(index, view, joined).each(lambda one: one.unflatten(0, (count, -1)))
 
@@ -234,7 +239,7 @@ class Batches:
         assert isinstance(self._images, ImageSet)
         rows = own.indices - self._first
         return Batch(
-            self._prepared(self._images.images[rows], own.maps), self._images.labels[rows], own.indices, own.views
+            self._prepared(self._images.images[rows], own.edits), self._images.labels[rows], own.indices, own.views
         )
 
     def _begin_if_over(self) -> None:
@@ -242,25 +247,27 @@ class Batches:
             self._order = torch.randperm(len(self._images), generator=self._generator)
             self._position = 0
 
-    def _next_numbers(self) -> tuple[Tensor, Tensor, Warps | None]:
+    def _next_numbers(self) -> tuple[Tensor, Tensor, Numbers | None]:
         self._begin_if_over()
         return self._draw_numbers()
 
     def _draw(self) -> Draws:
         """Draw for the whole next batch, which then counts as handed out, and return the own part."""
-        index, views, warps = self._draw_numbers()
-        return self._draws(index[self._part], views[self._part], None if warps is None else warps.take(self._part))
+        index, views, numbers = self._draw_numbers()
+        own = None if numbers is None else numbers.take(self._part)
+        return self._draws(index[self._part], views[self._part], own)
 
-    def _draws(self, index: Tensor, views: Tensor, warps: Warps | None) -> Draws:
-        """Return the draws of images (n,) of this set, in these views, or with these new warps."""
+    def _draws(self, index: Tensor, views: Tensor, numbers: Numbers | None) -> Draws:
+        """Return the draws of images (n,) of this set, in these views, or with these new numbers."""
         indices = index + self._first
         if self._views is not None:
-            warps = self._views.warps(indices, views, self._augmentation)
+            numbers = self._views.numbers(indices, views, self._augmentation)
         _, height, width = self.shape
-        return Draws(indices, views, None if warps is None else inverse_maps(warps, height=height, width=width))
+        edits = None if numbers is None else plan(numbers, self._augmentation, height=height, width=width)
+        return Draws(indices, views, edits)
 
-    def _draw_numbers(self) -> tuple[Tensor, Tensor, Warps | None]:
-        """Draw the random numbers of the whole next batch, and return its images, their views, and new warps."""
+    def _draw_numbers(self) -> tuple[Tensor, Tensor, Numbers | None]:
+        """Draw the random numbers of the whole next batch, and return its images, their views, and new numbers."""
         start = self._position * self._batch_size
         index = self._order[start : start + self._batch_size]
         self._position += 1
@@ -268,13 +275,13 @@ class Batches:
             return index, torch.zeros_like(index), draw(len(index), self._augmentation, self._generator)
         return index, torch.randint(self._views.count, index.shape, generator=self._generator), None
 
-    def _prepared(self, pixels: Tensor, maps: Tensor | None) -> Tensor:
-        """Return uint8 (B, C, H, W) as float32, warped and standardized."""
+    def _prepared(self, pixels: Tensor, edits: Edits | None) -> Tensor:
+        """Return uint8 (B, C, H, W) as float32, varied and standardized."""
         images = torch.empty(pixels.shape, device=pixels.device, memory_format=self._layout)
         for piece in pieces_in_cache(pixels):
             varied = unit_range(pixels[piece])
-            if maps is not None:
-                varied = look_up(varied, maps[piece])
+            if edits is not None:
+                varied = edit(varied, edits.take(piece))
             images[piece] = standardize(varied, self._mean, self._std)
         return images
 
@@ -329,7 +336,7 @@ def every_view(
     Args:
         sets: their images are numbered in this order, one set after the other.
         batch_size: images a batch; the last batch of a set may be smaller.
-        views: the fixed warps.
+        views: the fixed variants.
         augmentation: how far images are varied.
         mean: (C,), see `Batches`.
         std: (C,), of the same images as `mean`.
@@ -340,153 +347,16 @@ def every_view(
     """
     first = 0
     for images in sets:
-        numbers = [part for part in torch.arange(len(images))[max(0, start - first) :].split(batch_size) if len(part)]
-        for index, pixels in zip(numbers, images.batches(numbers), strict=True):
+        _, height, width = images.shape
+        indices = [part for part in torch.arange(len(images))[max(0, start - first) :].split(batch_size) if len(part)]
+        for index, pixels in zip(indices, images.batches(indices), strict=True):
             raw, labels = unit_range(pixels), images.labels[index.to(images.device)]
             for number in range(views.count):
                 view = torch.full_like(index, number)
-                warps = views.warps(index + first, view, augmentation)
-                varied = raw if warps is None else warp(raw, **warps._asdict())
+                numbers = views.numbers(index + first, view, augmentation)
+                edits = None if numbers is None else plan(numbers, augmentation, height=height, width=width)
+                varied = raw if edits is None else edit(raw, edits)
                 yield Batch(
                     standardize(varied, mean.to(images.device), std.to(images.device)), labels, index + first, view
                 )
         first += len(images)
-
-
-class Mixed:
-    """Labelled batches, to each of which a batch of images without labels is added.
-
-    An epoch is one pass over the labelled images. The unlabelled ones run beside them, epoch after epoch of their
-    own, wherever the labelled ones stand. It has the interface of `Batches`.
-
-    Args:
-        labelled: they come first in each batch.
-        unlabelled: they follow, with the label −1, whatever label they have.
-
-    Raises:
-        ShapeError: the images of the two have different shapes.
-    """
-
-    def __init__(self, labelled: Batches, unlabelled: Batches) -> None:
-        if labelled.shape != unlabelled.shape:
-            raise ShapeError(
-                f"labelled images have shape {labelled.shape} and unlabelled ones {unlabelled.shape}; "
-                "load both with the same image_size and channels"
-            )
-        self._labelled = labelled
-        self._unlabelled = unlabelled
-        self._stream: Iterator[Batch] = iter(())
-
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        return len(self._labelled)
-
-    @property
-    def position(self) -> int:
-        """How many batches of the current epoch have been handed out; `len` between two epochs."""
-        return self._labelled.position
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
-        return self._labelled.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where the batches are made."""
-        return self._labelled.device
-
-    @property
-    def labels(self) -> Tensor:
-        """(N,), int64, of the labelled images."""
-        return self._labelled.labels
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether all images lie in memory, so that batches can be assembled by `assemble`."""
-        return self._labelled.in_memory and self._unlabelled.in_memory
-
-    def epoch(self, *, labelled_only: bool = False) -> Iterator[Batch]:
-        """Hand out the rest of the current epoch, or a new one if the current one is over.
-
-        Args:
-            labelled_only: leave out the images without labels, which pass by all the same.
-
-        Yields:
-            This process's part of each batch: first the labelled images, then those without labels, with the label −1.
-        """
-        for batch in self._labelled.epoch():
-            if labelled_only:
-                self._advance_unlabelled()
-                yield batch
-            else:
-                yield _together(batch, self._next_unlabelled())
-
-    def advance(self) -> None:
-        """Let the next batch count as handed out, without making it."""
-        self._labelled.advance()
-        self._advance_unlabelled()
-
-    def upcoming(self, count: int) -> tuple[Draws, ...]:
-        """Draw ahead of time; see `Batches.upcoming`.
-
-        Returns:
-            Two: those of the labelled images, and those of the others.
-        """
-        return (*self._labelled.upcoming(count), *self._unlabelled.upcoming(count))
-
-    def assemble(self, drawn: Sequence[Draws], *, labelled_only: bool = False) -> Batch:
-        """Make a batch of images in memory from what was drawn for it; see `Batches.assemble`.
-
-        Args:
-            drawn: two, without the dimension S.
-            labelled_only: leave out the images without labels.
-        """
-        first, second = drawn
-        batch = self._labelled.assemble((first,))
-        return batch if labelled_only else _together(batch, self._unlabelled.assemble((second,)))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything on which the further batches depend, as tensors and plain values."""
-        return {"labelled": self._labelled.state_dict(), "unlabelled": self._unlabelled.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a state that `state_dict` returned.
-
-        Args:
-            state: of the same two kinds of batches.
-
-        Raises:
-            CheckpointError: an entry is missing, or the state is for other sizes.
-        """
-        missing = [name for name in ("labelled", "unlabelled") if name not in state]
-        if missing:
-            raise CheckpointError(
-                f"the saved state of the batches lacks {' and '.join(missing)}; it is of a run with other data: "
-                "restore the settings or start the run afresh"
-            )
-        self._unlabelled.load_state_dict(state["unlabelled"])
-        self._labelled.load_state_dict(state["labelled"])
-        self._stream = iter(())  # what was read ahead belongs to the state before
-
-    def _next_unlabelled(self) -> Batch:
-        batch = next(self._stream, None)
-        if batch is None:
-            self._stream = self._unlabelled.epoch()
-            batch = next(self._stream)
-        return batch
-
-    def _advance_unlabelled(self) -> None:
-        self._unlabelled.advance()
-        self._stream = iter(())  # what was read ahead has passed by
-
-
-def _together(batch: Batch, others: Batch) -> Batch:
-    """Put images without labels behind labelled ones."""
-    without = batch.labels.new_full((len(others.images),), UNLABELLED)
-    return Batch(
-        torch.cat([batch.images, others.images]),
-        torch.cat([batch.labels, without]),
-        torch.cat([batch.indices, others.indices]),
-        torch.cat([batch.views, others.views]),
-    )

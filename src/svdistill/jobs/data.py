@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from svdistill import data
-from svdistill.data.augment import augment
+from svdistill.data.edits import augment
 from svdistill.data.statistics import unit_range
 from svdistill.errors import OptionError
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Strict, field_validator, model_validator
+from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
 
 from svdistill.choices import MAX_BATCH, MAX_COUNT
 from svdistill.errors import brief
@@ -11,20 +11,68 @@ from svdistill.recipes.base import Fraction, Settings
 Classes = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 # Degrees; beyond half of a quarter turn an image is nearer to the next one.
 _MOST_ROTATION = 45.0
+# Of a box's sides.
+MAX_RATIO = 1000.0
+
+
+def _in_order(most: float) -> BeforeValidator:
+    """Return what checks a pair of numbers above 0 and at most ``most``, the smaller first."""
+
+    def check(value: Any) -> Any:
+        pair = isinstance(value, list | tuple) and len(value) == 2
+        if not pair or not all(isinstance(one, int | float) and not isinstance(one, bool) for one in value):
+            raise ValueError(f"expected a list of two numbers, the smaller first; got {brief(value)}")
+        if not 0 < value[0] <= value[1] <= most:
+            raise ValueError(
+                f"expected two numbers above 0 and at most {most:g}, the smaller first; got {brief(value)}"
+            )
+        return float(value[0]), float(value[1])
+
+    return BeforeValidator(check)
+
+
+Area = Annotated[tuple[float, float], _in_order(1.0)]
+Ratio = Annotated[tuple[float, float], _in_order(MAX_RATIO)]
+
+
+class ResizedCropSettings(Settings):
+    """A box of each image, enlarged to the whole size.
+
+    Attributes:
+        scale: least and greatest area of the box, as parts of the image's.
+        ratio: least and greatest ratio of the box's width to its height.
+    """
+
+    scale: Area = (0.08, 1.0)
+    ratio: Ratio = (3 / 4, 4 / 3)
 
 
 class AugmentSettings(Settings):
-    """Random warps of the training images.
+    """How the training images vary at random.
 
     Attributes:
         flip: mirror half of the images left to right; refused for data sets where a mirror image is another class.
         rotation: rotate by up to this many degrees to either side.
         shift: move by up to this many pixels in each direction, the edge filled with zeros.
+        resized_crop: show a random box of each image, enlarged to the whole size, before it is mirrored, rotated and
+            moved: ``true``, or its settings; null = the whole image.
     """
 
     flip: bool = False
     rotation: float = Field(default=0.0, ge=0, le=180)
     shift: int = Field(default=0, ge=0, le=4096)
+    resized_crop: ResizedCropSettings | None = None
+
+    @field_validator("resized_crop", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        """Take true for all defaults, and false for null."""
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+    @property
+    def varies(self) -> bool:
+        """Whether any image is changed."""
+        return any((self.flip, self.rotation, self.shift, self.resized_crop))
 
 
 class UnlabelledSettings(Settings):
@@ -58,7 +106,7 @@ class DataSettings(Settings):
         image_size: resize once to this many pixels a side; null = as they are.
         channels: 1 = grey, 3 = colour; null = as they are.
         background: what shows through where an image file is transparent: ``white`` or ``black``.
-        augment: random warps of the training images.
+        augment: how the training images vary at random.
         unlabelled: images without labels for the transfer task, or null.
     """
 

@@ -200,11 +200,18 @@ def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) 
 
 def augmentation(recipe: Recipe) -> data.Augmentation:
     """Return how far the training images of a recipe are varied."""
-    return data.Augmentation(**recipe.data.augment.model_dump())
+    settings = recipe.data.augment
+    crop = settings.resized_crop
+    return data.Augmentation(
+        flip=settings.flip,
+        rotation=settings.rotation,
+        shift=settings.shift,
+        resized_crop=None if crop is None else data.ResizedCrop(**crop.model_dump()),
+    )
 
 
 def fixed_views(recipe: Recipe) -> data.Views | None:
-    """Return the fixed warps of the training images that a recipe asks for, or None.
+    """Return the fixed variants of the training images that a recipe asks for, or None.
 
     They do not depend on its seed, so that students of several seeds share what is stored of their teacher.
     """

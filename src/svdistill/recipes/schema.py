@@ -66,9 +66,9 @@ class TeacherSettings(Settings):
         taps: as for the model; null = the taps of the teacher's recipe or model.
         drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.
         layout: as for the model; null = as in the teacher's recipe.
-        views: how many fixed warps of each image to train on; the teacher is run over them once, and what the losses
-            need of it is stored and read from disk; null = new warps each time, with the teacher in every step. The
-            warps are the same for every seed.
+        views: how many fixed variants of each image to train on; the teacher is run over them once, and what the
+            losses need of it is stored and read from disk; null = new ones each time, with the teacher in every step.
+            They are the same for every seed.
         live: with ``views``, run the teacher in every step all the same, for comparison.
         shard: with several processes, each keeps a part of the teacher's parameters, and a block's are put together
             only while it runs; for a teacher that does not fit into the memory of one GPU. One process keeps them all.
@@ -114,7 +114,7 @@ class Recipe(Settings):
     Attributes:
         name: what the run's folder is called.
         description: one line for the list of recipes.
-        seed: fixes the labelled subset, the initial weights, the order of the images and their warps.
+        seed: fixes the labelled subset, the initial weights, the order of the images and how they vary.
         data: the images.
         model: the network to be trained, called the student where there is a teacher.
         teacher: the network that helps, or null.
@@ -176,8 +176,8 @@ class Recipe(Settings):
             raise ValueError("train.first_stage: no loss takes part in it; give one with stage=first, or 0")
 
     def _check_views(self) -> None:
-        views, augment = self.teacher and self.teacher.views, self.data.augment
-        if views and views > 1 and not (augment.flip or augment.rotation or augment.shift):
+        views = self.teacher and self.teacher.views
+        if views and views > 1 and not self.data.augment.varies:
             raise ValueError(
                 f"teacher.views: data.augment varies nothing, so that all {views} views would be the same image; take "
                 "teacher.views=1, or for instance data.augment.shift=2"

@@ -22,7 +22,7 @@ from svdistill.training.trouble import broke_first
 class BufferedSteps:
     """The steps of a stage, each a call without arguments, which a GPU can capture as one graph.
 
-    A step gathers its images by what was drawn for the epoch, warps and standardizes them, and does what
+    A step gathers its images by what was drawn for the epoch, varies and standardizes them, and does what
     :func:`svdistill.training.take_step` does; the next call takes the next draws. Between two epochs the host sends
     draws, rate and the epoch's number; within one it sends nothing and waits for nothing. On a CPU everything is the
     same to the bit as with :func:`take_step`.
@@ -164,9 +164,8 @@ class BufferedSteps:
                 for draws in upcoming
             )
         for buffers, draws in zip(self._draws, upcoming, strict=True):
-            for buffer, values in zip(buffers, draws, strict=True):
-                if buffer is not None and values is not None:
-                    _copy(values, buffer[: len(values)])
+            for buffer, values in zip(buffers.tensors, draws.tensors, strict=True):
+                _copy(values, buffer[: len(values)])
 
     def _untouched(self) -> Callable[[], None]:
         """Note everything that a step changes, and return what puts it back in place."""

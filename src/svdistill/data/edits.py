@@ -1,0 +1,94 @@
+"""What is done to each image of a batch: made from its random numbers on the host, done on the images' device."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from svdistill.data.augment import Augmentation, Numbers, draw
+from svdistill.data.boxes import crop_boxes
+from svdistill.data.geometry import check_images, inverse_maps, look_up
+
+
+class Edits(NamedTuple):
+    """What is done to each image of a batch, in this order; None where nothing of a kind is done.
+
+    Attributes:
+        maps: (B, 2, 3), float64: where its pixels come from, see `inverse_maps`.
+        crops: (B, 4), int64: the box of the image that the maps lead to, see `look_up`.
+    """
+
+    maps: Tensor | None = None
+    crops: Tensor | None = None
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Apply a function to each tensor."""
+        return type(self)(*(None if one is None else function(one) for one in self))
+
+    def take(self, part: slice) -> Self:
+        """Return what is done to some of the images."""
+        return self.each(lambda one: one[part])
+
+
+def plan(numbers: Numbers, augmentation: Augmentation, *, height: int, width: int) -> Edits:
+    """Make of the random numbers of some images what is to be done to them: a pure function.
+
+    Args:
+        numbers: of B images.
+        augmentation: how far; the numbers were drawn for it.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+
+    Returns:
+        The edits, on the CPU.
+    """
+    maps = crops = None
+    if augmentation.moves:
+        maps = inverse_maps(numbers.flip, numbers.angle, numbers.shift, height=height, width=width)
+    if augmentation.resized_crop is not None and numbers.resized_crop is not None:
+        crops = crop_boxes(numbers.resized_crop, augmentation.resized_crop, height=height, width=width)
+    return Edits(maps, crops)
+
+
+def edit(images: Tensor, edits: Edits) -> Tensor:
+    """Do to each image of a batch what was planned for it; where the edits lie on its device, nothing waits.
+
+    Args:
+        images: (B, C, H, W), float32 or float64, raw: 0 is black, which is what comes in from outside the image.
+        edits: of these images, on any device.
+
+    Returns:
+        (B, C, H, W).
+
+    Raises:
+        ShapeError: the images have another dtype or number of dimensions.
+    """
+    check_images(images)
+    if images.numel() == 0:
+        return images
+    if edits.maps is not None:
+        images = look_up(images, edits.maps, edits.crops)
+    return images
+
+
+def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Vary each image at random.
+
+    Args:
+        images: (B, C, H, W), float32 or float64, raw: 0 is black, which is what comes in from outside the image.
+        augmentation: how far.
+        generator: as for `draw`.
+
+    Returns:
+        (B, C, H, W); `images` itself where nothing is to be varied.
+
+    Raises:
+        ShapeError: the images have another dtype or number of dimensions.
+    """
+    numbers = draw(len(images), augmentation, generator)
+    if numbers is None:
+        return images
+    check_images(images)
+    height, width = images.shape[2:]
+    return edit(images, plan(numbers, augmentation, height=height, width=width))

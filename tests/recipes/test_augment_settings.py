@@ -1,0 +1,57 @@
+"""The settings of augmentation: their bounds, what they make, and what they are to a run's digest."""
+
+from typing import Any
+
+import pytest
+
+from svdistill import recipes
+from svdistill.errors import RecipeError
+from svdistill.recipes.images import augmentation
+
+BOXES = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ("resized_crop=1", r"^data\.augment\.resized_crop: expected settings of its own"),
+        ("resized_crop.scale=[0.5,1.5]", r"^data\.augment\.resized_crop\.scale: expected two numbers .* at most 1,"),
+        ("resized_crop.scale=[0,1]", r"^data\.augment\.resized_crop\.scale: expected two numbers above 0"),
+        (
+            "resized_crop.ratio=[2,1]",
+            r"^data\.augment\.resized_crop\.ratio: expected .* the smaller first; got \[2, 1\]$",
+        ),
+        ("resized_crop.ratio=2", r"^data\.augment\.resized_crop\.ratio: expected a list of two numbers"),
+        ("resized_crop.area=2", r"^data\.augment\.resized_crop\.area: unknown key"),
+    ],
+)
+def test_out_of_range(setting: str, match: str) -> None:
+    """One line that names the key."""
+    with pytest.raises(RecipeError, match=match):
+        recipes.load("digits/svd", [f"data.augment.{setting}"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], {}),
+        (["resized_crop=true"], {"resized_crop": BOXES}),
+        (["resized_crop={scale: [0.5, 1]}"], {"resized_crop": BOXES | {"scale": (0.5, 1.0)}}),
+    ],
+)
+def test_what_they_make(settings: list[str], expected: dict[str, Any]) -> None:
+    """What is off does not count among what a teacher cache is of, so that older ones still serve."""
+    recipe = recipes.load("digits/svd", [f"data.augment.{one}" for one in settings])
+    assert augmentation(recipe).plain() == {"flip": False, "rotation": 10.0, "shift": 1} | expected
+    assert recipes.validate(recipe.to_dict()) == recipe
+
+
+def test_digests() -> None:
+    """A default that is written out names no other run; whatever varies images does."""
+    plain = recipes.load("digits/svd").digest()
+    for same in ("resized_crop=null", "resized_crop=false"):
+        assert recipes.load("digits/svd", [f"data.augment.{same}"]).digest() == plain
+    others = ["resized_crop=true", "resized_crop={scale: [0.5, 1]}"]
+    assert len({plain, *(recipes.load("digits/svd", [f"data.augment.{one}"]).digest() for one in others)}) == 3
+    written = recipes.load("digits/svd", ["data.augment.resized_crop={scale: [0.08, 1]}"]).digest()
+    assert written == recipes.load("digits/svd", ["data.augment.resized_crop={}"]).digest()

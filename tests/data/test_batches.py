@@ -11,6 +11,7 @@ from svdistill.data import (
     Augmentation,
     Batch,
     Batches,
+    Erasing,
     ImageSet,
     Mixed,
     ResizedCrop,
@@ -22,7 +23,7 @@ from svdistill.data import (
 )
 from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError
 
-SETTINGS = Augmentation(flip=True, rotation=20.0, shift=1, resized_crop=ResizedCrop())
+SETTINGS = Augmentation(flip=True, rotation=20.0, shift=1, resized_crop=ResizedCrop(), erasing=Erasing())
 
 
 def image_set(number: int = 23) -> ImageSet:

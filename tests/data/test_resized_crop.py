@@ -77,7 +77,7 @@ def test_a_crop_is_what_interpolating_the_box_gives(height: int, width: int) -> 
         numbers = draw(40, settings, torch.Generator().manual_seed(3))
         assert numbers is not None
         assert numbers.resized_crop is not None
-        found = edit(images, plan(numbers, settings, height=height, width=width))
+        found = edit(images, plan(numbers, settings, height=height, width=width), fill=torch.zeros(3))
         boxes = crop_boxes(numbers.resized_crop, DEFAULT, height=height, width=width)
         for image, result, box, flip, shift in zip(images, found, boxes, numbers.flip, numbers.shift, strict=True):
             left, top, wide, high = box.tolist()

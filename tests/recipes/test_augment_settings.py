@@ -22,6 +22,10 @@ BOXES = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
             r"^data\.augment\.resized_crop\.ratio: expected .* the smaller first; got \[2, 1\]$",
         ),
         ("resized_crop.ratio=2", r"^data\.augment\.resized_crop\.ratio: expected a list of two numbers"),
+        ("erasing.probability=0", r"^data\.augment\.erasing\.probability: expected more than 0"),
+        ("erasing.probability=1.5", r"^data\.augment\.erasing\.probability: expected at most 1"),
+        ("erasing.area=[0.1,1.1]", r"^data\.augment\.erasing\.area: expected two numbers above 0 and at most 1,"),
+        ("erasing.scale=[0.1,1]", r"^data\.augment\.erasing\.scale: unknown key"),
         ("resized_crop.area=2", r"^data\.augment\.resized_crop\.area: unknown key"),
     ],
 )
@@ -36,6 +40,7 @@ def test_out_of_range(setting: str, match: str) -> None:
     [
         ([], {}),
         (["resized_crop=true"], {"resized_crop": BOXES}),
+        (["erasing=true"], {"erasing": {"probability": 0.5, "area": (0.02, 0.33), "ratio": (0.3, 3.3)}}),
         (["resized_crop={scale: [0.5, 1]}"], {"resized_crop": BOXES | {"scale": (0.5, 1.0)}}),
     ],
 )
@@ -49,9 +54,11 @@ def test_what_they_make(settings: list[str], expected: dict[str, Any]) -> None:
 def test_digests() -> None:
     """A default that is written out names no other run; whatever varies images does."""
     plain = recipes.load("digits/svd").digest()
-    for same in ("resized_crop=null", "resized_crop=false"):
+    for same in ("resized_crop=null", "resized_crop=false", "erasing=false"):
         assert recipes.load("digits/svd", [f"data.augment.{same}"]).digest() == plain
-    others = ["resized_crop=true", "resized_crop={scale: [0.5, 1]}"]
-    assert len({plain, *(recipes.load("digits/svd", [f"data.augment.{one}"]).digest() for one in others)}) == 3
+    others = ["resized_crop=true", "resized_crop={scale: [0.5, 1]}", "erasing=true", "erasing.probability=0.1"]
+    assert len({plain, *(recipes.load("digits/svd", [f"data.augment.{one}"]).digest() for one in others)}) == 1 + len(
+        others
+    )
     written = recipes.load("digits/svd", ["data.augment.resized_crop={scale: [0.08, 1]}"]).digest()
     assert written == recipes.load("digits/svd", ["data.augment.resized_crop={}"]).digest()

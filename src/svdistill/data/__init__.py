@@ -2,7 +2,7 @@
 
 from svdistill.data.augment import Augmentation, Numbers, Views
 from svdistill.data.batches import Batch, Batches, Draws, Shard, every_view
-from svdistill.data.boxes import ResizedCrop
+from svdistill.data.boxes import Erasing, ResizedCrop
 from svdistill.data.catalogue import (
     Classes,
     Description,
@@ -35,6 +35,7 @@ __all__ = [
     "Dataset",
     "Description",
     "Draws",
+    "Erasing",
     "FileSet",
     "Files",
     "ImageSet",

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from svdistill.data import boxes
-from svdistill.data.boxes import ResizedCrop
+from svdistill.data.boxes import Erasing, ResizedCrop
 from svdistill.errors import OptionError
 
 # Where the numbers of a kind begin among those of a view, and how many it takes. A new kind goes to the end, so that
 # the views of the others stay as they are.
-_KINDS = {"resized_crop": (4, boxes.NUMBERS)}
+_KINDS = {"resized_crop": (4, boxes.NUMBERS), "erasing": (4 + boxes.NUMBERS, 1 + boxes.NUMBERS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class Augmentation:
         shift: largest shift in whole pixels; each image moves by a number of pixels drawn evenly from ± this, in both
             directions. The same as padding with as many zeros and cropping at random.
         resized_crop: show a box of each image, which is then mirrored, turned and shifted; None = the whole image.
+        erasing: erase a box of some images, after all else; None = of none.
 
     Raises:
         OptionError: a value has the wrong type or is out of range.
@@ -36,6 +37,7 @@ class Augmentation:
     rotation: float = 0.0
     shift: int = 0
     resized_crop: ResizedCrop | None = None
+    erasing: Erasing | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.flip, bool):
@@ -54,12 +56,12 @@ class Augmentation:
     @property
     def is_identity(self) -> bool:
         """Whether images stay as they are."""
-        return not self.moves
+        return not (self.moves or self.erasing)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The fields of `Numbers` beyond the first three that are drawn, in order."""
-        there = {"resized_crop": self.resized_crop}
+        there = {"resized_crop": self.resized_crop, "erasing": self.erasing}
         return tuple(kind for kind, settings in there.items() if settings)
 
     def plain(self) -> dict[str, Any]:
@@ -75,12 +77,14 @@ class Numbers(NamedTuple):
         angle: (B,), float, in degrees.
         shift: (B, 2), int64, in pixels.
         resized_crop: (B, n), float64, evenly in [0, 1); None where there is none.
+        erasing: (B, n), float64, evenly in [0, 1); None where there is none.
     """
 
     flip: Tensor
     angle: Tensor
     shift: Tensor
     resized_crop: Tensor | None = None
+    erasing: Tensor | None = None
 
     def take(self, part: slice) -> Self:
         """Return the numbers of some of the images."""

@@ -281,7 +281,7 @@ class Batches:
         for piece in pieces_in_cache(pixels):
             varied = unit_range(pixels[piece])
             if edits is not None:
-                varied = edit(varied, edits.take(piece))
+                varied = edit(varied, edits.take(piece), fill=self._mean)
             images[piece] = standardize(varied, self._mean, self._std)
         return images
 
@@ -355,7 +355,7 @@ def every_view(
                 view = torch.full_like(index, number)
                 numbers = views.numbers(index + first, view, augmentation)
                 edits = None if numbers is None else plan(numbers, augmentation, height=height, width=width)
-                varied = raw if edits is None else edit(raw, edits)
+                varied = raw if edits is None else edit(raw, edits, fill=mean)
                 yield Batch(
                     standardize(varied, mean.to(images.device), std.to(images.device)), labels, index + first, view
                 )

@@ -1,4 +1,4 @@
-"""Boxes of random area, shape and place within an image: what a resized crop shows."""
+"""Boxes of random area, shape and place within an image: what a resized crop shows, and what is erased."""
 
 import math
 from dataclasses import dataclass
@@ -38,6 +38,34 @@ class ResizedCrop:
         check_range("resized_crop: ratio", self.ratio, most=math.inf)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Erasing:
+    """Erase a box of some images: it shows the mean colour, which standardization makes 0.
+
+    Attributes:
+        probability: that an image has a box erased, above 0, at most 1.
+        area: least and greatest area of the box, as parts of the image's; above 0, at most 1.
+        ratio: least and greatest ratio of the box's width to its height, above 0; it is drawn evenly on a logarithmic
+            scale.
+
+    Raises:
+        OptionError: a value has the wrong type or is out of range.
+
+    Source: Z. Zhong et al., Random Erasing Data Augmentation, AAAI 2020; the defaults are those of torchvision.
+    """
+
+    probability: float = 0.5
+    area: Range = (0.02, 0.33)
+    ratio: Range = (0.3, 3.3)
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.probability, int | float) and not isinstance(self.probability, bool)
+        if not number or not 0 < self.probability <= 1:
+            raise OptionError(f"erasing: probability is {self.probability!r}, expected a number above 0, at most 1")
+        check_range("erasing: area", self.area, most=1.0)
+        check_range("erasing: ratio", self.ratio, most=math.inf)
+
+
 def check_range(name: str, value: Range, *, most: float) -> None:
     """Raise `OptionError` unless a value is a pair of numbers above 0, in order."""
     pair = isinstance(value, tuple | list) and len(value) == 2
@@ -67,6 +95,45 @@ def crop_boxes(even: Tensor, crop: ResizedCrop, *, height: int, width: int) -> T
     high = min(height, max(1, round(width / least)))
     middle = torch.tensor([(width - wide) // 2, (height - high) // 2, wide, high])
     return torch.where(boxes[:, 2:3] > 0, boxes, middle)
+
+
+def erased_boxes(even: Tensor, erasing: Erasing, *, height: int, width: int) -> Tensor:
+    """Return the boxes that are erased; each is lower and narrower than the image.
+
+    Args:
+        even: (B, 1 + `NUMBERS`), float64, evenly in [0, 1).
+        erasing: how often, areas and ratios.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+
+    Returns:
+        (B, 4), int64: left, top, width and height, in pixels; the last two are 0 where nothing is erased, also
+        where none of ten tries was small enough.
+    """
+    most = (height - 1, width - 1)
+    boxes = random_boxes(even[:, 1:], area=erasing.area, ratio=erasing.ratio, height=height, width=width, most=most)
+    return boxes * (even[:, :1] < erasing.probability)
+
+
+def erase(images: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
+    """Fill a box of each image.
+
+    Args:
+        images: (B, C, H, W).
+        boxes: (B, 4), int64: left, top, width and height, in pixels.
+        fill: (C,), with what.
+
+    Returns:
+        (B, C, H, W).
+    """
+    boxes = boxes.to(images.device)
+    inside = []
+    for axis, frame in enumerate((images.shape[3], images.shape[2])):
+        pixel, start = torch.arange(frame, device=images.device), boxes[:, axis, None]
+        inside.append((pixel >= start) & (pixel < start + boxes[:, axis + 2, None]))
+    across, down = inside
+    fill = fill.to(images.device, images.dtype)[:, None, None]
+    return torch.where(down[:, None, :, None] & across[:, None, None, :], fill, images)
 
 
 def random_boxes(even: Tensor, *, area: Range, ratio: Range, height: int, width: int, most: tuple[int, int]) -> Tensor:

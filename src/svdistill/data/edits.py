@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from svdistill.data.augment import Augmentation, Numbers, draw
-from svdistill.data.boxes import crop_boxes
+from svdistill.data.boxes import crop_boxes, erase, erased_boxes
 from svdistill.data.geometry import check_images, inverse_maps, look_up
 
 
@@ -17,10 +17,12 @@ class Edits(NamedTuple):
     Attributes:
         maps: (B, 2, 3), float64: where its pixels come from, see `inverse_maps`.
         crops: (B, 4), int64: the box of the image that the maps lead to, see `look_up`.
+        erased: (B, 4), int64: the box that is erased, see `erase`.
     """
 
     maps: Tensor | None = None
     crops: Tensor | None = None
+    erased: Tensor | None = None
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply a function to each tensor."""
@@ -43,20 +45,23 @@ def plan(numbers: Numbers, augmentation: Augmentation, *, height: int, width: in
     Returns:
         The edits, on the CPU.
     """
-    maps = crops = None
+    maps = crops = erased = None
     if augmentation.moves:
         maps = inverse_maps(numbers.flip, numbers.angle, numbers.shift, height=height, width=width)
     if augmentation.resized_crop is not None and numbers.resized_crop is not None:
         crops = crop_boxes(numbers.resized_crop, augmentation.resized_crop, height=height, width=width)
-    return Edits(maps, crops)
+    if augmentation.erasing is not None and numbers.erasing is not None:
+        erased = erased_boxes(numbers.erasing, augmentation.erasing, height=height, width=width)
+    return Edits(maps, crops, erased)
 
 
-def edit(images: Tensor, edits: Edits) -> Tensor:
+def edit(images: Tensor, edits: Edits, *, fill: Tensor) -> Tensor:
     """Do to each image of a batch what was planned for it; where the edits lie on its device, nothing waits.
 
     Args:
         images: (B, C, H, W), float32 or float64, raw: 0 is black, which is what comes in from outside the image.
         edits: of these images, on any device.
+        fill: (C,), what an erased box shows.
 
     Returns:
         (B, C, H, W).
@@ -69,16 +74,21 @@ def edit(images: Tensor, edits: Edits) -> Tensor:
         return images
     if edits.maps is not None:
         images = look_up(images, edits.maps, edits.crops)
+    if edits.erased is not None:
+        images = erase(images, edits.erased, fill)
     return images
 
 
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor, augmentation: Augmentation, generator: torch.Generator, *, fill: Tensor | None = None
+) -> Tensor:
     """Vary each image at random.
 
     Args:
         images: (B, C, H, W), float32 or float64, raw: 0 is black, which is what comes in from outside the image.
         augmentation: how far.
         generator: as for `draw`.
+        fill: (C,), what an erased box shows, for instance the images' mean; None = black.
 
     Returns:
         (B, C, H, W); `images` itself where nothing is to be varied.
@@ -91,4 +101,5 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
         return images
     check_images(images)
     height, width = images.shape[2:]
-    return edit(images, plan(numbers, augmentation, height=height, width=width))
+    fill = images.new_zeros(images.shape[1]) if fill is None else fill
+    return edit(images, plan(numbers, augmentation, height=height, width=width), fill=fill)

@@ -47,6 +47,20 @@ class ResizedCropSettings(Settings):
     ratio: Ratio = (3 / 4, 4 / 3)
 
 
+class ErasingSettings(Settings):
+    """A box that is erased: it shows the mean colour of the training images.
+
+    Attributes:
+        probability: that an image has one.
+        area: least and greatest area of the box, as parts of the image's.
+        ratio: least and greatest ratio of the box's width to its height.
+    """
+
+    probability: float = Field(default=0.5, gt=0, le=1)
+    area: Area = (0.02, 0.33)
+    ratio: Ratio = (0.3, 3.3)
+
+
 class AugmentSettings(Settings):
     """How the training images vary at random.
 
@@ -56,14 +70,16 @@ class AugmentSettings(Settings):
         shift: move by up to this many pixels in each direction, the edge filled with zeros.
         resized_crop: show a random box of each image, enlarged to the whole size, before it is mirrored, rotated and
             moved: ``true``, or its settings; null = the whole image.
+        erasing: erase a random box of some images, after all else: ``true``, or its settings; null = of none.
     """
 
     flip: bool = False
     rotation: float = Field(default=0.0, ge=0, le=180)
     shift: int = Field(default=0, ge=0, le=4096)
     resized_crop: ResizedCropSettings | None = None
+    erasing: ErasingSettings | None = None
 
-    @field_validator("resized_crop", mode="before")
+    @field_validator("resized_crop", "erasing", mode="before")
     @classmethod
     def _switched(cls, value: Any) -> Any:
         """Take true for all defaults, and false for null."""
@@ -72,7 +88,7 @@ class AugmentSettings(Settings):
     @property
     def varies(self) -> bool:
         """Whether any image is changed."""
-        return any((self.flip, self.rotation, self.shift, self.resized_crop))
+        return any((self.flip, self.rotation, self.shift, self.resized_crop, self.erasing))
 
 
 class UnlabelledSettings(Settings):

@@ -201,12 +201,13 @@ def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) 
 def augmentation(recipe: Recipe) -> data.Augmentation:
     """Return how far the training images of a recipe are varied."""
     settings = recipe.data.augment
-    crop = settings.resized_crop
+    crop, erasing = settings.resized_crop, settings.erasing
     return data.Augmentation(
         flip=settings.flip,
         rotation=settings.rotation,
         shift=settings.shift,
         resized_crop=None if crop is None else data.ResizedCrop(**crop.model_dump()),
+        erasing=None if erasing is None else data.Erasing(**erasing.model_dump()),
     )
 
 

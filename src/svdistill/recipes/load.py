@@ -13,7 +13,13 @@ from svdistill.atomic import digest
 from svdistill.errors import RecipeError, brief, nearest, one_line
 from svdistill.methods import shipped
 from svdistill.recipes import files
-from svdistill.recipes.data import AugmentSettings, DataSettings, ResizedCropSettings, UnlabelledSettings
+from svdistill.recipes.data import (
+    AugmentSettings,
+    DataSettings,
+    ErasingSettings,
+    ResizedCropSettings,
+    UnlabelledSettings,
+)
 from svdistill.recipes.losses import LOSSES
 from svdistill.recipes.schema import ModelSettings, Recipe, TeacherSettings
 from svdistill.recipes.train import OPTIMIZERS, TrainSettings
@@ -26,6 +32,7 @@ _SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "data": (DataSettings,),
     "data.augment": (AugmentSettings,),
     "data.augment.resized_crop": (ResizedCropSettings,),
+    "data.augment.erasing": (ErasingSettings,),
     "data.unlabelled": (UnlabelledSettings,),
     "model": (ModelSettings,),
     "teacher": (TeacherSettings,),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from svdistill.errors import OptionError, ShapeError
-from svdistill.linalg.align import assign, canonical_signs
+from svdistill.linalg.align import aligning_signs, assign, canonical_signs
 
 COSINE = torch.tensor([[[0.9, -0.95], [0.1, 0.3], [-0.4, 0.2]]])  # three student, two teacher vectors
 
@@ -50,3 +50,30 @@ def test_canonical_signs():
     rows = torch.tensor([[[0.6, -0.8], [0.6, -0.8], [0.6, -0.8]]])
     lean = torch.tensor([[0.5, -0.5, -1e-7]])
     assert canonical_signs(rows, lean, torch.ones(1, 3)).tolist() == [[1, -1, -1]]
+
+
+def test_canonical_signs_at_the_edges():
+    """What counts as rounding grows with the scale; without a lean the first of the largest entries decides."""
+    rows = torch.tensor([[[0.6, -0.8]]]).expand(1, 4, 2)
+    lean, scale = torch.tensor([[0.0, 1e-3, 1e-3, 0.0]]), torch.tensor([[0.0, 1e3, 1.0, 1.0]])
+    assert canonical_signs(rows, lean, scale).tolist() == [[-1, -1, 1, -1]]
+    even = torch.tensor([[[-0.5, 0.5, 0.5, 0.5], [0.5, -0.5, -0.5, -0.5], [0.1, -0.7, 0.7, 0.1]]])
+    assert canonical_signs(even, torch.zeros(1, 3), torch.ones(1, 3)).tolist() == [[-1, 1, -1]]
+
+
+def test_as_many_student_vectors_as_teacher_vectors():
+    """One to one, each is taken, the best pair first: 1 for teacher 0, so 0 for teacher 1."""
+    cosine = torch.tensor([[[0.8, 0.7], [-0.9, 0.85]]])
+    assert assign(cosine, assignment="one_to_one").tolist() == [[1, 0]]
+    assert assign(cosine, assignment="argmax").tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("shape", [(4, 0, 2), (4, 3, 0)])
+def test_no_vectors(shape):
+    """Without candidates the index stands for nothing."""
+    assert assign(torch.zeros(shape), assignment="argmax").tolist() == [[0] * shape[2]] * 4
+
+
+def test_aligning_signs():
+    """They make each product non-negative; a product of zero is left as it is."""
+    assert aligning_signs(torch.tensor([[0.5, -2.0, 0.0, -0.0]])).tolist() == [[1, -1, 1, 1]]

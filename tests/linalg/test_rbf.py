@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from svdistill.errors import OptionError, ShapeError
-from svdistill.linalg import rbf_distance
+from svdistill.linalg import rbf, rbf_distance
 
 
 def unit_vectors(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -154,3 +154,49 @@ def test_second_derivative_is_refused():
     student = [v.requires_grad_() for v in taps(1)]
     with pytest.raises(NotImplementedError, match="no second derivative"):
         torch.autograd.grad(rbf_distance(student, taps(7)), student, create_graph=True)
+
+
+def test_a_limit_does_not_decide_on_a_cpu():
+    """There the data are looked at, so that a limit that they exceed does no harm."""
+    student, teacher = taps(1), taps(7)
+    found = rbf_distance(student, teacher, limit=1e-3)
+    torch.testing.assert_close(found, dense(student, teacher, 8.0), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("front", "back", "beta"), [(1.0, 1.0, 8.0), (0.25, 1.0, 8.0), (1.0, 1.0, 1.0), (3.0, 0.5, 8.0)]
+)
+def test_as_many_terms_as_it_takes(front, back, beta, dtype):
+    """The first that is left out is below rounding, and the last that is kept is not."""
+    vectors = [torch.tensor([[front, 0.0]], dtype=dtype), torch.tensor([[-back, 0.0]], dtype=dtype)]
+    terms = rbf._terms(vectors, vectors, beta, None)
+    x, rounding = 2 * front * back / beta, 2 * torch.finfo(dtype).eps
+    left_out, kept = (x ** (r - 1) / math.factorial(r - 1) for r in (terms, terms - 1))
+    assert left_out <= rounding < kept
+
+
+@pytest.mark.parametrize(
+    ("front", "back", "beta"), [(1.0, 1.0, 0.9), (10.0, 1e-3, 8.0), (1e-3, 10.0, 8.0), (5.7, 1e-3, 8.0)]
+)
+def test_no_series_where_it_would_be_long_or_overflow(front, back, beta):
+    """2 a b / β is above 2, or a² / β above 4."""
+    vectors = [torch.tensor([[front]]), torch.tensor([[back]])]
+    assert rbf._terms(vectors, vectors, beta, None) is None
+
+
+def test_a_large_teacher_before_a_small_student():
+    """exp(c² / β) is beyond float32 here, and a series would be 0 times infinity."""
+    student = [torch.zeros(2, 3), torch.full((2, 3), 1e-3)]
+    teacher = [torch.full((2, 3), 30.0), torch.full((2, 3), 1e-3)]
+    torch.testing.assert_close(rbf_distance(student, teacher).double(), dense(student, teacher, 8.0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("numbers", "factored", "plain"), [(1, 11, 11), (120, 11, 6), (500, 6, 1), (1 << 19, 1, 1)])
+def test_chunks_are_as_large_as_memory_allows(monkeypatch, numbers, factored, plain):
+    """Of 11 samples with 17 entries: 6 terms make 204 numbers a sample, the largest plain relation 45."""
+    monkeypatch.setattr("svdistill.linalg.rbf.CHUNK_NUMBERS", numbers)
+    student, teacher = taps(1, batch=(11,)), taps(7, batch=(11,))
+    weight = torch.ones(2, 11, dtype=torch.float64)
+    assert len(list(rbf._factored_chunks(student, teacher, weight, 8.0, 6, True))) == factored
+    assert len(list(rbf._dense_chunks(student, teacher, weight, 8.0, 0, True))) == plain

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from svdistill import jobs, nets
-from svdistill.errors import RecipeError
+from svdistill.errors import DataError, RecipeError
 from svdistill.jobs.doctor import Diagnosis, examine, remarks, trial
 from svdistill.jobs.doctor.findings import CostFindings, StageFindings, TapFindings, TeacherFindings
 from svdistill.recipes import load
@@ -76,6 +76,11 @@ def test_a_teacher_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
     text = shown(after)
     assert "digits/teacher" in text
     assert "transfer gradient / main gradient" in text
+
+    run = jobs.Run(Path(str(teacher.file)).parent)
+    run.record.data.write_bytes(b"{")  # what training would be refused for is told before
+    with pytest.raises(DataError, match=r"data\.json is damaged, so that nothing says what the run was made with"):
+        examine("digits/svd", overrides=HELPED, runs=tmp_path)
 
 
 def test_images_that_are_there_twice(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ def found(shape: tuple[int, ...], image: tuple[int, int] = (32, 32), *layers: La
         ((6, 10, 24), (12, 20), (Layer(24, LINEAR),), LAST),
         ((4, 4, 7), (12, 20), (Layer(4, CONV),), FIRST),  # 4 × 7 is as near to 12 × 20 as pixels allow
         ((8, 8, 8), (32, 32), (Layer(8, CONV),), FIRST),
-        ((8, 8, 8), (32, 32), (), FIRST),
         ((64, 1, 1), (12, 20), (), FIRST),
         ((5, 7, 3), (32, 32), (Layer(5, CONV),), FIRST),  # strides of its own
         ((16, 50), (32, 32), (Layer(50, LINEAR),), LAST),
@@ -49,6 +48,9 @@ def test_shapes_and_layers_tell(
         ((8, 8, 16), ()),
         ((8, 8, 16), (Layer(8, CONV),)),
         ((8, 8, 8), (Layer(8, LINEAR),)),
+        ((8, 8, 8), ()),
+        ((7, 8, 96), ()),  # neither two dimensions are those of the images, and no layer is known
+        ((7, 8, 96), (Layer(8, CONV),)),
         ((5, 7, 3), (Layer(3, LINEAR),)),
         ((16, 16), (Layer(16, LINEAR),)),
         ((16, 50), ()),

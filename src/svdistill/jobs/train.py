@@ -124,7 +124,7 @@ def _train_line(
     run = Run.of(recipe, runs)
     done = not fresh and processes.on_rank_zero(lambda: run.whole)
     with nullcontext() if done else _locked(run, processes, waiting=waiting):
-        processes.on_rank_zero(lambda: _check_made_with(line, images, runs, fresh=fresh))
+        processes.on_rank_zero(lambda: check_made_with(line, images, runs, fresh=fresh))
         # Read again: another process may have finished the run while its end was awaited.
         if done or (not fresh and processes.on_rank_zero(lambda: _is_done(run))):
             callbacks.found(recipe, run)
@@ -136,7 +136,7 @@ def _train_line(
     return run
 
 
-def _check_made_with(line: Sequence[Recipe], images: Sequence[Images], runs: Path, *, fresh: bool) -> None:
+def check_made_with(line: Sequence[Recipe], images: Sequence[Images], runs: Path, *, fresh: bool) -> None:
     """Make sure that a run, where it is not made afresh, and those of its teachers are of these images."""
     there = [Run.of(member, runs) for member in line]
     for run, own, teacher in [*zip(there, images, (*there[1:], None), strict=True)][fresh:]:
@@ -155,10 +155,12 @@ def _is_done(run: Run) -> bool:
     if not damage:
         return True
     what = "; ".join(f"{name} {wrong}" for name, wrong in damage.items())
-    if not (run.record.can_finish_again(damage) and training.has_checkpoint(run.record)):
+    again = run.record.can_finish_again(damage)
+    if not (again and training.has_checkpoint(run.record)):
+        why = "and no checkpoint is left from which that could be made again" if again else "which no checkpoint holds"
         raise DataError(
-            f"the run {run.path} had finished, but {what}, and no checkpoint is left from which that could be made "
-            "again; restore it, or train afresh (--fresh), which keeps the folder"
+            f"the run {run.path} had finished, but {what}, {why}; restore it, or train afresh (--fresh), which keeps "
+            "the folder"
         )
     warn(
         f"the run {run.path} had finished, but {what}; it is finished again from its last checkpoint",

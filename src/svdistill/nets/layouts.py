@@ -128,11 +128,12 @@ def arranged(feature: Tensor, layout: Layout | None) -> Tensor:
 def _of_grid(shape: tuple[int, ...], images: Tensor, layers: Layers) -> Layout | None:
     in_front, behind = _is_alike(shape[1:], images), _is_alike(shape[:2], images)
     if in_front and behind:  # all three alike, or positions in one row
-        of_maps = not layers or layers[0].channels_first
+        of_maps = bool(layers) and layers[0].channels_first
         return _by_width(shape, layers[:1]) or ("channels_first" if of_maps else None)
-    if behind:
-        return "channels_last" if _by_width(shape, layers) == "channels_last" else None
-    return "channels_first" if in_front or _by_width(shape, layers[:1]) != "channels_last" else None
+    if in_front:
+        return "channels_first"
+    said = _by_width(shape, layers if behind else layers[:1])
+    return said if said == ("channels_last" if behind else "channels_first") else None
 
 
 def _by_width(shape: tuple[int, ...], layers: Layers) -> Layout | None:

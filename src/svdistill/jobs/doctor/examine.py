@@ -21,7 +21,7 @@ from svdistill.jobs.doctor.images import look_at_images
 from svdistill.jobs.doctor.networks import look_at_taps, look_at_teacher
 from svdistill.jobs.doctor.trial import Trial, try_steps
 from svdistill.jobs.run import Run
-from svdistill.jobs.train import assemble, launch, prepared
+from svdistill.jobs.train import assemble, check_made_with, launch, prepared
 from svdistill.recipes import Recipe, build, weights
 from svdistill.recipes.images import Images
 
@@ -61,6 +61,7 @@ def examine(
         phase("reading recipe and images")
         line, images = prepared(recipe, overrides, method)
         student, own, runs = line[0], images[0], Path(runs)
+        check_made_with(line, images, runs, fresh=False)
         phase("comparing the images with each other")
         pictures = look_at_images(student, own)
         engine = launch(student)

@@ -137,7 +137,7 @@ class Plug(NoProgress):
             raise PulledError
 
 
-def trained(device, folder, *, loss=None, progress=None, capture="on"):
+def trained(device, folder, *, loss=None, progress=None, capture="on", ema=None):
     """Train for three epochs of three steps, or what is left of them, with a checkpoint after each step."""
     some = run(device, "svd", dropout=0.3, **STEADY)
     distiller, optimizer = some.learner.distiller, some.learner.optimizer
@@ -155,6 +155,7 @@ def trained(device, folder, *, loss=None, progress=None, capture="on"):
         stages=[training.Stage(3, milestones=(2,))],
         checkpoint_minutes=0,
         capture=capture,
+        ema=ema,
     )
     engine = training.launch(device=str(device), seed=4)
     record = RunRecord(folder) if RunRecord(folder).exists else RunRecord.create(folder, {"name": "run"})
@@ -184,6 +185,17 @@ def test_a_run_resumes_uncaptured(device, tmp_path):
     found, _ = trained(device, tmp_path / "run", capture="off")
     both = ({name: value.cpu() for name, value in state.items()} for state in (found, expected))
     assert differ(*both) <= (0 if device.type == "cpu" else 1e-3)
+
+
+def test_an_average_follows_captured_steps(device, tmp_path):
+    """It is the one that steps without a graph come to, and not the weights themselves."""
+    found, captured = trained(device, tmp_path / "on", ema=0.5)
+    expected, plain = trained(device, tmp_path / "off", ema=0.5, capture="off")
+    raw, _ = trained(device, tmp_path / "raw")
+    both = ({name: value.cpu() for name, value in state.items()} for state in (found, expected))
+    assert differ(*both) <= (0 if device.type == "cpu" else 1e-3)
+    assert any(not torch.equal(value, raw[name]) for name, value in found.items())
+    assert captured[-1].keys() == plain[-1].keys() >= {"accuracy", "raw_accuracy"}
 
 
 def test_a_rank_beyond_products_is_refused(device, tmp_path):

@@ -9,7 +9,7 @@ from svdistill.jobs import NoCallbacks
 from svdistill.training import NoProgress
 
 TINY = ["model.width=0.1", "data.image_size=8", "data.train_size=20", "train.batch_size=10", "train.epochs=2"]
-TINY += ["model.taps=[block1,block2]"]  # further down 8×8 pixels leave a single position
+TINY += ["train.ema=0.5", "model.taps=[block1,block2]"]  # further down 8×8 pixels leave a single position
 HELPED = [*TINY, *(f"teacher.overrides.{setting}" for setting in TINY), "train.device=cpu"]
 ALONE = [*TINY, "train.device=cpu"]
 

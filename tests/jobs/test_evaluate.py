@@ -8,12 +8,13 @@ from svdistill import jobs, nets
 from svdistill.errors import CheckpointError, DataError, OptionError, RecipeError
 from svdistill.jobs import Run
 
+TINY = ["model.width=0.1", "data.train_size=20", "train.batch_size=10", "train.epochs=1", "train.device=cpu"]
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a finished run of a very small network."""
-    overrides = ["model.width=0.1", "data.train_size=20", "train.batch_size=10", "train.epochs=1", "train.device=cpu"]
-    return jobs.train("digits/student", overrides=overrides, runs=tmp_path_factory.mktemp("runs"))
+    return jobs.train("digits/student", overrides=TINY, runs=tmp_path_factory.mktemp("runs"))
 
 
 def test_agrees_with_the_run(run: Run) -> None:
@@ -23,6 +24,15 @@ def test_agrees_with_the_run(run: Run) -> None:
         assert result["accuracy"] == pytest.approx(run.summary["accuracy"], abs=1e-9)
         assert sum(row["images"] for row in result["classes"]) == result["images"] == 797
         assert sum(row["right"] for row in result["classes"]) == round(result["accuracy"] * 797)
+
+
+def test_an_average_is_what_is_saved(run: Run, tmp_path: Path) -> None:
+    """Its accuracy is the run's; that of the weights themselves is the one without an average."""
+    averaged = jobs.train("digits/student", overrides=[*TINY, "train.ema=0.5"], runs=tmp_path)
+    assert jobs.evaluate(averaged.path, device="cpu")["accuracy"] == pytest.approx(averaged.summary["accuracy"])
+    assert averaged.summary["raw_accuracy"] == run.summary["accuracy"]
+    assert averaged.student_file.read_bytes() != run.student_file.read_bytes()
+    assert "raw_accuracy" not in run.summary
 
 
 def test_file_away_from_its_run(run: Run, tmp_path: Path) -> None:

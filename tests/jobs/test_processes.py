@@ -52,6 +52,7 @@ def test_a_teacher_that_others_train_is_awaited(together):
     run = the_run(runs, "digits/svd", HELPED)
     assert run.finished
     assert [line["epoch"] for line in run.metrics] == [1, 2]
+    assert jobs.evaluate(run.path, device="cpu")["accuracy"] == pytest.approx(run.summary["accuracy"])
     assert json.loads((run.path / "environment.json").read_text())["processes"] == 2
     assert run.record.diagnostics.exists()
 

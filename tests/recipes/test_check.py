@@ -48,6 +48,16 @@ def test_misspelt_taps_are_found_before_work(loss: str, override: str, match: st
     assert "\n" not in str(caught.value)
 
 
+def test_an_average_of_more_steps_than_there_are_is_refused() -> None:
+    """Twelve images three at a time, twice: eight steps."""
+    student = ["loss=null", "teacher=null", "train.batch_size=3", "train.epochs=2"]
+    assert checked(loaded(*student, "train.ema=0.875")) == ()
+    with pytest.raises(
+        RecipeError, match=r"^train\.ema: 0\.9 averages about 10 steps, but there are 8; take a smaller"
+    ):
+        checked(loaded(*student, "train.ema=0.9"))
+
+
 @pytest.mark.parametrize(
     ("loss", "taps"),
     [("fsp", "[block2,block4]"), ("attention", "[block4]"), ("[relational,attention]", "[block4]")],

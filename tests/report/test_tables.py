@@ -84,6 +84,8 @@ def test_run_table() -> None:
     for part in ("digits/svd, seed 1", "87.50 %", "90.00 % (epoch 7)", "231,290", "2.11", "2 min 05 s", "0.5 (median"):
         assert part in shown
     assert "student 75 %, teacher 80 %" in shown
+    assert "without averaging" not in shown
+    assert "without averaging, last epoch 75.00 %" in text(tables.run_table({**SUMMARY, "raw_accuracy": 0.75}, []))
     alone = text(tables.run_table(SUMMARY, [{"epoch": 1}]))
     assert "gradient" not in alone
     assert "energy" not in alone

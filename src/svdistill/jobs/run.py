@@ -101,7 +101,7 @@ class Run:
 
     @property
     def student_file(self) -> Path:
-        """The trained network alone, with the weights after the last epoch."""
+        """The trained network alone, with the weights after the last epoch, or their average with ``train.ema``."""
         return self.record.student
 
     def student(self) -> "nn.Module":

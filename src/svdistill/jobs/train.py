@@ -364,6 +364,7 @@ def _summary(recipe: Recipe, run: Run, distiller: Distiller, images: Images) -> 
         "method": recipe.method,
         "seed": recipe.seed,
         "accuracy": metrics[-1]["accuracy"],
+        **({"raw_accuracy": metrics[-1]["raw_accuracy"]} if recipe.train.ema is not None else {}),
         "measured_on": recipe.data.measured_on,
         "best_accuracy": best["accuracy"],
         "best_epoch": best["epoch"],

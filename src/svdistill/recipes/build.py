@@ -245,4 +245,5 @@ def training_plan(
         accumulate=knobs.accumulate,
         tensorboard=knobs.tensorboard,
         capture=knobs.capture,
+        ema=knobs.ema,
     )

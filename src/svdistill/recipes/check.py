@@ -70,13 +70,15 @@ def check(
 
     Raises:
         RecipeError: an unknown network or tap, taps of different number or too few of them, a different number of
-            classes, images of another size than the teacher's, or TensorBoard is asked for and missing.
+            classes, images of another size than the teacher's, an average over more steps than there are, or
+            TensorBoard is asked for and missing.
         ShapeError: the losses cannot compare the maps.
         CheckpointError: the teacher's file is missing or damaged.
     """
     if recipe.train.tensorboard:
         with named("train.tensorboard"):
             tensorboard.check_installed()
+    _check_average(recipe, images)
     student = build.model(recipe, images)
     if recipe.train.batch_size == recipe.train.accumulate * processes:
         _check_single(student, images)
@@ -118,6 +120,19 @@ def check(
         whole(noise(images))
     _check_capture(recipe, images, whole, processes=processes)
     return adapted
+
+
+def _check_average(recipe: Recipe, images: Images) -> None:
+    """Refuse to average the weights of more steps than there are: the first ones would count more than the last."""
+    if recipe.train.ema is None:
+        return
+    steps = recipe.train.epochs * (len(images.train) // recipe.train.batch_size)
+    averaged = 1 / (1 - recipe.train.ema)
+    if averaged > steps * (1 + 1e-9):
+        raise RecipeError(
+            f"train.ema: {recipe.train.ema:g} averages about {averaged:,.0f} steps, but there are {steps:,}; take a "
+            "smaller one, or more epochs"
+        )
 
 
 def _check_capture(recipe: Recipe, images: Images, distiller: Distiller, *, processes: int) -> None:

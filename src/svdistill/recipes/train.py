@@ -59,6 +59,9 @@ class TrainSettings(Settings):
             a hundredth to the full one; they count among the ``epochs``. 0 = none.
         label_smoothing: how much of each label the main loss spreads evenly over all classes, from 0 to below 1; the
             column ``loss`` is then of the smoothed labels.
+        ema: also keep an exponential moving average of the weights, and of batch norm's running statistics, with this
+            decay, for instance 0.999 for one of about a thousand steps. The average is what ``accuracy`` is of and what
+            is saved as the trained network; ``raw_accuracy`` is of the weights themselves. null = none.
         batch_size: images a step, of all processes and all parts together; a last partial batch is left out.
         accumulate: into how many equal parts each process divides its images, to work on one after the other, which
             needs less memory; their gradients are summed before the two tasks' are combined, so but for batch norm, and
@@ -92,6 +95,7 @@ class TrainSettings(Settings):
     gamma: float = Field(default=0.1, gt=0, le=1)
     warm_up: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | Fraction = 0
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    ema: Fraction | None = None
     batch_size: int = Field(default=128, ge=1, le=MAX_BATCH)
     accumulate: int = Field(default=1, ge=1, le=MAX_BATCH)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")

@@ -114,6 +114,8 @@ def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
     accuracy = accuracy_name([summary])
     table.add_row(f"{accuracy}, last epoch", percent(summary["accuracy"]))
     table.add_row(f"{accuracy}, best epoch", f"{percent(summary['best_accuracy'])} (epoch {summary['best_epoch']})")
+    if "raw_accuracy" in summary:
+        table.add_row("without averaging, last epoch", percent(summary["raw_accuracy"]))
     table.add_row("training images, epochs", f"{count(summary['train_images'])}, {summary['epochs']}")
     table.add_row("parameters", count(summary["parameters"]))
     table.add_row("MFLOPs an image", flops(summary["flops"]))

@@ -13,6 +13,7 @@ from svdistill.gradients import COMPARED
 from svdistill.nets import compile_module, eval_mode
 from svdistill.records import RunRecord
 from svdistill.training import checkpoint
+from svdistill.training.average import MovingAverage
 from svdistill.training.course import Course
 from svdistill.training.engine import Engine
 from svdistill.training.evaluate import evaluate
@@ -40,6 +41,9 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     restored from it, each with a warning. At the end the student has the weights of the last epoch and the
     distiller is in eval mode. Momentum starts anew in each stage.
 
+    Where the plan asks for an average of the weights, that is what the student has at the end and ``accuracy`` is of;
+    ``raw_accuracy`` is of the weights themselves. It starts anew in each stage.
+
     Where several processes do it together, each has its shard of every batch and of the evaluation, and all have the
     same weights after every step. Batch norm's running statistics are averaged over them after each epoch. Rank zero
     alone writes and is watched; all read the checkpoint, which does not depend on their number.
@@ -61,7 +65,8 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     processes, progress = Processes(engine), progress or NoProgress()
     seed = torch.initial_seed()
     _to_device(engine, plan)
-    state = RunState(plan.distiller, plan.optimizer, plan.batches, device=engine.device)
+    average = None if plan.ema is None else MovingAverage(plan.distiller, decay=plan.ema)
+    state = RunState(plan.distiller, plan.optimizer, plan.batches, device=engine.device, average=average)
     _resume(state, record, processes, epochs=plan.epochs)
     processes.broadcast_state(plan.distiller)
     curves: Progress = TensorBoard(record.tensorboard) if plan.tensorboard and processes.is_rank_zero else NoProgress()
@@ -90,6 +95,8 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
         curves.finish()
         progress.finish()
     processes.on_rank_zero(partial(_settle, record))
+    if average is not None:
+        average.hand_over()
     plan.distiller.eval()
 
 
@@ -173,8 +180,13 @@ def _epoch(
     lr = set_learning_rate(plan.optimizer, stage.rate(epoch))
     plan.distiller.train()
     for images in steps.epoch(epoch):
+        if state.average is not None:
+            state.average.follow()
         monitor.step(images=images)
     average_buffers(plan.distiller, processes)
+    if state.average is not None:
+        with state.average.applied():
+            average_buffers(plan.distiller, processes)
     figures = monitor.end()
     if not stage.objective.has_main:  # nothing that the transfer gradient could be compared with
         figures = {name: value for name, value in figures.items() if name not in COMPARED}
@@ -183,10 +195,19 @@ def _epoch(
         stages.judge(figures["train_accuracy"], lr=lr)
     done = state.epoch + 1
     if done % plan.evaluate_every == 0 or done == plan.epochs:
-        measured = evaluate(engine, plan.distiller, plan.test, mean=plan.mean, std=plan.std, shard=processes.shard)
-        figures["accuracy"] = measured["accuracy"]
+        figures |= _measure(engine, plan, state, processes)
     part = {"stage": number + 1} if len(plan.stages) > 1 else {}
     return {"epoch": done, **part, "seconds": monitor.seconds(), "lr": lr, **figures}
+
+
+def _measure(engine: Engine, plan: TrainingPlan, state: RunState, processes: Processes) -> dict[str, float]:
+    """Measure the student; where its weights are averaged, with the average, and with the weights themselves."""
+    look = partial(evaluate, engine, plan.distiller, plan.test, mean=plan.mean, std=plan.std, shard=processes.shard)
+    if state.average is None:
+        return {"accuracy": look()["accuracy"]}
+    raw = look()["accuracy"]
+    with state.average.applied():
+        return {"accuracy": look()["accuracy"], "raw_accuracy": raw}
 
 
 def _close_epoch(

@@ -35,6 +35,7 @@ class TrainingPlan:
         tensorboard: whether the figures are also written for TensorBoard.
         capture: whether a step is captured as a CUDA graph: ``auto`` on a GPU wherever it can be, ``on`` is an error
             where it cannot, and on a CPU does the same without a graph.
+        ema: decay of an exponential moving average of the weights, anew in each stage, 0 < ema < 1; None = no average.
 
     Raises:
         OptionError: a setting is out of range, or the optimizer is not the distiller's.
@@ -53,6 +54,7 @@ class TrainingPlan:
     accumulate: int = 1
     tensorboard: bool = False
     capture: Capture = "auto"
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         lengths = [stage.epochs for stage in self.stages]
@@ -63,6 +65,8 @@ class TrainingPlan:
         for name, value in (("evaluate_every", self.evaluate_every), ("accumulate", self.accumulate)):
             if value < 1:
                 raise OptionError(f"{name} is {value}, expected at least 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise OptionError(f"ema is {self.ema}, expected more than 0 and less than 1, or None")
         if self.capture not in CAPTURES:
             raise OptionError(f"unknown capture {self.capture!r}{nearest(self.capture, CAPTURES)}")
         known = {id(parameter) for parameter in self.distiller.parameters()}

@@ -11,6 +11,7 @@ from svdistill.data import Batches, Mixed
 from svdistill.errors import CheckpointError, one_line
 from svdistill.gradients import TransferHealth
 from svdistill.training import checkpoint
+from svdistill.training.average import MovingAverage
 from svdistill.training.metrics import Metrics
 from svdistill.training.optimizers import plain_state
 
@@ -27,6 +28,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "random": dict,
 }
 _LINES = "lines"
+_AVERAGE = "average"
 
 
 class RunState:
@@ -37,6 +39,7 @@ class RunState:
         optimizer: with its momentum and learning rates.
         batches: with their order, position and random numbers.
         device: where the run computes.
+        average: of the model's weights, where there is one.
 
     Attributes:
         epoch: epochs done, so also the number, from 0, of the epoch that runs.
@@ -48,12 +51,19 @@ class RunState:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches | Mixed, *, device: torch.device
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Batches | Mixed,
+        *,
+        device: torch.device,
+        average: MovingAverage | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.batches = batches
         self.device = device
+        self.average = average
         self.epoch = 0
         self.accuracy = -1.0
         self.seconds = 0.0
@@ -62,8 +72,10 @@ class RunState:
         self.lines: str | None = ""
 
     def begin_stage(self) -> None:
-        """Forget momentum, and the names of the figures of another objective."""
+        """Forget momentum and average, and the names of the figures of another objective."""
         self.optimizer.state.clear()
+        if self.average is not None:
+            self.average.restart()
         self.metrics = Metrics(self.device)
         self.health = TransferHealth()
 
@@ -103,6 +115,8 @@ class RunState:
             "random": checkpoint.random_state(),
             _LINES: self.lines,
         }
+        if self.average is not None:
+            state[_AVERAGE] = self.average.state_dict()
         checkpoint.save(path, state, model=self.model, keep=keep)
 
     def load(self, path: Path) -> None:
@@ -138,6 +152,8 @@ class RunState:
         self.batches.load_state_dict(state["batches"])
         self.metrics.load_state_dict(state[_METRICS])
         self.health.load_state_dict(state["health"], device=self.device)
+        if self.average is not None:
+            self.average.load_state_dict(state[_AVERAGE])
         self.epoch, self.accuracy, self.seconds = state["epoch"], state["accuracy"], state["seconds"]
         self.lines = lines
         checkpoint.set_random_state(state["random"])

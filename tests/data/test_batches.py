@@ -11,6 +11,7 @@ from svdistill.data import (
     Augmentation,
     Batch,
     Batches,
+    ColourJitter,
     Erasing,
     ImageSet,
     Mixed,
@@ -23,7 +24,14 @@ from svdistill.data import (
 )
 from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError
 
-SETTINGS = Augmentation(flip=True, rotation=20.0, shift=1, resized_crop=ResizedCrop(), erasing=Erasing())
+SETTINGS = Augmentation(
+    flip=True,
+    rotation=20.0,
+    shift=1,
+    resized_crop=ResizedCrop(),
+    erasing=Erasing(),
+    colour_jitter=ColourJitter(brightness=0.4, contrast=0.4),
+)
 
 
 def image_set(number: int = 23) -> ImageSet:

@@ -26,6 +26,11 @@ BOXES = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
         ("erasing.probability=1.5", r"^data\.augment\.erasing\.probability: expected at most 1"),
         ("erasing.area=[0.1,1.1]", r"^data\.augment\.erasing\.area: expected two numbers above 0 and at most 1,"),
         ("erasing.scale=[0.1,1]", r"^data\.augment\.erasing\.scale: unknown key"),
+        ("colour_jitter={}", r"^data\.augment\.colour_jitter: all are 0, so that nothing varies"),
+        ("colour_jitter=true", r"^data\.augment\.colour_jitter: expected settings of its own"),
+        ("colour_jitter.hue=0.6", r"^data\.augment\.colour_jitter\.hue: expected at most 0\.5"),
+        ("colour_jitter.contrast=-1", r"^data\.augment\.colour_jitter\.contrast: expected at least 0"),
+        ("colour_jitter.color=1", r"^data\.augment\.colour_jitter\.color: unknown key"),
         ("resized_crop.area=2", r"^data\.augment\.resized_crop\.area: unknown key"),
     ],
 )
@@ -41,6 +46,10 @@ def test_out_of_range(setting: str, match: str) -> None:
         ([], {}),
         (["resized_crop=true"], {"resized_crop": BOXES}),
         (["erasing=true"], {"erasing": {"probability": 0.5, "area": (0.02, 0.33), "ratio": (0.3, 3.3)}}),
+        (
+            ["colour_jitter.brightness=0.4"],
+            {"colour_jitter": {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}},
+        ),
         (["resized_crop={scale: [0.5, 1]}"], {"resized_crop": BOXES | {"scale": (0.5, 1.0)}}),
     ],
 )
@@ -57,6 +66,7 @@ def test_digests() -> None:
     for same in ("resized_crop=null", "resized_crop=false", "erasing=false"):
         assert recipes.load("digits/svd", [f"data.augment.{same}"]).digest() == plain
     others = ["resized_crop=true", "resized_crop={scale: [0.5, 1]}", "erasing=true", "erasing.probability=0.1"]
+    others += ["colour_jitter.hue=0.1", "colour_jitter.contrast=0.1"]
     assert len({plain, *(recipes.load("digits/svd", [f"data.augment.{one}"]).digest() for one in others)}) == 1 + len(
         others
     )

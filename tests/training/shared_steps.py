@@ -11,7 +11,17 @@ import torch
 from torch import nn
 
 from svdistill import losses, nets, training
-from svdistill.data import Augmentation, Batches, Erasing, ImageSet, Mixed, ResizedCrop, Views, channel_statistics
+from svdistill.data import (
+    Augmentation,
+    Batches,
+    ColourJitter,
+    Erasing,
+    ImageSet,
+    Mixed,
+    ResizedCrop,
+    Views,
+    channel_statistics,
+)
 from svdistill.distiller import Distiller
 from svdistill.errors import RecipeError, SvdistillError
 from svdistill.gradients import TransferHealth
@@ -19,7 +29,10 @@ from svdistill.training import Examples, Learner, Objective, Processes, Reducer,
 from svdistill.training.metrics import Metrics
 from svdistill.training.reduce import average_buffers
 
-VARIED = Augmentation(flip=True, rotation=15.0, shift=2, resized_crop=ResizedCrop(), erasing=Erasing())
+JITTER = ColourJitter(brightness=0.4, contrast=0.4)
+VARIED = Augmentation(
+    flip=True, rotation=15.0, shift=2, resized_crop=ResizedCrop(), erasing=Erasing(), colour_jitter=JITTER
+)
 # name: (what makes the losses, objective, parts, unlabelled images a step, fixed views, width of the teacher)
 STEPS = {
     "sum": (lambda: {"svd": losses.SVDLoss(reduction="sum")}, Objective(), 1, 0, None, 0.05),

@@ -9,7 +9,7 @@ from tests.recipes.small import twelve_images
 from tests.waiting import DEVICE, WaitError, fused_forms, nothing_waits
 
 from svdistill import losses, methods, nets, recipes, training
-from svdistill.data import Augmentation, Batches, Erasing, ImageSet, Mixed, ResizedCrop, Views
+from svdistill.data import Augmentation, Batches, ColourJitter, Erasing, ImageSet, Mixed, ResizedCrop, Views
 from svdistill.distiller import Distiller
 from svdistill.errors import ShapeError
 from svdistill.gradients import TransferHealth
@@ -27,7 +27,10 @@ from svdistill.training.state import RunState
 from svdistill.training.steps import make_steps
 
 STEPS = 50
-EVERYTHING = Augmentation(flip=True, rotation=5.0, shift=2, resized_crop=ResizedCrop(), erasing=Erasing())
+JITTER = ColourJitter(brightness=0.4, contrast=0.4)
+EVERYTHING = Augmentation(
+    flip=True, rotation=5.0, shift=2, resized_crop=ResizedCrop(), erasing=Erasing(), colour_jitter=JITTER
+)
 
 
 def run(recipe, *, capture, steps=STEPS):

@@ -15,6 +15,7 @@ from svdistill.data.catalogue import (
     names,
     read_classes,
 )
+from svdistill.data.colours import ColourJitter
 from svdistill.data.digest import fingerprint
 from svdistill.data.download import Remote, cache_folder, download
 from svdistill.data.edits import augment
@@ -32,6 +33,7 @@ __all__ = [
     "Batch",
     "Batches",
     "Classes",
+    "ColourJitter",
     "Dataset",
     "Description",
     "Draws",

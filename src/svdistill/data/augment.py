@@ -8,13 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svdistill.data import boxes
+from svdistill.data import boxes, colours
 from svdistill.data.boxes import Erasing, ResizedCrop
+from svdistill.data.colours import ColourJitter
 from svdistill.errors import OptionError
 
 # Where the numbers of a kind begin among those of a view, and how many it takes. A new kind goes to the end, so that
 # the views of the others stay as they are.
-_KINDS = {"resized_crop": (4, boxes.NUMBERS), "erasing": (4 + boxes.NUMBERS, 1 + boxes.NUMBERS)}
+_KINDS = {
+    "resized_crop": (4, boxes.NUMBERS),
+    "erasing": (4 + boxes.NUMBERS, 1 + boxes.NUMBERS),
+    "colour_jitter": (5 + 2 * boxes.NUMBERS, colours.NUMBERS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,7 @@ class Augmentation:
             directions. The same as padding with as many zeros and cropping at random.
         resized_crop: show a box of each image, which is then mirrored, turned and shifted; None = the whole image.
         erasing: erase a box of some images, after all else; None = of none.
+        colour_jitter: vary the colours, after all that moves pixels; None = not.
 
     Raises:
         OptionError: a value has the wrong type or is out of range.
@@ -38,6 +44,7 @@ class Augmentation:
     shift: int = 0
     resized_crop: ResizedCrop | None = None
     erasing: Erasing | None = None
+    colour_jitter: ColourJitter | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.flip, bool):
@@ -56,13 +63,29 @@ class Augmentation:
     @property
     def is_identity(self) -> bool:
         """Whether images stay as they are."""
-        return not (self.moves or self.erasing)
+        return not (self.moves or self.kinds)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The fields of `Numbers` beyond the first three that are drawn, in order."""
-        there = {"resized_crop": self.resized_crop, "erasing": self.erasing}
+        there = {
+            "resized_crop": self.resized_crop,
+            "erasing": self.erasing,
+            "colour_jitter": self.colour_jitter,
+        }
         return tuple(kind for kind, settings in there.items() if settings)
+
+    def check(self, channels: int) -> None:
+        """Make sure that images of so many channels can be varied in this way.
+
+        Raises:
+            OptionError: the jitter is of colours, and they have none.
+        """
+        if self.colour_jitter is not None and self.colour_jitter.needs_colour and channels != 3:
+            raise OptionError(
+                f"colour_jitter: saturation and hue are of images with 3 channels, and these have {channels}; take 0 "
+                "for both"
+            )
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as plain values; what is off is left out, but for the first three."""
@@ -78,6 +101,7 @@ class Numbers(NamedTuple):
         shift: (B, 2), int64, in pixels.
         resized_crop: (B, n), float64, evenly in [0, 1); None where there is none.
         erasing: (B, n), float64, evenly in [0, 1); None where there is none.
+        colour_jitter: (B, n), float64, evenly in [0, 1); None where there is none.
     """
 
     flip: Tensor
@@ -85,6 +109,7 @@ class Numbers(NamedTuple):
     shift: Tensor
     resized_crop: Tensor | None = None
     erasing: Tensor | None = None
+    colour_jitter: Tensor | None = None
 
     def take(self, part: slice) -> Self:
         """Return the numbers of some of the images."""

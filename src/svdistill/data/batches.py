@@ -107,7 +107,8 @@ class Batches:
         channels_last: whether the images of a batch lie channels-last in memory.
 
     Raises:
-        OptionError: the batch size is not a whole number of at least 1, or cannot be divided evenly.
+        OptionError: the batch size is not a whole number of at least 1, or cannot be divided evenly, or the
+            augmentation needs another number of channels.
         DataError: a batch is larger than the data.
         ShapeError: mean or std do not fit the number of channels.
     """
@@ -134,6 +135,7 @@ class Batches:
                 f"set batch_size to at most {len(images)}, or take more images"
             )
         check_statistics((batch_size, *images.shape), mean, std)
+        augmentation.check(images.shape[0])
         self._images = images
         self._batch_size = batch_size
         self._part = shard.part(batch_size)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from svdistill.data.augment import Augmentation, Numbers, draw
 from svdistill.data.boxes import crop_boxes, erase, erased_boxes
+from svdistill.data.colours import brighten, contrast, jitter_factors, saturate, turn_hue
 from svdistill.data.geometry import check_images, inverse_maps, look_up
 
 
@@ -17,11 +18,19 @@ class Edits(NamedTuple):
     Attributes:
         maps: (B, 2, 3), float64: where its pixels come from, see `inverse_maps`.
         crops: (B, 4), int64: the box of the image that the maps lead to, see `look_up`.
+        brightness: (B,), float32: a factor, see `brighten`.
+        contrast: (B,), float32: a factor, see `contrast`.
+        saturation: (B,), float32: a factor, see `saturate`.
+        hue: (B,), float32: a part of the circle, see `turn_hue`.
         erased: (B, 4), int64: the box that is erased, see `erase`.
     """
 
     maps: Tensor | None = None
     crops: Tensor | None = None
+    brightness: Tensor | None = None
+    contrast: Tensor | None = None
+    saturation: Tensor | None = None
+    hue: Tensor | None = None
     erased: Tensor | None = None
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Self:
@@ -46,13 +55,16 @@ def plan(numbers: Numbers, augmentation: Augmentation, *, height: int, width: in
         The edits, on the CPU.
     """
     maps = crops = erased = None
+    factors: dict[str, Tensor] = {}
     if augmentation.moves:
         maps = inverse_maps(numbers.flip, numbers.angle, numbers.shift, height=height, width=width)
     if augmentation.resized_crop is not None and numbers.resized_crop is not None:
         crops = crop_boxes(numbers.resized_crop, augmentation.resized_crop, height=height, width=width)
+    if augmentation.colour_jitter is not None and numbers.colour_jitter is not None:
+        factors = jitter_factors(numbers.colour_jitter, augmentation.colour_jitter)
     if augmentation.erasing is not None and numbers.erasing is not None:
         erased = erased_boxes(numbers.erasing, augmentation.erasing, height=height, width=width)
-    return Edits(maps, crops, erased)
+    return Edits(maps, crops, erased=erased, **factors)
 
 
 def edit(images: Tensor, edits: Edits, *, fill: Tensor) -> Tensor:
@@ -74,6 +86,14 @@ def edit(images: Tensor, edits: Edits, *, fill: Tensor) -> Tensor:
         return images
     if edits.maps is not None:
         images = look_up(images, edits.maps, edits.crops)
+    if edits.brightness is not None:
+        images = brighten(images, edits.brightness)
+    if edits.contrast is not None:
+        images = contrast(images, edits.contrast)
+    if edits.saturation is not None:
+        images = saturate(images, edits.saturation)
+    if edits.hue is not None:
+        images = turn_hue(images, edits.hue)
     if edits.erased is not None:
         images = erase(images, edits.erased, fill)
     return images
@@ -95,11 +115,13 @@ def augment(
 
     Raises:
         ShapeError: the images have another dtype or number of dimensions.
+        OptionError: they do not have the channels that a setting needs.
     """
     numbers = draw(len(images), augmentation, generator)
     if numbers is None:
         return images
     check_images(images)
+    augmentation.check(images.shape[1])
     height, width = images.shape[2:]
     fill = images.new_zeros(images.shape[1]) if fill is None else fill
     return edit(images, plan(numbers, augmentation, height=height, width=width), fill=fill)

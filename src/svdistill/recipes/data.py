@@ -61,6 +61,28 @@ class ErasingSettings(Settings):
     ratio: Ratio = (0.3, 3.3)
 
 
+class ColourJitterSettings(Settings):
+    """How far the colours of each image vary, in this order.
+
+    Attributes:
+        brightness: by a factor of 1 ± this, not below 0.
+        contrast: the same of the distance to the image's mean grey.
+        saturation: the same of the distance to each pixel's own grey; only of images with three channels.
+        hue: by ± this part of the colour circle; only of images with three channels.
+    """
+
+    brightness: float = Field(default=0.0, ge=0, le=10)
+    contrast: float = Field(default=0.0, ge=0, le=10)
+    saturation: float = Field(default=0.0, ge=0, le=10)
+    hue: float = Field(default=0.0, ge=0, le=0.5)
+
+    @model_validator(mode="after")
+    def _varies(self) -> Self:
+        if not any((self.brightness, self.contrast, self.saturation, self.hue)):
+            raise ValueError("all are 0, so that nothing varies; give for instance brightness=0.4, or take null")
+        return self
+
+
 class AugmentSettings(Settings):
     """How the training images vary at random.
 
@@ -71,6 +93,7 @@ class AugmentSettings(Settings):
         resized_crop: show a random box of each image, enlarged to the whole size, before it is mirrored, rotated and
             moved: ``true``, or its settings; null = the whole image.
         erasing: erase a random box of some images, after all else: ``true``, or its settings; null = of none.
+        colour_jitter: vary brightness, contrast, saturation and hue, after all that moves pixels; null = not.
     """
 
     flip: bool = False
@@ -78,6 +101,7 @@ class AugmentSettings(Settings):
     shift: int = Field(default=0, ge=0, le=4096)
     resized_crop: ResizedCropSettings | None = None
     erasing: ErasingSettings | None = None
+    colour_jitter: ColourJitterSettings | None = None
 
     @field_validator("resized_crop", "erasing", mode="before")
     @classmethod
@@ -88,7 +112,7 @@ class AugmentSettings(Settings):
     @property
     def varies(self) -> bool:
         """Whether any image is changed."""
-        return any((self.flip, self.rotation, self.shift, self.resized_crop, self.erasing))
+        return any((self.flip, self.rotation, self.shift, self.resized_crop, self.erasing, self.colour_jitter))
 
 
 class UnlabelledSettings(Settings):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from svdistill import data, training
-from svdistill.errors import RecipeError
+from svdistill.errors import OptionError, RecipeError
 from svdistill.recipes.data import DataSettings, UnlabelledSettings
 from svdistill.recipes.naming import check_names, named
 from svdistill.recipes.schema import Recipe
@@ -85,7 +85,8 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
         The images and their statistics.
 
     Raises:
-        RecipeError: an unknown data set, or a flip where a mirror image is another class.
+        RecipeError: an unknown data set, a flip where a mirror image is another class, or a jitter of colours that the
+            images do not have.
         DataError: missing or damaged files, or fewer images than asked for.
     """
     settings = recipe.data
@@ -95,6 +96,10 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
         raise RecipeError(
             f"data.augment.flip: a mirror image of {settings.name!r} is not of its class; take data.augment.flip=false"
         )
+    try:
+        augmentation(recipe).check(dataset.train.shape[0])
+    except OptionError as error:
+        raise RecipeError(f"data.augment.{error}") from error
     labelled, standardized_by = dataset.train, None
     if settings.train_size is not None:
         with named("data.train_size"):
@@ -201,13 +206,14 @@ def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) 
 def augmentation(recipe: Recipe) -> data.Augmentation:
     """Return how far the training images of a recipe are varied."""
     settings = recipe.data.augment
-    crop, erasing = settings.resized_crop, settings.erasing
+    crop, erasing, jitter = settings.resized_crop, settings.erasing, settings.colour_jitter
     return data.Augmentation(
         flip=settings.flip,
         rotation=settings.rotation,
         shift=settings.shift,
         resized_crop=None if crop is None else data.ResizedCrop(**crop.model_dump()),
         erasing=None if erasing is None else data.Erasing(**erasing.model_dump()),
+        colour_jitter=None if jitter is None else data.ColourJitter(**jitter.model_dump()),
     )
 
 

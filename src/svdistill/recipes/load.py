@@ -15,6 +15,7 @@ from svdistill.methods import shipped
 from svdistill.recipes import files
 from svdistill.recipes.data import (
     AugmentSettings,
+    ColourJitterSettings,
     DataSettings,
     ErasingSettings,
     ResizedCropSettings,
@@ -33,6 +34,7 @@ _SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "data.augment": (AugmentSettings,),
     "data.augment.resized_crop": (ResizedCropSettings,),
     "data.augment.erasing": (ErasingSettings,),
+    "data.augment.colour_jitter": (ColourJitterSettings,),
     "data.unlabelled": (UnlabelledSettings,),
     "model": (ModelSettings,),
     "teacher": (TeacherSettings,),

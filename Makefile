@@ -28,8 +28,9 @@ lint: $(STAMP)  ## style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A process for each core, of one thread: nearly all tests are too small to gain by more.
 test: lint  ## lint, then all tests
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-gpu: $(STAMP)  ## the tests of what computes, on a GPU; skipped where there is none
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \

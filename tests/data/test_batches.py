@@ -31,6 +31,7 @@ SETTINGS = Augmentation(
     resized_crop=ResizedCrop(),
     erasing=Erasing(),
     colour_jitter=ColourJitter(brightness=0.4, contrast=0.4),
+    trivial_augment=True,
 )
 
 

@@ -31,6 +31,7 @@ BOXES = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
         ("colour_jitter.hue=0.6", r"^data\.augment\.colour_jitter\.hue: expected at most 0\.5"),
         ("colour_jitter.contrast=-1", r"^data\.augment\.colour_jitter\.contrast: expected at least 0"),
         ("colour_jitter.color=1", r"^data\.augment\.colour_jitter\.color: unknown key"),
+        ("trivial_augment=1", r"^data\.augment\.trivial_augment: expected true or false, got 1"),
         ("resized_crop.area=2", r"^data\.augment\.resized_crop\.area: unknown key"),
     ],
 )
@@ -50,6 +51,7 @@ def test_out_of_range(setting: str, match: str) -> None:
             ["colour_jitter.brightness=0.4"],
             {"colour_jitter": {"brightness": 0.4, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}},
         ),
+        (["trivial_augment=true"], {"trivial_augment": True}),
         (["resized_crop={scale: [0.5, 1]}"], {"resized_crop": BOXES | {"scale": (0.5, 1.0)}}),
     ],
 )
@@ -63,10 +65,10 @@ def test_what_they_make(settings: list[str], expected: dict[str, Any]) -> None:
 def test_digests() -> None:
     """A default that is written out names no other run; whatever varies images does."""
     plain = recipes.load("digits/svd").digest()
-    for same in ("resized_crop=null", "resized_crop=false", "erasing=false"):
+    for same in ("resized_crop=null", "resized_crop=false", "erasing=false", "trivial_augment=false"):
         assert recipes.load("digits/svd", [f"data.augment.{same}"]).digest() == plain
     others = ["resized_crop=true", "resized_crop={scale: [0.5, 1]}", "erasing=true", "erasing.probability=0.1"]
-    others += ["colour_jitter.hue=0.1", "colour_jitter.contrast=0.1"]
+    others += ["trivial_augment=true", "colour_jitter.hue=0.1", "colour_jitter.contrast=0.1"]
     assert len({plain, *(recipes.load("digits/svd", [f"data.augment.{one}"]).digest() for one in others)}) == 1 + len(
         others
     )

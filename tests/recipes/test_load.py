@@ -461,6 +461,7 @@ def test_the_teacher_holds_out_the_same_images() -> None:
         ("data.task=rotations", r"^data\.task: no 'rotations'; expected 'classes' or 'rotation'$"),
         ("data={task: rotation, augment: {flip: true}}", r"^data\.augment\.flip: task=rotation .*flip=false$"),
         ("data={task: rotation, augment: {rotation: 46}}", r"^data\.augment\.rotation: .* 46° .* at most 45$"),
+        ("data={task: rotation, augment: {trivial_augment: true}}", r"^data\.augment\.trivial_augment: task=rotation"),
     ],
 )
 def test_parts_and_tasks_that_cannot_be(override: str, match: str) -> None:

@@ -31,7 +31,13 @@ from svdistill.training.reduce import average_buffers
 
 JITTER = ColourJitter(brightness=0.4, contrast=0.4)
 VARIED = Augmentation(
-    flip=True, rotation=15.0, shift=2, resized_crop=ResizedCrop(), erasing=Erasing(), colour_jitter=JITTER
+    flip=True,
+    rotation=15.0,
+    shift=2,
+    resized_crop=ResizedCrop(),
+    erasing=Erasing(),
+    colour_jitter=JITTER,
+    trivial_augment=True,
 )
 # name: (what makes the losses, objective, parts, unlabelled images a step, fixed views, width of the teacher)
 STEPS = {

@@ -29,7 +29,13 @@ from svdistill.training.steps import make_steps
 STEPS = 50
 JITTER = ColourJitter(brightness=0.4, contrast=0.4)
 EVERYTHING = Augmentation(
-    flip=True, rotation=5.0, shift=2, resized_crop=ResizedCrop(), erasing=Erasing(), colour_jitter=JITTER
+    flip=True,
+    rotation=5.0,
+    shift=2,
+    resized_crop=ResizedCrop(),
+    erasing=Erasing(),
+    colour_jitter=JITTER,
+    trivial_augment=True,
 )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svdistill.data import boxes, colours
+from svdistill.data import boxes, colours, trivial
 from svdistill.data.boxes import Erasing, ResizedCrop
 from svdistill.data.colours import ColourJitter
 from svdistill.errors import OptionError
@@ -19,6 +19,7 @@ _KINDS = {
     "resized_crop": (4, boxes.NUMBERS),
     "erasing": (4 + boxes.NUMBERS, 1 + boxes.NUMBERS),
     "colour_jitter": (5 + 2 * boxes.NUMBERS, colours.NUMBERS),
+    "trivial_augment": (5 + 2 * boxes.NUMBERS + colours.NUMBERS, trivial.NUMBERS),
 }
 
 
@@ -34,6 +35,7 @@ class Augmentation:
         resized_crop: show a box of each image, which is then mirrored, turned and shifted; None = the whole image.
         erasing: erase a box of some images, after all else; None = of none.
         colour_jitter: vary the colours, after all that moves pixels; None = not.
+        trivial_augment: change each image in one more way, see `trivial.choose`.
 
     Raises:
         OptionError: a value has the wrong type or is out of range.
@@ -45,10 +47,12 @@ class Augmentation:
     resized_crop: ResizedCrop | None = None
     erasing: Erasing | None = None
     colour_jitter: ColourJitter | None = None
+    trivial_augment: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.flip, bool):
-            raise OptionError(f"flip is {self.flip!r}, expected true or false")
+        for name, value in (("flip", self.flip), ("trivial_augment", self.trivial_augment)):
+            if not isinstance(value, bool):
+                raise OptionError(f"{name} is {value!r}, expected true or false")
         number = isinstance(self.rotation, int | float) and not isinstance(self.rotation, bool)
         if not number or not 0 <= self.rotation <= 180:
             raise OptionError(f"rotation is {self.rotation!r}, expected degrees from 0 to 180")
@@ -58,7 +62,7 @@ class Augmentation:
     @property
     def moves(self) -> bool:
         """Whether pixels change their place."""
-        return bool(self.flip or self.rotation or self.shift or self.resized_crop)
+        return bool(self.flip or self.rotation or self.shift or self.resized_crop or self.trivial_augment)
 
     @property
     def is_identity(self) -> bool:
@@ -72,6 +76,7 @@ class Augmentation:
             "resized_crop": self.resized_crop,
             "erasing": self.erasing,
             "colour_jitter": self.colour_jitter,
+            "trivial_augment": self.trivial_augment,
         }
         return tuple(kind for kind, settings in there.items() if settings)
 
@@ -89,7 +94,8 @@ class Augmentation:
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as plain values; what is off is left out, but for the first three."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        always = ("flip", "rotation", "shift")
+        return {name: value for name, value in asdict(self).items() if value or name in always}
 
 
 class Numbers(NamedTuple):
@@ -102,6 +108,7 @@ class Numbers(NamedTuple):
         resized_crop: (B, n), float64, evenly in [0, 1); None where there is none.
         erasing: (B, n), float64, evenly in [0, 1); None where there is none.
         colour_jitter: (B, n), float64, evenly in [0, 1); None where there is none.
+        trivial_augment: (B, n), float64, evenly in [0, 1); None where there is none.
     """
 
     flip: Tensor
@@ -110,6 +117,7 @@ class Numbers(NamedTuple):
     resized_crop: Tensor | None = None
     erasing: Tensor | None = None
     colour_jitter: Tensor | None = None
+    trivial_augment: Tensor | None = None
 
     def take(self, part: slice) -> Self:
         """Return the numbers of some of the images."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from svdistill.data.augment import Augmentation, Numbers, draw
 from svdistill.data.boxes import crop_boxes, erase, erased_boxes
 from svdistill.data.colours import brighten, contrast, jitter_factors, saturate, turn_hue
-from svdistill.data.geometry import check_images, inverse_maps, look_up
+from svdistill.data.geometry import check_images, in_units, inverse_maps, look_up, one_after_the_other
+from svdistill.data.trivial import change, choose, moves
 
 
 class Edits(NamedTuple):
@@ -18,6 +19,8 @@ class Edits(NamedTuple):
     Attributes:
         maps: (B, 2, 3), float64: where its pixels come from, see `inverse_maps`.
         crops: (B, 4), int64: the box of the image that the maps lead to, see `look_up`.
+        change: (B,), int64: which of TrivialAugment's changes, see `trivial.Changes`.
+        strength: (B,), float32: how strong it is.
         brightness: (B,), float32: a factor, see `brighten`.
         contrast: (B,), float32: a factor, see `contrast`.
         saturation: (B,), float32: a factor, see `saturate`.
@@ -27,6 +30,8 @@ class Edits(NamedTuple):
 
     maps: Tensor | None = None
     crops: Tensor | None = None
+    change: Tensor | None = None
+    strength: Tensor | None = None
     brightness: Tensor | None = None
     contrast: Tensor | None = None
     saturation: Tensor | None = None
@@ -54,17 +59,21 @@ def plan(numbers: Numbers, augmentation: Augmentation, *, height: int, width: in
     Returns:
         The edits, on the CPU.
     """
-    maps = crops = erased = None
+    maps = crops = which = strength = erased = None
     factors: dict[str, Tensor] = {}
     if augmentation.moves:
         maps = inverse_maps(numbers.flip, numbers.angle, numbers.shift, height=height, width=width)
+    if maps is not None and numbers.trivial_augment is not None:
+        which, strength = changes = choose(numbers.trivial_augment, height=height, width=width)
+        moved = in_units(moves(changes, height=height, width=width), height=height, width=width)
+        maps = one_after_the_other(moved, maps)
     if augmentation.resized_crop is not None and numbers.resized_crop is not None:
         crops = crop_boxes(numbers.resized_crop, augmentation.resized_crop, height=height, width=width)
     if augmentation.colour_jitter is not None and numbers.colour_jitter is not None:
         factors = jitter_factors(numbers.colour_jitter, augmentation.colour_jitter)
     if augmentation.erasing is not None and numbers.erasing is not None:
         erased = erased_boxes(numbers.erasing, augmentation.erasing, height=height, width=width)
-    return Edits(maps, crops, erased=erased, **factors)
+    return Edits(maps, crops, which, strength, erased=erased, **factors)
 
 
 def edit(images: Tensor, edits: Edits, *, fill: Tensor) -> Tensor:
@@ -86,6 +95,8 @@ def edit(images: Tensor, edits: Edits, *, fill: Tensor) -> Tensor:
         return images
     if edits.maps is not None:
         images = look_up(images, edits.maps, edits.crops)
+    if edits.change is not None and edits.strength is not None:
+        images = change(images, edits.change, edits.strength)
     if edits.brightness is not None:
         images = brighten(images, edits.brightness)
     if edits.contrast is not None:

@@ -63,11 +63,20 @@ def inverse_maps(flip: Tensor, angle: Tensor, shift: Tensor, *, height: int, wid
     mirror = 1 - 2 * flip.double()
     cos, sin = radians.cos(), radians.sin()
     turn = torch.stack([torch.stack([mirror * cos, -mirror * sin], -1), torch.stack([sin, cos], -1)], -2)
-    # grid_sample measures each axis from −1 to 1, so rows and columns need their own unit or rotation would shear.
+    return in_units(torch.cat([turn, -(turn @ shift.double()[:, :, None])], dim=-1), height=height, width=width)
+
+
+def in_units(maps: Tensor, *, height: int, width: int) -> Tensor:
+    """Return affine maps of pixels from the centre, (B, 2, 3), as maps of each axis from −1 to 1."""
+    # Rows and columns each have their own unit, or rotation would shear.
     unit = torch.tensor([width / 2, height / 2], dtype=torch.float64)
-    matrix = turn * unit / unit[:, None]
-    offset = -(turn @ shift.double()[:, :, None]) / unit[:, None]
-    return torch.cat([matrix, offset], dim=-1)
+    return torch.cat([maps[:, :, :2] * unit / unit[:, None], maps[:, :, 2:] / unit[:, None]], dim=-1)
+
+
+def one_after_the_other(first: Tensor, second: Tensor) -> Tensor:
+    """Return the affine maps, (B, 2, 3), that send each place where the second sends what the first makes of it."""
+    turned = second[:, :, :2] @ first
+    return torch.cat([turned[:, :, :2], turned[:, :, 2:] + second[:, :, 2:]], dim=-1)
 
 
 def look_up(images: Tensor, maps: Tensor, boxes: Tensor | None = None) -> Tensor:

@@ -94,6 +94,8 @@ class AugmentSettings(Settings):
             moved: ``true``, or its settings; null = the whole image.
         erasing: erase a random box of some images, after all else: ``true``, or its settings; null = of none.
         colour_jitter: vary brightness, contrast, saturation and hue, after all that moves pixels; null = not.
+        trivial_augment: change each image in one more way, chosen among 14 (shear, shift, rotation by up to 135°,
+            contrast, …), as strongly as chosen among 31 strengths: TrivialAugment, wide.
     """
 
     flip: bool = False
@@ -102,6 +104,7 @@ class AugmentSettings(Settings):
     resized_crop: ResizedCropSettings | None = None
     erasing: ErasingSettings | None = None
     colour_jitter: ColourJitterSettings | None = None
+    trivial_augment: bool = False
 
     @field_validator("resized_crop", "erasing", mode="before")
     @classmethod
@@ -112,7 +115,17 @@ class AugmentSettings(Settings):
     @property
     def varies(self) -> bool:
         """Whether any image is changed."""
-        return any((self.flip, self.rotation, self.shift, self.resized_crop, self.erasing, self.colour_jitter))
+        return any(
+            (
+                self.flip,
+                self.rotation,
+                self.shift,
+                self.resized_crop,
+                self.erasing,
+                self.colour_jitter,
+                self.trivial_augment,
+            )
+        )
 
 
 class UnlabelledSettings(Settings):
@@ -188,6 +201,11 @@ class DataSettings(Settings):
             raise ValueError(
                 "augment.flip: task=rotation asks which way an image was turned, and a mirrored one tells 90° as 270°; "
                 "take data.augment.flip=false"
+            )
+        if self.augment.trivial_augment:
+            raise ValueError(
+                "augment.trivial_augment: task=rotation asks which way an image was turned, and it turns some by up to "
+                "135°; take data.augment.trivial_augment=false"
             )
         if self.augment.rotation > _MOST_ROTATION:
             raise ValueError(

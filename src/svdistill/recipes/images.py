@@ -213,6 +213,7 @@ def augmentation(recipe: Recipe) -> data.Augmentation:
         shift=settings.shift,
         resized_crop=None if crop is None else data.ResizedCrop(**crop.model_dump()),
         erasing=None if erasing is None else data.Erasing(**erasing.model_dump()),
+        trivial_augment=settings.trivial_augment,
         colour_jitter=None if jitter is None else data.ColourJitter(**jitter.model_dump()),
     )
 

@@ -137,7 +137,7 @@ class Distiller(nn.Module):
         self._teacher: Teacher = NoTeacher() if teacher is None else teacher
         self._teacher.check(losses)
         self._teacher.check_apart(student)
-        self._compare: dict[str, Callable[[Any, Any], tuple[Tensor, dict[str, Tensor]]]] = {}
+        self._compare: dict[str, Callable[..., tuple[Tensor, dict[str, Tensor]]]] = {}
         if on_maps and len(self._student_taps) != self._teacher.taps:
             raise ShapeError(
                 f"{len(self._student_taps)} student taps came with {self._teacher.taps} teacher taps; "
@@ -167,6 +167,11 @@ class Distiller(nn.Module):
     def sums(self) -> frozenset[str]:
         """The losses that are a sum over the batch, not a mean."""
         return frozenset(name for name, loss in self._losses.items() if loss.sums)
+
+    @property
+    def needs_labels(self) -> frozenset[str]:
+        """The losses that compare with the labels of the images at hand."""
+        return frozenset(name for name, loss in self._losses.items() if loss.needs_labels)
 
     @property
     def precise(self) -> dict[str, frozenset[str]]:
@@ -251,6 +256,7 @@ class Distiller(nn.Module):
         only: Collection[str] | None = None,
         indices: Tensor | None = None,
         views: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> DistillOutput:
         """Run the student, and in train mode the teacher, on the same images.
 
@@ -259,18 +265,20 @@ class Distiller(nn.Module):
             only: the transfer losses to compute, by name; with none the teacher does not run; None = all.
             indices: (B,), int64, which images of the training set these are; only a stored teacher asks.
             views: (B,), int64, which of their fixed views these are; only a stored teacher asks.
+            labels: (B,), int64, below 0 for an image without a label; only a loss that ``needs_labels`` asks.
 
         Returns:
             The student's logits, the transfer losses and their health; see :class:`DistillOutput`.
 
         Raises:
-            OptionError: a loss of ``only`` is unknown, or a stored teacher is not told which images and views
-                these are.
+            OptionError: a loss of ``only`` is unknown, a loss is not told the labels that it needs, or a stored teacher
+                which images and views these are.
             ShapeError: a tap did not run or gave no tensor, or a loss cannot compare what came.
         """
         losses = self._chosen(only)
         if not self.training:
             return DistillOutput(self._reader.logits(self.student, images), None, {}, {})
+        _check_told(losses, labels)
         # Tapped also where no map is read: a compiled student does not notice that hooks have come or gone.
         logits, maps = self._reader.run(self.student, images)
         if not losses:
@@ -283,7 +291,8 @@ class Distiller(nn.Module):
             side: Any = logits if loss.reads == "logits" else maps
             if self.adapters is not None and _lifts(loss):
                 side = lifted = self.adapters(maps) if lifted is None else lifted
-            terms[name], figures = self._compare.get(name, loss.compare)(side, goals[name])
+            compare, told = self._compare.get(name, _comparison(loss)), [labels] if loss.needs_labels else []
+            terms[name], figures = compare(side, goals[name], *told)
             health |= figures
         return DistillOutput(logits, sum(terms.values(), start=logits.new_zeros(())), health, terms)
 
@@ -297,7 +306,7 @@ class Distiller(nn.Module):
             options: of `torch.compile`, for instance ``backend``.
         """
         self._teacher.compile(self._losses, **options)
-        self._compare = {name: compile_function(loss.compare, **options) for name, loss in self._losses.items()}
+        self._compare = {name: compile_function(_comparison(one), **options) for name, one in self._losses.items()}
 
     @torch.no_grad()
     def extract(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
@@ -389,6 +398,20 @@ def _reads_maps(loss: TransferLoss[Any, Any]) -> bool:
 def _lifts(loss: TransferLoss[Any, Any]) -> bool:
     """Whether a loss compares channel by channel, so that the student's maps have to be lifted where widths differ."""
     return loss.reads == "maps" and loss.equal_widths
+
+
+def _comparison(loss: TransferLoss[Any, Any]) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    """How a loss compares: with the labels where it needs them."""
+    return loss.compare_labelled if loss.needs_labels else loss.compare
+
+
+def _check_told(losses: Losses, labels: Tensor | None) -> None:
+    """Refuse to compare without labels where a loss needs them."""
+    if labels is None and (lacking := next((name for name, one in losses.items() if one.needs_labels), None)):
+        raise OptionError(
+            f"the loss {lacking} compares with the labels of the images at hand; give them: distiller(images, "
+            "labels=labels), below 0 for an image without a label"
+        )
 
 
 def _widened(one: Tensor, width: int) -> Tensor:

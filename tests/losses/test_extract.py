@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 
 from svdistill.errors import ShapeError
-from svdistill.losses import AttentionLoss, FitNetLoss, FSPLoss, RelationalLoss, SoftTargetLoss, SVDLoss
+from svdistill.losses import (
+    AttentionLoss,
+    DISTLoss,
+    DKDLoss,
+    FitNetLoss,
+    FSPLoss,
+    PKTLoss,
+    RelationalLoss,
+    SimilarityLoss,
+    SoftTargetLoss,
+    SVDLoss,
+)
 from tests.features import post_relu_maps
 
 HALF = torch.finfo(torch.float16).eps
@@ -22,6 +33,8 @@ LOSSES: dict[str, tuple[Any, int]] = {  # with the size of the student's first m
     "attention, smaller student": (AttentionLoss(), 8),
     "attention, larger student": (AttentionLoss(power=1.0), 32),
     "relational": (RelationalLoss(), 8),
+    "similarity": (SimilarityLoss(), 8),
+    "pkt": (PKTLoss(), 8),
     "fsp": (FSPLoss(), 8),
     "fitnet": (FitNetLoss(), 8),
     "fitnet, larger student": (FitNetLoss(hint=0), 32),
@@ -71,14 +84,16 @@ def test_half_precision_is_enough(name):
     assert at_once > 0
 
 
-def test_soft_targets():
+@pytest.mark.parametrize("loss", [SoftTargetLoss(), SoftTargetLoss(2.0, standardize=True), DKDLoss(), DISTLoss()])
+def test_losses_on_logits(loss):
     """The teacher's side are its logits, also where a class is excluded."""
-    loss, student = SoftTargetLoss(), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    student, labels = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 4])
     teacher = torch.randn(4, 5, generator=torch.Generator().manual_seed(1)) * 8
     teacher[:, 3] = -torch.inf
-    at_once, _ = loss.measure(student, teacher)
-    later, health = loss.compare(student, stored(loss, loss.extract(teacher, student)))
+    at_once, _ = loss.measure(student, teacher, labels)
+    later, health = loss.compare_labelled(student, stored(loss, loss.extract(teacher, student)), labels)
     assert float(later) == pytest.approx(float(at_once), rel=4 * HALF)
+    assert at_once > 0
     assert health == {}
 
 
@@ -109,7 +124,10 @@ def test_sizes():
     assert sizes(FSPLoss(), teacher, student) == {"flow0-1": (6, 8, 12), "flow1-2": (6, 12, 20)}
     assert sizes(FitNetLoss(), teacher, student) == {"hint": (6, 12, 2, 2)}
     assert not any(loss.storable for loss in (FSPLoss(), FitNetLoss()))
-    assert all(loss.storable for loss in (SVDLoss(), AttentionLoss(), RelationalLoss(), SoftTargetLoss()))
+    small = (SVDLoss(), AttentionLoss(), RelationalLoss(), SoftTargetLoss(), DKDLoss(), DISTLoss(), PKTLoss())
+    assert all(loss.storable for loss in small)
+    assert sizes(SimilarityLoss(), teacher, [*student[:2], student[2][:, :, 0, 0]]) == {"features": (6, 80)}
+    assert SimilarityLoss().storable
 
 
 def test_fsp_stored_without_the_taps_it_leaves_out():
@@ -132,6 +150,7 @@ def test_sums():
     """Only KD-SVD may be a sum over the batch, and says so."""
     assert SVDLoss(reduction="sum").sums
     means = [SVDLoss(), SoftTargetLoss(), AttentionLoss(), RelationalLoss(), FSPLoss(), FitNetLoss()]
+    means += [DKDLoss(), DISTLoss(), SimilarityLoss(), PKTLoss()]
     assert not any(loss.sums for loss in means)
 
 
@@ -151,6 +170,8 @@ def test_what_decides_what_is_taken():
         (SVDLoss(basis="teacher"), lambda known: known.pop("left0"), "basis='teacher'"),
         (AttentionLoss(), lambda known: known.pop("attention0"), "there are goals for 0"),
         (RelationalLoss(), lambda known: known.update(embedding=known["embedding"][:2]), "its goal is for 2"),
+        (PKTLoss(), lambda known: known.update(embedding=known["embedding"][:2]), "its goal is for 2"),
+        (SimilarityLoss(), lambda known: known.update(features=known["features"][:2]), "its goal is for 2"),
     ],
 )
 def test_a_goal_that_does_not_fit_is_refused(loss, change, match):

@@ -1,6 +1,7 @@
 """Soft targets on values worked out by hand."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -39,6 +40,112 @@ def test_module_is_the_function():
     assert not loss(student, teacher).requires_grad
 
 
+def z_scores(logits: list[float]) -> list[float]:
+    """Sun et al., with the deviation that their code takes."""
+    return [(one - statistics.fmean(logits)) / statistics.stdev(logits) for one in logits]
+
+
+def test_standardized_is_the_published_formula():
+    """Plain loops: z-scores of both sides, softened, and T² times the divergence, in the mean over the images."""
+    generator = torch.Generator().manual_seed(2)
+    student, teacher = (5 * torch.randn(6, 4, generator=generator, dtype=torch.float64) + 3 for _ in range(2))
+    parts = []
+    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        q, p = ([math.exp(z / 2) for z in z_scores(one)] for one in (s, t))
+        q, p = ([one / math.fsum(side) for one in side] for side in (q, p))
+        parts.append(4 * math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True)))
+    found = soft_target_loss(student, teacher, temperature=2, standardize=True)
+    assert float(found) == pytest.approx(statistics.fmean(parts), rel=1e-12)
+    assert torch.equal(SoftTargetLoss(2.0, standardize=True)(student, teacher), found)
+
+
+def test_standardized_by_hand():
+    """Logits 0, 1, 2 and 30, 20, 10 have the z-scores −1, 0, 1 and 1, 0, −1, and the same sum of exponentials."""
+    found = soft_target_loss(
+        torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[30.0, 20.0, 10.0]]), temperature=1, standardize=True
+    )
+    assert float(found) == pytest.approx(2 * (math.e - 1 / math.e) / (math.e + 1 + 1 / math.e), rel=1e-6)
+
+
+def test_standardized_gradient():
+    """Agrees with finite differences, has no part along mean and scale, and is 0 at the teacher's logits."""
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = (torch.randn(3, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    student.requires_grad_()
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return soft_target_loss(logits, teacher, temperature=2, standardize=True)
+
+    assert torch.autograd.gradcheck(loss, student, fast_mode=False)
+    (gradient,) = torch.autograd.grad(loss(student), student)
+    assert gradient.sum(1).abs().max() < 1e-14
+    assert (gradient * student).sum(1).abs().max() < 1e-14
+    same = (7 * teacher + 2).requires_grad_()
+    assert float(loss(same).detach()) == pytest.approx(0, abs=1e-14)
+    assert torch.autograd.grad(loss(same), same)[0].abs().max() < 1e-14
+
+
+INF = math.inf
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], [3.0, 0.0, 1.0, 2.0]),  # constant
+        ([0.1, 0.1, 0.1, 0.1], [3.0, 0.0, 1.0, 2.0]),  # whose mean rounds
+        ([3.0, 0.0, 1.0, 2.0], [0.7, 0.7, 0.7, 0.7]),
+        ([1e-30, 0.0, 0.0, 0.0], [3.0, 0.0, 1.0, 2.0]),
+        ([1e4, -1e4, 0.0, 0.0], [-1e4, 1e4, 0.0, 0.0]),
+        ([1.0, -INF, 2.0, 0.0], [0.0, -INF, 1.0, 5.0]),  # excluded by both
+        ([1.0, -INF, 2.0, 0.0], [0.0, 9.0, 1.0, 5.0]),
+        ([1.0, 3.0, 2.0, 0.0], [0.0, -INF, 1.0, 5.0]),
+        ([1.0, -INF, -INF, -INF], [0.0, 3.0, 1.0, 5.0]),
+        ([1.0, -INF, 2.0, -INF], [-INF, 1.0, -INF, 2.0]),  # no class is left
+    ],
+)
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+def test_degenerate_logits(student, teacher, standardize, kind):
+    """Loss and gradient are finite, no larger than for other logits, and what is excluded gets no gradient."""
+    own = torch.tensor([student], dtype=kind).requires_grad_()
+    loss = soft_target_loss(own, torch.tensor([teacher], dtype=kind), temperature=2, standardize=standardize)
+    (gradient,) = torch.autograd.grad(loss, own)
+    assert loss.isfinite()
+    assert loss.dtype == torch.float32
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() <= 2
+    assert (gradient[own == -INF] == 0).all()
+    if standardize and max(student) - min(student) < 1e-20:
+        assert (gradient == 0).all()
+
+
+def test_excluded_by_both():
+    """The loss is that of the other classes."""
+    generator = torch.Generator().manual_seed(4)
+    sides = [torch.randn(3, 4, generator=generator) for _ in range(2)]
+    wide = [torch.cat([one, torch.full((3, 1), -INF)], 1) for one in sides]
+    for standardize in (False, True):
+        found = soft_target_loss(*wide, standardize=standardize)
+        torch.testing.assert_close(found, soft_target_loss(*sides, standardize=standardize))
+
+
+def test_broken_logits_are_not_hidden():
+    """NaN reaches the loss."""
+    broken = torch.tensor([[0.0, math.nan, 1.0]])
+    for standardize in (False, True):
+        assert soft_target_loss(broken, torch.zeros(1, 3), standardize=standardize).isnan()
+        assert soft_target_loss(torch.zeros(1, 3), broken, standardize=standardize).isnan()
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_too_few_classes_to_standardize(classes):
+    """With two the z-scores are ±1/√2, whatever the logits: refused in one line, and without them defined."""
+    sides = torch.rand(3, classes), torch.rand(3, classes)
+    with pytest.raises(ShapeError, match=rf"at least 3 classes, got {classes}: .*take standardize=False"):
+        soft_target_loss(*sides, standardize=True)
+    assert soft_target_loss(*sides).isfinite()
+
+
 def test_half_precision_and_empty_batch():
     """bfloat16 logits are compared in float32; an empty batch gives 0."""
     assert soft_target_loss(torch.zeros(2, 3).bfloat16(), torch.ones(2, 3).bfloat16()).dtype == torch.float32
@@ -63,3 +170,4 @@ def test_excluded_class():
 def test_shows_its_temperature() -> None:
     """A printed network says what the loss was made with."""
     assert repr(SoftTargetLoss(temperature=3.0)) == "SoftTargetLoss(temperature=3.0)"
+    assert repr(SoftTargetLoss(standardize=True)) == "SoftTargetLoss(temperature=4.0, standardize=True)"

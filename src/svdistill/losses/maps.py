@@ -132,6 +132,11 @@ def channels_first(feature: Tensor) -> Tensor:
     return feature.mT if feature.dim() == 3 else feature[:, :, None]
 
 
+def averaged(feature: Tensor) -> Tensor:
+    """Average a map over its positions, (B, D), in float64: what relates images to each other takes differences."""
+    return channels_first(feature).double().mean(2)
+
+
 def positions(feature: Tensor) -> int:
     """Return H·W of (B, C, H, W), N of (B, N, D), 1 of (B, D)."""
     return feature.shape[2:].numel() if feature.dim() == 4 else feature.shape[1] if feature.dim() == 3 else 1

@@ -34,6 +34,7 @@ class TransferLoss(Protocol[Side, Goal]):
         least_images: how many images must be worked on together for it to learn anything.
         storable: its goals are small enough to be stored, and the teacher left out of training.
         precise: names of what is not to be stored in half precision, among those that `pack` gives.
+        needs_labels: it compares with the labels of the images at hand: `compare_labelled`, not `compare`.
     """
 
     reads: ClassVar[Reads]
@@ -42,6 +43,7 @@ class TransferLoss(Protocol[Side, Goal]):
     least_images: ClassVar[int] = 1
     storable: ClassVar[bool] = True
     precise: ClassVar[frozenset[str]] = frozenset()
+    needs_labels: ClassVar[bool] = False
 
     @property
     def sums(self) -> bool:
@@ -97,19 +99,34 @@ class TransferLoss(Protocol[Side, Goal]):
             The loss and its health, 0-dim tensors; the health carries no gradient.
         """
 
-    def measure(self, student: Side, teacher: Side) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare_labelled(self, student: Side, goal: Goal, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compare as `compare` does, with the labels at hand; a loss that ``needs_labels`` has its own.
+
+        Args:
+            student: the student's side.
+            goal: what `extract` returned for the same images.
+            labels: (B,), int64, of the same images; below 0 for an image without a label.
+
+        Returns:
+            The loss and its health; see `compare`.
+        """
+        return self.compare(student, goal)
+
+    def measure(self, student: Side, teacher: Side, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Compare student and teacher.
 
         Args:
             student: the student's side.
             teacher: the teacher's side.
+            labels: (B,), int64, of the images, for a loss that ``needs_labels``.
 
         Returns:
             The loss and its health; see `compare`.
         """
         if self.reads == "maps":
             warn_of_layout(cast(Maps, student), cast(Maps, teacher))
-        return self.compare(student, self.extract(teacher, student))
+        goal = self.extract(teacher, student)
+        return self.compare(student, goal) if labels is None else self.compare_labelled(student, goal, labels)
 
     @abstractmethod
     def pack(self, goal: Goal) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Relational knowledge distillation: the student learns distances and angles between the teacher's embeddings."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -8,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svdistill.errors import OptionError
-from svdistill.losses.maps import channels_first, match, pair_up, warn_of_layout, wide_dtype
+from svdistill.losses.maps import averaged, match, pair_up, warn_of_layout, wide_dtype
+from svdistill.losses.options import check_factors
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 # Squared distances below this fraction of the squared lengths are rounding of float32 maps: the examples coincide.
@@ -44,7 +43,7 @@ def relational_loss(
 
     Source: Park, Kim, Lu, Cho, *Relational Knowledge Distillation*, CVPR 2019, equations 5 to 9.
     """
-    _check_weights(distance, angle)
+    check_factors(distance=distance, angle=angle)
     warn_of_layout(student_maps, teacher_maps)
     return _compare(student_maps, _extract(teacher_maps, student_maps), distance, angle)
 
@@ -61,7 +60,7 @@ class RelationalLoss(nn.Module, TransferLoss[Maps, Tensor]):
 
     def __init__(self, distance: float = 25.0, angle: float = 50.0) -> None:
         super().__init__()
-        _check_weights(distance, angle)
+        check_factors(distance=distance, angle=angle)
         self.distance = distance
         self.angle = angle
 
@@ -111,7 +110,7 @@ class RelationalLoss(nn.Module, TransferLoss[Maps, Tensor]):
 
 @torch.no_grad()
 def _extract(teacher_maps: Maps, student_maps: Maps) -> Tensor:
-    return _embedding(pair_up(student_maps, teacher_maps, method="RKD")[-1][1])
+    return averaged(pair_up(student_maps, teacher_maps, method="RKD")[-1][1])
 
 
 def _compare(student_maps: Maps, embedding: Tensor, distance: float, angle: float) -> Tensor:
@@ -119,7 +118,7 @@ def _compare(student_maps: Maps, embedding: Tensor, distance: float, angle: floa
     match([student], [embedding], method="RKD")
     batch = len(student)
     with torch.autocast(student.device.type, enabled=False):
-        found, goal = _Relations(_embedding(student)), _Relations(embedding.double())
+        found, goal = _Relations(averaged(student)), _Relations(embedding.double())
         loss = found.gram.sum() * 0.0  # keeps the graph where a term is off or the batch is empty
         if distance:
             error = functional.smooth_l1_loss(found.distances(), goal.distances(), reduction="sum")
@@ -128,11 +127,6 @@ def _compare(student_maps: Maps, embedding: Tensor, distance: float, angle: floa
             error = functional.smooth_l1_loss(found.cosines(), goal.cosines(), reduction="sum")
             loss = loss + error * (angle / max(1, batch**3))
     return loss.to(wide_dtype(student))
-
-
-def _embedding(feature: Tensor) -> Tensor:
-    """Average a map over its positions, (B, D), in float64."""
-    return channels_first(feature).double().mean(2)
 
 
 class _Relations:
@@ -168,9 +162,3 @@ class _Relations:
         inner = g[None] - g[:, :, None] - g[:, None] + g.diagonal()[:, None, None]
         inverse = torch.where(self.differ, 1 / self.length, 0.0)
         return inner * inverse[:, :, None] * inverse[:, None]
-
-
-def _check_weights(distance: float, angle: float) -> None:
-    for name, value in (("distance", distance), ("angle", angle)):
-        if not (value >= 0 and math.isfinite(value)):
-            raise OptionError(f"{name} must be a number of at least 0, got {value!r}")

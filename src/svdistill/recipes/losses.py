@@ -133,6 +133,8 @@ class SoftTargetLossSettings(LossSettings):
 
     Attributes:
         temperature: divides both networks' logits.
+        standardize: whether z-scores are compared in place of logits (Sun et al. 2024); the method
+            ``soft-target-standardized`` has the published temperature and weight for it.
         weight: 0.9 by default.
         main_weight: 0.1 by default.
     """
@@ -142,8 +144,14 @@ class SoftTargetLossSettings(LossSettings):
 
     name: Literal["soft-target"]
     temperature: float = Field(default=4.0, gt=0, le=MAX_FACTOR)
+    standardize: bool = False
     weight: float = Field(default=0.9, gt=0, le=MAX_FACTOR)
     main_weight: float = Field(default=0.1, ge=0, le=MAX_FACTOR)
+
+    @property
+    def variant(self) -> str:
+        """Whether z-scores are compared."""
+        return "standardized" if self.standardize else ""
 
 
 class FitNetLossSettings(LossSettings):
@@ -195,6 +203,58 @@ class RelationalLossSettings(LossSettings):
     angle: float = Field(default=50.0, ge=0, le=MAX_FACTOR)
 
 
+class DKDLossSettings(LossSettings):
+    """DKD (Zhao et al. 2022): the probability of the right class, and those of the others among themselves.
+
+    Attributes:
+        alpha: factor on the part of the right class.
+        beta: factor on the part of the other classes.
+        temperature: divides both networks' logits.
+    """
+
+    compares_taps = False
+    makes = "svdistill.losses:DKDLoss"
+
+    name: Literal["dkd"]
+    alpha: float = Field(default=1.0, ge=0, le=MAX_FACTOR)
+    beta: float = Field(default=8.0, ge=0, le=MAX_FACTOR)
+    temperature: float = Field(default=4.0, gt=0, le=MAX_FACTOR)
+
+
+class DISTLossSettings(LossSettings):
+    """DIST (Huang et al. 2022): correlations with the teacher, over the classes and over the images of a batch.
+
+    Attributes:
+        beta: factor on the part over the classes.
+        gamma: factor on the part over the images.
+        temperature: divides both networks' logits.
+    """
+
+    compares_taps = False
+    makes = "svdistill.losses:DISTLoss"
+
+    name: Literal["dist"]
+    beta: float = Field(default=2.0, ge=0, le=MAX_FACTOR)
+    gamma: float = Field(default=2.0, ge=0, le=MAX_FACTOR)
+    temperature: float = Field(default=4.0, gt=0, le=MAX_FACTOR)
+
+
+class SimilarityLossSettings(LossSettings):
+    """SP (Tung & Mori 2019): how similar the images of a batch are to each other, at the last tap."""
+
+    makes = "svdistill.losses:SimilarityLoss"
+
+    name: Literal["similarity"]
+
+
+class PKTLossSettings(LossSettings):
+    """PKT (Passalis & Tefas 2018): which images of a batch are neighbours, at the last tap."""
+
+    makes = "svdistill.losses:PKTLoss"
+
+    name: Literal["pkt"]
+
+
 # All losses that a recipe may name: the one list of them, in the order in which messages and tables name them.
 AnyLoss = Annotated[
     SVDLossSettings
@@ -202,7 +262,11 @@ AnyLoss = Annotated[
     | FitNetLossSettings
     | FSPLossSettings
     | AttentionLossSettings
-    | RelationalLossSettings,
+    | RelationalLossSettings
+    | DKDLossSettings
+    | DISTLossSettings
+    | SimilarityLossSettings
+    | PKTLossSettings,
     Field(discriminator="name"),
 ]
 LOSSES: dict[str, type[LossSettings]] = by_name(AnyLoss)

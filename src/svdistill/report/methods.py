@@ -88,16 +88,21 @@ def looks(keys: Sequence[Key]) -> dict[Key, Look]:
 
 def _colours(family: str) -> tuple[str, str]:
     """Return the colours of a method and all its variants, for light and for dark backgrounds."""
+    return _own_colours().get(family, _OTHER_COLOURS)
+
+
+def _own_colours() -> dict[str, tuple[str, str]]:
+    """Return the families that have colours of their own, and these."""
     # The palette ends where the standard comparison does: a method that is added there is drawn as any other.
-    known = dict(zip(methods.compared(), _COLOURS, strict=False)) | {_SUM: _SUM_COLOURS}
-    return known.get(family, _OTHER_COLOURS)
+    return dict(zip(methods.compared(), _COLOURS, strict=False)) | {_SUM: _SUM_COLOURS}
 
 
 def _family(method: str) -> str:
-    """Return the method that this one is a variant of, or that it is a sum or none that has a label."""
+    """Return the method that this one is a variant of, or that it is a sum, or one without colours of its own."""
     if methods.is_sum(method):
         return _SUM
-    return _stem(method, r"\b") or _OTHER
+    stem = _stem(method, r"\b")
+    return stem if stem in _own_colours() else _OTHER
 
 
 def _part(part: str) -> str:

@@ -38,7 +38,8 @@ class TrainingPlan:
         ema: decay of an exponential moving average of the weights, anew in each stage, 0 < ema < 1; None = no average.
 
     Raises:
-        OptionError: a setting is out of range, or the optimizer is not the distiller's.
+        OptionError: a setting is out of range, the optimizer is not the distiller's, or a loss needs labels and there
+            are none.
     """
 
     distiller: Distiller
@@ -73,6 +74,11 @@ class TrainingPlan:
         if not all(id(p) in known for group in self.optimizer.param_groups for p in group["params"]):
             raise OptionError("the optimizer holds parameters that are not the distiller's; make it from distiller")
         check_reached(self.optimizer, self.distiller)
+        if self.distiller.needs_labels and not (self.batches.labels >= 0).any():
+            raise OptionError(
+                f"the loss {min(self.distiller.needs_labels)} compares with the labels of the images, and none of the "
+                "training images has one; give batches with labelled images, or another loss"
+            )
 
     @property
     def epochs(self) -> int:

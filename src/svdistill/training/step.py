@@ -235,7 +235,7 @@ def forward_backward(learner: Learner, examples: Examples, objective: Objective)
     images, labels, indices, views = examples
     distiller, parameters, parts = learner.distiller, trained(learner.optimizer), learner.parts
     with learner.engine.autocast():
-        output: DistillOutput = distiller(images, only=objective.names, indices=indices, views=views)
+        output: DistillOutput = distiller(images, only=objective.names, indices=indices, views=views, labels=labels)
         main = F.cross_entropy(
             output.logits, labels, ignore_index=UNLABELLED, label_smoothing=objective.label_smoothing
         )

@@ -1,0 +1,26 @@
+"""Checks of the numbers that losses are made with."""
+
+import math
+
+from svdistill.errors import OptionError
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise unless a temperature is a positive number.
+
+    Raises:
+        OptionError: it is not.
+    """
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise OptionError(f"temperature must be a positive number, got {temperature!r}")
+
+
+def check_factors(**factors: float) -> None:
+    """Raise unless each factor on a part of a loss, given by its name, is a number of at least 0.
+
+    Raises:
+        OptionError: one is not.
+    """
+    for name, value in factors.items():
+        if not (value >= 0 and math.isfinite(value)):
+            raise OptionError(f"{name} must be a number of at least 0, got {value!r}")

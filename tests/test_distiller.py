@@ -11,11 +11,13 @@ from svdistill.distiller import Adapted, Distiller
 from svdistill.errors import OptionError, ShapeError, SvdistillWarning
 from svdistill.losses import (
     AttentionLoss,
+    DKDLoss,
     FitNetLoss,
     FSPLoss,
     RelationalLoss,
     SoftTargetLoss,
     SVDLoss,
+    dkd_loss,
     fitnet_loss,
     soft_target_loss,
     svd_loss,
@@ -197,6 +199,24 @@ def test_a_loss_need_not_be_a_module():
     assert torch.equal(output.terms["plain"], output.terms["soft"])
     assert list(module.losses) == ["soft"]
     assert module.prepare(IMAGES) == ()
+
+
+def test_labels_reach_the_loss_that_needs_them():
+    """And no other; without them it is refused in one line, unless it takes no part."""
+    module = distiller(loss={"soft": SoftTargetLoss(), "dkd": DKDLoss()})
+    module.student[3].p = 0.0
+    labels = torch.tensor([1, -1])
+    output = module(IMAGES, labels=labels)
+    with torch.no_grad():
+        expected = dkd_loss(output.logits, module.teacher(IMAGES), labels)
+    torch.testing.assert_close(output.terms["dkd"], expected)
+    assert module.needs_labels == {"dkd"}
+    assert module(IMAGES, only=["soft"]).terms.keys() == {"soft"}
+    assert module.eval()(IMAGES).transfer is None
+    with pytest.raises(OptionError, match=r"^the loss dkd compares .* give them: distiller\(images, labels=labels\)"):
+        module.train()(IMAGES)
+    module.compile_losses(backend="eager")
+    torch.testing.assert_close(module(IMAGES, labels=labels).terms["dkd"], expected)
 
 
 # What learns beside the student

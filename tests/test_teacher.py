@@ -9,8 +9,12 @@ from svdistill.distiller import Distiller
 from svdistill.errors import OptionError, ShapeError
 from svdistill.losses import (
     AttentionLoss,
+    DISTLoss,
+    DKDLoss,
     FSPLoss,
+    PKTLoss,
     RelationalLoss,
+    SimilarityLoss,
     SoftTargetLoss,
     SVDLoss,
 )
@@ -37,7 +41,11 @@ STORABLE = {
     "svd in the teacher's basis": lambda: SVDLoss(2, basis="teacher"),
     "attention": AttentionLoss,
     "relational": RelationalLoss,
+    "similarity": SimilarityLoss,
+    "pkt": PKTLoss,
     "soft-target": SoftTargetLoss,
+    "dkd": DKDLoss,
+    "dist": DISTLoss,
     "a sum": lambda: {"svd": SVDLoss(), "soft-target": SoftTargetLoss()},
 }
 
@@ -58,7 +66,9 @@ def test_a_stored_teacher_takes_the_place_of_one_that_runs(name, width):
     stored.load_state_dict(live.state_dict())
     order = torch.tensor([1, 0])
     images = IMAGES[order]
-    expected, found = live(images), stored(images, indices=order, views=torch.zeros(2, dtype=torch.int64))
+    labels = torch.tensor([2, -1])
+    expected = live(images, labels=labels)
+    found = stored(images, indices=order, views=torch.zeros(2, dtype=torch.int64), labels=labels)
     assert notes.asked == [(tuple(live._losses), [1, 0], [0, 0], "cpu")]
     assert found.terms.keys() == expected.terms.keys()
     assert found.transfer.item() == pytest.approx(expected.transfer.item(), rel=1e-5)

@@ -32,10 +32,14 @@ FOLLOWED = (
     "svd-k4",
     "svd-recommended",
     "soft-target",
+    "dkd",
+    "dist",
     "fitnet",
     "fsp",
     "attention",
     "relational",
+    "similarity",
+    "pkt",
 )
 
 Loss = TransferLoss[Any, Any]
@@ -62,10 +66,15 @@ METHODS: Mapping[str, Method] = {
     "KD-SVD, teacher's basis, k = 1": Method(partial(losses.SVDLoss, basis="teacher", reduction="sum"), rank=1),
     "KD-SVD, teacher's basis, k = 4": Method(partial(losses.SVDLoss, rank=4, basis="teacher", reduction="sum"), rank=4),
     "soft targets": Method(losses.SoftTargetLoss),
+    "soft targets, standardized": Method(partial(losses.SoftTargetLoss, 2.0, standardize=True)),
+    "DKD": Method(losses.DKDLoss),
+    "DIST": Method(losses.DISTLoss),
     "FitNets": Method(losses.FitNetLoss),
     "FSP": Method(losses.FSPLoss),
     "attention": Method(losses.AttentionLoss),
     "relational": Method(losses.RelationalLoss),
+    "similarity": Method(losses.SimilarityLoss),
+    "PKT": Method(losses.PKTLoss),
     "KD-SVD, k = 1, through adapters": Method(partial(losses.SVDLoss, reduction="sum"), narrow=True),
     "FSP, through adapters": Method(losses.FSPLoss, narrow=True),
 }
@@ -119,7 +128,8 @@ def _loss_and_gradients(
     theirs = [one.to(device, dtype) for one in teacher_maps]
     if criterion.reads == "logits":
         own = [logits.to(device, dtype).requires_grad_()]
-        value = criterion.measure(own[0], teacher_logits.to(device, dtype))[0]
+        labels = torch.arange(scale.compared, device=device) % logits.shape[1]
+        value = criterion.measure(own[0], teacher_logits.to(device, dtype), labels)[0]
     else:
         own = [one.to(device, dtype).requires_grad_() for one in maps]
         if method.narrow:

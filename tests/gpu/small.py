@@ -20,13 +20,25 @@ METHODS = {
     "svd, rank 4": (lambda: losses.SVDLoss(4), Objective(clip="global")),
     "svd, teacher's basis": (lambda: losses.SVDLoss(2, basis="teacher"), Objective(clip="poster")),
     "soft targets": (losses.SoftTargetLoss, Objective(main=0.1, weights={"transfer": 0.9}, clip="none")),
+    "standardized": (
+        lambda: losses.SoftTargetLoss(2.0, standardize=True),
+        Objective(main=0.1, weights={"transfer": 9.0}, clip="none"),
+    ),
+    "dkd": (losses.DKDLoss, Objective(clip="none")),
+    "dist": (losses.DISTLoss, Objective(clip="none", weights={"transfer": 0.1})),
     "fitnet": (losses.FitNetLoss, Objective(main=0.0, clip="none", max_norm=1.0)),
     "fsp": (losses.FSPLoss, Objective(clip="none")),
     "attention": (losses.AttentionLoss, Objective(clip="none", weights={"transfer": 50.0})),
     "relational": (losses.RelationalLoss, Objective(clip="none")),
+    "similarity": (losses.SimilarityLoss, Objective(clip="none", weights={"transfer": 10.0})),
+    "pkt": (losses.PKTLoss, Objective(clip="none", weights={"transfer": 100.0})),
     "svd beside soft targets": (
         lambda: {"svd": losses.SVDLoss(reduction="sum"), "soft": losses.SoftTargetLoss()},
         Objective(weights={"svd": 1.0, "soft": 0.5}, beside={"soft"}),
+    ),
+    "svd beside dkd": (
+        lambda: {"svd": losses.SVDLoss(reduction="sum"), "dkd": losses.DKDLoss()},
+        Objective(weights={"svd": 1.0, "dkd": 0.5}, beside={"dkd"}),
     ),
     "alone": (lambda: losses.SVDLoss(), Objective(weights={})),
 }

@@ -6,7 +6,18 @@ import pytest
 import torch
 from tests.features import post_relu_maps
 
-from svdistill.losses import AttentionLoss, FitNetLoss, FSPLoss, RelationalLoss, SoftTargetLoss, SVDLoss
+from svdistill.losses import (
+    AttentionLoss,
+    DISTLoss,
+    DKDLoss,
+    FitNetLoss,
+    FSPLoss,
+    PKTLoss,
+    RelationalLoss,
+    SimilarityLoss,
+    SoftTargetLoss,
+    SVDLoss,
+)
 
 SVD = {
     f"svd, rank {rank}, {basis} basis, {gradient}": SVDLoss(rank, basis=basis, gradient=gradient, reduction="sum")
@@ -21,6 +32,8 @@ LOSSES = {
     "attention": AttentionLoss(),
     "attention, power 1": AttentionLoss(power=1.0),
     "relational": RelationalLoss(),
+    "similarity": SimilarityLoss(),
+    "pkt": PKTLoss(),
 }
 
 
@@ -77,11 +90,12 @@ def test_maps_in_bfloat16_and_channels_last(device, name):
     assert float(last) == pytest.approx(float(plain), rel=1e-3)
 
 
-def test_loss_on_logits(device):
-    """Soft targets."""
+@pytest.mark.parametrize("loss", [SoftTargetLoss(), SoftTargetLoss(2.0, standardize=True), DKDLoss(), DISTLoss()])
+def test_loss_on_logits(device, loss):
+    """With a class that the teacher excludes, and images without labels."""
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(8, 10, generator=generator, dtype=torch.float64) for _ in range(2))
-    loss = SoftTargetLoss()
+    teacher[:, 3] = -torch.inf
     expected = measured_logits(loss, student, teacher)
     found = measured_logits(loss, student.float().to(device), teacher.float().to(device))
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
@@ -91,7 +105,8 @@ def test_loss_on_logits(device):
 def measured_logits(loss, student, teacher):
     """Return the loss and its gradient, in float64 on a CPU."""
     student = student.requires_grad_()
-    value, _ = loss.measure(student, teacher)
+    labels = torch.tensor([0, 1, -1, 3, 4, 9, -1, 7], device=student.device)
+    value, _ = loss.measure(student, teacher, labels)
     return float(value.detach()), torch.autograd.grad(value, student)[0].cpu().double()
 
 

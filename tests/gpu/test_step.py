@@ -50,7 +50,7 @@ def test_method(device, method):
     [{"accumulate": 2}, {"unlabelled": 4}, {"accumulate": 2, "unlabelled": 4}, {"teacher_width": 12}],
     ids=lambda options: ", ".join(options),
 )
-@pytest.mark.parametrize("method", ["svd", "fitnet"])
+@pytest.mark.parametrize("method", ["svd", "fitnet", "svd beside dkd"])
 def test_parts_images_without_labels_and_adapters(device, method, options):
     """What changes the way through a step."""
     compare(device, method, **options)

@@ -101,7 +101,9 @@ def _nested() -> dict[str, Any]:
     return {key: plain[key] for key in ("data", "model", "teacher", "train")}
 
 
-@pytest.mark.parametrize("loss", ["svd", "attention", "relational", "soft-target", "[svd,soft-target]"])
+@pytest.mark.parametrize(
+    "loss", ["svd", "attention", "relational", "soft-target", "[svd,soft-target]", "[dkd,dist,similarity,pkt]"]
+)
 def test_training_without_the_teacher_is_training_with_it(
     runs: Path, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:

@@ -377,6 +377,14 @@ def test_every_method_trains(shared: Path, method: str) -> None:
     assert len(list((shared / "digits" / "teacher").glob("0-*"))) == 1
 
 
+def test_the_right_class_beside_the_features(shared: Path) -> None:
+    """A sum of KD-SVD and DKD, with images that have no label, from which DKD learns nothing."""
+    run = train("digits/svd", "loss=[svd,dkd]", "data.unlabelled={batch_size: 7, size: 20}", runs=shared)
+    assert run.summary["method"] == "svd+dkd"
+    assert all(line["transfer"] > 0 for line in run.metrics)
+    assert run.student()(torch.zeros(1, 1, 8, 8)).isfinite().all()
+
+
 def test_two_stages(shared: Path) -> None:
     """The transfer task, then the main task with its whole schedule; both are in the metrics and count as epochs."""
     run = train("digits/svd", "train.first_stage=0.5", "train.epochs=4", "train.milestones=[0.5]", runs=shared)

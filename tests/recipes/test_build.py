@@ -10,27 +10,36 @@ from tests.recipes.small import SMALL, loaded, twelve_images
 from svdistill import losses, nets, recipes, training
 from svdistill.recipes import build, weights
 from svdistill.recipes.images import batches, load_images, noise
+from svdistill.recipes.losses import LOSSES
 
 
 def test_settings_reach_the_losses() -> None:
     """Each loss is made with what the recipe says, in its order and under its name."""
     settings = (
         "{name: svd, rank: 3, beta: 2, extra: 0, scaled: false, basis: teacher, reduction: mean, gradient: paper}",
-        "{name: soft-target, temperature: 2}",
+        "{name: soft-target, temperature: 2, standardize: true}",
         "{name: fitnet, hint: 1}",
         "{name: fsp}",
         "{name: attention, power: 3}",
         "{name: relational, distance: 1, angle: 0}",
+        "{name: dkd, alpha: 2, beta: 3, temperature: 5}",
+        "{name: dist, beta: 3, gamma: 4, temperature: 5}",
+        "{name: similarity}",
+        "{name: pkt}",
     )
     made = build.losses(loaded(f"loss=[{','.join(settings)}]"))
-    assert list(made) == ["svd", "soft-target", "fitnet", "fsp", "attention", "relational"]
+    assert list(made) == list(LOSSES)
     expected = (
         losses.SVDLoss(3, 2.0, extra=0, scaled=False, basis="teacher", reduction="mean", gradient="paper"),
-        losses.SoftTargetLoss(2.0),
+        losses.SoftTargetLoss(2.0, standardize=True),
         losses.FitNetLoss(1),
         losses.FSPLoss(),
         losses.AttentionLoss(3.0),
         losses.RelationalLoss(1.0, 0.0),
+        losses.DKDLoss(2.0, 3.0, 5.0),
+        losses.DISTLoss(3.0, 4.0, 5.0),
+        losses.SimilarityLoss(),
+        losses.PKTLoss(),
     )
     assert [repr(loss) for loss in made.values()] == [repr(loss) for loss in expected]
 

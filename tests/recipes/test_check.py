@@ -14,6 +14,9 @@ from svdistill.errors import RecipeError, ShapeError, SvdistillWarning
 from svdistill.recipes import build, weights
 from svdistill.recipes.check import check, check_parts
 from svdistill.recipes.images import load_images, noise
+from svdistill.recipes.losses import LOSSES
+
+MAP_LOSSES = [name for name, kind in LOSSES.items() if kind.compares_taps]
 
 
 def test_only_losses_that_read_maps_need_taps_that_pair_up() -> None:
@@ -75,7 +78,7 @@ def test_too_few_taps_with_positions_are_refused(loss: str, taps: str) -> None:
     assert checked(recipe, size=32) == ()
 
 
-@pytest.mark.parametrize("loss", ["svd", "{name: svd, basis: teacher}", "fsp", "attention", "fitnet", "relational"])
+@pytest.mark.parametrize("loss", [*MAP_LOSSES, "{name: svd, basis: teacher}"])
 def test_default_taps_suit_every_loss(loss: str) -> None:
     """Those in which a loss finds nothing to compare are left out, and the distiller says so."""
     recipe, parent = loaded(f"loss={loss}"), recipes.teacher_of(loaded())
@@ -144,6 +147,28 @@ def test_unequal_widths_are_told() -> None:
         ("classifier.relu1", 205, 102),
     ]  # fmt: skip
     assert checked(loaded("loss=attention", "model.width=0.2")) == ()
+
+
+@pytest.mark.parametrize(
+    ("loss", "match"),
+    [
+        ("[svd,dkd]", r"^loss: DKD needs at least 3 classes, got 2: "),
+        (
+            "{name: soft-target, standardize: true}",
+            r"^loss: logits can be standardized for at least 3 classes, got 2: ",
+        ),
+    ],
+)
+def test_two_classes_are_too_few_for_some(loss: str, match: str) -> None:
+    """With two their loss would be that of soft targets, or teach nothing: one line, before work starts."""
+    two = ["data.classes=['0','1']", "teacher.overrides.data.classes=['0','1']", "data.train_size=20"]
+    recipe = loaded(f"loss={loss}", *two)
+    parent, images = recipes.teacher_of(recipe), twelve_images(classes=2)
+    with pytest.raises(ShapeError, match=match) as caught:
+        check(recipe, images, teacher_recipe=parent, teacher_images=images)
+    assert "\n" not in str(caught.value)
+    for other in ("dist", "similarity", "pkt", "soft-target"):
+        assert check(loaded(f"loss={other}", *two), images, teacher_recipe=parent, teacher_images=images) == ()
 
 
 @pytest.mark.parametrize("by_file", [False, True])
@@ -271,3 +296,11 @@ def test_too_few_images_to_relate_are_refused(overrides: list[str], processes: i
             checked(recipe, processes=processes)
     else:
         assert checked(recipe, processes=processes) == ()
+
+
+@pytest.mark.parametrize(("loss", "least"), [("dist", 3), ("similarity", 2), ("pkt", 2)])
+def test_so_are_too_few_for_other_losses(loss: str, least: int) -> None:
+    """Two correlate perfectly, or perfectly not; one is alone."""
+    with pytest.raises(RecipeError, match=rf"^train\.batch_size: {loss} .* that is {least - 1}; take at least {least}"):
+        checked(loaded(f"loss={loss}", f"train.batch_size={least - 1}"))
+    assert checked(loaded(f"loss={loss}", f"train.batch_size={least}")) == ()

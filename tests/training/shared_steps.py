@@ -60,6 +60,14 @@ STEPS = {
         Views(count=3, seed=4),
         0.05,
     ),
+    "with labels": (
+        lambda: {"svd": losses.SVDLoss(reduction="sum"), "dkd": losses.DKDLoss()},
+        Objective(weights={"svd": 2.0, "dkd": 0.5}, beside={"dkd"}),
+        2,
+        4,
+        None,
+        0.05,
+    ),
     "transfer alone": (
         lambda: {"hint": losses.FitNetLoss()},
         Objective(main=0.0, weights={"hint": 1.0}, max_norm=1.0),

@@ -104,10 +104,15 @@ LOSSES = {
     "svd paper": lambda: losses.SVDLoss(2, gradient="paper"),
     "teacher's basis": lambda: losses.SVDLoss(5, basis="teacher"),
     "soft-target": losses.SoftTargetLoss,
+    "soft-target, standardized": lambda: losses.SoftTargetLoss(2.0, standardize=True),
+    "dkd": losses.DKDLoss,
+    "dist": losses.DISTLoss,
     "fitnet": losses.FitNetLoss,
     "fsp": losses.FSPLoss,
     "attention": losses.AttentionLoss,
     "relational": losses.RelationalLoss,
+    "similarity": losses.SimilarityLoss,
+    "pkt": losses.PKTLoss,
 }
 TAPS = ("block1", "block2", "block3")
 

@@ -19,6 +19,9 @@ LOSSES = {
     "fsp": losses.FSPLoss,
     "attention": losses.AttentionLoss,
     "relational": losses.RelationalLoss,
+    "dist": losses.DISTLoss,
+    "similarity": losses.SimilarityLoss,
+    "pkt": losses.PKTLoss,
 }
 TAPS = ("block1", "block2", "block3")
 

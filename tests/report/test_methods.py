@@ -13,6 +13,7 @@ KEYS = [
     Key("alone"),
     *(Key(name) for name in ("attention", "fitnet", "fsp", "fsp-two-stage", "relational", "soft-target", "unheard-of")),
     *(Key(f"svd{rest}") for rest in ("", "-k2", "-k4", "-poster", "-kd-methods", "-teacher-basis", "-two-stage")),
+    *(Key(name) for name in ("dkd", "dist", "similarity", "pkt", "soft-target-standardized")),
     Key("svd+soft-target"),
 ]
 
@@ -29,6 +30,8 @@ KEYS = [
         (Key("svd", (("loss.rank", 3),)), "KD-SVD, rank 3"),
         (Key("unheard-of"), "unheard-of"),
         (Key("svdx"), "svdx"),
+        (Key("soft-target-standardized"), "soft targets, standardized"),
+        (Key("svd+dkd"), "KD-SVD + DKD"),
     ],
 )
 def test_label(key: Key, name: str) -> None:

@@ -65,7 +65,7 @@ def dkd_loss(
 class DKDLoss(nn.Module, TransferLoss[Tensor, Tensor]):
     """`dkd_loss` with its settings stored; see there. Its goal is the teacher's logits.
 
-    The defaults are those of the authors' code for CIFAR-100: α = 1, β = 8 (between 1 and 8 for some pairs), T = 4, to
+    The defaults are those of the authors' code for CIFAR-100: α = 1, β = 8 (2 or 6 for some pairs), T = 4, to
     be used with a weight of 1 beside the whole main loss.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdistill.data import pickles
+from svdistill import unpickle
 from svdistill.data.pickles import read_pickle
 from svdistill.errors import DataError
 
@@ -129,7 +129,7 @@ def test_deep_and_endless(monkeypatch: pytest.MonkeyPatch) -> None:
         laughs = [laughs, laughs]
     found = read_pickle(pickle.dumps({"names": laughs}, protocol=2), "file")["names"]
     assert found[0] is found[1]
-    monkeypatch.setattr(pickles, "_MOST_INSTRUCTIONS", 1000)
+    monkeypatch.setattr(unpickle, "_MOST_INSTRUCTIONS", 1000)
     with pytest.raises(DataError, match="more than 1,000 instructions"):
         read_pickle(b"\x80\x02" + b"N0" * 501 + b"}.", "file")
 

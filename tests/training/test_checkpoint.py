@@ -142,7 +142,19 @@ def test_the_one_before_it_is_kept(path):
     assert checkpoint.load(path.with_name("previous.pt"), model=model())["epoch"] == 2
 
 
-STRANGE = [b"\x80\x02.", b"\x80\x02K\x01K\x02.", b"\x80\x02]q\x00Rq\x01.", b"\x80\x02)a.", b"\x80\x02}q\x00h\x05.", b""]
+# Torch's own reader takes minutes, or all memory, to say what is wrong with these: a name of 100,000 letters, a list of
+# two lists of two lists … in place of a function.
+_LAUGHS = b"".join(b"]q%c(h%ch%ce" % (n + 1, n, n) for n in range(40))
+SLOW = [b"\x80\x02c" + b"a" * 100_000 + b"\nb\n.", b"\x80\x02]q\x00" + _LAUGHS + b")R."]
+STRANGE = [
+    *SLOW,
+    b"\x80\x02.",
+    b"\x80\x02K\x01K\x02.",
+    b"\x80\x02]q\x00Rq\x01.",
+    b"\x80\x02)a.",
+    b"\x80\x02}q\x00h\x05.",
+    b"",
+]
 
 
 @pytest.mark.parametrize("code", STRANGE)
@@ -154,6 +166,20 @@ def test_a_strange_pickle(path, code):
     with zipfile.ZipFile(path, "w") as file:
         for name, content in parts.items():
             file.writestr(name, code if name.endswith("data.pkl") else content)
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        checkpoint.load(path, model=model())
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_archive_of_another_form(path, packed):
+    """Torch packs nothing and has no name twice, so neither is believed."""
+    checkpoint.save(path, {}, model=model())
+    with zipfile.ZipFile(path) as file:
+        parts = [(name, file.read(name)) for name in file.namelist()]
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if packed else 0) as file:
+        warnings.simplefilter("ignore")  # of a name that is there twice
+        for name, content in parts if packed else [*parts, *parts]:
+            file.writestr(name, content)
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         checkpoint.load(path, model=model())
 

@@ -112,6 +112,9 @@ def test_subset_of_a_small_class() -> None:
     with pytest.raises(DataError, match=r"class 'c' has 2 images, 3 are needed for 9.*at most 6"):
         few.subset(9, seed=0)
     assert len(few.subset(6, seed=0)) == 6
+    none = ImageSet(images(12), torch.tensor([0] * 6 + [1] * 6), CLASSES)
+    with pytest.raises(DataError, match=r"class 'c' has 0 images, 2 are needed for 6.*; leave out the class that has"):
+        none.subset(6, seed=0)
 
 
 @pytest.mark.parametrize("size", [3, 17, 29])

@@ -10,7 +10,7 @@ from svdistill.nets import WideResNet, create
 from svdistill.nets.wrn import PreactivatedBlock
 
 
-@pytest.mark.parametrize(("depth", "factor"), [(16, 1), (16, 2), (40, 1), (40, 2)])
+@pytest.mark.parametrize(("depth", "factor"), [(16, 1), (16, 2), (16, 4), (40, 1), (40, 2), (40, 4)])
 def test_depth_and_factor_are_in_the_name(depth: int, factor: int) -> None:
     """Convolutions on the longest path are depth − 4 + 1 (the shortcuts count for the rest); stages are widened."""
     with torch.device("meta"):

@@ -76,6 +76,7 @@ def test_wrong_extends(tmp_path: Path, text: str, message: str) -> None:
 
 SVD = {"name": "svd", "rank": 2}
 SOFT = {"name": "soft-target", "temperature": 3}
+NAMED = "teacher.recipe=digits/teacher"
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,13 @@ def test_a_setting_of_a_sum_says_which_loss(above: dict[str, Any]) -> None:
     """It could be either's."""
     with pytest.raises(RecipeError, match=r"^loss: a sum of svd, soft-target; say which, .* loss\.svd\.weight=1$"):
         files.merge({"loss": [SVD, SOFT]}, {"loss": above})
+
+
+def test_settings_of_a_teacher_do_not_hang_on_their_order() -> None:
+    """On a command line the teacher may be named after them; another one than a recipe's starts afresh."""
+    one, other = (files.parse(given) for given in (["teacher.views=2", NAMED], [NAMED, "teacher.views=2"]))
+    assert one == other == {"teacher": {"recipe": "digits/teacher", "views": 2}}
+    assert files.merge({"teacher": {"recipe": "digits/svd", "live": True}}, one) == one
 
 
 def test_merging_changes_neither() -> None:

@@ -27,6 +27,16 @@ def test_the_rest_are_the_images_that_train_size_leaves_out() -> None:
     assert torch.equal(images.mean, whole.mean)
 
 
+@pytest.mark.parametrize("size", [1, 9])
+def test_a_share_that_leaves_a_class_without_images(size: int) -> None:
+    """One line that says how many there must be."""
+    recipe = recipes.load("digits/student", [f"data.train_size={size}", "train.batch_size=1"])
+    with pytest.raises(
+        DataError, match=rf"^data\.train_size: .* {size} images .*, expected 10 \(one a class\) to 1000$"
+    ):
+        load_images(recipe)
+
+
 def test_batches_of_both_kinds() -> None:
     """As many without labels as said, else as many as with; their warps are others."""
     for given, expected in ((None, 25), (7, 7)):

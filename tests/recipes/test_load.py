@@ -236,6 +236,8 @@ def test_every_method_fits_every_pair(method: str) -> None:
 def test_a_method_s_own_name_is_told_by_the_settings(method: str) -> None:
     """What `Recipe.method` reads off the settings is the method that they came from, sums spelt out."""
     spelt = {
+        "attention-crd": "attention",
+        "fitnet-crd": "fitnet",
         "fitnet": "fitnet+soft-target-two-stage",
         "fitnet-hint": "fitnet-two-stage",
         "svd-recommended": "svd-own-norm-two-stage",

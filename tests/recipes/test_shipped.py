@@ -12,9 +12,12 @@ from svdistill.recipes import Recipe, build
 from svdistill.recipes.images import Images, batches, noise
 from svdistill.recipes.naming import check_names
 
-# Enough to tell a batch's images apart; the images are as large, the networks as wide as the recipe says.
+# Enough to tell a batch's images apart; the images are as large as the recipe says.
 BATCH = 4
 SMALL = ["train.batch_size=4", "train.device=cpu"]
+# Their networks are as wide as the recipe says, but for those of these folders, which are large.
+NARROW = ("crd", "cifar100-small")
+NARROWER = ["model.width=0.125", "teacher.overrides.model.width=0.125"]
 
 PUBLISHED = {
     "vgg-cifar100": ("vgg-teacher", "vgg-student"),
@@ -32,6 +35,16 @@ PUBLISHED_TAPS = {
     "resnet8": ("stage1", "stage2", "stage3"),
 }
 KINDS = ("student", "fsp-two-stage", "fsp", "svd-two-stage", "svd")
+# The later protocol's: a pair's recipe is called after its teacher's and its student's network.
+CRD = {
+    "resnet32x4": ("resnet8x4",),
+    "wrn-40-2": ("wrn-16-2", "wrn-40-1"),
+    "resnet56": ("resnet20",),
+    "resnet110": ("resnet20", "resnet32"),
+    "vgg13": ("vgg8",),
+}
+UNEQUAL = ("crd/wrn-40-2-wrn-40-1",)
+SMALL_DATA = {"wrn": ("wrn-40-4", "wrn-16-4"), "vgg": ("vgg13", "vgg8"), "resnet": ("resnet32x4", "resnet8x4")}
 BENCHMARK = ("teacher", "student", "soft-target", "fitnet", "attention", "fsp", "relational", "svd")
 
 
@@ -65,8 +78,11 @@ def teacher_for(name: str, width: float, classes: int, channels: int) -> nn.Modu
 def loaded(name: str) -> Recipe:
     """Load a recipe for a small batch on the CPU."""
     given = recipes.load(name).data
-    few = ["data.train_size=null"] if given.train_size else []
-    return recipes.load(name, [*SMALL, *few, *(["data.unlabelled=null"] if given.unlabelled else [])])
+    settings = [*SMALL, *(["data.train_size=null"] if given.train_size else [])]
+    settings += ["data.unlabelled=null"] if given.unlabelled else []
+    if name.startswith(NARROW):
+        settings += NARROWER if recipes.load(name).teacher else NARROWER[:1]
+    return recipes.load(name, settings)
 
 
 def state(module: nn.Module) -> list[Tensor]:
@@ -89,7 +105,8 @@ def test_two_steps(name: str) -> None:
         model = parent.model
         teacher = teacher_for(model.name, model.width, images.train.num_classes, images.shape[0])
     distiller = build.distiller(recipe, student, teacher, teacher_recipe=parent)
-    assert distiller.prepare(noise(images)) == (), "teacher and student of a shipped pair have equal widths"
+    adapted = distiller.prepare(noise(images))
+    assert bool(adapted) == (name in UNEQUAL), "teacher and student of a shipped pair have equal widths"
     distiller.train()
     optimizer = build.optimizer(recipe, distiller)
     engine = training.launch(device="cpu", precision="32-true", seed=0)
@@ -188,6 +205,50 @@ def test_benchmark_settings(kind: str) -> None:
     assert recipe.optimizer.weight_decay == 5e-4
     assert recipe.train.first_stage_epochs == (40 if kind in ("fitnet", "fsp") else 0)
     assert build.taps(recipe) == ("stage1", "stage2", "stage3")
+
+
+@pytest.mark.parametrize("teacher", CRD)
+def test_settings_of_the_crd_protocol(teacher: str) -> None:
+    """Teachers and students have its networks, schedule, rate and augmentation; its losses have its weights."""
+    alone = recipes.load(f"crd/{teacher}")
+    assert (alone.model.name, alone.method) == (teacher, "alone")
+    knobs, optimizer, augment = alone.train, alone.optimizer, alone.data.augment
+    assert (knobs.epochs, knobs.milestone_epochs, knobs.gamma, knobs.batch_size) == (240, (150, 180, 210), 0.1, 64)
+    assert (optimizer.name, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.05, 0.9, 5e-4)
+    assert (alone.data.name, augment.flip, augment.shift, augment.rotation) == ("cifar100", True, 4, 0)
+    for student in CRD[teacher]:
+        pair = f"crd/{teacher}-{student}"
+        recipe = recipes.load(pair)
+        assert (recipe.model.name, recipe.method, recipes.teacher_of(recipe)) == (student, "svd", alone)
+        assert (recipe.train, recipe.optimizer, recipe.data) == (alone.train, alone.optimizer, alone.data)
+        for method, weights in {
+            "soft-target": (0.9, 0.1),
+            "attention-crd": (2000, 1),
+            "fitnet-crd": (200, 1),
+            "relational": (1, 1),
+        }.items():
+            (loss,) = recipes.load(pair, method=method).loss
+            assert (loss.weight, loss.main_weight) == weights
+    assert {name for name in recipes.names() if name.startswith(f"crd/{teacher}-")} == {
+        f"crd/{teacher}-{student}" for student in CRD[teacher]
+    }
+
+
+@pytest.mark.parametrize("pair", SMALL_DATA)
+def test_settings_of_the_small_data_series(pair: str) -> None:
+    """The student has a tenth of the images, the teacher all or the same; both have the series' schedule."""
+    recipe = recipes.load(f"cifar100-small/{pair}")
+    parent = recipes.teacher_of(recipe)
+    assert parent is not None
+    assert (parent.name, parent.model.name, recipe.model.name) == (f"cifar100-small/{pair}-teacher", *SMALL_DATA[pair])
+    assert (recipe.data.train_size, parent.data.train_size) == (5_000, None)
+    for one in (recipe, parent):
+        knobs, optimizer = one.train, one.optimizer
+        assert (knobs.epochs, knobs.milestone_epochs, knobs.gamma, knobs.batch_size) == (100, (30, 60, 80), 0.2, 128)
+        assert (optimizer.name, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.1, 0.9, 5e-4)
+    shared = recipes.teacher_of(recipes.load(recipe.name, ["teacher.same_images=true", "seed=2"]))
+    assert shared is not None
+    assert (shared.data.train_size, shared.seed) == (5_000, 2)
 
 
 def test_each_has_a_small_twin() -> None:

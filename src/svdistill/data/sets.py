@@ -276,10 +276,10 @@ def choose(source: ImageSource, size: int, *, seed: int) -> Tensor:
         of_class = torch.nonzero(labels == label).flatten()
         wanted = each + (number < over)
         if wanted > len(of_class):
-            smallest = int(torch.bincount(labels, minlength=source.num_classes).min())
+            most = source.num_classes * int(torch.bincount(labels, minlength=source.num_classes).min())
             raise DataError(
                 f"class {source.classes[label]!r} has {len(of_class)} images, {wanted} are needed for {size} in "
-                f"equal classes; ask for at most {smallest * source.num_classes}"
+                f"equal classes; {f'ask for at most {most}' if most else 'leave out the class that has none'}"
             )
         chosen.append(of_class[torch.randperm(len(of_class), generator=generator)[:wanted]])
     return torch.cat(chosen).sort().values

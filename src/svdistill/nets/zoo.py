@@ -48,7 +48,7 @@ _ZOO: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
     **{f"resnet{depth}x4": (partial(ResNet, depth, CHANNELS_X4), _STAGE_TAPS) for depth in (8, 32)},
     **{
         f"wrn-{depth}-{factor}": (partial(WideResNet, depth, factor), _STAGE_TAPS)
-        for depth, factor in ((16, 1), (16, 2), (40, 1), (40, 2))
+        for depth, factor in ((16, 1), (16, 2), (16, 4), (40, 1), (40, 2), (40, 4))
     },
     "vgg8": (partial(FiveBlockVGG, (1, 1, 1, 1, 1)), _FIVE_BLOCK_TAPS),
     "vgg13": (partial(FiveBlockVGG, (2, 2, 2, 2, 2)), _FIVE_BLOCK_TAPS),

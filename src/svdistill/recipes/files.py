@@ -274,7 +274,8 @@ def _replaces(key: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> b
         return "name" in above and "name" in below and above["name"] != below["name"]
     if key == "teacher":
         sources = ("recipe", "checkpoint")
-        return any(source in above and above[source] != below.get(source) for source in sources)
+        other = any(source in above and above[source] != below.get(source) for source in sources)
+        return other and any(below.get(source) is not None for source in sources)
     return False
 
 

@@ -43,6 +43,8 @@ _SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
 }
 _LONGEST, _LONGEST_REASON = 80, 500  # characters of a key, and of what is wrong with a value
 _SAME_IMAGES = ("classes", "held_out", "image_size", "channels", "background")
+# What makes images of a data set other labelled images, beside the seed and `train_size`.
+_LABELLED_BY = ("name", "root", "classes", "task")
 _EXPECTED = {
     "int_type": "expected a whole number",
     "float_type": "expected a number",
@@ -148,9 +150,10 @@ def validate(settings: Mapping[str, Any]) -> Recipe:
 def teacher_of(recipe: Recipe) -> Recipe | None:
     """Return the recipe of a recipe's teacher, validated.
 
-    The teacher keeps its own seed. It takes over what only says where and how fast: device, compilation, how often to
-    save. For the same data set it takes over the folder of the files and, where its own recipe does not name them, the
-    classes, the part that is held out, the size and the channels of the images.
+    The teacher keeps its own seed, unless ``teacher.same_images`` asks for the student's, with its ``data.train_size``.
+    It takes over what only says where and how fast: device, compilation, how often to save. For the same data set it
+    takes over the folder of the files and, where its own recipe does not name them, the classes, the part that is held
+    out, the size and the channels of the images.
 
     Args:
         recipe: the student's recipe.
@@ -159,7 +162,8 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
         The teacher's recipe; None where there is no teacher or it is given by a checkpoint.
 
     Raises:
-        RecipeError: no such recipe, an override does not fit it, or it holds out another part of the same data set.
+        RecipeError: no such recipe, an override does not fit it, it holds out another part of the same data set, or it
+            cannot have the student's images.
     """
     teacher = recipe.teacher
     if teacher is None or teacher.recipe is None:
@@ -181,16 +185,43 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
     if same_data:
         inherited = {key: own["data"][key] for key in _SAME_IMAGES if settings["data"].get(key) is None}
         settings["data"] = {**settings["data"], **inherited}
+    if teacher.same_images:
+        settings = _on_same_images(recipe, settings)
     try:
         found = validate(settings)
     except RecipeError as error:
         raise RecipeError(f"teacher.overrides.{error}") from error
-    if same_data and found.data.held_out != recipe.data.held_out:
-        raise RecipeError(
-            f"data.held_out: the teacher {found.name!r} holds out {found.data.held_out:g} of the same images and the "
-            f"student {recipe.data.held_out or 'nothing'}; take data.held_out={found.data.held_out:g} for both"
-        )
+    _check_images(recipe, found, same_images=teacher.same_images)
     return found
+
+
+def _on_same_images(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a teacher the student's seed and number of labelled images, which its overrides must not name too."""
+    assert recipe.teacher is not None
+    for key in ("seed", "data.train_size"):
+        if _lookup(recipe.teacher.overrides, key) is not None:
+            raise RecipeError(
+                f"teacher.overrides.{key}: with teacher.same_images it is the student's; leave it out, or take "
+                "teacher.same_images=false"
+            )
+    given = settings["data"] if isinstance(settings.get("data"), dict) else {}
+    return {**settings, "seed": recipe.seed, "data": {**given, "train_size": recipe.data.train_size}}
+
+
+def _check_images(recipe: Recipe, teacher: Recipe, *, same_images: bool) -> None:
+    """Refuse a teacher trained on images that are held out, and one of other images where they are to be the same."""
+    if teacher.data.name == recipe.data.name and teacher.data.held_out != recipe.data.held_out:
+        raise RecipeError(
+            f"data.held_out: the teacher {teacher.name!r} holds out {teacher.data.held_out:g} of the same images and "
+            f"the student {recipe.data.held_out or 'nothing'}; take data.held_out={teacher.data.held_out:g} for both"
+        )
+    for key in _LABELLED_BY if same_images else ():
+        own, other = recipe.data.model_dump()[key], teacher.data.model_dump()[key]
+        if own != other:
+            raise RecipeError(
+                f"teacher.same_images: the teacher {teacher.name!r} has {brief(other)} for data.{key} and the student "
+                f"{brief(own)}; take the same for both, or teacher.same_images=false"
+            )
 
 
 def lineage(recipe: Recipe) -> tuple[Recipe, ...]:

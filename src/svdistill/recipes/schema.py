@@ -62,6 +62,8 @@ class TeacherSettings(Settings):
     Attributes:
         recipe: a recipe's name or path. Its seed is its own, so that all seeds of a student share one teacher.
         overrides: settings that replace those of the teacher's recipe, nested as in a recipe.
+        same_images: train it on the student's labelled images: its ``seed``, which chooses them, and its
+            ``data.train_size`` are then the student's, so that each seed of a student has a teacher of its own.
         checkpoint: path of a ``.safetensors`` file that an earlier run has written.
         taps: as for the model; null = the taps of the teacher's recipe or model.
         drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.
@@ -76,6 +78,7 @@ class TeacherSettings(Settings):
 
     recipe: str | None = None
     overrides: dict[str, Any] = Field(default_factory=dict)
+    same_images: bool = False
     checkpoint: str | None = None
     taps: Taps | None = None
     drop_tokens: int | None = Field(default=None, ge=0, le=MAX_RANK)
@@ -105,6 +108,8 @@ class TeacherSettings(Settings):
             )
         if self.checkpoint is not None and self.overrides:
             raise ValueError("'overrides' belongs to a teacher given by 'recipe'; a checkpoint is taken as it is")
+        if self.checkpoint is not None and self.same_images:
+            raise ValueError("same_images: a checkpoint is trained already; give the teacher by teacher.recipe")
         return self
 
 

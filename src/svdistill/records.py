@@ -33,6 +33,10 @@ MACHINE_KEYS = (
     "teacher.shard",
 )
 
+# What an epoch's accuracy is called in the metrics: on the test images, or those held out in their place, and on images
+# that choose the best epoch.
+ACCURACY, VALIDATION_ACCURACY = "accuracy", "validation_accuracy"
+
 _RECIPE = "recipe.yaml"
 _AGAIN = "call the same training again, which restores it from the run's checkpoint, or train afresh (--fresh)"
 _FILES = "files"  # where the summary names the run's other files, each with its SHA-256

@@ -52,6 +52,10 @@ SCENARIOS = (
     Scenario("stored knowledge", (*_STUDENT, "data.train_size=100", "train.epochs=3", "teacher.views=8")),
     Scenario("first epoch", (*_STUDENT, "data.train_size=150", "train.epochs=1", _EVERY_STEP)),
     Scenario("buffered step", (*_STUDENT, "data.train_size=40", "train.epochs=4", "train.capture=on", _EVERY_STEP)),
+    Scenario(
+        "average and validation",
+        (*_STUDENT, "data.train_size=40", "data.validation=0.25", "train.epochs=4", "train.ema=0.5", _EVERY_STEP),
+    ),
     Scenario("teacher", ("digits/teacher", *_SIZE, "data.train_size=40", "train.epochs=4", _EVERY_STEP), False),
 )
 

@@ -137,3 +137,57 @@ def test_held_out_images_are_never_seen_turned_another_way() -> None:
     held = {key for turns in range(4) for key in keys(plain.test, turns=turns)}
     assert not held & set(keys(turned.train))
     assert torch.equal(turned.mean, plain.mean)
+
+
+def test_a_part_of_the_labelled_images_validates() -> None:
+    """Of each class alike, out of `train_size`; test images, those without labels and the statistics stay."""
+    settings = ["data.image_size=null", "data.train_size=100", "data.unlabelled={}", "train.batch_size=25"]
+    plain = load_images(recipes.load("digits/svd", settings))
+    images = load_images(recipes.load("digits/svd", [*settings, "data.validation=0.2"]))
+    assert images.validation is not None
+    assert images.validation.labels.bincount().tolist() == [2] * 10
+    assert images.train.labels.bincount().tolist() == [8] * 10
+    assert sorted(keys(images.train) + keys(images.validation)) == sorted(keys(plain.train))
+    assert keys(images.test) == keys(plain.test)
+    assert keys(images.sets["unlabelled"]) == keys(plain.sets["unlabelled"])
+    assert torch.equal(images.mean, plain.mean)
+    assert (images.watched, plain.watched) == (images.validation, plain.test)
+    assert images.fingerprints.keys() == {*plain.fingerprints, "validation"}
+    assert len(images.to("cpu").watched) == 20
+    other = load_images(recipes.load("digits/svd", [*settings, "data.validation=0.2", "seed=1"]))
+    assert keys(other.watched) != keys(images.validation)
+
+
+def test_validation_beside_images_that_are_held_out() -> None:
+    """These are measured at the end, and are neither trained on nor validated with; one part for all seeds."""
+    settings = ["data.image_size=null", "data.held_out=0.1", "data.validation=0.1"]
+    images = load_images(recipes.load("digits/teacher", settings))
+    parts = [set(keys(part)) for part in (images.train, images.watched, images.test)]
+    assert [len(part) for part in parts] == [810, 90, 100]
+    assert len(set.union(*parts)) == 1000
+    again = load_images(recipes.load("digits/teacher", [*settings, "seed=1"]))
+    assert keys(again.watched) == keys(images.watched)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "match"),
+    [
+        (
+            ["data.validation=0.1"],
+            DataError,
+            r"^data\.validation: of the 5 images of class '0' none would be held out ",
+        ),
+        (["data.validation=0.95"], DataError, r"^data\.validation: of the 5 images .* none would be left to train on"),
+        (["data.validation=0.6"], RecipeError, r"^train\.batch_size: 25 is more than the 20 training images$"),
+        (
+            ["data.validation=0.2", "data.unlabelled={name: digits}", "train.batch_size=10"],
+            RecipeError,
+            r"^data\.unlabelled: the images of digits hold those of data\.validation; take data\.unlabelled\.name=rest",
+        ),
+    ],
+)
+def test_validation_that_cannot_be(overrides: list[str], error: type[Exception], match: str) -> None:
+    """Found while the images are loaded, in one line."""
+    with pytest.raises(error, match=match) as caught:
+        load_images(recipes.load("digits/svd", overrides))
+    assert "\n" not in str(caught.value)

@@ -163,6 +163,10 @@ def test_markdown() -> None:
     assert "`train.epochs=3`" in text
     assert "- svd seed 0: x \\| y" in text
     assert "## Failed" not in report.markdown(THREE)
+    assert "data.validation" not in text
+    validated = run("alone", 0, 0.8)
+    validated["summary"]["validation_accuracy"] = 0.7
+    assert "With data.validation a run has one accuracy" in report.markdown(record(validated))
 
 
 def test_comma_separated() -> None:

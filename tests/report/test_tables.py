@@ -86,6 +86,9 @@ def test_run_table() -> None:
     assert "student 75 %, teacher 80 %" in shown
     assert "without averaging" not in shown
     assert "without averaging, last epoch 75.00 %" in text(tables.run_table({**SUMMARY, "raw_accuracy": 0.75}, []))
+    validated = text(tables.run_table({**SUMMARY, "validation_accuracy": 0.75}, []))
+    assert "validation accuracy, best epoch 75.00 % (epoch 7) test accuracy of that epoch 87.50 %" in validated
+    assert "last epoch" not in validated
     alone = text(tables.run_table(SUMMARY, [{"epoch": 1}]))
     assert "gradient" not in alone
     assert "energy" not in alone

@@ -16,7 +16,7 @@ from svdistill.cli.console import notes
 from svdistill.errors import DataError
 from svdistill.names import printable
 from svdistill.report import comparison as report
-from svdistill.report.tables import percent, seconds
+from svdistill.report.tables import measured, percent, seconds
 
 if TYPE_CHECKING:
     from svdistill.sweep import Comparison, Member, Outcome, Task
@@ -137,7 +137,8 @@ class CompareProgress:
         run = self._running[task.key]
         self._trained += max(0.0, metrics["epoch"] - run.done)
         run.done = max(run.done, float(metrics["epoch"]))
-        run.accuracy = metrics.get("accuracy", run.accuracy)
+        if (found := measured(metrics)) is not None:
+            run.accuracy = found[1]
         self._show(run)
 
     def ended(self, task: "Task", outcome: "Outcome") -> None:

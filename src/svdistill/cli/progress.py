@@ -15,7 +15,7 @@ from rich.text import Text
 from svdistill.cli.console import note, notes
 from svdistill.names import printable
 from svdistill.ranks import find_ranks
-from svdistill.report.tables import percent, seconds
+from svdistill.report.tables import measured, percent, seconds
 
 if TYPE_CHECKING:
     from svdistill.jobs import Run
@@ -75,7 +75,7 @@ class Bar:
         self._rate = Rate()
         self._total = self._done = self._steps = self._epochs = 0
         self._loss = math.nan
-        self._accuracy: float | None = None
+        self._measured: tuple[str, float] | None = None
         self._last = 0.0
         self._task: TaskID | None = None
         # Titles of equal length keep the lines of several runs in columns.
@@ -106,15 +106,18 @@ class Bar:
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """Show the new accuracy."""
-        self._accuracy = metrics.get("accuracy", self._accuracy)
+        self._measured = measured(metrics) or self._measured
         self._show()
 
     def finish(self) -> None:
         """Leave one line, with the result of the run."""
         self._progress.figures = ""
         if self._task is not None:
-            over = self._done >= self._total and self._accuracy is not None
-            end = f"{percent(self._accuracy)}  {seconds(self._rate.elapsed)}" if over else "stopped"
+            end = "stopped"
+            if self._done >= self._total and self._measured is not None:
+                name, value = self._measured
+                told = name.removesuffix("accuracy")  # nothing where it is the accuracy itself
+                end = f"{told}{percent(value)}  {seconds(self._rate.elapsed)}"
             self._progress.update(self._task, completed=self._done, state=end)
         self._progress.stop()
 
@@ -123,7 +126,9 @@ class Bar:
         if self._task is None:
             return
         figures = [] if math.isnan(self._loss) else [f"loss {self._loss:.3f}"]
-        figures += [] if self._accuracy is None else [f"accuracy {percent(self._accuracy, digits=1)}"]
+        if self._measured is not None:
+            name, value = self._measured
+            figures.append(f"{name} {percent(value, digits=1)}")
         figures.append(f"{self._rate.images_per_second:,.0f} images/s")
         left = self._rate.left(self._total - self._done)
         figures += [] if left is None else [f"{seconds(left)} left"]
@@ -162,7 +167,8 @@ class Lines:
             return
         left = self._rate.left((self._epochs - epoch) * self._steps)
         figures = [f"epoch {epoch}/{self._epochs}", f"loss {metrics['loss']:.3f}"]
-        figures += [f"accuracy {percent(metrics['accuracy'])}"] if "accuracy" in metrics else []
+        if (found := measured(metrics)) is not None:
+            figures.append(f"{found[0]} {percent(found[1])}")
         figures.append(f"{self._rate.images_per_second:,.0f} images/s")
         figures += [f"{seconds(left)} left"] if left else []
         self._write("  ".join(figures))

@@ -21,7 +21,7 @@ from svdistill.data.download import Remote, cache_folder, download
 from svdistill.data.edits import augment
 from svdistill.data.files import Files, FileSet
 from svdistill.data.geometry import warp
-from svdistill.data.held_out import hold_out
+from svdistill.data.held_out import hold_out, split
 from svdistill.data.mixed import Mixed
 from svdistill.data.rotation import rotation_task, turned
 from svdistill.data.sets import UNLABELLED, Dataset, ImageSet, ImageSource
@@ -65,6 +65,7 @@ __all__ = [
     "names",
     "read_classes",
     "rotation_task",
+    "split",
     "standardize",
     "turned",
     "warp",

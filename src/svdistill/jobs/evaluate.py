@@ -19,7 +19,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a trained network, in 32-bit precision, on the test images of a data set, prepared as when it was saved.
 
-    They are the test images even where the run itself was measured on a part of the training images.
+    They are the test images even where the run itself was measured on a part of the training images. A run's network is
+    the one that its accuracy is of: after the last epoch, or with ``data.validation`` after the best, averaged with
+    ``train.ema``.
 
     Args:
         path: a run's folder, or its ``student.safetensors``.

@@ -81,8 +81,8 @@ def look(
 def _look_at_teacher(
     images: Images, teacher: nn.Module, engine: Engine, taps: Sequence[str], file: Path | None
 ) -> Iterator[str]:
-    index = spread(len(images.test), _IMAGES)
-    raw = torch.cat(list(images.test.batches([index])))
+    index = spread(len(images.watched), _IMAGES)
+    raw = torch.cat(list(images.watched.batches([index])))
     batch = standardize(raw.to(engine.device), images.mean.to(engine.device), images.std.to(engine.device))
     advice = "look at its file, or train it again"
     with ExitStack() as watching:
@@ -98,8 +98,8 @@ def _look_at_teacher(
         if tapped:
             yield f"the teacher's tap {tapped[0]} gives {words} for all images; take other taps, or {advice}"
             return
-    if file is not None and _knows(file, images) and logits.shape[1:] == (images.test.num_classes,):
-        labels = images.test.labels[index.to(images.test.labels.device)].to(engine.device)
+    if file is not None and _knows(file, images) and logits.shape[1:] == (images.watched.num_classes,):
+        labels = images.watched.labels[index.to(images.test.labels.device)].to(engine.device)
         answers = torch.cat([_run(teacher, part, engine) for part in batch.split(_AT_ONCE)]).argmax(dim=1)
         counts = torch.bincount(labels)
         counts = counts[counts > 0].double()
@@ -138,4 +138,4 @@ def _identical(student: nn.Module, teacher: nn.Module) -> bool:
 def _knows(file: Path, images: Images) -> bool:
     """Whether a network was made for the classes of these images, as far as its file says."""
     theirs = weights.told(file, nets.spec(file), "classes")
-    return theirs is None or theirs == images.test.classes
+    return theirs is None or theirs == images.watched.classes

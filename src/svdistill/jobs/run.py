@@ -27,6 +27,7 @@ _SETS = {
     "train": "training images",
     "test": "test images",
     "unlabelled": "images without labels",
+    "validation": "validation images",
     "statistics": "images behind mean and deviation",
 }
 # What must be in the file that says which images and which teacher a run was made with; the rest came later.
@@ -101,7 +102,7 @@ class Run:
 
     @property
     def student_file(self) -> Path:
-        """The trained network alone, with the weights after the last epoch, or their average with ``train.ema``."""
+        """The trained network alone, as it was after the last epoch, or with ``data.validation`` after the best one."""
         return self.record.student
 
     def student(self) -> "nn.Module":
@@ -246,7 +247,7 @@ def _digest(file: Path | None) -> str | None:
 
 def fingerprint(images: "Images") -> dict[str, Any]:
     """Return what tells the images of runs apart: their labels, shapes and classes, and what is in them."""
-    sets = (images.train, images.test, *([] if images.unlabelled is None else [images.unlabelled]))
+    sets = images.sets.values()
     labels = hashlib.sha256(b"".join(part.labels.cpu().numpy().astype("<i8").tobytes() for part in sets))
     return {
         "labels": labels.hexdigest(),

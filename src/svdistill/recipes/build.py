@@ -235,7 +235,7 @@ def training_plan(
         distiller=distiller,
         optimizer=optimizer(recipe, distiller),
         batches=batches(recipe, images, shard=shard),
-        test=images.test,
+        test=images.watched,
         mean=images.mean,
         std=images.std,
         stages=stages(recipe),
@@ -246,4 +246,5 @@ def training_plan(
         tensorboard=knobs.tensorboard,
         capture=knobs.capture,
         ema=knobs.ema,
+        validates=images.validation is not None,
     )

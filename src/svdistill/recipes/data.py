@@ -156,6 +156,9 @@ class DataSettings(Settings):
         held_out: measure on this part of the training images, which is left out of training, in place of the test
             images; the same part of each class, and the same images for every seed and the teacher. null = none.
         train_size: how many labelled training images to use, equally many of each class; null = all.
+        validation: choose the best epoch by this part of the labelled training images, the same part of each class,
+            which is left out of training: they are measured after each epoch in place of the test images (or those held
+            out), which are measured once, at the end, with the weights of the best epoch. null = none.
         image_size: resize once to this many pixels a side; null = as they are.
         channels: 1 = grey, 3 = colour; null = as they are.
         background: what shows through where an image file is transparent: ``white`` or ``black``.
@@ -169,6 +172,7 @@ class DataSettings(Settings):
     task: Literal["classes", "rotation"] = "classes"
     held_out: Fraction | None = None
     train_size: int | None = Field(default=None, ge=1, le=MAX_COUNT)
+    validation: Fraction | None = None
     image_size: int | None = Field(default=None, ge=1, le=4096)
     channels: Literal[1, 3] | None = None
     background: Literal["white", "black"] = "white"
@@ -191,6 +195,15 @@ class DataSettings(Settings):
     def _rest_of_something(self) -> Self:
         if self.unlabelled is not None and self.unlabelled.name == "rest" and self.train_size is None:
             raise ValueError("unlabelled: 'rest' are the images that train_size leaves out; give data.train_size too")
+        return self
+
+    @model_validator(mode="after")
+    def _validates_by_other_images(self) -> Self:
+        if self.validation is not None and self.task == "rotation":
+            raise ValueError(
+                "validation: with task=rotation an image would be trained on one way up and validated on another; take "
+                "data.validation=null"
+            )
         return self
 
     @model_validator(mode="after")

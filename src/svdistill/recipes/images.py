@@ -24,11 +24,12 @@ class Images:
     """The images of a run.
 
     Attributes:
-        train: the labelled training images, after ``held_out`` and ``train_size``.
+        train: the labelled training images, after ``held_out``, ``train_size`` and ``validation``.
         test: the images to measure with: the test images, or those that are held out.
         mean: (C,), of all training images in [0, 1] that are not held out, not only the labelled ones, so that a
             teacher and students of every train_size see the same standardized images.
         std: (C,), of the same images as the mean.
+        validation: the part of the labelled training images that chooses the best epoch, or None.
         unlabelled: images for the transfer task alone, or None.
         standardized_by: the fingerprint of the images that mean and deviation are of; None where these are the labelled
             ones.
@@ -40,6 +41,12 @@ class Images:
     std: Tensor
     unlabelled: data.ImageSource | None = None
     standardized_by: str | None = None
+    validation: data.ImageSource | None = None
+
+    @property
+    def watched(self) -> data.ImageSource:
+        """The images to look at before the end: those of the validation, so that the test images stay unseen."""
+        return self.test if self.validation is None else self.validation
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -58,20 +65,25 @@ class Images:
             mean=self.mean.to(device),
             std=self.std.to(device),
             unlabelled=None if self.unlabelled is None else self.unlabelled.to(device),
+            validation=None if self.validation is None else self.validation.to(device),
         )
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """What is in the images of each set that decides what a run comes to; taken once, so before it begins."""
-        sets = {"train": self.train, "test": self.test, "unlabelled": self.unlabelled}
-        found = {name: data.fingerprint(one) for name, one in sets.items() if one is not None}
+        found = {name: data.fingerprint(one) for name, one in self.sets.items()}
         return found if self.standardized_by is None else {**found, "statistics": self.standardized_by}
 
     @property
     def bytes(self) -> int:
         """What the pixels of the images in memory take."""
-        sets = (self.train, self.test, self.unlabelled)
-        return sum(one.images.nbytes for one in sets if isinstance(one, data.ImageSet))
+        return sum(one.images.nbytes for one in self.sets.values() if isinstance(one, data.ImageSet))
+
+    @property
+    def sets(self) -> dict[str, data.ImageSource]:
+        """The sets that there are, by name: ``train``, ``test``, ``unlabelled``, ``validation``."""
+        named = {"train": self.train, "test": self.test, "unlabelled": self.unlabelled, "validation": self.validation}
+        return {name: one for name, one in named.items() if one is not None}
 
 
 def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
@@ -104,12 +116,17 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
     if settings.train_size is not None:
         with named("data.train_size"):
             labelled = labelled.subset(settings.train_size, seed=recipe.seed)
+    validation = None
+    if settings.validation is not None:
+        with named("data.validation"):
+            labelled, validation = data.split(labelled, settings.validation)
+    if labelled is not dataset.train:
         standardized_by = data.fingerprint(data.measured(dataset.train))
     if recipe.train.batch_size > len(labelled):
         raise RecipeError(
             f"train.batch_size: {recipe.train.batch_size} is more than the {len(labelled)} training images"
         )
-    return Images(labelled, dataset.test, mean, std, _unlabelled(recipe, dataset), standardized_by)
+    return Images(labelled, dataset.test, mean, std, _unlabelled(recipe, dataset), standardized_by, validation)
 
 
 def _load(settings: DataSettings, loaded: Loaded) -> tuple[data.Dataset, Tensor, Tensor]:
@@ -145,7 +162,13 @@ def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | Non
             found: data.ImageSource = dataset.train.rest(recipe.data.train_size, seed=recipe.seed)
         else:
             channels, height, _ = dataset.train.shape
-            load = data.load if _same_set(settings, recipe.data) else data.load_unlabelled
+            same = _same_set(settings, recipe.data)
+            if same and recipe.data.validation is not None:
+                raise RecipeError(
+                    f"the images of {settings.name} hold those of data.validation; take data.unlabelled.name=rest with "
+                    "a data.train_size, or data.validation=null"
+                )
+            load = data.load if same else data.load_unlabelled
             others = load(
                 settings.name,
                 root=settings.root,

@@ -43,7 +43,9 @@ _SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
 }
 _LONGEST, _LONGEST_REASON = 80, 500  # characters of a key, and of what is wrong with a value
 _SAME_IMAGES = ("classes", "held_out", "image_size", "channels", "background")
-# What makes images of a data set other labelled images, beside the seed and `train_size`.
+# With the seed, what chooses the labelled images that are trained on.
+_CHOSEN_BY = ("train_size", "validation")
+# What makes images of a data set other labelled images beside these.
 _LABELLED_BY = ("name", "root", "classes", "task")
 _EXPECTED = {
     "int_type": "expected a whole number",
@@ -150,7 +152,8 @@ def validate(settings: Mapping[str, Any]) -> Recipe:
 def teacher_of(recipe: Recipe) -> Recipe | None:
     """Return the recipe of a recipe's teacher, validated.
 
-    The teacher keeps its own seed, unless ``teacher.same_images`` asks for the student's, with its ``data.train_size``.
+    The teacher keeps its own seed, unless ``teacher.same_images`` asks for the student's, with its ``data.train_size``
+    and ``data.validation``.
     It takes over what only says where and how fast: device, compilation, how often to save. For the same data set it
     takes over the folder of the files and, where its own recipe does not name them, the classes, the part that is held
     out, the size and the channels of the images.
@@ -196,16 +199,16 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
 
 
 def _on_same_images(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a teacher the student's seed and number of labelled images, which its overrides must not name too."""
+    """Give a teacher what chooses the student's labelled images, which its overrides must not name too."""
     assert recipe.teacher is not None
-    for key in ("seed", "data.train_size"):
+    for key in ("seed", *(f"data.{name}" for name in _CHOSEN_BY)):
         if _lookup(recipe.teacher.overrides, key) is not None:
             raise RecipeError(
                 f"teacher.overrides.{key}: with teacher.same_images it is the student's; leave it out, or take "
                 "teacher.same_images=false"
             )
     given = settings["data"] if isinstance(settings.get("data"), dict) else {}
-    return {**settings, "seed": recipe.seed, "data": {**given, "train_size": recipe.data.train_size}}
+    return {**settings, "seed": recipe.seed, "data": {**given, **recipe.data.model_dump(include=set(_CHOSEN_BY))}}
 
 
 def _check_images(recipe: Recipe, teacher: Recipe, *, same_images: bool) -> None:

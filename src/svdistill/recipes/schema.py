@@ -62,8 +62,9 @@ class TeacherSettings(Settings):
     Attributes:
         recipe: a recipe's name or path. Its seed is its own, so that all seeds of a student share one teacher.
         overrides: settings that replace those of the teacher's recipe, nested as in a recipe.
-        same_images: train it on the student's labelled images: its ``seed``, which chooses them, and its
-            ``data.train_size`` are then the student's, so that each seed of a student has a teacher of its own.
+        same_images: train it on the student's labelled images: its ``seed``, which chooses them, its
+            ``data.train_size`` and ``data.validation`` are then the student's, so that each seed of a student has a
+            teacher of its own.
         checkpoint: path of a ``.safetensors`` file that an earlier run has written.
         taps: as for the model; null = the taps of the teacher's recipe or model.
         drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.

@@ -83,7 +83,8 @@ class TrainSettings(Settings):
             whose ``stage`` says otherwise.
         first_stage_norm: bound on the norm of the whole gradient in the first of two stages, in which no main gradient
             bounds that of the transfer task; null = no bound.
-        evaluate_every: measure on the test images, or those held out, after every n-th epoch, and after the last.
+        evaluate_every: measure on the test images, those held out or those of the validation after every n-th epoch,
+            and after the last.
     """
 
     epochs: int = Field(ge=1, le=MAX_EPOCHS)

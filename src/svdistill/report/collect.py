@@ -15,7 +15,7 @@ from svdistill import methods
 from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
 from svdistill.plain import parse_json, read_text
-from svdistill.records import MACHINE_KEYS, RunRecord
+from svdistill.records import ACCURACY, MACHINE_KEYS, VALIDATION_ACCURACY, RunRecord
 from svdistill.report import insight, sound
 from svdistill.report.numbers import is_finite
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
@@ -189,7 +189,7 @@ def read(path: str | os.PathLike[str]) -> RunView:
         raise DataError(f"{record.path / name} {what}; call the same training again, or train afresh (--fresh)")
     settings = _settings(recipe)
     metrics = _metrics(record, settings.get("train.evaluate_every"))
-    if not np.isfinite(metrics.get("accuracy", np.nan)).any():
+    if not any(np.isfinite(metrics.get(name, np.nan)).any() for name in (ACCURACY, VALIDATION_ACCURACY)):
         raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics; train it again")
     diagnostics, lacking = ({}, lacking) if lacking else insight.read(record.diagnostics)
     return RunView(record.path, recipe, summary, metrics, diagnostics, settings, lacking)

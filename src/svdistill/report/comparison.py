@@ -19,7 +19,16 @@ from svdistill.atomic import write_atomically
 from svdistill.methods import BASELINE, TEACHER
 from svdistill.names import printable
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
-from svdistill.report.tables import accuracy_name, count, flops, mean_deviation, percent, plain, seconds
+from svdistill.report.tables import (
+    accuracy_name,
+    count,
+    flops,
+    mean_deviation,
+    percent,
+    plain,
+    seconds,
+    validation_note,
+)
 
 STEM = "comparison"
 COSTS = ("param.", "MFLOPs")
@@ -177,7 +186,9 @@ def markdown(record: Mapping[str, Any]) -> str:
         costs = (_or_dash(row.parameters, count), _or_dash(row.flops, flops), _or_dash(row.seconds, "{:.1f}".format))
         figures = (_seeds(row), spread(row.accuracy), spread(row.best), gain_interval(row.gain))
         lines.append(_line([row.method, *(_value(row, axis) for axis in axes), *figures, *costs]))
-    lines += [""] + [part for note in NOTES for part in (note.format(accuracy=_accuracy(record).capitalize()), "")]
+    notes = [note.format(accuracy=_accuracy(record).capitalize()) for note in NOTES]
+    notes += [note] if (note := validation_note(_summaries(record))) else []
+    lines += ["", *(part for note in notes for part in (note, ""))]
     if failed := list(failures(done)):
         lines += ["## Failed", "", *(f"- {_escaped(failure)}" for failure in failed), ""]
     return "\n".join(lines)
@@ -303,7 +314,11 @@ def _title(record: Mapping[str, Any]) -> str:
 
 
 def _accuracy(record: Mapping[str, Any]) -> str:
-    return accuracy_name(run["summary"] for run in record["runs"] if run["summary"] is not None)
+    return accuracy_name(_summaries(record))
+
+
+def _summaries(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [run["summary"] for run in record["runs"] if run["summary"] is not None]
 
 
 def _many(number: int, what: str) -> str:

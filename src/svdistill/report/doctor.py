@@ -66,7 +66,7 @@ def _teacher(found: Mapping[str, Any]) -> dict[str, str]:
     scale = {True: "the student's", False: "its own; images are converted", None: "not said by its file"}
     return {
         "name": found["name"],
-        "accuracy": f"{percent(found['accuracy'])} on {count(found['measured'])} test images"
+        "accuracy": f"{percent(found['accuracy'])} on {count(found['measured'])} images"
         if found["accuracy"] is not None
         else "not measured: no images of its classes",
         "classes": f"{found['classes']}, {known[found['same_classes']]}",

@@ -109,6 +109,7 @@ def render(found: Collection, *, made: str | None = None) -> str:
         looks=list(context.looks.values()),
         swatch=_swatch,
         accuracy=context.accuracy,
+        validation=tables.validation_note(run.summary for run in found.runs),
         tables=_tables(context),
         sections=[section for make in _SECTIONS if (section := make(context)) is not None],
         runs=_runs(context),

@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from svdistill.methods import BASELINE
+from svdistill.records import ACCURACY, VALIDATION_ACCURACY
 from svdistill.report import figures, tables
 from svdistill.report.collect import MAX_EPOCHS, Group, Key, Regime, rank_of
 from svdistill.report.context import PageContext, Picture, Section, capital, conditions
@@ -46,25 +47,42 @@ def curves(context: PageContext) -> Section | None:
     regimes = context.found.regimes if len(context.found.regimes) <= MAX_REGIMES else [context.main]
     pictures = []
     for number, regime in enumerate(regimes):
-        lines = [line for group in regime.groups if (line := _line(group, "accuracy", context.look(group)))]
+        key = _measured(regime)
+        lines = [line for group in regime.groups if (line := _line(group, key, context.look(group)))]
         title = conditions(regime)
+        # The teacher's accuracy is of other images than those that choose an epoch.
+        teacher = context.teacher_accuracy if key == ACCURACY else None
+        named = f"{_called(context, key)} while training {title}".strip()
 
-        def draw(name: str, width: int, lines: list[Line] = lines, title: str = title) -> str:
-            named = f"{context.accuracy} while training {title}".strip()
+        def draw(
+            name: str, width: int, lines: list[Line] = lines, named: str = named, teacher: float | None = teacher
+        ) -> str:
             frame = Frame(name, named, width, height=400 if width == WIDE else 290)
-            return figures.curves(lines, frame, teacher=context.teacher_accuracy, scale=100, late=True)
+            return figures.curves(lines, frame, teacher=teacher, scale=100, late=True)
 
         if lines:
             pictures.append(_responsive(draw, f"curve{number}", capital(title)))
+    measured = dict.fromkeys(_measured(regime) for regime in regimes)
+    called = capital(" or ".join(_called(context, key).lower() for key in measured))
     many = max(len(regime.groups) for regime in regimes) > figures.MAX_BANDS
     shown = [group for regime in regimes for group in regime.groups]
     bands = "" if many else "; band: one deviation to either side"
     lead = (
-        f"{context.accuracy} in percent. Line: mean over the seeds{bands}. The first epochs may lie below the figure."
+        f"{called} in percent. Line: mean over the seeds{bands}. The first epochs may lie below the figure."
         f"{_thinned(shown)}"
     )
-    legend = context.legend(shown, teacher=context.teacher is not None)
+    legend = context.legend(shown, teacher=context.teacher is not None and ACCURACY in measured)
     return Section("training", "Training", lead, legend, large=pictures) if pictures else None
+
+
+def _measured(regime: Regime) -> str:
+    """Return which figure tells how good the networks were after each epoch."""
+    validated = any(VALIDATION_ACCURACY in run.metrics for group in regime.groups for run in group.runs)
+    return VALIDATION_ACCURACY if validated else ACCURACY
+
+
+def _called(context: PageContext, key: str) -> str:
+    return context.accuracy if key == ACCURACY else "Validation accuracy"
 
 
 def cost(context: PageContext) -> Section | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from svdistill.records import VALIDATION_ACCURACY
 from svdistill.report.numbers import is_finite
 
 _SECTIONS = ("data", "model", "teacher", "optimizer", "train")
@@ -42,6 +43,8 @@ def summary_fault(summary: Mapping[str, Any]) -> str:
     if missing:
         return f"lacks {', '.join(missing)}"
     wrong = [key for key in _FRACTIONS if not 0 <= summary[key] <= 1]
+    if VALIDATION_ACCURACY in summary and not is_finite(summary[VALIDATION_ACCURACY]):
+        wrong.append(VALIDATION_ACCURACY)
     wrong += [key for key in _COUNTS if not 0 <= summary[key] <= _MOST]
     wrong += [key for key in _COSTS if not 0 < summary[key] <= _MOST]
     wrong += [key for key in ("method", "measured_on", "recipe") if not isinstance(summary.get(key, ""), str)]

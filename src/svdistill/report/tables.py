@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from svdistill.names import printable
+from svdistill.records import ACCURACY, VALIDATION_ACCURACY
 
 
 def mean_deviation(values: Sequence[float]) -> tuple[float, float | None]:
@@ -98,6 +99,30 @@ def accuracy_name(summaries: Iterable[Mapping[str, Any]]) -> str:
     return f"{' or '.join(sorted(measured or {'test'}, reverse=True))} accuracy"
 
 
+def measured(metrics: Mapping[str, Any]) -> tuple[str, float] | None:
+    """Return what an epoch's accuracy is called, and what it is; None where the network was not evaluated.
+
+    Args:
+        metrics: of an epoch.
+    """
+    name = next((name for name in (ACCURACY, VALIDATION_ACCURACY) if name in metrics), None)
+    return None if name is None else (name.replace("_", " "), metrics[name])
+
+
+def validation_note(summaries: Iterable[Mapping[str, Any]]) -> str:
+    """Return a sentence on the accuracy of runs whose best epoch was chosen on images of their own; "" without such.
+
+    Args:
+        summaries: as ``RunRecord.summary`` returns them.
+    """
+    if not any(VALIDATION_ACCURACY in summary for summary in summaries):
+        return ""
+    return (
+        "With data.validation a run has one accuracy, which stands for the last and for the best epoch: that of the "
+        "epoch that was best on the validation images, measured once."
+    )
+
+
 def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Group:
     """Show how a run ended: accuracy, cost, time, and the health of its transfer task.
 
@@ -112,8 +137,14 @@ def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
     table.add_column(no_wrap=True)
     table.add_column()
     accuracy = accuracy_name([summary])
-    table.add_row(f"{accuracy}, last epoch", percent(summary["accuracy"]))
-    table.add_row(f"{accuracy}, best epoch", f"{percent(summary['best_accuracy'])} (epoch {summary['best_epoch']})")
+    if "validation_accuracy" in summary:
+        best = f"{percent(summary['validation_accuracy'])} (epoch {summary['best_epoch']})"
+        table.add_row("validation accuracy, best epoch", best)
+        table.add_row(f"{accuracy} of that epoch", percent(summary["accuracy"]))
+    else:
+        best = f"{percent(summary['best_accuracy'])} (epoch {summary['best_epoch']})"
+        table.add_row(f"{accuracy}, last epoch", percent(summary["accuracy"]))
+        table.add_row(f"{accuracy}, best epoch", best)
     if "raw_accuracy" in summary:
         table.add_row("without averaging, last epoch", percent(summary["raw_accuracy"]))
     table.add_row("training images, epochs", f"{count(summary['train_images'])}, {summary['epochs']}")

@@ -14,6 +14,7 @@ from svdistill.nets import compile_module, eval_mode
 from svdistill.records import RunRecord
 from svdistill.training import checkpoint
 from svdistill.training.average import MovingAverage
+from svdistill.training.best import BestWeights
 from svdistill.training.course import Course
 from svdistill.training.engine import Engine
 from svdistill.training.evaluate import evaluate
@@ -42,7 +43,9 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     distiller is in eval mode. Momentum starts anew in each stage.
 
     Where the plan asks for an average of the weights, that is what the student has at the end and ``accuracy`` is of;
-    ``raw_accuracy`` is of the weights themselves. It starts anew in each stage.
+    ``raw_accuracy`` is of the weights themselves. It starts anew in each stage. Where the plan's images are to validate
+    on, the figures are called ``validation_accuracy`` and the like, and at the end the student has the weights, or
+    their average, of the epoch that was best by them, the earliest of several.
 
     Where several processes do it together, each has its shard of every batch and of the evaluation, and all have the
     same weights after every step. Batch norm's running statistics are averaged over them after each epoch. Rank zero
@@ -65,8 +68,7 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     processes, progress = Processes(engine), progress or NoProgress()
     seed = torch.initial_seed()
     _to_device(engine, plan)
-    average = None if plan.ema is None else MovingAverage(plan.distiller, decay=plan.ema)
-    state = RunState(plan.distiller, plan.optimizer, plan.batches, device=engine.device, average=average)
+    state = _begin(engine, plan)
     _resume(state, record, processes, epochs=plan.epochs)
     processes.broadcast_state(plan.distiller)
     curves: Progress = TensorBoard(record.tensorboard) if plan.tensorboard and processes.is_rank_zero else NoProgress()
@@ -86,7 +88,7 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
             )
             processes.vary_random_numbers(seed, state.epoch, plan.batches.position)
             metrics = _epoch(engine, plan, state, stages, monitor, processes)
-            _close_epoch(metrics, state, record, processes, curves)
+            _close_epoch(metrics, plan, state, record, processes, curves)
             progress.epoch(metrics)
     except SvdistillError as error:
         error.exit_status = 1  # work has begun
@@ -95,9 +97,15 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
         curves.finish()
         progress.finish()
     processes.on_rank_zero(partial(_settle, record))
-    if average is not None:
-        average.hand_over()
+    state.hand_over()
     plan.distiller.eval()
+
+
+def _begin(engine: Engine, plan: TrainingPlan) -> RunState:
+    model = plan.distiller
+    average = None if plan.ema is None else MovingAverage(model, decay=plan.ema)
+    best = BestWeights(model) if plan.validates else None
+    return RunState(model, plan.optimizer, plan.batches, device=engine.device, average=average, best=best)
 
 
 def has_checkpoint(record: RunRecord) -> bool:
@@ -203,21 +211,27 @@ def _epoch(
 def _measure(engine: Engine, plan: TrainingPlan, state: RunState, processes: Processes) -> dict[str, float]:
     """Measure the student; where its weights are averaged, with the average, and with the weights themselves."""
     look = partial(evaluate, engine, plan.distiller, plan.test, mean=plan.mean, std=plan.std, shard=processes.shard)
+    name = plan.measures
     if state.average is None:
-        return {"accuracy": look()["accuracy"]}
+        return {name: look()["accuracy"]}
     raw = look()["accuracy"]
     with state.average.applied():
-        return {"accuracy": look()["accuracy"], "raw_accuracy": raw}
+        return {name: look()["accuracy"], f"raw_{name}": raw}
 
 
 def _close_epoch(
-    metrics: dict[str, Any], state: RunState, record: RunRecord, processes: Processes, curves: Progress
+    metrics: dict[str, Any],
+    plan: TrainingPlan,
+    state: RunState,
+    record: RunRecord,
+    processes: Processes,
+    curves: Progress,
 ) -> None:
     """Write an epoch down and close it, on rank zero with its checkpoints."""
     if processes.is_rank_zero:
         state.lines = (state.lines or "") + record.append(metrics)
         curves.epoch(metrics)
-    best = state.next_epoch(metrics.get("accuracy"))
+    best = state.next_epoch(metrics.get(plan.measures))
     if processes.is_rank_zero:
         # last.pt comes last: what a kill before it leaves behind is written again, the same, when the run resumes.
         if best:

@@ -10,6 +10,7 @@ from svdistill.choices import CAPTURES, Capture
 from svdistill.data import Batches, ImageSource, Mixed
 from svdistill.distiller import Distiller
 from svdistill.errors import OptionError, nearest
+from svdistill.records import ACCURACY, VALIDATION_ACCURACY
 from svdistill.training.objective import Stage
 from svdistill.training.optimizers import check_reached
 
@@ -22,7 +23,7 @@ class TrainingPlan:
         distiller: student, and teacher if there is one.
         optimizer: of the distiller's parameters, from :func:`svdistill.training.make_optimizer`.
         batches: the training batches, of which this process's shard is handed out.
-        test: the images to evaluate on.
+        test: the images to evaluate on while training.
         mean: (C,), of the training set, with which ``batches`` are standardized.
         std: (C,), of the training set.
         stages: one, or several that follow each other; their epochs add up to the run's.
@@ -36,6 +37,7 @@ class TrainingPlan:
         capture: whether a step is captured as a CUDA graph: ``auto`` on a GPU wherever it can be, ``on`` is an error
             where it cannot, and on a CPU does the same without a graph.
         ema: decay of an exponential moving average of the weights, anew in each stage, 0 < ema < 1; None = no average.
+        validates: whether ``test`` are images to choose the best epoch by, whose weights the student has at the end.
 
     Raises:
         OptionError: a setting is out of range, the optimizer is not the distiller's, or a loss needs labels and there
@@ -56,6 +58,7 @@ class TrainingPlan:
     tensorboard: bool = False
     capture: Capture = "auto"
     ema: float | None = None
+    validates: bool = False
 
     def __post_init__(self) -> None:
         lengths = [stage.epochs for stage in self.stages]
@@ -79,6 +82,11 @@ class TrainingPlan:
                 f"the loss {min(self.distiller.needs_labels)} compares with the labels of the images, and none of the "
                 "training images has one; give batches with labelled images, or another loss"
             )
+
+    @property
+    def measures(self) -> str:
+        """What the accuracy on ``test`` is called among an epoch's figures."""
+        return VALIDATION_ACCURACY if self.validates else ACCURACY
 
     @property
     def epochs(self) -> int:

@@ -1,6 +1,7 @@
 """Where a run is: what a checkpoint holds."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from svdistill.errors import CheckpointError, one_line
 from svdistill.gradients import TransferHealth
 from svdistill.training import checkpoint
 from svdistill.training.average import MovingAverage
+from svdistill.training.best import BestWeights
 from svdistill.training.metrics import Metrics
 from svdistill.training.optimizers import plain_state
 
@@ -29,6 +31,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
 }
 _LINES = "lines"
 _AVERAGE = "average"
+_BEST = "best"
 
 
 class RunState:
@@ -40,6 +43,7 @@ class RunState:
         batches: with their order, position and random numbers.
         device: where the run computes.
         average: of the model's weights, where there is one.
+        best: where the weights of the best epoch are kept (their average, where there is one); None = nowhere.
 
     Attributes:
         epoch: epochs done, so also the number, from 0, of the epoch that runs.
@@ -58,12 +62,14 @@ class RunState:
         *,
         device: torch.device,
         average: MovingAverage | None = None,
+        best: BestWeights | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.batches = batches
         self.device = device
         self.average = average
+        self.best = best
         self.epoch = 0
         self.accuracy = -1.0
         self.seconds = 0.0
@@ -89,12 +95,22 @@ class RunState:
             Whether its accuracy is the best so far.
         """
         best = accuracy is not None and accuracy > self.accuracy
+        if best and self.best is not None:
+            with nullcontext() if self.average is None else self.average.applied():
+                self.best.keep()
         self.epoch += 1
         self.accuracy = self.accuracy if accuracy is None else max(accuracy, self.accuracy)
         self.seconds = 0.0
         self.metrics.reset()
         self.health.reset()
         return best
+
+    def hand_over(self) -> None:
+        """Give the model, at the end, the best weights or their average, where the plan asks for these."""
+        if self.best is not None:
+            self.best.hand_over()
+        elif self.average is not None:
+            self.average.hand_over()
 
     def save(self, path: Path, *, keep: Path | None = None) -> None:
         """Write the whole state in one piece; CheckpointError where that is not possible.
@@ -117,6 +133,8 @@ class RunState:
         }
         if self.average is not None:
             state[_AVERAGE] = self.average.state_dict()
+        if self.best is not None:
+            state[_BEST] = self.best.state_dict()
         checkpoint.save(path, state, model=self.model, keep=keep)
 
     def load(self, path: Path) -> None:
@@ -154,6 +172,8 @@ class RunState:
         self.health.load_state_dict(state["health"], device=self.device)
         if self.average is not None:
             self.average.load_state_dict(state[_AVERAGE])
+        if self.best is not None:
+            self.best.load_state_dict(state[_BEST])
         self.epoch, self.accuracy, self.seconds = state["epoch"], state["accuracy"], state["seconds"]
         self.lines = lines
         checkpoint.set_random_state(state["random"])

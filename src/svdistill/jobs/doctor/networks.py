@@ -44,11 +44,11 @@ def look_at_teacher(
     same = None if classes is None else classes == student.test.classes
     accuracy, measured = None, 0
     if same or (classes is None and spec["num_classes"] == student.test.num_classes):
-        part = sample(student.test, MEASURED)
+        part = sample(student.watched, MEASURED)
         accuracy = training.evaluate(engine, teacher, part, mean=student.mean, std=student.std)["accuracy"]
         measured = len(part)
     elif own is not None and own.test.classes == classes:
-        part = sample(own.test, MEASURED)
+        part = sample(own.watched, MEASURED)
         network = nets.load(file).to(engine.device)
         accuracy = training.evaluate(engine, network, part, mean=own.mean, std=own.std)["accuracy"]
         measured = len(part)
@@ -86,7 +86,7 @@ def look_at_taps(
     drops, layouts = build.drop_tokens(recipe, parent), build.layouts(recipe, parent)
     own = Tapped(distiller.student, build.taps(recipe), drops[0], layouts[0])
     theirs = Tapped(teacher, build.teacher_taps(recipe, parent), drops[1], layouts[1])
-    part = sample(images.test, PICTURES)
+    part = sample(images.watched, PICTURES)
     raw = torch.cat(list(part.batches([torch.arange(len(part))])))
     pictures = standardize(raw.to(engine.device), images.mean.to(engine.device), images.std.to(engine.device))
     student_maps, teacher_maps = own.maps(pictures), theirs.maps(pictures)

@@ -35,6 +35,11 @@ class Teacher(Protocol):
         return None
 
     @property
+    def stored(self) -> bool:
+        """Whether its answers are read by the numbers of images and views, in place of looking at the images."""
+        return False
+
+    @property
     def taps(self) -> int:
         """How many taps of the teacher there are."""
         return 0

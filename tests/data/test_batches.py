@@ -15,6 +15,7 @@ from svdistill.data import (
     Erasing,
     ImageSet,
     Mixed,
+    Mixing,
     ResizedCrop,
     Shard,
     Views,
@@ -68,9 +69,8 @@ def take(source: Batches | Mixed, number: int) -> list[Batch]:
 
 def equal(first: list[Batch], second: list[Batch]) -> bool:
     """Whether two lists of batches agree to the last bit."""
-    return all(
-        torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
-    )
+    pairs = [pair for one, other in zip(first, second, strict=True) for pair in zip(one, other, strict=True)]
+    return all(a is b if a is None or b is None else torch.equal(a, b) for a, b in pairs)
 
 
 def test_an_epoch() -> None:
@@ -219,7 +219,7 @@ def test_mixed_batches() -> None:
     assert (len(source), source.shape) == (4, (2, 6, 6))
     taken = take(source, 8)
     assert {tuple(images.shape) for images, *_ in taken} == {(8, 2, 6, 6)}
-    assert equal([Batch(*(part[:5] for part in batch)) for batch in taken], alone)
+    assert equal([Batch(*(part if part is None else part[:5] for part in batch)) for batch in taken], alone)
     assert all(labels[5:].tolist() == [-1] * 3 and labels.dtype == torch.int64 for _, labels, *_ in taken)
     assert [source.position for _ in source.epoch()] == [1, 2, 3, 4]
 
@@ -276,16 +276,18 @@ def test_mixed_shapes() -> None:
         Mixed(batches(), other)
 
 
-def test_shards_together_are_the_whole() -> None:
+@pytest.mark.parametrize("mixing", [None, Mixing(mixup=0.5, cutmix=1.0)])
+def test_shards_together_are_the_whole(mixing: Mixing | None) -> None:
     """Two processes get, between them, bit for bit the batches of one, and their states are the same."""
     mean, std = channel_statistics(image_set())
     whole, *parts = (
-        Batches(image_set(), 6, seed=1, augmentation=SETTINGS, mean=mean, std=std, shard=shard)
+        Batches(image_set(), 8, seed=1, augmentation=SETTINGS, mean=mean, std=std, shard=shard, mixing=mixing)
         for shard in (Shard(), Shard(0, 2), Shard(1, 2))
     )
     for batch, *shared in zip(take(whole, 5), *(take(part, 5) for part in parts), strict=True):
+        assert (batch.others is None) == (mixing is None)
         for together, *each in zip(batch, *shared, strict=True):
-            assert torch.equal(torch.cat(each), together)
+            assert each == [None, None] if together is None else torch.equal(torch.cat(each), together)
     states = [source.state_dict() for source in (whole, *parts)]
     assert all(torch.equal(states[0]["generator"], state["generator"]) for state in states[1:])
 

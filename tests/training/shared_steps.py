@@ -18,6 +18,7 @@ from svdistill.data import (
     Erasing,
     ImageSet,
     Mixed,
+    Mixing,
     ResizedCrop,
     Views,
     channel_statistics,
@@ -68,6 +69,14 @@ STEPS = {
         None,
         0.05,
     ),
+    "mixed": (
+        lambda: {"svd": losses.SVDLoss(reduction="sum"), "soft": losses.SoftTargetLoss()},
+        Objective(weights={"svd": 2.0, "soft": 0.9}, beside={"soft"}, label_smoothing=0.1),
+        2,
+        4,
+        None,
+        0.05,
+    ),
     "transfer alone": (
         lambda: {"hint": losses.FitNetLoss()},
         Objective(main=0.0, weights={"hint": 1.0}, max_norm=1.0),
@@ -104,6 +113,7 @@ def steps(name, *, world=1, parts=None, count=4):
     optimizer = training.make_optimizer("sgd", distiller, lr=0.02, weight_decay=1e-3)
     options = {"augmentation": VARIED, "mean": mean, "std": std}
     options |= {"views": views, "shard": processes.shard}
+    options |= {"mixing": Mixing(mixup=0.5, cutmix=1.0) if name == "mixed" else None}
     batches = Batches(labelled, 8, seed=5, **options)
     if unlabelled:
         batches = Mixed(batches, Batches(images(20, seed=9), unlabelled, seed=6, first=40, **options))

@@ -9,9 +9,9 @@ from tests.recipes.small import twelve_images
 from tests.waiting import DEVICE, WaitError, fused_forms, nothing_waits
 
 from svdistill import losses, methods, nets, recipes, training
-from svdistill.data import Augmentation, Batches, ColourJitter, Erasing, ImageSet, Mixed, ResizedCrop, Views
+from svdistill.data import Augmentation, Batches, ColourJitter, Erasing, ImageSet, Mixed, Mixing, ResizedCrop, Views
 from svdistill.distiller import Distiller
-from svdistill.errors import ShapeError
+from svdistill.errors import OptionError, ShapeError
 from svdistill.gradients import TransferHealth
 from svdistill.ranks import find_ranks
 from svdistill.recipes import build
@@ -24,6 +24,7 @@ from svdistill.training.metrics import Metrics
 from svdistill.training.objective import locate
 from svdistill.training.optimizers import plain_state
 from svdistill.training.state import RunState
+from svdistill.training.step import check_mixable
 from svdistill.training.steps import make_steps
 
 STEPS = 50
@@ -141,14 +142,14 @@ def small_pair(loss, *, stored=False):
     return distiller.train()
 
 
-def buffered(distiller, *, device="cpu", unlabelled=False, optimizer="sgd", capture=False, **options):
+def buffered(distiller, *, device="cpu", unlabelled=False, optimizer="sgd", capture=False, mixing=None, **options):
     """Return steps on buffers for a distiller, and the metrics and health that they add to."""
     engine = training.Engine(torch.device(device), "bf16-mixed", find_ranks())
     images = bare(twelve_images().train, device)
     augmentation = EVERYTHING
     mean, std = torch.zeros(1, device=device), torch.ones(1, device=device)
     make = partial(Batches, augmentation=augmentation, mean=mean, std=std)
-    batches = make(images, 4, seed=1)
+    batches = make(images, 4, seed=1, mixing=mixing)
     if unlabelled:
         batches = Mixed(batches, make(images, 3, seed=2))
     learner = Learner(engine, distiller, make_optimizer(optimizer, distiller, lr=0.1, weight_decay=1e-3), 1)
@@ -170,6 +171,25 @@ def test_the_whole_step_waits_for_nothing(name, optimizer):
     with fused_forms(), nothing_waits():
         steps.step()
     assert metrics.images == 7
+
+
+def test_mixing_waits_for_nothing():
+    """Of labelled images, beside others that are not mixed; on a CPU it is the same to the bit."""
+    mixing = Mixing(mixup=0.3, cutmix=1.0)
+    with fused_forms():
+        distiller = small_pair(losses.SVDLoss()).to(DEVICE)
+        steps, *_ = buffered(distiller, device=DEVICE, unlabelled=True, mixing=mixing)
+    steps.begin(0)
+    with fused_forms(), nothing_waits():
+        steps.step()
+    recipe = recipes.load(
+        "digits/svd",
+        ["model.width=0.1", "train.batch_size=4", "data.train_size=null", "teacher.overrides.model.width=0.12",
+         "data.image_size=16", "data.augment.mixup=0.3", "data.augment.cutmix=1.0", "train.label_smoothing=0.1"],
+    )  # fmt: skip
+    expected, found = (run(recipe, capture=capture, steps=6) for capture in ("off", "on"))
+    for part, value in expected.items():
+        assert same(found[part], value), part
 
 
 @pytest.mark.parametrize("loss", [losses.SVDLoss(5), losses.SVDLoss(6, basis="teacher"), losses.SVDLoss(1, extra=5)])
@@ -203,6 +223,13 @@ def test_stored_knowledge_is_read_on_the_device():
     assert {tap.targets.device.type for tap in goal["transfer"]} == {DEVICE}
     with pytest.raises(ShapeError, match="images 0 to 11, asked for 12"):
         distiller.source.check_rows(torch.tensor([12]), torch.tensor([0]))
+
+
+def test_stored_knowledge_is_not_of_mixed_images():
+    """So it is refused for them, before work starts."""
+    check_mixable(small_pair(losses.SVDLoss(2)))
+    with pytest.raises(OptionError, match="what is stored of the teacher is of images that are not; give the teacher"):
+        check_mixable(small_pair(losses.SVDLoss(2), stored=True))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -246,12 +273,12 @@ def test_what_was_drawn_ahead_is_what_comes():
     """Batches assembled from draws are those that the iterator hands out, through ends of epochs, views and shards."""
     images = twelve_images().train
     options = {"mean": torch.zeros(1), "std": torch.ones(1), "augmentation": EVERYTHING}
-    for views in (None, Views(count=3)):
+    for views, mixing in ((None, None), (Views(count=3), None), (None, Mixing(mixup=0.4, cutmix=1.0))):
 
-        def make(seed, size, first=0, views=views):
-            return Batches(images, size, seed=seed, views=views, first=first, **options)
+        def make(seed, size, first=0, views=views, mixing=mixing):
+            return Batches(images, size, seed=seed, views=views, first=first, mixing=mixing, **options)
 
-        alone, beside = ((make(1, 5), make(1, 5)) for _ in range(2))
+        alone, beside = ((make(1, 4), make(1, 4)) for _ in range(2))
         others = make(2, 4, 12), make(2, 4, 12)
         for source, twin in (alone, tuple(map(Mixed, beside, others))):
             next(iter(source.epoch()))

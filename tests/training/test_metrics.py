@@ -33,6 +33,21 @@ def test_means_over_steps_and_images():
     assert (metrics.steps, metrics.images) == (2, 8)
 
 
+def test_a_mixed_image_counts_by_its_shares():
+    """Of what is found: the own label's share, the other's, both where they are the same, or nothing."""
+    figures = sums(
+        main=torch.tensor(0.0),
+        transfer=None,
+        health={},
+        logits=torch.eye(4)[[0, 0, 0, 0, 2]],
+        labels=torch.tensor([0, 1, 0, 3, -1]),
+        others=torch.tensor([1, 0, 0, 2, -1]),
+        share=torch.tensor([0.7, 0.7, 0.7, 0.7, 1.0]),
+    )
+    assert figures["train_accuracy"].item() == pytest.approx(0.7 + 0.3 + 1)
+    assert figures["labelled"] == 4
+
+
 def test_without_transfer_there_are_no_figures_of_it():
     """A student alone has a loss and an accuracy."""
     metrics = Metrics("cpu")

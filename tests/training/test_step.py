@@ -10,11 +10,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from svdistill import gradients, losses, training
+from svdistill.data import Augmentation, Batches, Mixing
 from svdistill.distiller import Distiller
 from svdistill.errors import OptionError, TrainingError
 from svdistill.gradients import CLIPS, TransferHealth
-from svdistill.training import Objective
+from svdistill.training import Examples, Learner, Objective, take_step
 from svdistill.training.metrics import Metrics
+from svdistill.training.optimizers import trained
+from svdistill.training.step import forward_backward
 
 DECAY = 1e-3  # of make_run's optimizer
 EPOCH = 1
@@ -372,6 +375,48 @@ def test_smoothed_labels(make_run):
     agree(found, expected)
     plain = F.cross_entropy(logits, labels[:8], label_smoothing=0.2).detach()
     torch.testing.assert_close(result.main, plain)
+
+
+def test_mixed_labels(make_run):
+    """Cross-entropy with the mixed target, smoothed or not, of the labelled images alone; and its gradient."""
+    run = make_run(teacher=False, unlabelled=9)
+    images, labels = batch(run)
+    others = torch.cat([labels[:8].flip(0), labels[8:]])
+    share = torch.linspace(0.1, 1, len(labels))
+    for smoothing in (0.0, 0.2):
+        torch.manual_seed(5)
+        logits = run.distiller(images).logits[:8]
+        mine, theirs = (F.one_hot(one[:8], 3) for one in (labels, others))
+        targets = share[:8, None] * mine + (1 - share[:8, None]) * theirs
+        main = F.cross_entropy(logits, (1 - smoothing) * targets + smoothing / 3)
+        expected = gradient(main, run.distiller)
+        learner = Learner(run.engine, run.distiller, run.optimizer, 1)
+        examples = Examples(images, labels, others=others, share=share)
+        torch.manual_seed(5)
+        part = forward_backward(learner, examples, Objective(label_smoothing=smoothing))
+        torch.testing.assert_close(part.figures["loss"], main.detach())
+        names = {id(parameter): name for name, parameter in named(run.distiller).items()}
+        order = [names[id(parameter)] for parameter in trained(run.optimizer)]
+        agree(dict(zip(order, (one.double() for one in part.main), strict=True)), expected)
+
+
+def test_mixed_images_that_cannot_be_learnt_from(make_run):
+    """A loss that compares with labels is refused before work starts, and in a loop of one's own."""
+    run = make_run(loss=losses.DKDLoss())
+    options = {"augmentation": Augmentation(), "mean": run.mean, "std": run.std}
+    stages = [training.Stage(1)]
+    rest = {"distiller": run.distiller, "optimizer": run.optimizer, "test": run.test, "mean": run.mean, "std": run.std}
+    for mixing in (None, Mixing(mixup=0.2)):
+        batches = Batches(run.test, 8, seed=0, mixing=mixing, **options)
+        if mixing is None:
+            training.TrainingPlan(batches=batches, stages=stages, **rest)
+            continue
+        said = r"^images are mixed, so that they have two labels each, and the loss transfer compares with one; give"
+        with pytest.raises(OptionError, match=said):
+            training.TrainingPlan(batches=batches, stages=stages, **rest)
+        run.distiller.train()
+        with pytest.raises(OptionError, match=said):
+            take_step(Learner(run.engine, run.distiller, run.optimizer, 1), Examples(*next(batches.epoch())), epoch=0)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from svdistill.data.files import Files, FileSet
 from svdistill.data.geometry import warp
 from svdistill.data.held_out import hold_out, split
 from svdistill.data.mixed import Mixed
+from svdistill.data.mixing import Mixing
 from svdistill.data.rotation import rotation_task, turned
 from svdistill.data.sets import UNLABELLED, Dataset, ImageSet, ImageSource
 from svdistill.data.statistics import channel_statistics, measured, standardize
@@ -43,6 +44,7 @@ __all__ = [
     "ImageSet",
     "ImageSource",
     "Mixed",
+    "Mixing",
     "Numbers",
     "Remote",
     "ResizedCrop",

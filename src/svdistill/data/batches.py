@@ -11,6 +11,7 @@ from torch import Tensor
 from svdistill.data.augment import Augmentation, Numbers, Views, draw
 from svdistill.data.edits import Edits, edit, plan
 from svdistill.data.geometry import pieces_in_cache
+from svdistill.data.mixing import NUMBERS, Mix, Mixing, mix_images, partners, plan_mix
 from svdistill.data.sets import ImageSet, ImageSource
 from svdistill.data.statistics import check_statistics, standardize, unit_range
 from svdistill.errors import CheckpointError, DataError, OptionError
@@ -24,12 +25,16 @@ class Batch(NamedTuple):
         labels: (B,), int64, −1 where an image has none.
         indices: (B,), int64, on the CPU: the image's number in the training set.
         views: (B,), int64, on the CPU: the number of its variant where there are `Views`, else 0.
+        others: (B,), int64, the label of the image that each is mixed with; None where images are not mixed.
+        share: (B,), float32, the part that the own label keeps, 0 to 1; the other label has the rest.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     views: Tensor
+    others: Tensor | None = None
+    share: Tensor | None = None
 
 
 class Draws(NamedTuple):
@@ -39,21 +44,42 @@ class Draws(NamedTuple):
         indices: (S, B), int64: the image's number in the training set.
         views: (S, B), int64: the number of its variant where there are `Views`, else 0.
         edits: how each is varied, (S, B, …); None where images stay as they are.
+        mix: how each batch is mixed, (S, …); None where images are not mixed.
     """
 
     indices: Tensor
     views: Tensor
     edits: Edits | None
+    mix: Mix | None = None
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply a function to each tensor."""
-        indices, views, edits = self
-        return type(self)(function(indices), function(views), None if edits is None else edits.each(function))
+        indices, views, edits, mix = self
+        return type(self)(
+            function(indices),
+            function(views),
+            None if edits is None else edits.each(function),
+            None if mix is None else mix.each(function),
+        )
 
     @property
     def tensors(self) -> list[Tensor]:
         """All that there are, in the same order whenever the same is drawn."""
-        return [self.indices, self.views, *(one for one in self.edits or () if one is not None)]
+        return [self.indices, self.views, *(one for one in (*(self.edits or ()), *(self.mix or ())) if one is not None)]
+
+
+class _Drawn(NamedTuple):
+    """What is drawn for a whole batch, before anything is made of it."""
+
+    rows: Tensor
+    views: Tensor
+    numbers: Numbers | None
+    mix: Tensor | None
+
+    def take(self, part: slice) -> Self:
+        """Return what is drawn for some of the images; all of them are mixed alike."""
+        rows, views, numbers, mix = self
+        return type(self)(rows[part], views[part], None if numbers is None else numbers.take(part), mix)
 
 
 @dataclass(frozen=True)
@@ -105,10 +131,12 @@ class Batches:
             all processes together work on what a single one would, and a state fits any number of them.
         first: number of the first image, where the images of another set come before these.
         channels_last: whether the images of a batch lie channels-last in memory.
+        mixing: how the images of a batch are mixed, after standardization; None = not. Each process must have an even
+            number of images of a batch, so that it has both images of a pair.
 
     Raises:
         OptionError: the batch size is not a whole number of at least 1, or cannot be divided evenly, or the
-            augmentation needs another number of channels.
+            augmentation needs another number of channels, or views are to be mixed.
         DataError: a batch is larger than the data.
         ShapeError: mean or std do not fit the number of channels.
     """
@@ -126,6 +154,7 @@ class Batches:
         shard: Shard = WHOLE,
         first: int = 0,
         channels_last: bool = False,
+        mixing: Mixing | None = None,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise OptionError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
@@ -139,6 +168,9 @@ class Batches:
         self._images = images
         self._batch_size = batch_size
         self._part = shard.part(batch_size)
+        if mixing is not None:
+            _check_mixing(self._part, views)
+        self._mixing = mixing
         self._augmentation = augmentation
         self._views = views
         self._first = first
@@ -179,6 +211,11 @@ class Batches:
         """Whether the images lie in memory, so that batches can be assembled by `assemble`."""
         return isinstance(self._images, ImageSet)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, so that none of them is what its number and view say."""
+        return self._mixing is not None
+
     def epoch(self, *, labelled_only: bool = False) -> Iterator[Batch]:
         """Hand out the rest of the current epoch, or a new one if the current one is over.
 
@@ -195,9 +232,8 @@ class Batches:
         own = [index[self._part] for index in left]
         # Pixels may be read ahead by other processes; random numbers are drawn only here, one batch after the other.
         for mine, pixels in zip(own, self._images.batches(own), strict=True):
-            drawn = self._draw()
-            labels = self._images.labels[mine.to(self._images.device)]
-            yield Batch(self._prepared(pixels, drawn.edits), labels, drawn.indices, drawn.views)
+            drawn = self._draws(self._draw_numbers().take(self._part))
+            yield self._made(pixels, self._images.labels[mine.to(self._images.device)], drawn)
 
     def advance(self) -> None:
         """Let the next batch count as handed out, without making it."""
@@ -221,11 +257,18 @@ class Batches:
     def _draw_ahead(self, count: int) -> Draws:
         ahead = copy.copy(self)
         ahead._generator = self._generator.clone_state()
-        indices, views, numbers = zip(*(ahead._next_numbers() for _ in range(count)), strict=True)
-        joined = None if numbers[0] is None else Numbers.join([one.take(self._part) for one in numbers])
+        each = [ahead._next_numbers().take(self._part) for _ in range(count)]
+        numbers = [one.numbers for one in each if one.numbers is not None]
         # The edits of all at once: one by one they would take longer than the steps on a fast device.
-        index, view = (torch.cat([one[self._part] for one in parts]) for parts in (indices, views))
-        return self._draws(index, view, joined).each(lambda one: one.unflatten(0, (count, -1)))
+        joined = _Drawn(
+            torch.cat([one.rows for one in each]),
+            torch.cat([one.views for one in each]),
+            Numbers.join(numbers) if numbers else None,
+            None,
+        )
+        draws = self._draws(joined).each(lambda one: one.unflatten(0, (count, -1)))
+        mixes = [mix for one in each if (mix := self._planned(one.mix)) is not None]
+        return draws._replace(mix=Mix(*map(torch.stack, zip(*mixes, strict=True)))) if mixes else draws
 
     def assemble(self, drawn: Sequence[Draws], *, labelled_only: bool = False) -> Batch:
         """Make a batch of images in memory from what was drawn for it, all on their device.
@@ -240,42 +283,53 @@ class Batches:
         (own,) = drawn
         assert isinstance(self._images, ImageSet)
         rows = own.indices - self._first
-        return Batch(
-            self._prepared(self._images.images[rows], own.edits), self._images.labels[rows], own.indices, own.views
-        )
+        return self._made(self._images.images[rows], self._images.labels[rows], own)
 
     def _begin_if_over(self) -> None:
         if len(self._order) == 0 or self._position >= len(self):
             self._order = torch.randperm(len(self._images), generator=self._generator)
             self._position = 0
 
-    def _next_numbers(self) -> tuple[Tensor, Tensor, Numbers | None]:
+    def _next_numbers(self) -> _Drawn:
         self._begin_if_over()
         return self._draw_numbers()
 
-    def _draw(self) -> Draws:
-        """Draw for the whole next batch, which then counts as handed out, and return the own part."""
-        index, views, numbers = self._draw_numbers()
-        own = None if numbers is None else numbers.take(self._part)
-        return self._draws(index[self._part], views[self._part], own)
-
-    def _draws(self, index: Tensor, views: Tensor, numbers: Numbers | None) -> Draws:
-        """Return the draws of images (n,) of this set, in these views, or with these new numbers."""
-        indices = index + self._first
+    def _draws(self, drawn: _Drawn) -> Draws:
+        """Return the draws of images (n,) of this set, in their views, or with their new numbers."""
+        rows, views, numbers, mix = drawn
+        indices = rows + self._first
         if self._views is not None:
             numbers = self._views.numbers(indices, views, self._augmentation)
         _, height, width = self.shape
         edits = None if numbers is None else plan(numbers, self._augmentation, height=height, width=width)
-        return Draws(indices, views, edits)
+        return Draws(indices, views, edits, self._planned(mix))
 
-    def _draw_numbers(self) -> tuple[Tensor, Tensor, Numbers | None]:
-        """Draw the random numbers of the whole next batch, and return its images, their views, and new numbers."""
+    def _planned(self, mix: Tensor | None) -> Mix | None:
+        """Return how a batch is mixed for which these numbers were drawn."""
+        if self._mixing is None or mix is None:
+            return None
+        _, height, width = self.shape
+        return plan_mix(mix, self._mixing, height=height, width=width)
+
+    def _draw_numbers(self) -> _Drawn:
+        """Draw the random numbers of the whole next batch, which then counts as handed out."""
         start = self._position * self._batch_size
         index = self._order[start : start + self._batch_size]
         self._position += 1
-        if self._views is None:
-            return index, torch.zeros_like(index), draw(len(index), self._augmentation, self._generator)
-        return index, torch.randint(self._views.count, index.shape, generator=self._generator), None
+        if self._views is not None:
+            return _Drawn(index, torch.randint(self._views.count, index.shape, generator=self._generator), None, None)
+        numbers, mix = draw(len(index), self._augmentation, self._generator), None
+        if self._mixing is not None:
+            mix = torch.rand(NUMBERS, generator=self._generator, dtype=torch.float64)
+        return _Drawn(index, torch.zeros_like(index), numbers, mix)
+
+    def _made(self, pixels: Tensor, labels: Tensor, drawn: Draws) -> Batch:
+        """Return the batch that was drawn, of these images as they are."""
+        batch = Batch(self._prepared(pixels, drawn.edits), labels, drawn.indices, drawn.views)
+        if drawn.mix is None:
+            return batch
+        share = drawn.mix.share.to(labels.device).expand(len(labels))
+        return batch._replace(images=mix_images(batch.images, drawn.mix), others=partners(labels), share=share)
 
     def _prepared(self, pixels: Tensor, edits: Edits | None) -> Tensor:
         """Return uint8 (B, C, H, W) as float32, varied and standardized."""
@@ -319,6 +373,20 @@ class Batches:
         self._generator.set_state(state["generator"].cpu())
         self._order = state["order"].cpu().clone()
         self._position = int(state["position"])
+
+
+def _check_mixing(part: slice, views: Views | None) -> None:
+    """Refuse to mix images that do not pair up, or fixed views."""
+    if views is not None:
+        raise OptionError(
+            "mixing: which images are mixed changes from batch to batch, so that there are no fixed views; give "
+            "either views or mixing"
+        )
+    number = part.stop - part.start
+    if number % 2:
+        raise OptionError(
+            f"mixing: {number} images of a batch in each process cannot be mixed in pairs; take an even number"
+        )
 
 
 def every_view(

@@ -126,14 +126,28 @@ def erase(images: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    boxes = boxes.to(images.device)
-    inside = []
-    for axis, frame in enumerate((images.shape[3], images.shape[2])):
-        pixel, start = torch.arange(frame, device=images.device), boxes[:, axis, None]
-        inside.append((pixel >= start) & (pixel < start + boxes[:, axis + 2, None]))
-    across, down = inside
-    fill = fill.to(images.device, images.dtype)[:, None, None]
-    return torch.where(down[:, None, :, None] & across[:, None, None, :], fill, images)
+    height, width = images.shape[2:]
+    erased = inside(boxes.to(images.device), height=height, width=width)[:, None]
+    return torch.where(erased, fill.to(images.device, images.dtype)[:, None, None], images)
+
+
+def inside(boxes: Tensor, *, height: int, width: int) -> Tensor:
+    """Return which pixels lie inside of boxes.
+
+    Args:
+        boxes: (B, 4), int64: left, top, width and height, in pixels.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+
+    Returns:
+        (B, H, W), bool.
+    """
+    both = []
+    for axis, frame in enumerate((width, height)):
+        pixel, start = torch.arange(frame, device=boxes.device), boxes[:, axis, None]
+        both.append((pixel >= start) & (pixel < start + boxes[:, axis + 2, None]))
+    across, down = both
+    return down[:, :, None] & across[:, None, :]
 
 
 def random_boxes(even: Tensor, *, area: Range, ratio: Range, height: int, width: int, most: tuple[int, int]) -> Tensor:

@@ -60,6 +60,11 @@ class Mixed:
         return self._labelled.labels
 
     @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, each with another one of its own kind."""
+        return self._labelled.mixes or self._unlabelled.mixes
+
+    @property
     def in_memory(self) -> bool:
         """Whether all images lie in memory, so that batches can be assembled by `assemble`."""
         return self._labelled.in_memory and self._unlabelled.in_memory
@@ -142,9 +147,14 @@ class Mixed:
 def _together(batch: Batch, others: Batch) -> Batch:
     """Put images without labels behind labelled ones."""
     without = batch.labels.new_full((len(others.images),), UNLABELLED)
+    mixed, share = batch.others, batch.share
+    if mixed is not None and share is not None:
+        mixed, share = torch.cat([mixed, without]), torch.cat([share, torch.ones_like(without, dtype=share.dtype)])
     return Batch(
         torch.cat([batch.images, others.images]),
         torch.cat([batch.labels, without]),
         torch.cat([batch.indices, others.indices]),
         torch.cat([batch.views, others.views]),
+        mixed,
+        share,
     )

@@ -1,5 +1,6 @@
 """Whether a recipe's student, teacher, losses and images fit each other, found out before work starts."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,12 +36,15 @@ def check_parts(recipe: Recipe, *, processes: int = 1) -> None:
     unlabelled = recipe.data.unlabelled
     if unlabelled is not None:
         sizes["data.unlabelled.batch_size"] = unlabelled.batch_size or recipe.train.batch_size
-    parts = processes * recipe.train.accumulate
+    mixes = recipe.data.augment.mixes
+    # Each process mixes its own images, before they are divided into parts.
+    parts = math.lcm(processes * recipe.train.accumulate, 2 * processes if mixes else 1)
     for key, size in sizes.items():
         if size % parts:
             nearest_size = max(1, round(size / parts)) * parts
             divided = [f"{processes} processes"] if processes > 1 else []
             divided += [f"train.accumulate={recipe.train.accumulate}"] if recipe.train.accumulate > 1 else []
+            divided += [f"data.augment.{mixes}, which mixes them in pairs"] if mixes else []
             raise RecipeError(
                 f"{key}: {size} images cannot be divided evenly over {' and '.join(divided)}; take {key}={nearest_size}"
             )
@@ -85,6 +89,7 @@ def check(
     with build.recomputing(recipe, student):
         pass
     criteria = build.losses(recipe)
+    _check_mixed(recipe, criteria)
     _check_images_together(recipe, criteria, processes=processes)
     if not criteria:
         _trace(student, recipe.model.taps or (), images, key="model.taps" if recipe.model.taps else "model")
@@ -165,6 +170,17 @@ def _check_single(network: nn.Module, images: Images) -> None:
             f"train.batch_size: batch norm cannot learn from 1 image ({error}); take at least 2 for each process and "
             "part"
         ) from error
+
+
+def _check_mixed(recipe: Recipe, criteria: Losses) -> None:
+    """Refuse to mix images, and so their labels, where a loss compares with a single one."""
+    mixes = recipe.data.augment.mixes
+    labelled = next((name for name, criterion in criteria.items() if criterion.needs_labels), None)
+    if mixes and labelled:
+        raise RecipeError(
+            f"data.augment.{mixes}: a mixed image has two labels, and {labelled} compares with one; take "
+            f"data.augment.{mixes}=null, or another loss, e.g. soft-target"
+        )
 
 
 def _check_images_together(recipe: Recipe, criteria: Losses, *, processes: int) -> None:

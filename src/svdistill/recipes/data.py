@@ -96,6 +96,9 @@ class AugmentSettings(Settings):
         colour_jitter: vary brightness, contrast, saturation and hue, after all that moves pixels; null = not.
         trivial_augment: change each image in one more way, chosen among 14 (shear, shift, rotation by up to 135°,
             contrast, …), as strongly as chosen among 31 strengths: TrivialAugment, wide.
+        mixup: mix each image with another one of its batch, and their labels, by MixUp with this α; null = not.
+        cutmix: put a box of another image of the batch into each, and mix their labels, by CutMix with this α; null =
+            not. With both, each batch takes one of them by chance.
     """
 
     flip: bool = False
@@ -105,6 +108,8 @@ class AugmentSettings(Settings):
     erasing: ErasingSettings | None = None
     colour_jitter: ColourJitterSettings | None = None
     trivial_augment: bool = False
+    mixup: float | None = Field(default=None, gt=0, le=1000)
+    cutmix: float | None = Field(default=None, gt=0, le=1000)
 
     @field_validator("resized_crop", "erasing", mode="before")
     @classmethod
@@ -114,7 +119,7 @@ class AugmentSettings(Settings):
 
     @property
     def varies(self) -> bool:
-        """Whether any image is changed."""
+        """Whether any image is changed, each by itself."""
         return any(
             (
                 self.flip,
@@ -126,6 +131,12 @@ class AugmentSettings(Settings):
                 self.trivial_augment,
             )
         )
+
+    @property
+    def mixes(self) -> str | None:
+        """Which setting mixes images, the first of them; None where none does."""
+        given = {"mixup": self.mixup, "cutmix": self.cutmix}
+        return next((name for name, alpha in given.items() if alpha is not None), None)
 
 
 class UnlabelledSettings(Settings):

@@ -198,7 +198,7 @@ def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) 
     """Make the endless stream of training batches, on the device of the images, those without labels beside the others.
 
     Args:
-        recipe: its augmentation, views, batch size and seed are read.
+        recipe: its augmentation, mixing, views, batch size and seed are read.
         images: what ``load_images`` returned, moved to its device.
         shard: the shard of each batch that this process works on; None = the whole batch.
 
@@ -213,6 +213,7 @@ def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) 
         std=images.std,
         views=fixed,
         shard=shard,
+        mixing=mixing(recipe),
         # On a CPU the first layer reads contiguous images as fast.
         channels_last=recipe.train.channels_last and images.train.device.type == "cuda",
     )
@@ -239,6 +240,12 @@ def augmentation(recipe: Recipe) -> data.Augmentation:
         trivial_augment=settings.trivial_augment,
         colour_jitter=None if jitter is None else data.ColourJitter(**jitter.model_dump()),
     )
+
+
+def mixing(recipe: Recipe) -> data.Mixing | None:
+    """Return how the training images of a recipe are mixed, or None."""
+    settings = recipe.data.augment
+    return data.Mixing(mixup=settings.mixup, cutmix=settings.cutmix) if settings.mixes else None
 
 
 def fixed_views(recipe: Recipe) -> data.Views | None:

@@ -182,7 +182,12 @@ class Recipe(Settings):
             raise ValueError("train.first_stage: no loss takes part in it; give one with stage=first, or 0")
 
     def _check_views(self) -> None:
-        views = self.teacher and self.teacher.views
+        views, mixes = self.teacher and self.teacher.views, self.data.augment.mixes
+        if views and mixes:
+            raise ValueError(
+                f"data.augment.{mixes}: which images are mixed changes from batch to batch, so that there are no fixed "
+                f"views of them; take data.augment.{mixes}=null, or teacher.views=null"
+            )
         if views and views > 1 and not self.data.augment.varies:
             raise ValueError(
                 f"teacher.views: data.augment varies nothing, so that all {views} views would be the same image; take "

@@ -149,6 +149,11 @@ class TeacherCache(Teacher):
         """What the numbers take on disk."""
         return sum(array.nbytes for tensors in self._arrays.values() for array in tensors.values())
 
+    @property
+    def stored(self) -> bool:
+        """That answers are read by the numbers of images and views."""
+        return True
+
     def check(self, losses: Losses) -> None:
         """Make sure that what these losses need is there.
 

@@ -11,7 +11,14 @@ from svdistill.training.skips import Skips
 
 
 def sums(
-    *, main: Tensor, transfer: Tensor | None, health: Mapping[str, Tensor], logits: Tensor, labels: Tensor
+    *,
+    main: Tensor,
+    transfer: Tensor | None,
+    health: Mapping[str, Tensor],
+    logits: Tensor,
+    labels: Tensor,
+    others: Tensor | None = None,
+    share: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Bring the figures of a step, or of a part of one, into a form that only has to be summed.
 
@@ -22,14 +29,23 @@ def sums(
             samples that were not set aside.
         logits: (B, classes).
         labels: (B,); below 0 for images without a label.
+        others: (B,), the label of the image that each is mixed with; None where none is.
+        share: (B,), the part that the own label keeps, with ``others``.
 
     Returns:
-        0-dim tensors without gradient: ``loss``, ``transfer``, ``train_accuracy`` (how many are right), ``labelled``
-        (of how many) and ``set_aside``; each other figure of health multiplied by its number of samples, which is
-        there as ``<name> weight``.
+        0-dim tensors without gradient: ``loss``, ``transfer``, ``train_accuracy`` (how many are right; of a mixed image
+        the share of the label that was found), ``labelled`` (of how many) and ``set_aside``; each other figure of
+        health multiplied by its number of samples, which is there as ``<name> weight``.
     """
     figures = {"loss": main.detach()}
-    figures["train_accuracy"] = (logits.detach().argmax(dim=1) == labels).sum()
+    found = logits.detach().argmax(dim=1)
+    right = found == labels
+    if others is not None and share is not None:
+        figures["train_accuracy"] = (
+            torch.where(right, share, 0).sum() + torch.where(found == others, 1 - share, 0).sum()
+        )
+    else:
+        figures["train_accuracy"] = right.sum()
     figures["labelled"] = (labels >= 0).sum()
     if transfer is not None:
         figures["transfer"] = transfer.detach()

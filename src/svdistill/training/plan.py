@@ -13,6 +13,7 @@ from svdistill.errors import OptionError, nearest
 from svdistill.records import ACCURACY, VALIDATION_ACCURACY
 from svdistill.training.objective import Stage
 from svdistill.training.optimizers import check_reached
+from svdistill.training.step import check_mixable
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,8 +41,8 @@ class TrainingPlan:
         validates: whether ``test`` are images to choose the best epoch by, whose weights the student has at the end.
 
     Raises:
-        OptionError: a setting is out of range, the optimizer is not the distiller's, or a loss needs labels and there
-            are none.
+        OptionError: a setting is out of range, the optimizer is not the distiller's, a loss needs labels and there
+            are none, or images are mixed that teacher or losses must see as they are.
     """
 
     distiller: Distiller
@@ -82,6 +83,8 @@ class TrainingPlan:
                 f"the loss {min(self.distiller.needs_labels)} compares with the labels of the images, and none of the "
                 "training images has one; give batches with labelled images, or another loss"
             )
+        if self.batches.mixes:
+            check_mixable(self.distiller)
 
     @property
     def measures(self) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from svdistill.data import UNLABELLED
 from svdistill.distiller import Distiller, DistillOutput
-from svdistill.errors import ShapeError, TrainingError
+from svdistill.errors import OptionError, ShapeError, TrainingError
 from svdistill.gradients import TransferHealth, combine
 from svdistill.training.engine import Engine
 from svdistill.training.metrics import sums
@@ -25,19 +25,23 @@ DEFAULT = Objective()
 
 
 class Examples(NamedTuple):
-    """What one step learns from: a :class:`svdistill.data.Batch` on the device, of which two fields may be missing.
+    """What one step learns from: a :class:`svdistill.data.Batch` on the device; the first two fields must be there.
 
     Attributes:
         images: (B, C, H, W), standardized; this process's shard of the batch.
         labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.
         indices: (B,), which images of the training set these are, for a stored teacher.
         views: (B,), which of their fixed views these are, for a stored teacher.
+        others: (B,), int64; the label of the image that each is mixed with; None where none is.
+        share: (B,), floating point; the part that the own label keeps, 0 to 1; with ``others``.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor | None = None
     views: Tensor | None = None
+    others: Tensor | None = None
+    share: Tensor | None = None
 
     def every(self, n: int, *, start: int) -> "Examples":
         """Return every n-th example, so that labelled and unlabelled ones are spread over the parts of a batch."""
@@ -176,10 +180,13 @@ def take_step(
         The losses and figures of this step, those of all processes.
 
     Raises:
+        OptionError: the images are mixed, and teacher or losses are not for such images.
         ShapeError: the images cannot be divided evenly.
         TrainingError: the distiller is in eval mode, or another process has ended.
     """
     _check_mode(learner.distiller)
+    if examples.others is not None:
+        check_mixable(learner.distiller)
     number, passes = len(examples.labels), learner.accumulate
     if number % passes:
         raise ShapeError(
@@ -206,6 +213,27 @@ def take_step(
     return StepResult(figures, number * learner.engine.world_size, applied)
 
 
+def check_mixable(distiller: Distiller) -> None:
+    """Make sure that mixed images can be learnt from.
+
+    Args:
+        distiller: student, teacher and losses.
+
+    Raises:
+        OptionError: what is stored of the teacher is of images that are not, or a loss compares with their labels.
+    """
+    if distiller.needs_labels:
+        raise OptionError(
+            f"images are mixed, so that they have two labels each, and the loss {min(distiller.needs_labels)} compares "
+            "with one; give another loss, or batches without mixing"
+        )
+    if distiller.source.stored:
+        raise OptionError(
+            "images are mixed, and what is stored of the teacher is of images that are not; give the teacher itself, "
+            "or batches without mixing"
+        )
+
+
 def _check_mode(distiller: Distiller) -> None:
     if distiller.training and distiller.student.training:
         return
@@ -230,15 +258,34 @@ class Part(NamedTuple):
     figures: dict[str, Tensor]
 
 
+def main_loss(logits: Tensor, examples: Examples, *, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean cross-entropy over the images with a label, of a mixed image with both of its labels.
+
+    Args:
+        logits: (B, classes).
+        examples: labels, and where images are mixed the others' and the own label's share.
+        label_smoothing: how much of each label is spread evenly over all classes.
+
+    Returns:
+        0-dim; NaN where no image has a label.
+    """
+    labels, others, share = examples.labels, examples.others, examples.share
+    if others is None or share is None:
+        return F.cross_entropy(logits, labels, ignore_index=UNLABELLED, label_smoothing=label_smoothing)
+    own, other = (
+        F.cross_entropy(logits, one, ignore_index=UNLABELLED, label_smoothing=label_smoothing, reduction="none")
+        for one in (labels, others)
+    )
+    return (share * own + (1 - share) * other).sum() / (labels != UNLABELLED).sum()
+
+
 def forward_backward(learner: Learner, examples: Examples, objective: Objective) -> Part:
     """Work on one part of a batch: losses, then the gradient of either task."""
-    images, labels, indices, views = examples
+    images, labels, indices, views = examples[:4]
     distiller, parameters, parts = learner.distiller, trained(learner.optimizer), learner.parts
     with learner.engine.autocast():
         output: DistillOutput = distiller(images, only=objective.names, indices=indices, views=views, labels=labels)
-        main = F.cross_entropy(
-            output.logits, labels, ignore_index=UNLABELLED, label_smoothing=objective.label_smoothing
-        )
+        main = main_loss(output.logits, examples, label_smoothing=objective.label_smoothing)
     if parts > 1:  # a mean of the batch is the mean of the parts' means, a sum their sum
         main = main / parts
     weighted = {
@@ -256,7 +303,15 @@ def forward_backward(learner: Learner, examples: Examples, objective: Objective)
     if transfer is not None:
         g_transfer = _gradients(transfer, parameters)
     total = None if not output.terms else sum([*beside, *weighted.values()], start=main.new_zeros(()))
-    figures = sums(main=main, transfer=total, health=output.health, logits=output.logits, labels=labels)
+    figures = sums(
+        main=main,
+        transfer=total,
+        health=output.health,
+        logits=output.logits,
+        labels=labels,
+        others=examples.others,
+        share=examples.share,
+    )
     return Part(g_main, g_transfer, figures)
 
 

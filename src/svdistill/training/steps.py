@@ -81,7 +81,10 @@ class StreamedSteps(Steps):
 
     def _sent(self, batch: Batch) -> Examples:
         images, labels = self._learner.engine.to_device((batch.images, batch.labels))
-        return Examples(images, labels, batch.indices, batch.views)
+        if batch.others is None or batch.share is None:
+            return Examples(images, labels, batch.indices, batch.views)
+        others, share = self._learner.engine.to_device((batch.others, batch.share))
+        return Examples(images, labels, batch.indices, batch.views, others, share)
 
     def broke_first(self) -> str | None:
         """Say what was the first that was not finite in the latest step; see `trouble.broke_first`."""

@@ -38,7 +38,6 @@ VARIED = Augmentation(
     resized_crop=ResizedCrop(),
     erasing=Erasing(),
     colour_jitter=JITTER,
-    trivial_augment=True,
 )
 # name: (what makes the losses, objective, parts, unlabelled images a step, fixed views, width of the teacher)
 STEPS = {

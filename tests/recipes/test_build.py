@@ -95,7 +95,7 @@ def test_two_stages() -> None:
     assert (first.objective.main, first.objective.weights, first.objective.max_norm) == (0, {"svd": 5}, 1.0)
     assert (second.epochs, second.milestones) == (8, (4,))
     assert (second.objective.main, second.objective.weights, second.objective.max_norm) == (1, {}, None)
-    cosine = ("train.schedule=cosine", "train.milestones=[]", "train.warm_up=0.25", "train.epochs=8")
+    cosine = ("train.schedule=cosine", "train.milestones=[1]", "train.warm_up=0.25", "train.epochs=8")
     first, second = build.stages(loaded(*cosine, "train.first_stage=2"))
     assert [first.rate(epoch) for epoch in range(2)] == [1, 1]
     assert (second.schedule, second.warm_up, second.epochs) == ("cosine", 2, 8)

@@ -253,7 +253,8 @@ class Recipe(Settings):
         if not self.train.first_stage_epochs:
             settings["train"].pop("first_stage_norm", None)
         if self.train.schedule == "cosine":
-            settings["train"].pop("gamma", None)
+            for key in ("milestones", "gamma"):
+                settings["train"].pop(key, None)
         for loss in settings.get("loss", ()):
             loss.pop("preset", None)  # what it stands for counts
         if self.model.taps is None and any(loss.compares_taps for loss in self.loss):

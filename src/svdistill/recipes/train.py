@@ -53,7 +53,7 @@ class TrainSettings(Settings):
         schedule: how the learning rate falls, from epoch to epoch: in ``steps``, at the milestones, or by a ``cosine``
             from the end of the warm-up to that of the run, where it would be 0.
         milestones: when the learning rate falls in steps: epochs (whole numbers) or fractions of all epochs (between 0
-            and 1), both counted from the start of the run.
+            and 1), both counted from the start of the run; a cosine does without.
         gamma: factor on the learning rate at each milestone.
         warm_up: in how many epochs (a whole number, or a fraction of all epochs) the learning rate rises linearly from
             a hundredth to the full one; they count among the ``epochs``. 0 = none.
@@ -130,8 +130,6 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
-        if self.schedule == "cosine" and self.milestones:
-            raise ValueError("milestones: a cosine has none; give train.milestones=[], or take train.schedule=steps")
         if self.warm_up_epochs >= self.epochs:
             raise ValueError(f"warm_up: {self._warm_up_text} is not below epochs, {self.epochs}")
         first = min(self.milestone_epochs, default=self.epochs)
@@ -178,7 +176,9 @@ class TrainSettings(Settings):
 
     @property
     def milestone_epochs(self) -> tuple[int, ...]:
-        """The milestones as epochs; fractions are rounded up, and those that fall on the end are left out."""
+        """The milestones of the schedule as epochs; fractions are rounded up, and those at the end are left out."""
+        if self.schedule == "cosine":
+            return ()
         return tuple(epoch for epoch in map(self._epochs, self.milestones) if epoch < self.epochs)
 
     def _epochs(self, length: float) -> int:

@@ -103,7 +103,7 @@ class Stage(NamedTuple):
         """Raise `OptionError` unless the schedule is a known one and its warm-up ends before the rate falls."""
         if self.schedule not in SCHEDULES:
             raise OptionError(f"unknown schedule {self.schedule!r}{nearest(self.schedule, SCHEDULES)}")
-        first = min((self.epochs, *self.milestones))
+        first = min((self.epochs, *(self.milestones if self.schedule == "steps" else ())))
         if self.warm_up and not 0 < self.warm_up < first:
             end = "the stage ends" if first == self.epochs else "the rate falls"
             raise OptionError(f"warm_up is {self.warm_up}, expected 0, or fewer epochs than the {first} until {end}")

@@ -6,7 +6,16 @@ import torch
 from torch import nn
 
 from svdistill import losses, training
-from svdistill.data import Augmentation, Batches, ImageSet, Mixed, channel_statistics
+from svdistill.data import (
+    Augmentation,
+    Batches,
+    ColourJitter,
+    Erasing,
+    ImageSet,
+    Mixed,
+    ResizedCrop,
+    channel_statistics,
+)
 from svdistill.distiller import Distiller
 from svdistill.gradients import TransferHealth
 from svdistill.ranks import find_ranks
@@ -79,6 +88,17 @@ def pair(loss, *, teacher_width: int = 8, dropout: float = 0.0) -> Distiller:
     return distiller.train()
 
 
+EVERYTHING = Augmentation(
+    flip=True,
+    rotation=10.0,
+    shift=2,
+    resized_crop=ResizedCrop(),
+    erasing=Erasing(),
+    colour_jitter=ColourJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+    trivial_augment=True,
+)
+
+
 class Run(NamedTuple):
     """Everything of a run's steps."""
 
@@ -119,7 +139,7 @@ def run(device: torch.device, method: str, *, dropout: float = 0.0, optimizer: s
         dropout: of the student.
         optimizer: its name.
         options: ``precision``, ``accumulate``, ``unlabelled`` (images a step), ``teacher_width``, ``lr``,
-            ``augmentation``, ``channels_last``.
+            ``augmentation``, ``mixing``, ``channels_last``.
     """
     engine = training.Engine(device, options.get("precision", "32-true"), find_ranks())
     make_loss, objective = METHODS[method]
@@ -132,6 +152,7 @@ def run(device: torch.device, method: str, *, dropout: float = 0.0, optimizer: s
     mean, std = channel_statistics(images.images)
     augmentation = options.get("augmentation", Augmentation(flip=True, rotation=10.0, shift=2))
     shared = {"augmentation": augmentation, "mean": mean, "std": std, "channels_last": last}
+    shared["mixing"] = options.get("mixing")
     batches = Batches(images.to(device), 8, seed=3, **shared)
     if unlabelled := options.get("unlabelled", 0):
         others = image_set(12, seed=5).unlabelled().to(device)

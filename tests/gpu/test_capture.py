@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
-from tests.gpu.small import METHODS, TAPS, Network, differ, image_set, run
+from tests.gpu.small import EVERYTHING, METHODS, TAPS, Network, differ, image_set, run
 from tests.plain_loss import PlainLoss
 
 from svdistill import losses, training
-from svdistill.data import Augmentation, Batches, channel_statistics
+from svdistill.data import Augmentation, Batches, Mixing, channel_statistics
 from svdistill.distiller import Distiller
 from svdistill.errors import OptionError, TrainingError
 from svdistill.records import RunRecord
@@ -49,6 +49,7 @@ def test_many_steps(device, method):
     [
         {"accumulate": 2},
         {"unlabelled": 4},
+        {"augmentation": EVERYTHING, "mixing": Mixing(mixup=0.5, cutmix=1.0)},
         {"teacher_width": 12},
         {"optimizer": "adamw"},
         {"precision": "bf16-mixed", "channels_last": True},

@@ -9,7 +9,16 @@ import sys
 import torch
 
 from svdistill import nets, training
-from svdistill.data import Augmentation, Batches, ImageSet, channel_statistics
+from svdistill.data import (
+    Augmentation,
+    Batches,
+    ColourJitter,
+    Erasing,
+    ImageSet,
+    Mixing,
+    ResizedCrop,
+    channel_statistics,
+)
 from svdistill.distiller import Distiller
 from svdistill.losses import SVDLoss
 from svdistill.records import RunRecord
@@ -62,11 +71,20 @@ def main(folder, when):
     # Without batch norm this student drops out half of a hidden layer, by torch's global random numbers.
     student, teacher = nets.create("vgg-student", **options), nets.create("vgg-teacher", **options)
     taps = {f"{who}_taps": nets.default_taps(f"vgg-{who}") for who in ("student", "teacher")}
-    varied = Augmentation(flip=True, rotation=15.0, shift=2)
+    varied = Augmentation(
+        flip=True,
+        rotation=15.0,
+        shift=2,
+        resized_crop=ResizedCrop(),
+        erasing=Erasing(),
+        colour_jitter=ColourJitter(brightness=0.4, contrast=0.4),
+        trivial_augment=True,
+    )
+    shared = {"augmentation": varied, "mixing": Mixing(mixup=0.4, cutmix=1.0), "mean": mean, "std": std}
     plan = training.TrainingPlan(
         distiller=Distiller(student, teacher, loss=SVDLoss(reduction="sum"), **taps),
         optimizer=training.make_optimizer("sgd", student, lr=0.01, weight_decay=1e-4),
-        batches=Batches(images, 8, seed=5, augmentation=varied, mean=mean, std=std),
+        batches=Batches(images, 8, seed=5, **shared),
         test=images,
         mean=mean,
         std=std,

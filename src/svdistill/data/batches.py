@@ -132,7 +132,8 @@ class Batches:
         first: number of the first image, where the images of another set come before these.
         channels_last: whether the images of a batch lie channels-last in memory.
         mixing: how the images of a batch are mixed, after standardization; None = not. Each process must have an even
-            number of images of a batch, so that it has both images of a pair.
+            number of images of a batch, so that it has both images of a pair. Whoever learns from them by a loop of
+            one's own needs `Batch.others` and `Batch.share` too: ``take_step(learner, Examples(*batch), …)``.
 
     Raises:
         OptionError: the batch size is not a whole number of at least 1, or cannot be divided evenly, or the

@@ -42,6 +42,13 @@ def test_a_teacher_may_be_given_as_a_setting(tmp_path: Path) -> None:
         ([], {"seeds": [-1]}, "seeds: expected whole numbers from 0"),
         (["data.image_size=[16,8]"], {"methods": ["attention"]}, "data.image_size"),
         (["data.name=[digits,digit]"], {}, "data.name: no 'digit'"),
+        (["data.augment.mixup=0.2", "train.batch_size=5"], {}, "train.batch_size: 5 images .* mixes them in pairs"),
+        (
+            ["train.accumulate=4", "train.batch_size=5"],
+            {},
+            "train.batch_size: 5 images cannot be divided evenly over",
+        ),
+        (["data.augment.cutmix=1.0", "train.batch_size=4"], {"methods": ["alone", "dkd"]}, "dkd compares with one"),
     ],
 )
 def test_what_is_wrong_is_found_before_anything_is_written(

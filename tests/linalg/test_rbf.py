@@ -65,6 +65,17 @@ def test_gradcheck(beta):
     assert gradcheck(lambda *v: rbf_distance(v, teacher, beta=beta), student, atol=1e-8, rtol=1e-6, fast_mode=False)
 
 
+@pytest.mark.parametrize("tap", range(3))
+@pytest.mark.parametrize("beta", [0.3, 8.0])
+def test_a_tap_that_learns_alone(tap, beta):
+    """Its gradient is what it is beside the others; a network may be frozen up to somewhere."""
+    student, teacher = taps(1), taps(7)
+    together = torch.autograd.grad(rbf_distance([v.requires_grad_() for v in student], teacher, beta=beta), student)
+    alone = [v.detach().requires_grad_(number == tap) for number, v in enumerate(student)]
+    (found,) = torch.autograd.grad(rbf_distance(alone, teacher, beta=beta), alone[tap])
+    assert torch.equal(found, together[tap])
+
+
 @pytest.mark.parametrize("largest", [0.2, 1.0, 3.0])
 def test_entries_of_any_size(largest):
     """The number of terms follows the data: one-hot vectors and entries beyond 1 are as exact as small ones."""
@@ -120,7 +131,7 @@ def test_empty_batch():
         ([(2, 3), (2, 4)], [(2, 3)], {}, "got 2 and 1"),
         ([(2, 3), (2, 4)], [(2, 3), (2, 5)], {}, "tap 1"),
         ([(2, 3), (3, 4)], [(2, 3), (3, 4)], {}, "tap 1"),
-        ([(2, 3), (2, 4)], [(2, 3), (2, 4)], {"weight": torch.ones(2)}, "weight"),
+        ([(2, 3), (2, 4)], [(2, 3), (2, 4)], {"weight": torch.ones(2)}, r"weight must be \(1, 2\), got \(2,\)"),
     ],
 )
 def test_bad_input(student, teacher, options, words):
@@ -165,7 +176,7 @@ def test_a_limit_does_not_decide_on_a_cpu():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("front", "back", "beta"), [(1.0, 1.0, 8.0), (0.25, 1.0, 8.0), (1.0, 1.0, 1.0), (3.0, 0.5, 8.0)]
+    ("front", "back", "beta"), [(1.0, 1.0, 8.0), (0.25, 1.0, 8.0), (1.0, 1.0, 1.0), (3.0, 0.5, 8.0), (4.0, 0.5, 8.0)]
 )
 def test_as_many_terms_as_it_takes(front, back, beta, dtype):
     """The first that is left out is below rounding, and the last that is kept is not."""

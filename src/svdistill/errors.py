@@ -5,6 +5,9 @@ from difflib import get_close_matches
 
 from svdistill.names import printable
 
+# Characters of a message, and how many of them are its end, where it says what to do.
+_LONGEST, _ADVICE = 1500, 400
+
 
 class SvdistillError(Exception):
     """Base of every error that a user of svdistill can cause and mend; its message is one line.
@@ -60,7 +63,9 @@ def one_line(text: object) -> str:
 
 
 def _message(text: str) -> str:
-    return printable(" ".join(text.splitlines()))
+    """Return a message in one line; of a long one, such as a library makes of a damaged file, beginning and end."""
+    line = printable(" ".join(text.splitlines()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - _ADVICE]} … {line[-_ADVICE:]}"
 
 
 def brief(value: object, *, limit: int = 80) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.runs import LOSSES, make_comparison, make_run
+from tests.report.runs import LOSSES, finish_again, make_comparison, make_run
 
 from svdistill.errors import DataError
 from svdistill.records import RunRecord
@@ -19,14 +19,6 @@ def only(found: Collection) -> dict[str, Group]:
     """Return the methods of the one regime that there is."""
     assert len(found.regimes) == 1
     return {group.key.method: group for group in found.regimes[0].groups}
-
-
-def finish_again(run: Path) -> None:
-    """Let the files of a run be those that it ended with."""
-    record = RunRecord(run)
-    summary = record.summary()
-    record.reopen()
-    record.finish(summary)
 
 
 def test_groups_methods_and_seeds(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.report.runs import CLASSES, make_comparison, make_diagnostics, make_run
+from tests.report.runs import CLASSES, finish_again, make_comparison, make_diagnostics, make_run
 
 from svdistill.errors import DataError
 from svdistill.report import page
@@ -96,6 +96,7 @@ def test_one_plain_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, "alone")
     (run / "insight.npz").unlink()
     np.savez(run / "insight.npz", **make_diagnostics(helped=False))
+    finish_again(run)
     html = page.render(collect([run]))
     assert sections(html) == ["results", "training", "spectra", "confusion", "runs"]
     assert "Student alone reaches 72.00 %." in words(html)
@@ -150,6 +151,7 @@ def test_unequal_diagnostics(tmp_path: Path) -> None:
     ):
         run = make_run(tmp_path, method)
         np.savez(run / "insight.npz", **arrays)
+        finish_again(run)
     html = page.render(collect([tmp_path]))
     assert "other width" in words(html)
     assert "nan" not in words(html)
@@ -164,6 +166,7 @@ def test_single_tap(tmp_path: Path) -> None:
         k: v for k, v in arrays.items() if k.endswith("vectors_0") or k in ("images", "labels", "classes", "confusion")
     }
     np.savez(run / "insight.npz", **one, **kept)
+    finish_again(run)
     found = sections(page.render(collect([run])))
     assert "spectra" in found
     assert "dfv" not in found
@@ -186,6 +189,7 @@ def test_tap_and_class_names_are_text(tmp_path: Path) -> None:
         "student_taps": np.array(['<u>"a', "b&c", "d"]),
     }
     np.savez(run / "insight.npz", **arrays)
+    finish_again(run)
     html = page.render(collect([run]))
     read(html)
     assert "<i>" not in html.replace("<i> ", "")

@@ -33,7 +33,7 @@ METHODS = {
         lambda: losses.SoftTargetLoss(2.0, standardize=True),
         Objective(main=0.1, weights={"transfer": 9.0}, clip="none"),
     ),
-    "dkd": (losses.DKDLoss, Objective(clip="none")),
+    "dkd": (losses.DKDLoss, Objective(clip="none", warm_up={"transfer": 3})),
     "dist": (losses.DISTLoss, Objective(clip="none", weights={"transfer": 0.1})),
     "fitnet": (losses.FitNetLoss, Objective(main=0.0, clip="none", max_norm=1.0)),
     "fsp": (losses.FSPLoss, Objective(clip="none")),

@@ -87,7 +87,7 @@ def test_is_the_authors_code():
     first = functional.kl_div(binary[0].log(), binary[1], reduction="batchmean") * 16
     second = functional.kl_div((student / 4 - 1000 * mask).log_softmax(1), (teacher / 4 - 1000 * mask).softmax(1),
                                reduction="batchmean") * 16  # fmt: skip
-    torch.testing.assert_close(dkd_loss(student, teacher, labels), first + 8 * second)
+    torch.testing.assert_close(dkd_loss(student, teacher, labels, beta=8), first + 8 * second)
 
 
 def test_gradient_agrees_with_finite_differences():

@@ -125,6 +125,17 @@ def test_losses_of_two_stages() -> None:
     assert (second.objective.clip, second.objective.beside) == ("per_variable", {"soft-target"})
 
 
+def test_a_weight_rises_within_its_stage() -> None:
+    """In epochs, or in a fraction of the stage's, rounded up; DKD's does so unless told otherwise."""
+    (stage,) = build.stages(loaded("loss=[svd,dkd]", "train.epochs=240"))
+    assert stage.objective.warm_up == {"dkd": 20}
+    (stage,) = build.stages(loaded("loss=[{name: svd, warm_up: 3},{name: dkd, warm_up: 0}]", "train.epochs=3"))
+    assert stage.objective.warm_up == {"svd": 3}
+    staged = "loss=[{name: svd, stage: both, warm_up: 0.5},{name: dkd, stage: second}]"
+    first, second = build.stages(loaded(staged, "train.epochs=30", "train.first_stage=5"))
+    assert (first.objective.warm_up, second.objective.warm_up) == ({"svd": 3}, {"svd": 15, "dkd": 3})
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A teacher's file that says its taps."""

@@ -202,6 +202,21 @@ def test_digest_covers_the_teacher() -> None:
         (["teacher.drop_tokens=-1"], r"^teacher\.drop_tokens: expected at least 0"),
         (["loss.extra=-1"], r"^loss\.extra: expected at least 0"),
         (["loss={name: fitnet, hint: -1}"], r"^loss\.hint: expected at least 0"),
+        (["loss=[svd,dkd]", "loss.dkd.beta=-1"], r"^loss\.beta: expected at least 0"),
+        (["loss={name: dist, gamma: -1}"], r"^loss\.gamma: expected at least 0"),
+        (["loss={name: soft-target, standardize: 2}"], r"^loss\.standardize: expected true or false"),
+        (
+            ["loss={name: dkd, warm_up: half}"],
+            r"^loss\.warm_up: expected epochs \(1, 2, …\), .* got 'half'$",
+        ),
+        (
+            ["loss={name: dkd, warm_up: 9}", "train.epochs=8"],
+            r"^loss\.warm_up: 9 epochs are more than the 8 of a stage in which dkd takes part",
+        ),
+        (
+            ["loss={name: svd, stage: both, warm_up: 3}", "train.epochs=8", "train.first_stage=2"],
+            r"^loss\.warm_up: 3 epochs are more than the 2 of a stage in which svd takes part",
+        ),
         (["loss={name: attention, power: 0.5}"], r"^loss\.power: expected at least 1"),
         (["loss={name: relational, angle: -1}"], r"^loss\.angle: expected at least 0"),
     ],

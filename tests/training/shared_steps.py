@@ -62,7 +62,7 @@ STEPS = {
     ),
     "with labels": (
         lambda: {"svd": losses.SVDLoss(reduction="sum"), "dkd": losses.DKDLoss()},
-        Objective(weights={"svd": 2.0, "dkd": 0.5}, beside={"dkd"}),
+        Objective(weights={"svd": 2.0, "dkd": 0.5}, warm_up={"dkd": 3}, beside={"dkd"}),
         2,
         4,
         None,

@@ -425,3 +425,17 @@ def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_lost(make_run):
         **kept,
         run.record.path / "environment.json": (run.record.path / "environment.json").read_bytes(),
     }
+
+
+def test_labels_that_a_loss_needs_are_missing(make_run):
+    """One line, before work starts; some labelled images are enough."""
+    run = make_run(loss={"dkd": losses.DKDLoss()}, unlabelled=10)
+    run.fit(epochs=1)
+    without = make_run(loss={"dkd": losses.DKDLoss()}, name="without")
+    others = without.test.unlabelled()
+    without.batches = Batches(others, 8, seed=2, augmentation=Augmentation(), mean=without.mean, std=without.std)
+    with pytest.raises(
+        OptionError, match=r"^the loss dkd compares with the labels of the images, and none of the"
+    ) as told:
+        without.fit()
+    assert "\n" not in str(told.value)

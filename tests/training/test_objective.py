@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from svdistill.errors import OptionError
 from svdistill.training import Objective, Stage
@@ -13,7 +14,7 @@ def test_without_weights_all_losses_take_part_as_they_are():
     """The default: the main task and every transfer loss, bounded variable by variable."""
     objective = Objective()
     assert objective.names is None
-    assert objective.weight("anything") == 1.0
+    assert objective.weight("anything", 0) == 1.0
     assert (objective.main, objective.clip, objective.max_norm, objective.has_main) == (1.0, "per_variable", None, True)
 
 
@@ -21,10 +22,22 @@ def test_with_weights_only_those_named_take_part():
     """In the order in which they are named; an empty mapping means none."""
     objective = Objective(weights={"b": 2.0, "a": 0.5})
     assert objective.names == ("b", "a")
-    assert (objective.weight("a"), objective.weight("b")) == (0.5, 2.0)
+    assert (objective.weight("a", 0), objective.weight("b", 7)) == (0.5, 2.0)
     assert Objective(weights={}).names == ()
     with pytest.raises(KeyError):
-        objective.weight("c")
+        objective.weight("c", 0)
+
+
+def test_a_weight_rises_by_the_same_amount_in_each_epoch_of_its_warm_up():
+    """And stays where it is then; of an epoch on a device the weight is there too."""
+    objective = Objective(weights={"a": 2.0, "b": 3.0}, warm_up={"a": 4})
+    assert [objective.weight("a", epoch) for epoch in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert objective.weight("b", 0) == 3.0
+    found = objective.weight("a", torch.tensor(2, dtype=torch.float64))
+    assert torch.equal(found, torch.tensor(1.5, dtype=torch.float64))
+    assert Objective(warm_up={"a": 2}).weight("a", 0) == 0.5
+    with pytest.raises(OptionError, match="warm_up is"):
+        Objective(warm_up={"a": 0})
 
 
 @pytest.mark.parametrize(

@@ -279,5 +279,5 @@ def test_a_broken_image_is_named_before_any_layer(make_run):
     run.distiller.train()
     learner = Learner(run.engine, run.distiller, run.optimizer)
     broken = Examples(torch.full((2, 1, 8, 8), math.nan), torch.tensor([0, 1]))
-    assert broke_first(learner, broken, training.Objective()) == "the images themselves, before any layer"
-    assert broke_first(learner, broken._replace(images=torch.rand(2, 1, 8, 8)), training.Objective()) is None
+    assert broke_first(learner, broken, training.Objective(), epoch=0) == "the images themselves, before any layer"
+    assert broke_first(learner, broken._replace(images=torch.rand(2, 1, 8, 8)), training.Objective(), epoch=0) is None

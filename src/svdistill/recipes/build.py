@@ -1,6 +1,6 @@
 """Settings → the objects of a run: networks, losses, distiller, stages, optimizer. Errors name the key to change."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
@@ -13,8 +13,9 @@ from svdistill.choices import BOUND
 from svdistill.distiller import Distiller
 from svdistill.losses.protocol import Losses
 from svdistill.nets.layouts import Layouts
+from svdistill.recipes.base import whole_epochs
 from svdistill.recipes.images import Images, batches
-from svdistill.recipes.losses import LossSettings
+from svdistill.recipes.losses import AnyLoss, LossSettings
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
 from svdistill.recipes.weights import told
@@ -185,11 +186,13 @@ def stages(recipe: Recipe) -> tuple[training.Stage, ...]:
     )
     if not knobs.first_stage_epochs:
         return (main,)
-    weights: dict[str, float] = {
-        loss.name: loss.weight for loss in recipe.loss if loss.stage in (None, "first", "both")
-    }
+    first = [loss for loss in recipe.loss if loss.stage in (None, "first", "both")]
     alone = training.Objective(
-        main=0.0, weights=weights, max_norm=knobs.first_stage_norm, label_smoothing=knobs.label_smoothing
+        main=0.0,
+        weights={loss.name: loss.weight for loss in first},
+        warm_up=_warm_up(first, knobs.first_stage_epochs),
+        max_norm=knobs.first_stage_norm,
+        label_smoothing=knobs.label_smoothing,
     )
     return training.Stage(knobs.first_stage_epochs, alone), main
 
@@ -200,11 +203,18 @@ def _objective(recipe: Recipe) -> training.Objective:
     return training.Objective(
         main=recipe.main_weight,
         weights={loss.name: loss.weight for loss in terms},
+        warm_up=_warm_up(terms, recipe.train.epochs),
         clip=next(iter(clipped), "none"),
         bound=next((loss.bound for loss in terms if loss.clip == "own_norm"), BOUND),
         beside=frozenset(loss.name for loss in terms if loss.clip == "none") if clipped else frozenset(),
         label_smoothing=recipe.train.label_smoothing,
     )
+
+
+def _warm_up(terms: Sequence[AnyLoss], epochs: int) -> dict[str, int]:
+    """Return in how many epochs of a stage the weights of losses rise, of those whose weight does."""
+    rises = {loss.name: whole_epochs(loss.warm_up, of=epochs) for loss in terms}
+    return {name: length for name, length in rises.items() if length}
 
 
 def optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from svdistill.choices import BETA, BOUND, MAX_FACTOR, MAX_RANK, Assignment, Basis, Clip, Gradient, Reduction
-from svdistill.recipes.base import Settings, by_name
+from svdistill.recipes.base import Length, Settings, by_name, plain_length
 
 
 class LossSettings(Settings):
@@ -19,6 +19,8 @@ class LossSettings(Settings):
         bound: what the rule ``own_norm`` holds the norm of the gradient at or below, weight included.
         weight: factor on the transfer loss.
         main_weight: factor on the main loss; in a sum of losses the factors are multiplied.
+        warm_up: in how many epochs of a stage (a whole number, or a fraction of the stage's) the weight rises to what
+            it is, by the same amount in each: 0.25, 0.5, 0.75 and 1 of it where there are four; 0 = none.
         stage: where training has two stages (``train.first_stage``), in which of them the loss takes part: ``first`` if
             nothing is said; null where there is one stage.
     """
@@ -30,7 +32,13 @@ class LossSettings(Settings):
     bound: float = Field(default=BOUND, gt=0, le=MAX_FACTOR)
     weight: float = Field(default=1.0, gt=0, le=MAX_FACTOR)
     main_weight: float = Field(default=1.0, ge=0, le=MAX_FACTOR)
+    warm_up: Length = 0
     stage: Literal["first", "second", "both"] | None = None
+
+    @field_validator("warm_up", mode="before")
+    @classmethod
+    def _plain_warm_up(cls, value: Any) -> Any:
+        return plain_length(value, none="none")
 
     @model_validator(mode="after")
     def _bound_of_a_rule(self) -> Self:
@@ -208,8 +216,10 @@ class DKDLossSettings(LossSettings):
 
     Attributes:
         alpha: factor on the part of the right class.
-        beta: factor on the part of the other classes.
+        beta: factor on the part of the other classes; published from 2 to 8, by pair.
         temperature: divides both networks' logits.
+        warm_up: a twelfth of the epochs, as published (20 of 240): at its full weight from the first step the loss,
+            much larger than the main loss, can make training diverge.
     """
 
     compares_taps = False
@@ -217,7 +227,8 @@ class DKDLossSettings(LossSettings):
 
     name: Literal["dkd"]
     alpha: float = Field(default=1.0, ge=0, le=MAX_FACTOR)
-    beta: float = Field(default=8.0, ge=0, le=MAX_FACTOR)
+    beta: float = Field(default=2.0, ge=0, le=MAX_FACTOR)
+    warm_up: Length = 0.0833
     temperature: float = Field(default=4.0, gt=0, le=MAX_FACTOR)
 
 

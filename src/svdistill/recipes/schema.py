@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, Strict, field_validator, model_vali
 from svdistill.choices import LAYOUTS, MAX_RANK, Layout
 from svdistill.errors import brief
 from svdistill.methods import BASELINE
-from svdistill.recipes.base import Settings
+from svdistill.recipes.base import Settings, whole_epochs
 from svdistill.recipes.data import DataSettings
 from svdistill.recipes.losses import AnyLoss
 from svdistill.recipes.train import AnyOptimizer, TrainSettings
@@ -180,6 +180,14 @@ class Recipe(Settings):
             raise ValueError(f"loss.stage: {staged[0]!r} names a stage, but there is one; give train.first_stage")
         if two and not any(loss.stage in (None, "first", "both") for loss in self.loss):
             raise ValueError("train.first_stage: no loss takes part in it; give one with stage=first, or 0")
+        for loss in self.loss:
+            lengths = [self.train.epochs] if not two or loss.stage in ("second", "both") else []
+            lengths += [self.train.first_stage_epochs] if two and loss.stage != "second" else []
+            if whole_epochs(loss.warm_up, of=min(lengths)) > min(lengths):
+                raise ValueError(
+                    f"loss.warm_up: {loss.warm_up} epochs are more than the {min(lengths)} of a stage in which "
+                    f"{loss.name} takes part; take fewer, or a fraction of them"
+                )
 
     def _check_views(self) -> None:
         views, mixes = self.teacher and self.teacher.views, self.data.augment.mixes

@@ -1,14 +1,13 @@
 """The settings of a recipe's training: the step rule, how long, and on what. Knows no torch."""
 
 import itertools
-import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
 from svdistill.choices import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, Capture, Schedule
 from svdistill.errors import brief
-from svdistill.recipes.base import Fraction, Settings, by_name
+from svdistill.recipes.base import Fraction, Length, Settings, by_name, plain_length, whole_epochs
 
 Epoch = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 
@@ -88,13 +87,13 @@ class TrainSettings(Settings):
     """
 
     epochs: int = Field(ge=1, le=MAX_EPOCHS)
-    first_stage: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | Fraction = 0
+    first_stage: Length = 0
     first_stage_norm: float | None = Field(default=1.0, gt=0, le=MAX_FACTOR)
     evaluate_every: int = Field(default=1, ge=1, le=MAX_EPOCHS)
     schedule: Schedule = "steps"
     milestones: Annotated[tuple[Epoch | Fraction, ...], Strict(False)] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
-    warm_up: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | Fraction = 0
+    warm_up: Length = 0
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema: Fraction | None = None
     batch_size: int = Field(default=128, ge=1, le=MAX_BATCH)
@@ -155,14 +154,7 @@ class TrainSettings(Settings):
     @field_validator("first_stage", "warm_up", mode="before")
     @classmethod
     def _plain_length(cls, value: Any, info: ValidationInfo) -> Any:
-        """Say in one sentence what a length is: the union's own error has one line for each member."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not (0 <= value < 1 or (isinstance(value, int) and value >= 1)):
-            none = "one stage" if info.field_name == "first_stage" else "none"
-            raise ValueError(
-                f"expected epochs (1, 2, …), a fraction of them (0.5), or 0 for {none}; got {brief(value)}"
-            )
-        return int(value) if value == 0 else value
+        return plain_length(value, none="one stage" if info.field_name == "first_stage" else "none")
 
     @property
     def first_stage_epochs(self) -> int:
@@ -182,7 +174,7 @@ class TrainSettings(Settings):
         return tuple(epoch for epoch in map(self._epochs, self.milestones) if epoch < self.epochs)
 
     def _epochs(self, length: float) -> int:
-        return length if isinstance(length, int) else math.ceil(length * self.epochs - 1e-9)
+        return whole_epochs(length, of=self.epochs)
 
     @property
     def _warm_up_text(self) -> str:

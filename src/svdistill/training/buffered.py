@@ -134,7 +134,7 @@ class BufferedSteps:
 
     def broke_first(self) -> str | None:
         """Say what was the first that was not finite in the latest step; see `trouble.broke_first`."""
-        return broke_first(self._learner, self._examples(self._number - 1), self._objective)
+        return broke_first(self._learner, self._examples(self._number - 1), self._objective, epoch=self._epoch)
 
     def _examples(self, number: Tensor) -> Examples:
         row = [draws.each(lambda one: one.index_select(0, number)[0]) for draws in self._draws]

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from torch import Tensor
+
 from svdistill.choices import BOUND, SCHEDULES, Clip, Schedule
 from svdistill.errors import OptionError, nearest
 from svdistill.gradients import check_clip
@@ -19,6 +21,8 @@ class Objective:
             bound by the main gradient, since there is none.
         weights: the transfer losses that take part, by the name that the distiller has for them, and what each is
             multiplied by; None: all, as they are.
+        warm_up: in how many epochs of the stage the weight of a loss rises to what it is, by the same amount in each;
+            of those losses whose weight does.
         clip: how the transfer gradient is combined with the main one; see :func:`svdistill.gradients.combine`.
         bound: what the rule ``own_norm`` holds the transfer gradient's norm at or below.
         beside: those of the losses that belong to the main task: their gradients join the main gradient before it
@@ -28,12 +32,13 @@ class Objective:
         label_smoothing: how much of each label the main loss spreads evenly over all classes, 0 ≤ label_smoothing < 1.
 
     Raises:
-        OptionError: a weight is below 0, max_norm or bound is not above 0, the rule of clipping is unknown, or
-            label_smoothing is out of range.
+        OptionError: a weight is below 0, a warm-up is shorter than an epoch, max_norm or bound is not above 0, the rule
+            of clipping is unknown, or label_smoothing is out of range.
     """
 
     main: float = 1.0
     weights: Mapping[str, float] | None = None
+    warm_up: Mapping[str, int] = field(default_factory=dict)
     clip: Clip = "per_variable"
     bound: float = BOUND
     beside: Collection[str] = field(default_factory=frozenset)
@@ -44,6 +49,8 @@ class Objective:
         given = (self.main, *(self.weights or {}).values())
         if min(given) < 0:
             raise OptionError(f"the weights of main and transfer loss are {given}, expected none below 0")
+        if any(length < 1 for length in self.warm_up.values()):
+            raise OptionError(f"warm_up is {dict(self.warm_up)}, expected at least 1 epoch for each of these losses")
         if self.max_norm is not None and not self.max_norm > 0:
             raise OptionError(f"max_norm is {self.max_norm}, expected a number above 0, or None")
         if not 0 <= self.label_smoothing < 1:
@@ -65,9 +72,21 @@ class Objective:
         """The losses that take part; None: all."""
         return None if self.weights is None else tuple(self.weights)
 
-    def weight(self, name: str) -> float:
-        """What a loss is multiplied by."""
-        return 1.0 if self.weights is None else self.weights[name]
+    def weight(self, name: str, epoch: float | Tensor) -> float | Tensor:
+        """Return what a loss is multiplied by.
+
+        Args:
+            name: of the loss.
+            epoch: of the stage, from 0; a 0-dim tensor where it is read at each replay of a captured step.
+
+        Returns:
+            Of the type of ``epoch``; of a whole number a number.
+        """
+        weight = 1.0 if self.weights is None else self.weights[name]
+        if (length := self.warm_up.get(name)) is None:
+            return weight
+        part = (epoch + 1) / length
+        return weight * (part.clamp_max(1.0) if isinstance(part, Tensor) else min(part, 1.0))
 
 
 class Stage(NamedTuple):

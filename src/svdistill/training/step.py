@@ -193,7 +193,7 @@ def take_step(
             f"{number} images cannot be worked on in {passes} equal parts; give a multiple of {passes}, or fewer parts"
         )
     buffers = Buffers(learner.distiller)
-    parts = (forward_backward(learner, examples.every(passes, start=i), objective) for i in range(passes))
+    parts = (forward_backward(learner, examples.every(passes, start=i), objective, epoch=epoch) for i in range(passes))
     part = reduce(_added, parts)
     reducer = learner.reducer or Reducer(Processes(learner.engine))
     (main, transfer), figures = reducer([part.main, part.transfer], part.figures)
@@ -279,7 +279,7 @@ def main_loss(logits: Tensor, examples: Examples, *, label_smoothing: float = 0.
     return (share * own + (1 - share) * other).sum() / (labels != UNLABELLED).sum()
 
 
-def forward_backward(learner: Learner, examples: Examples, objective: Objective) -> Part:
+def forward_backward(learner: Learner, examples: Examples, objective: Objective, *, epoch: float | Tensor) -> Part:
     """Work on one part of a batch: losses, then the gradient of either task."""
     images, labels, indices, views = examples[:4]
     distiller, parameters, parts = learner.distiller, trained(learner.optimizer), learner.parts
@@ -289,7 +289,7 @@ def forward_backward(learner: Learner, examples: Examples, objective: Objective)
     if parts > 1:  # a mean of the batch is the mean of the parts' means, a sum their sum
         main = main / parts
     weighted = {
-        name: term * (objective.weight(name) / (1 if name in distiller.sums else parts))
+        name: _times(term, objective.weight(name, epoch) / (1 if name in distiller.sums else parts))
         for name, term in output.terms.items()
     }
     beside = [weighted.pop(name) for name in objective.beside if name in weighted]
@@ -313,6 +313,11 @@ def forward_backward(learner: Learner, examples: Examples, objective: Objective)
         share=examples.share,
     )
     return Part(g_main, g_transfer, figures)
+
+
+def _times(term: Tensor, weight: float | Tensor) -> Tensor:
+    """Multiply in the term's own type: an epoch on the device, and so a weight, is in float64."""
+    return term * (weight.to(term.dtype) if isinstance(weight, Tensor) else weight)
 
 
 def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *, keep_graph: bool = False) -> Gradients:

@@ -57,9 +57,11 @@ class StreamedSteps(Steps):
         self._objective = objective
         self._state = state
         self._latest: Batch | None = None
+        self._epoch = 0
 
     def epoch(self, epoch: int) -> Iterator[int]:
         """Do the rest of the current epoch; see :meth:`Steps.epoch`."""
+        self._epoch = epoch
         for examples in self._examples():
             metrics = self._state.metrics
             result = take_step(
@@ -88,7 +90,9 @@ class StreamedSteps(Steps):
 
     def broke_first(self) -> str | None:
         """Say what was the first that was not finite in the latest step; see `trouble.broke_first`."""
-        return None if self._latest is None else broke_first(self._learner, self._sent(self._latest), self._objective)
+        if self._latest is None:
+            return None
+        return broke_first(self._learner, self._sent(self._latest), self._objective, epoch=self._epoch)
 
 
 def make_steps(engine: Engine, plan: TrainingPlan, state: RunState, objective: Objective) -> Steps:

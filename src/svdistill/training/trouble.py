@@ -65,13 +65,14 @@ def first_layer(
             handle.remove()
 
 
-def broke_first(learner: Learner, examples: Examples, objective: Objective) -> str | None:
+def broke_first(learner: Learner, examples: Examples, objective: Objective, *, epoch: float | Tensor) -> str | None:
     """Do a step's forward and backward pass once more, and say in words what was the first that was not finite.
 
     Args:
         learner: as in the step; running statistics and random numbers change.
         examples: of the step.
         objective: of the step.
+        epoch: of the step.
 
     Returns:
         The layer or parameter, or None where nothing is found now, for instance because dropout drew otherwise.
@@ -88,7 +89,8 @@ def broke_first(learner: Learner, examples: Examples, objective: Objective) -> s
     try:
         with torch.compiler.set_stance("force_eager"), first_layer(learner.distiller.student, not_finite) as layers:
             for start in range(learner.accumulate):
-                part = forward_backward(learner, examples.every(learner.accumulate, start=start), objective)
+                some = examples.every(learner.accumulate, start=start)
+                part = forward_backward(learner, some, objective, epoch=epoch)
                 if layers:
                     return f"the output of layer {layers[0]}"
                 mains = zip(trained(learner.optimizer), part.main, strict=True)

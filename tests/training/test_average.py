@@ -59,6 +59,22 @@ def test_it_begins_again():
     assert same(net.state_dict(), kept)
 
 
+def test_a_weight_of_several_names():
+    """It is exchanged once, and so comes back; averaged as one."""
+    net = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    net[1].weight = net[0].weight
+    average = MovingAverage(net, decay=0.5)
+    average.follow()
+    first = net[0].weight.detach().clone()
+    with torch.no_grad():
+        net[0].weight += 1
+    average.follow()
+    kept = {name: value.clone() for name, value in net.state_dict().items()}
+    with average.applied():
+        torch.testing.assert_close(net[1].weight, nn.Parameter(first + 0.5))
+    assert same(net.state_dict(), kept)
+
+
 def test_a_state_of_another_model_is_refused():
     """By names or shapes."""
     state = MovingAverage(model(), decay=0.9).state_dict()

@@ -22,8 +22,14 @@ class MovingAverage:
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
-        state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-        self._live = {name: value for name, value in state.items() if value.is_floating_point()}
+        state = model.state_dict(keep_vars=True)
+        # A tensor that has several names is one: exchanged twice, it would not come back.
+        own = {id(value): name for name, value in reversed(state.items())}
+        self._live = {
+            name: value.detach()
+            for name, value in state.items()
+            if isinstance(value, Tensor) and value.is_floating_point() and own[id(value)] == name
+        }
         self._values = {name: value.clone() for name, value in self._live.items()}
         self._update = get_ema_multi_avg_fn(decay)
         self._begun = False

@@ -40,7 +40,17 @@ def test_show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert (status, out, err) == (0, "digits.png\n", "")
     assert Image.open(tmp_path / "digits.png").size[0] > 600
     root = tree(tmp_path / "photos")
-    arguments = ("--root", str(root), "--image-size", "16", "--rows", "2", "--no-flip", "-o", "deep/a.png")
+    arguments = (
+        "--root",
+        str(root),
+        "--image-size",
+        "16",
+        "--rows",
+        "2",
+        "data.augment.rotation=30",
+        "-o",
+        "deep/a.png",
+    )
     assert call(capsys, "show", "image-folder", *arguments)[:2] == (0, "deep/a.png\n")
     assert (tmp_path / "deep" / "a.png").is_file()
 
@@ -50,6 +60,7 @@ def test_show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     [
         (("show", "digit"), "did you mean 'digits'"),
         (("show", "digits", "--each", "0"), "each is 0"),
+        (("show", "digits", "data.augment.erasing=2"), "data.augment.erasing: expected settings of its own"),
         (("show", "digits", "--root", "somewhere"), "leave the folder out"),
         (("show", "image-folder"), "image-folder needs a folder"),
         (("show", "cifar10", "--root", "none"), "no data folder none; name one that holds cifar-10-binary.tar.gz"),

@@ -1,13 +1,15 @@
 """Tests of samples of a data set."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.data.pictures import tree
 
-from svdistill.errors import OptionError
-from svdistill.jobs.data import Variation, samples
+from svdistill import data
+from svdistill.errors import OptionError, RecipeError
+from svdistill.jobs.data import samples
 
 
 def test_samples_of_digits() -> None:
@@ -22,7 +24,7 @@ def test_samples_of_digits() -> None:
 
 def test_seed() -> None:
     """The seed fixes how the images are varied, and not which they are."""
-    first, same, other = (samples("digits", variation=Variation(seed=seed)) for seed in (1, 1, 2))
+    first, same, other = (samples("digits", seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(first.varied, same.varied)
     assert np.array_equal(first.images, other.images)
     assert not np.array_equal(first.varied, other.varied)
@@ -30,7 +32,7 @@ def test_seed() -> None:
 
 def test_without_augmentation() -> None:
     """Where nothing is varied, both halves are the same to the last bit."""
-    drawn = samples("digits", variation=Variation(flip=False, rotation=0.0, shift=0))
+    drawn = samples("digits", overrides=["data.augment.rotation=0"])
     assert np.array_equal(drawn.images, drawn.varied)
 
 
@@ -56,12 +58,38 @@ def test_options(tmp_path: Path) -> None:
 
 
 def test_impossible() -> None:
-    """No class, no image, an unknown name and an impossible angle are refused."""
+    """No class, no image and an unknown name are refused."""
     with pytest.raises(OptionError, match="rows is 0"):
         samples("digits", rows=0)
     with pytest.raises(OptionError, match="each is -1"):
         samples("digits", each=-1)
     with pytest.raises(OptionError, match="did you mean 'digits'"):
         samples("digit")
-    with pytest.raises(OptionError, match="rotation is 200"):
-        samples("digits", variation=Variation(rotation=200.0))
+
+
+def test_varied_as_a_recipe_varies_them() -> None:
+    """What settings name is done and nothing else: here every image loses a box, which shows the mean of all."""
+    drawn = samples("digits", overrides=["data.augment.erasing.probability=1", "data.augment.erasing.area=[0.25,0.25]"])
+    assert drawn.augmentation == data.Augmentation(erasing=data.Erasing(probability=1.0, area=(0.25, 0.25)))
+    mean = data.channel_statistics(data.load("digits").train)[0].mul(255).round().item()
+    changed = drawn.images != drawn.varied
+    assert changed.any((2, 3, 4)).all()
+    assert (drawn.varied[changed] == mean).all()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.augment.rotation=200", "data.augment.rotation: expected at most 180, got 200"),
+        ("data.augment.erase=true", "data.augment.erase: unknown key; did you mean 'erasing'"),
+        ("data.augment.flip=true", "a mirror image of 'digits' is not of its class"),
+        ("data.augment.colour_jitter.hue=0.1", "saturation and hue are of images with 3 channels"),
+        ("data.augment.mixup=0.2", "each is shown by itself; leave it out"),
+        ("train.epochs=3", "'train.epochs=3': expected how images vary, for instance data.augment.erasing=true"),
+    ],
+)
+def test_settings_that_are_refused(override: str, message: str) -> None:
+    """One line each: what training would refuse, what the sheet cannot show, and what is of something else."""
+    with pytest.raises(RecipeError, match=re.escape(message)) as error:
+        samples("digits", overrides=[override])
+    assert "\n" not in str(error.value)

@@ -64,7 +64,7 @@ def test_out_of_range(setting: str, match: str) -> None:
 def test_what_they_make(settings: list[str], expected: dict[str, Any]) -> None:
     """What is off does not count among what a teacher cache is of, so that older ones still serve."""
     recipe = recipes.load("digits/svd", [f"data.augment.{one}" for one in settings])
-    assert augmentation(recipe).plain() == {"flip": False, "rotation": 10.0, "shift": 1} | expected
+    assert augmentation(recipe.data.augment).plain() == {"flip": False, "rotation": 10.0, "shift": 1} | expected
     assert recipes.validate(recipe.to_dict()) == recipe
 
 

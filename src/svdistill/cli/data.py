@@ -1,11 +1,14 @@
 """``svdistill data``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from svdistill.cli.console import note, results, say
+
+if TYPE_CHECKING:
+    from svdistill.data import Augmentation
 
 data_app = typer.Typer(
     help="List the data sets, fetch one, or look at its images.",
@@ -54,9 +57,16 @@ def fetch(
     say(data.fetch(name, folder=to))
 
 
-@data_app.command("show", epilog="Example: svdistill data show image-folder --root photos --image-size 64")
+@data_app.command("show", epilog="Example: svdistill data show cifar100 data.augment.trivial_augment=true")
 def show(
     name: Name,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="How images are varied, as in a recipe: data.augment.…; by default flip, rotation and shift.",
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG file; by default NAME.png here.")] = None,
     root: Annotated[Path | None, typer.Option(metavar="PATH", help="Its folder or archive.")] = None,
     image_size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Height and width.")] = None,
@@ -66,17 +76,10 @@ def show(
     channels: Annotated[int | None, typer.Option(help="1 = grey, 3 = colour.")] = None,
     rows: Annotated[int, typer.Option(help="The largest number of classes.")] = 10,
     each: Annotated[int, typer.Option(help="Images of each class.")] = 6,
-    flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Mirror some; by default where the data allow it.")
-    ] = None,
-    rotation: Annotated[float, typer.Option(metavar="DEGREES", help="Largest angle.")] = 15.0,
-    shift: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Largest shift; by default an eighth of the image.")
-    ] = None,
     seed: Annotated[int, typer.Option(help="Of the augmentation.")] = 0,
 ) -> None:
     """Draw a sheet of sample images, before and after augmentation."""
-    from svdistill.jobs.data import Variation, samples
+    from svdistill.jobs.data import samples
     from svdistill.report import sheet
 
     drawn = samples(
@@ -87,15 +90,24 @@ def show(
         channels=channels,
         rows=rows,
         each=each,
-        variation=Variation(flip, rotation, shift, seed),
+        overrides=overrides or (),
+        seed=seed,
     )
     path = output or Path(f"{name}.png")
     size = "×".join(map(str, drawn.images.shape[2:]))
     title = f"{name}: {drawn.train:,} training and {drawn.test:,} test images, {size}, {drawn.num_classes} classes"
-    done = drawn.augmentation
-    words = ["flip"] if done.flip else []
-    words += [f"±{done.rotation:g}°"] if done.rotation else []
-    words += [f"±{done.shift} px"] if done.shift else []
-    heads = ("as they are", "augmented: " + ", ".join(words) if words else "not augmented")
+    words = ", ".join(_in_words(drawn.augmentation))
+    heads = ("as they are", f"augmented: {words}" if words else "not augmented")
     sheet.draw_sheet(drawn.images, drawn.varied, drawn.classes, path, title=title, heads=heads)
     say(path)
+
+
+def _in_words(done: "Augmentation") -> list[str]:
+    words = ["resized crop"] if done.resized_crop else []
+    words += ["flip"] if done.flip else []
+    words += [f"±{done.rotation:g}°"] if done.rotation else []
+    words += [f"±{done.shift} px"] if done.shift else []
+    words += ["TrivialAugment"] if done.trivial_augment else []
+    words += ["colour jitter"] if done.colour_jitter else []
+    words += ["erasing"] if done.erasing else []
+    return words

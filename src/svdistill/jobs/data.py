@@ -1,5 +1,6 @@
 """Look at a data set: a few images of each class, before and after augmentation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,32 +9,9 @@ import torch
 from svdistill import data
 from svdistill.data.edits import augment
 from svdistill.data.statistics import unit_range
-from svdistill.errors import OptionError
-
-
-@dataclass(frozen=True)
-class Variation:
-    """How images are varied.
-
-    Attributes:
-        flip: whether to mirror; None = where the data set allows it.
-        rotation: largest angle in degrees.
-        shift: largest shift in pixels; None = an eighth of the image.
-        seed: of the random numbers.
-    """
-
-    flip: bool | None = None
-    rotation: float = 15.0
-    shift: int | None = None
-    seed: int = 0
-
-    def augmentation(self, loaded: data.Dataset) -> data.Augmentation:
-        """Return the augmentation of a data set's images."""
-        return data.Augmentation(
-            flip=loaded.flip_allowed if self.flip is None else self.flip,
-            rotation=self.rotation,
-            shift=max(1, min(loaded.train.shape[1:]) // 8) if self.shift is None else self.shift,
-        )
+from svdistill.errors import OptionError, RecipeError
+from svdistill.recipes.images import augmentation, check_augmentation
+from svdistill.recipes.load import images_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +50,8 @@ def samples(
     channels: int | None = None,
     rows: int = 10,
     each: int = 6,
-    variation: Variation = Variation(),
+    overrides: Sequence[str] = (),
+    seed: int = 0,
 ) -> Samples:
     """Take the first images of each class of a data set, and vary them as training would.
 
@@ -84,13 +63,16 @@ def samples(
         channels: 1 or 3.
         rows: the largest number of classes, spread evenly over all.
         each: the largest number of images of each.
-        variation: how they are varied.
+        overrides: how they are varied, as in a recipe: ``data.augment.…=value``. Where none is given they are mirrored
+            where the data set allows it, rotated by up to 15° and shifted by up to an eighth of their size.
+        seed: of the random numbers.
 
     Returns:
         The images.
 
     Raises:
-        OptionError: an unknown name or class, a rotation or shift out of range, or no rows or images.
+        OptionError: an unknown name or class, or no rows or images.
+        RecipeError: an override is wrong, or does not suit the images.
         DataError: missing or damaged files.
     """
     for key, value in (("rows", rows), ("each", each)):
@@ -98,7 +80,7 @@ def samples(
             raise OptionError(f"{key} is {value}, expected at least 1")
     loaded = data.load(name, root=root, image_size=image_size, classes=classes, channels=channels, in_memory=0)
     train = loaded.train
-    augmentation = variation.augmentation(loaded)
+    varied_by = _augmentation(name, overrides, loaded)
     counts = train.labels.bincount(minlength=train.num_classes)
     filled = torch.nonzero(counts).flatten()
     number = min(rows, len(filled))
@@ -106,8 +88,9 @@ def samples(
     each = min(each, int(counts[shown].min()))
     index = [torch.nonzero(train.labels == label).flatten()[:each] for label in shown]
     images = torch.stack(list(train.batches(index)))
-    generator = torch.Generator().manual_seed(variation.seed)
-    varied = augment(unit_range(images.flatten(0, 1)), augmentation, generator)
+    generator = torch.Generator().manual_seed(seed)
+    fill = None if varied_by.erasing is None else data.channel_statistics(train)[0]
+    varied = augment(unit_range(images.flatten(0, 1)), varied_by, generator, fill=fill)
     return Samples(
         name=name,
         classes=tuple(train.classes[label] for label in shown),
@@ -117,5 +100,20 @@ def samples(
         train=len(train),
         test=len(loaded.test),
         num_classes=train.num_classes,
-        augmentation=augmentation,
+        augmentation=varied_by,
     )
+
+
+def _augmentation(name: str, overrides: Sequence[str], loaded: data.Dataset) -> data.Augmentation:
+    """Return how a recipe with these settings varies each image, or the usual way where nothing is given."""
+    if not overrides:
+        shift = max(1, min(loaded.train.shape[1:]) // 8)
+        return data.Augmentation(flip=loaded.flip_allowed, rotation=15.0, shift=shift)
+    settings = images_of(name, overrides)
+    if settings.augment.mixes:
+        raise RecipeError(
+            f"data.augment.{settings.augment.mixes}: mixes the images of a batch in pairs, and here each is shown by "
+            "itself; leave it out"
+        )
+    check_augmentation(settings, loaded)
+    return augmentation(settings.augment)

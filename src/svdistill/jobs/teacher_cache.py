@@ -108,7 +108,7 @@ class _Views(NamedTuple):
 
 def _views_of(recipe: Recipe, images: Images, key: Key) -> _Views:
     sets = [images.train, *([] if images.unlabelled is None else [images.unlabelled])]
-    views, varied = data.Views(count=key.views, seed=key.seed), augmentation(recipe)
+    views, varied = data.Views(count=key.views, seed=key.seed), augmentation(recipe.data.augment)
 
     def batches(start: int) -> Iterable[data.Batch]:
         return data.every_view(

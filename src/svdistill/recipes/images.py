@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svdistill import data, training
 from svdistill.errors import OptionError, RecipeError
-from svdistill.recipes.data import DataSettings, UnlabelledSettings
+from svdistill.recipes.data import AugmentSettings, DataSettings, UnlabelledSettings
 from svdistill.recipes.naming import check_names, named
 from svdistill.recipes.schema import Recipe
 
@@ -104,14 +104,7 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
     settings = recipe.data
     check_names(recipe)
     dataset, mean, std = _load(settings, {} if loaded is None else loaded)
-    if settings.augment.flip and not dataset.flip_allowed:
-        raise RecipeError(
-            f"data.augment.flip: a mirror image of {settings.name!r} is not of its class; take data.augment.flip=false"
-        )
-    try:
-        augmentation(recipe).check(dataset.train.shape[0])
-    except OptionError as error:
-        raise RecipeError(f"data.augment.{error}") from error
+    check_augmentation(settings, dataset)
     labelled, standardized_by = dataset.train, None
     if settings.train_size is not None:
         with named("data.train_size"):
@@ -208,7 +201,7 @@ def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) 
     shard, fixed = shard or data.Shard(), fixed_views(recipe)
     make = partial(
         data.Batches,
-        augmentation=augmentation(recipe),
+        augmentation=augmentation(recipe.data.augment),
         mean=images.mean,
         std=images.std,
         views=fixed,
@@ -227,9 +220,24 @@ def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) 
     return data.Mixed(labelled, others)
 
 
-def augmentation(recipe: Recipe) -> data.Augmentation:
-    """Return how far the training images of a recipe are varied."""
-    settings = recipe.data.augment
+def check_augmentation(settings: DataSettings, dataset: data.Dataset) -> None:
+    """Make sure that the images of a data set can be varied as a recipe asks for.
+
+    Raises:
+        RecipeError: a flip where a mirror image is another class, or a jitter of colours that the images do not have.
+    """
+    if settings.augment.flip and not dataset.flip_allowed:
+        raise RecipeError(
+            f"data.augment.flip: a mirror image of {settings.name!r} is not of its class; take data.augment.flip=false"
+        )
+    try:
+        augmentation(settings.augment).check(dataset.train.shape[0])
+    except OptionError as error:
+        raise RecipeError(f"data.augment.{error}") from error
+
+
+def augmentation(settings: AugmentSettings) -> data.Augmentation:
+    """Return how far the training images of a recipe are varied, each by itself."""
     crop, erasing, jitter = settings.resized_crop, settings.erasing, settings.colour_jitter
     return data.Augmentation(
         flip=settings.flip,

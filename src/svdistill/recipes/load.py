@@ -1,7 +1,8 @@
 """Recipes by name or path, validated, with errors of one line that name the key and the nearest right one."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,42 @@ def validate(settings: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: names the first wrong key, and how many more there are.
     """
-    try:
+    with _in_one_line():
         return Recipe.model_validate(dict(settings))
+
+
+def images_of(name: str, overrides: Sequence[str]) -> DataSettings:
+    """Return how the images of a data set are varied where only this is asked for.
+
+    Args:
+        name: the data set's.
+        overrides: ``data.augment.…=value`` texts.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        RecipeError: another key, or one is unknown, of the wrong type or out of range.
+    """
+    settings = files.parse(overrides)
+    for override in overrides:
+        if not override.strip().startswith("data.augment."):
+            raise RecipeError(f"{brief(override)}: expected how images vary, for instance data.augment.erasing=true")
+    with _in_one_line("data"):
+        return DataSettings.model_validate({"name": name, **settings.get("data", {})})
+
+
+@contextmanager
+def _in_one_line(*section: str) -> Iterator[None]:
+    """Turn what pydantic finds in the settings of a section into one line."""
+    try:
+        yield
     except ValidationError as error:
         # A misspelt key often leaves another one missing: name the misspelling first.
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise RecipeError(_sentence(problems[0]) + more) from error
+        first: ErrorDetails = {**problems[0], "loc": (*section, *problems[0]["loc"])}
+        raise RecipeError(_sentence(first) + more) from error
 
 
 def teacher_of(recipe: Recipe) -> Recipe | None:

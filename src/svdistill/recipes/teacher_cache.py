@@ -44,7 +44,7 @@ def key(recipe: Recipe, images: Images, *, student: nn.Module, teacher_file: Pat
         images=[known[name] for name in ("train", "unlabelled") if name in known],
         mean=images.mean.tolist(),
         std=images.std.tolist(),
-        augmentation=augmentation(recipe).plain(),
+        augmentation=augmentation(recipe.data.augment).plain(),
         views=views.count,
         seed=views.seed,
         taps=build.teacher_taps(recipe, parent) if maps else (),

@@ -84,7 +84,8 @@ def draw_sheet(
     title = printable(title)
     # In pixels: a margin for the names, two mosaics with a gap, room for the heads.
     left, gap, top, edge = 16 + max(_width(name, _NAME) for name in shown), 24, 62 if title else 34, 8
-    total = (max(left + 2 * width + gap + edge, 16 + _width(title, _TITLE)), top + height + edge)
+    right = left + width + gap + max(width, _width(heads[1], _NAME)) + edge
+    total = (max(right, 16 + _width(title, _TITLE)), top + height + edge)
     figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     for position, (half, head) in enumerate(zip(halves, heads, strict=True)):
@@ -93,7 +94,9 @@ def draw_sheet(
         axes = figure.add_axes(frame)
         axes.imshow(half, interpolation="nearest", aspect="auto", vmin=0, vmax=255)
         axes.set_axis_off()
-        figure.text(start / total[0], 1 - (top - 8) / total[1], head, fontsize=9, color="#444444", va="bottom")
+        figure.text(
+            start / total[0], 1 - (top - 8) / total[1], head, fontproperties=_NAME, color="#444444", va="bottom"
+        )
     for row, name in enumerate(shown):
         middle = 1 - (top + (row + 0.5) * cell) / total[1]
         label = figure.text((left - 8) / total[0], middle, name, fontproperties=_NAME, ha="right", va="center")

@@ -164,9 +164,12 @@ def test_markdown() -> None:
     assert "- svd seed 0: x \\| y" in text
     assert "## Failed" not in report.markdown(THREE)
     assert "data.validation" not in text
+    assert report.FLATTERED in text
     validated = run("alone", 0, 0.8)
     validated["summary"]["validation_accuracy"] = 0.7
-    assert "With data.validation a run has one accuracy" in report.markdown(record(validated))
+    text = report.markdown(record(validated, run("teacher", 0, 0.9)))
+    assert "With data.validation a run has one accuracy" in text
+    assert report.FLATTERED not in text
 
 
 def test_comma_separated() -> None:

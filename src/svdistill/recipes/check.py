@@ -42,11 +42,12 @@ def check_parts(recipe: Recipe, *, processes: int = 1) -> None:
     for key, size in sizes.items():
         if size % parts:
             nearest_size = max(1, round(size / parts)) * parts
-            divided = [f"{processes} processes"] if processes > 1 else []
-            divided += [f"train.accumulate={recipe.train.accumulate}"] if recipe.train.accumulate > 1 else []
-            divided += [f"data.augment.{mixes}, which mixes them in pairs"] if mixes else []
+            over = [f"{processes} processes"] if processes > 1 else []
+            over += [f"train.accumulate={recipe.train.accumulate}"] if recipe.train.accumulate > 1 else []
+            ways = [f"over {' and '.join(over)}"] if over else []
+            ways += [f"into pairs for data.augment.{mixes}"] if mixes else []
             raise RecipeError(
-                f"{key}: {size} images cannot be divided evenly over {' and '.join(divided)}; take {key}={nearest_size}"
+                f"{key}: {size} images cannot be divided evenly {' and '.join(ways)}; take {key}={nearest_size}"
             )
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from svdistill.atomic import write_atomically
 from svdistill.methods import BASELINE, TEACHER
 from svdistill.names import printable
+from svdistill.records import VALIDATION_ACCURACY
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 from svdistill.report.tables import (
     accuracy_name,
@@ -34,12 +35,12 @@ STEM = "comparison"
 COSTS = ("param.", "MFLOPs")
 DASH = "–"
 NOTES = (
-    "{accuracy}: mean ± sample deviation over the seeds, after the last epoch and at each run's best epoch; the latter "
-    "is chosen on the same images, so it flatters.",
+    "{accuracy}: mean ± sample deviation over the seeds, after the last epoch and at each run's best epoch.",
     "Gain: accuracy after the last epoch less that of the student alone with the same seed and settings, in percentage "
     "points: mean over the common seeds with Student's paired 95 % interval.",
     "FLOPs are those of one image, 2 × multiply-adds; seconds are a run's own training time.",
 )
+FLATTERED = "The best epoch is chosen on the same images, so that its accuracy flatters."
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,9 @@ def markdown(record: Mapping[str, Any]) -> str:
         figures = (_seeds(row), spread(row.accuracy), spread(row.best), gain_interval(row.gain))
         lines.append(_line([row.method, *(_value(row, axis) for axis in axes), *figures, *costs]))
     notes = [note.format(accuracy=_accuracy(record).capitalize()) for note in NOTES]
-    notes += [note] if (note := validation_note(_summaries(record))) else []
+    students = _summaries({"runs": [run for run in record["runs"] if run["method"] != TEACHER]})
+    notes += [FLATTERED] if any(VALIDATION_ACCURACY not in summary for summary in students) else []
+    notes += [note] if (note := validation_note(students)) else []
     lines += ["", *(part for note in notes for part in (note, ""))]
     if failed := list(failures(done)):
         lines += ["## Failed", "", *(f"- {_escaped(failure)}" for failure in failed), ""]

@@ -91,6 +91,21 @@ def test_everything(tmp_path: Path) -> None:
         assert title in text
 
 
+def test_a_teacher_for_each_seed(tmp_path: Path) -> None:
+    """They stand in one row, and the teacher reaches their mean; one of another share of the images is apart."""
+    for seed, accuracy in enumerate((0.8, 0.9)):
+        make_run(tmp_path, "teacher", seed, summary={"accuracy": accuracy})
+        make_run(tmp_path, "svd", seed)
+        make_run(tmp_path, "alone", seed)
+    make_run(tmp_path, "teacher", 0, summary={"accuracy": 0.1}, data={"name": "bags", "root": None, "train_size": 7})
+    found = collect([tmp_path])
+    teachers = found.teachers_of(found.regimes[0])
+    assert [[run.summary["accuracy"] for run in group.runs] for group in teachers] == [[0.8, 0.9], [0.1]]
+    text = words(page.render(found))
+    assert "The teacher reaches 85.00 %" in text
+    assert "teacher 2 seeds 85.00 ± 7.07 %" in text
+
+
 def test_one_plain_run(tmp_path: Path) -> None:
     """A student alone has curves, spectra and a confusion matrix, and nothing that would need a second method."""
     run = make_run(tmp_path, "alone")

@@ -143,6 +143,19 @@ class Collection:
         """The students' runs, then the teachers'."""
         return [r for regime in self.regimes for group in regime.groups for r in group.runs] + list(self.teachers)
 
+    def teachers_of(self, regime: Regime) -> list[Group]:
+        """Return the teachers of a regime's runs, those together that differ in their seed alone; most runs first.
+
+        Args:
+            regime: where none of its runs has noted a teacher, all there are are returned.
+        """
+        noted = {_noted_teacher(run) for group in regime.groups for run in group.runs} - {None}
+        found = [run for run in self.teachers if not noted or RunRecord(run.path).student_digest() in noted]
+        alike: dict[str, list[RunView]] = {}
+        for run in sorted(found, key=lambda run: run.seed):
+            alike.setdefault(f"{run.name} {sorted(run.settings.items())}", []).append(run)
+        return [Group(Key("teacher"), runs) for runs in sorted(alike.values(), key=len, reverse=True)]
+
 
 def collect(paths: Sequence[str | os.PathLike[str]]) -> Collection:
     """Find and read runs, and put them in order.

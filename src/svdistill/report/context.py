@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from svdistill.methods import BASELINE, OWN
 from svdistill.report import tables
-from svdistill.report.collect import Collection, Group, Key, Regime, RunView
+from svdistill.report.collect import Collection, Group, Key, Regime
 from svdistill.report.methods import Look, setting
 
 MAX_ALSO = 2  # more settings that change along with others, for instance with the data set, only clutter a title
@@ -93,13 +93,13 @@ class PageContext(NamedTuple):
         found: all runs.
         main: the regime with the most runs; what is not drawn for each regime is drawn for it.
         looks: how each method is written and drawn.
-        teacher: the teacher's run; None where none was found.
+        teacher: the first teacher of the main regime, with its runs; None where none was found.
     """
 
     found: Collection
     main: Regime
     looks: Mapping[Key, Look]
-    teacher: RunView | None
+    teacher: Group | None
 
     def look(self, group: Group) -> Look:
         """Return how a method is written and drawn."""
@@ -118,8 +118,8 @@ class PageContext(NamedTuple):
 
     @property
     def teacher_accuracy(self) -> float | None:
-        """The teacher's accuracy after its last epoch, 0 to 1."""
-        return None if self.teacher is None else float(self.teacher.summary["accuracy"])
+        """The teacher's accuracy after its last epoch, 0 to 1, mean over its seeds."""
+        return None if self.teacher is None else self.teacher.mean("accuracy")
 
     @property
     def accuracy(self) -> str:

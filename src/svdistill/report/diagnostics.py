@@ -86,7 +86,7 @@ def confusion(context: PageContext) -> Section | None:
     shown: list[tuple[str, Sequence[RunView]]] = [
         (context.look(group).label, group.runs) for group in choose(context.main.groups, MAX_MATRICES - 1)
     ]
-    shown += [("teacher", [context.teacher])] if context.teacher is not None else []
+    shown += [("teacher", context.teacher.runs)] if context.teacher is not None else []
     pictures = []
     for label, runs in shown:
         known = [run.diagnostics for run in runs if {"confusion", "classes"} <= run.diagnostics.keys()]
@@ -125,7 +125,7 @@ def _mean(group: Group, name: str) -> Array | None:
 def _teacher_spectrum(context: PageContext, taps: int) -> Array | None:
     """Return the teacher's spectrum as its students saw it, else as its own run has it."""
     seen = (_mean(group, "teacher_spectrum") for group in context.main.groups)
-    own = None if context.teacher is None else context.teacher.diagnostics.get("student_spectrum")
+    own = None if context.teacher is None else _mean(context.teacher, "student_spectrum")
     return next((spectrum for spectrum in [*seen, own] if spectrum is not None and len(spectrum) == taps), None)
 
 

@@ -17,7 +17,7 @@ from svdistill.methods import BASELINE
 from svdistill.names import printable_lines
 from svdistill.records import RunRecord
 from svdistill.report import diagnostics, sections, tables
-from svdistill.report.collect import Collection, Group, Key, Regime, RunView, collect, method_order
+from svdistill.report.collect import Collection, Group, Regime, RunView, collect, method_order
 from svdistill.report.context import PageContext, Section, accuracy, capital, conditions, plural
 from svdistill.report.methods import Look, looks
 from svdistill.report.numbers import points, signed, whole_percent
@@ -91,7 +91,7 @@ def render(found: Collection, *, made: str | None = None) -> str:
     """
     keys = [group.key for regime in found.regimes for group in regime.groups]
     main = max(found.regimes, key=lambda regime: (_has_baseline(regime), sum(len(g.runs) for g in regime.groups)))
-    teacher = found.teachers[0] if found.teachers else None
+    teacher = next(iter(found.teachers_of(main)), None)
     context = PageContext(found, main, looks(sorted(set(keys), key=method_order)), teacher)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -183,7 +183,7 @@ def _headline(context: PageContext) -> list[str]:
     regimes = context.found.regimes if len(context.found.regimes) <= MAX_SENTENCES else [context.main]
     said = [_finding(context, regime) for regime in regimes]
     if context.teacher is not None:
-        part = context.main.groups[0].mean("flops") / float(context.teacher.summary["flops"])
+        part = context.main.groups[0].mean("flops") / context.teacher.mean("flops")
         text = f"The teacher reaches {tables.percent(context.teacher_accuracy)}"
         said.append(f"{text}; the student has {whole_percent(part)} of its FLOPs.")
     return said
@@ -219,7 +219,7 @@ def _tables(context: PageContext) -> list[tuple[str, list[_Row]]]:
     for regime in context.found.regimes:
         top = max(group.mean("accuracy") for group in regime.groups)
         rows = [_row(group, context.look(group), top=group.mean("accuracy") == top) for group in regime.groups]
-        rows += [_row(Group(Key("teacher"), [teacher]), None) for teacher in context.found.teachers]
+        rows += [_row(teacher, None) for teacher in context.found.teachers_of(regime)]
         made.append((capital(conditions(regime)), rows))
     return made
 

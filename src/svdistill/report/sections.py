@@ -10,7 +10,7 @@ from markupsafe import Markup
 from svdistill.methods import BASELINE
 from svdistill.records import ACCURACY, VALIDATION_ACCURACY
 from svdistill.report import figures, tables
-from svdistill.report.collect import MAX_EPOCHS, Group, Key, Regime, rank_of
+from svdistill.report.collect import MAX_EPOCHS, Group, Regime, rank_of
 from svdistill.report.context import PageContext, Picture, Section, capital, conditions
 from svdistill.report.figures import Bar, Line
 from svdistill.report.methods import Look
@@ -91,9 +91,7 @@ def cost(context: PageContext) -> Section | None:
     groups = [group for regime in regimes for group in regime.groups]
     items = [_bar(group, context.look(group), x=group.mean("flops") / 1e6) for group in groups]
     if context.teacher is not None:
-        items.append(
-            _bar(Group(Key("teacher"), [context.teacher]), None, x=float(context.teacher.summary["flops"]) / 1e6)
-        )
+        items.append(_bar(context.teacher, None, x=context.teacher.mean("flops") / 1e6))
     positions = sorted({item.x for item in items})
     if len(positions) < 2 or positions[0] <= 0:
         return None

@@ -83,6 +83,16 @@ def test_a_teacher_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
         examine("digits/svd", overrides=HELPED, runs=tmp_path)
 
 
+def test_the_first_steps_have_the_learning_rate_of_their_epoch(tmp_path: Path) -> None:
+    """A rate at which the loss rises is no fault where a warm-up begins with a hundredth of it."""
+    hot = [*TINY, "data.train_size=100", "optimizer.lr=3"]  # an epoch has more steps than are tried
+    found = [examine("digits/student", overrides=[*hot, *more], runs=tmp_path) for more in ([], ["train.warm_up=1"])]
+    assert [any("rises" in one.found or "not finite" in one.found for one in each.remarks) for each in found] == [
+        True,
+        False,
+    ]
+
+
 def test_images_that_are_there_twice(tmp_path: Path) -> None:
     """Copies are found by content, whatever their names: across training and test, and with another label."""
     rng = np.random.default_rng(0)

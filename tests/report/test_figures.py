@@ -33,6 +33,7 @@ DRAWN: dict[str, Callable[[], str]] = {
     "logarithmic": lambda: figures.curves([Line(SVD, [1, 2], [[1e-6, 10.0], [1e-7, 9.0]])], FRAME, log=True),
     "many": lambda: figures.curves([Line(SVD, [1, 2], [[0.1, 0.2]] * 2)] * 9, FRAME),
     "gains": lambda: figures.gains(ROWS, name="f", title="t"),
+    "no gain": lambda: figures.gains([(SVD, Interval(0.0, 0.0, 0.0), [0.0, 0.0])], name="f", title="t"),
     "wide intervals": lambda: figures.gains(WIDE_ROWS, name="f", title="t", width=NARROW),
     "bars": lambda: figures.bars(BARS, FRAME, x_label="x", joined=True, zero=True),
     "bars in logarithm": lambda: figures.bars(BARS, FRAME, x_label="x", log=True),
@@ -46,6 +47,7 @@ DRAWN: dict[str, Callable[[], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
 def test_svg_belongs_into_a_page(draw: Callable[[], str]) -> None:
     """Each is well-formed, in the page's colours and font, with ids of its own, and says what it is."""

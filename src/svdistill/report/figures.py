@@ -358,7 +358,7 @@ def _gain_limits(rows: Sequence[Gain]) -> tuple[float, float]:
     ends = [end for _, interval, _ in rows for end in interval[1:] if end is not None]
     low = max(min([*values, *ends]), min(values) - 0.75 * reach)
     high = min(max([*values, *ends]), max(values) + 0.75 * reach)
-    margin = 0.04 * (high - low)
+    margin = 0.04 * max(high - low, reach)
     return low - margin, high + margin
 
 

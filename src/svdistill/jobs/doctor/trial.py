@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from svdistill import training
 from svdistill.distiller import Distiller
 from svdistill.jobs.doctor.findings import StageFindings
 from svdistill.jobs.doctor.networks import MEASURED, sample
 from svdistill.recipes import Recipe, build
 from svdistill.recipes.images import Images
+from svdistill.training.optimizers import set_learning_rate
 from svdistill.training.state import RunState
 from svdistill.training.steps import Steps, make_steps
 
@@ -56,7 +59,7 @@ def try_steps(recipe: Recipe, distiller: Distiller, images: Images, engine: trai
         for stage in plan.stages:
             state.begin_stage()
             distiller.train()
-            figures = _try(make_steps(engine, plan, state, stage.objective), state)
+            figures = _try(_steps(make_steps(engine, plan, state, stage.objective), stage, plan.optimizer), state)
             if not size:  # the optimizer has its momentum by now
                 saving, size = _saved(state)
                 beside += saving
@@ -73,8 +76,14 @@ class _Figures(NamedTuple):
     images: int
 
 
-def _try(steps: Steps, state: RunState) -> _Figures:
-    taken: Iterator[int] = itertools.chain.from_iterable(steps.epoch(number) for number in itertools.count())
+def _steps(steps: Steps, stage: training.Stage, optimizer: torch.optim.Optimizer) -> Iterator[int]:
+    """Take the steps of a stage, each epoch at its own learning rate; after the stage its last one is repeated."""
+    for epoch in itertools.chain(range(stage.epochs), itertools.repeat(stage.epochs - 1)):
+        set_learning_rate(optimizer, stage.rate(epoch))
+        yield from steps.epoch(epoch)
+
+
+def _try(taken: Iterator[int], state: RunState) -> _Figures:
     for _ in itertools.islice(taken, FIRST):
         pass
     first = state.metrics.read()
@@ -114,11 +123,11 @@ def _finite(value: float | None) -> float | None:
 
 
 def _evaluation(plan: training.TrainingPlan, engine: training.Engine) -> float:
-    """Return how many seconds an evaluation takes, by that of a part of the images."""
+    """Return how many seconds an evaluation takes, by that of a part of the images; averaged weights have their own."""
     part = sample(plan.test, MEASURED)
     start = time.monotonic()
     training.evaluate(engine, plan.distiller.student, part, mean=plan.mean, std=plan.std)
-    return (time.monotonic() - start) * len(plan.test) / len(part)
+    return (time.monotonic() - start) * len(plan.test) / len(part) * (1 if plan.ema is None else 2)
 
 
 def _saved(state: RunState) -> tuple[float, int]:

@@ -27,7 +27,10 @@ from svdistill.recipes.schema import Recipe
         ("train.batch_size=101", r"^train\.batch_size: 101 is more than the 50 images of data\.train_size$"),
         ("train.milestones=[0.5,0.2]", r"^train\.milestones: must rise"),
         ("train={recompute: true, compile: true}", r"^train\.recompute: a compiled network decides by itself"),
-        ("train.milestones=[600]", r"^train\.milestones: 600 is not below epochs, "),
+        (
+            "train.milestones=[600]",
+            r"^train\.milestones: 600 is not below epochs, 150; take lower ones, or fractions of",
+        ),
         ("train.milestones=[a]", r"^train\.milestones: each is an epoch .* got 'a'$"),
         ("train.milestones=3", r"^train\.milestones: expected a list"),
         ("train.schedule=cosin", r"^train\.schedule: no 'cosin'; expected 'steps' or 'cosine'$"),

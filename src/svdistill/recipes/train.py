@@ -121,7 +121,10 @@ class TrainSettings(Settings):
     def _milestones_in_order(self) -> Self:
         whole = [m for m in self.milestones if isinstance(m, int)]
         if whole and whole[-1] >= self.epochs:
-            raise ValueError(f"milestones: {whole[-1]} is not below epochs, {self.epochs}")
+            raise ValueError(
+                f"milestones: {whole[-1]} is not below epochs, {self.epochs}; take lower ones, or fractions of all "
+                "epochs, for instance [0.5,0.75]"
+            )
         positions = [m if isinstance(m, int) else m * self.epochs for m in self.milestones]
         if any(later <= earlier for earlier, later in itertools.pairwise(positions)):
             raise ValueError(f"milestones: must rise, got {list(self.milestones)}")

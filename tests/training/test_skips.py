@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from svdistill import training
+from svdistill import Distiller, training
 from svdistill.errors import SvdistillWarning, TrainingError
 from svdistill.training import Examples, Learner, checkpoint
-from svdistill.training.optimizers import plain_state
+from svdistill.training.optimizers import make_optimizer, plain_state
 from svdistill.training.skips import LIMIT, Buffers, Skips, all_finite
 
 
@@ -281,3 +281,20 @@ def test_a_broken_image_is_named_before_any_layer(make_run):
     broken = Examples(torch.full((2, 1, 8, 8), math.nan), torch.tensor([0, 1]))
     assert broke_first(learner, broken, training.Objective(), epoch=0) == "the images themselves, before any layer"
     assert broke_first(learner, broken._replace(images=torch.rand(2, 1, 8, 8)), training.Objective(), epoch=0) is None
+
+
+def test_a_layer_within_a_block_that_is_recomputed_is_named(make_run):
+    """The look at its output leaves nothing that the second forward pass would have to find again."""
+    from svdistill.nets import create, recompute_activations
+    from svdistill.training.trouble import broke_first
+
+    run = make_run(teacher=False)
+    student = create("vgg-bn-student", num_classes=3, in_channels=1, width=0.1)
+    learner = Learner(run.engine, Distiller(student).train(), make_optimizer("sgd", student, lr=0.1))
+    images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    examples = Examples(images, torch.tensor([0, 1, 2, 0]))
+    with torch.no_grad():
+        student.block2.conv1.weight.fill_(math.nan)
+    with recompute_activations(student):
+        broken = broke_first(learner, examples, training.Objective(), epoch=0)
+    assert broken == "the output of layer block2.conv1 (Conv2d)"

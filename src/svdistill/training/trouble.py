@@ -50,7 +50,10 @@ def first_layer(
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, _: Any, output: Any) -> None:
             leaves = torch.utils._pytree.tree_leaves(output)
-            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim]
+            # Detached: what a look keeps for a backward pass would be missed where activations are recomputed.
+            tensors = [
+                leaf.detach() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim
+            ]
             if not found and any(map(broken, tensors)):
                 found.append(f"{name or 'the whole network'} ({type(module).__name__})")
 

@@ -298,6 +298,14 @@ def test_what_a_run_was_made_with_is_damaged(begun: Run, content: bytes) -> None
         assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:
+    """Before anything is trained, in one line: here a file is in the folder's place."""
+    (tmp_path / "runs").write_text("")
+    images = load_images(recipes.load("digits/student", [*ALONE, CPU, f"data.root={photos}"]))
+    with pytest.raises(DataError, match=r"cannot write to the run folder .*; free the disk, or choose another"):
+        Run(tmp_path / "runs" / "0-abc").note_data(images, None)
+
+
 def test_a_pipe_in_place_of_the_file(begun: Run) -> None:
     """Nobody waits for what never comes."""
     begun.record.data.unlink()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from svdistill.errors import ShapeError
-from svdistill.nets.reader import run_tapped
+from svdistill.nets.reader import Reader, run_tapped
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
@@ -30,3 +30,29 @@ def test_the_number_of_images_comes_first(batch_first: bool) -> None:
         return
     with pytest.raises(ShapeError, match=r"tap 'layer' of the network gives \(16, 6, 8\) for 6 images"):
         run_tapped(network, ["layer"], images)
+
+
+class Square(nn.Module):
+    """A map with as many channels as rows and columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.last = nn.ReLU()
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 1, 8, 8) to (B, 3)."""
+        return self.head(self.last(self.block(images)).flatten(1))
+
+
+def test_a_compiled_network_is_told_by_what_is_in_its_taps() -> None:
+    """It runs no hooks; where a tap has no layer inside, it is asked for."""
+    network = Square()
+    network.compile(backend="eager")
+    images = torch.randn(2, 1, 8, 8)
+    (_, (feature,)) = Reader(network, ["block"]).run(network, images)
+    assert torch.equal(feature, network.block(images))
+    with pytest.raises(ShapeError, match=r"does not show where its channels are"):
+        Reader(network, ["last"]).run(network, images)
+    assert Reader(network, ["last"], layout="channels_first").run(network, images)[1][0].shape == (2, 4, 4, 4)

@@ -64,6 +64,17 @@ def last_layers(model: nn.Module, taps: Sequence[str]) -> Iterator[dict[str, Lay
             handle.remove()
 
 
+def declared_layers(model: nn.Module, taps: Sequence[str]) -> dict[str, Layers]:
+    """Return the layers inside each tap that have channels, the latest declared first, of a model that runs no hooks.
+
+    Args:
+        model: any module, for instance one that is compiled.
+        taps: names of submodules.
+    """
+    inside = {tap: [_layer(module) for module in model.get_submodule(tap).modules()] for tap in taps}
+    return {tap: [layer for layer in reversed(layers) if layer][:_LAYERS] for tap, layers in inside.items()}
+
+
 def check_layouts(layout: Layouts, taps: int) -> tuple[Layout | None, ...]:
     """Return the layout of each tap, None where it is not given.
 

@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from svdistill.choices import Layout
 from svdistill.errors import ShapeError
-from svdistill.nets.layouts import Layers, Layouts, arranged, check_layouts, find_layout, last_layers
+from svdistill.nets.layouts import (
+    Layers,
+    Layouts,
+    arranged,
+    check_layouts,
+    declared_layers,
+    find_layout,
+    last_layers,
+)
 from svdistill.nets.outputs import find_logits
 from svdistill.nets.taps import TapMemory, Taps, check_drop_tokens, drop_first, tap_names
 
@@ -68,7 +76,9 @@ class Reader:
         if not self.names:
             return self.logits(model, images), []
         watched: AbstractContextManager[dict[str, Layers]] = nullcontext({})
-        if not self._looked and not _is_compiled(model):
+        if not self._looked and _is_compiled(model):
+            watched = nullcontext(declared_layers(model, self.names))
+        elif not self._looked:
             watched = last_layers(model, self.names)
         with watched as layers, Taps(model, self.names, memory=self._memory) as taps:
             output = model(images)

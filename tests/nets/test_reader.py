@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from svdistill.choices import Layout
 from svdistill.errors import ShapeError
 from svdistill.nets.reader import Reader, run_tapped
 
@@ -48,11 +49,15 @@ class Square(nn.Module):
 
 def test_a_compiled_network_is_told_by_what_is_in_its_taps() -> None:
     """It runs no hooks; where a tap has no layer inside, it is asked for."""
-    network = Square()
-    network.compile(backend="eager")
     images = torch.randn(2, 1, 8, 8)
-    (_, (feature,)) = Reader(network, ["block"]).run(network, images)
-    assert torch.equal(feature, network.block(images))
+
+    def run(tap: str, layout: Layout | None = None) -> tuple[nn.Module, torch.Tensor]:
+        network = Square()
+        network.compile(backend="eager")  # once it has run, it does not notice that it is tapped elsewhere
+        return network, Reader(network, [tap], layout=layout).run(network, images)[1][0]
+
+    network, feature = run("block")
+    assert torch.equal(feature, network.get_submodule("block")(images))
     with pytest.raises(ShapeError, match=r"does not show where its channels are"):
-        Reader(network, ["last"]).run(network, images)
-    assert Reader(network, ["last"], layout="channels_first").run(network, images)[1][0].shape == (2, 4, 4, 4)
+        run("last")
+    assert run("last", "channels_first")[1].shape == (2, 4, 4, 4)

@@ -406,3 +406,30 @@ def test_what_a_checkpoint_cannot_give_back(finished):
     assert not finished.can_finish_again({"recipe.yaml": "is missing", "insight.npz": "is missing"})
     assert finished.can_finish_again(dict.fromkeys(FILES[1:], "is missing"))
     assert repr(finished) == f"RunRecord({str(finished.path)!r})"
+
+
+def test_the_students_digest_is_that_of_the_end(record, finished):
+    """Whatever has become of the file; where the summary does not say it, that of the file there is."""
+    known = hashlib.sha256(finished.student.read_bytes()).hexdigest()
+    assert finished.student_digest() == known
+    finished.student.write_bytes(b"others")
+    assert finished.student_digest() == known
+    (finished.path / "summary.json").write_text("{")
+    assert finished.student_digest() == hashlib.sha256(b"others").hexdigest()
+    finished.student.unlink()
+    assert finished.student_digest() is None
+
+
+def test_the_recipe_can_be_written_again(record):
+    """As it was."""
+    (record.path / "recipe.yaml").write_text("name: [")
+    record.rewrite_recipe(RECIPE)
+    assert record.recipe() == RECIPE
+
+
+def test_a_pipe_in_place_of_a_file_is_damage(finished):
+    """It is not waited for."""
+    finished.student.unlink()
+    os.mkfifo(finished.student)
+    assert finished.damage() == {"student.safetensors": "is no file"}
+    assert finished.damage(student=False) == {}

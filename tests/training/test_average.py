@@ -45,6 +45,33 @@ def test_the_recurrence():
     torch.testing.assert_close(net[0].weight.double(), expected["0.weight"], rtol=1e-5, atol=1e-6)
 
 
+class Replacing(nn.Module):
+    """Puts another tensor in its buffer's place in each forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        """Add up."""
+        self.seen = self.seen + x
+        return x
+
+
+def test_a_buffer_that_is_replaced():
+    """Its average is of what stood in its place after each step: 4, then ½ (4 + 6), then ½ (5 + 16)."""
+    net = nn.Sequential(Replacing(), Replacing())
+    average = MovingAverage(net, decay=0.5)
+    for number in (4.0, 2.0, 10.0):
+        net(torch.tensor(number))
+        average.follow()
+    with average.applied():
+        assert [value.item() for value in net.state_dict().values()] == [10.5, 10.5]
+    assert net[0].seen == 16
+    average.hand_over()
+    assert net[1].seen == 10.5
+
+
 def test_it_begins_again():
     """What was before counts for nothing."""
     net, generator = model(), torch.Generator().manual_seed(0)

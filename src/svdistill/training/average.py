@@ -17,7 +17,7 @@ class MovingAverage:
     `AveragedModel` would copy the model, hooks and all, and a number to the device in each step.)
 
     Args:
-        model: whose tensors stay where they are from now on.
+        model: whose parameters stay where they are from now on; a forward pass may put others in its buffers' places.
         decay: 0 < decay < 1; about 1 / (1 − decay) steps are averaged.
     """
 
@@ -25,14 +25,24 @@ class MovingAverage:
         state = model.state_dict(keep_vars=True)
         # A tensor that has several names is one: exchanged twice, it would not come back.
         own = {id(value): name for name, value in reversed(state.items())}
-        self._live = {
-            name: value.detach()
-            for name, value in state.items()
-            if isinstance(value, Tensor) and value.is_floating_point() and own[id(value)] == name
+        self._places = {
+            name: (place, key)
+            for prefix, module in model.named_modules(remove_duplicate=False)
+            for place in (module._parameters, module._buffers)
+            for key, value in place.items()
+            if (name := f"{prefix}.{key}".lstrip(".")) in state
+            and value is not None
+            and value.is_floating_point()
+            and own[id(value)] == name
         }
-        self._values = {name: value.clone() for name, value in self._live.items()}
+        self._values = {name: value.detach().clone() for name, value in self._live.items()}
         self._update = get_ema_multi_avg_fn(decay)
         self._begun = False
+
+    @property
+    def _live(self) -> dict[str, Tensor]:
+        """What is in the model's places now."""
+        return {name: value for name, (place, key) in self._places.items() if (value := place[key]) is not None}
 
     def restart(self) -> None:
         """Begin again with the next step."""

@@ -141,7 +141,7 @@ def test_broken_logits_are_not_hidden():
 def test_too_few_classes_to_standardize(classes):
     """With two the z-scores are ±1/√2, whatever the logits: refused in one line, and without them defined."""
     sides = torch.rand(3, classes), torch.rand(3, classes)
-    with pytest.raises(ShapeError, match=rf"at least 3 classes, got {classes}: .*take standardize=False"):
+    with pytest.raises(ShapeError, match=rf"at least 3 classes, got {classes}: .*leave standardize out"):
         soft_target_loss(*sides, standardize=True)
     assert soft_target_loss(*sides).isfinite()
 

@@ -104,5 +104,5 @@ def _check_classes(classes: int) -> None:
     if classes < 3:
         raise ShapeError(
             f"logits can be standardized for at least 3 classes, got {classes}: z-scores of fewer do not tell how sure "
-            "a network is, so that nothing could be learned; take standardize=false"
+            "a network is, so that nothing could be learned; leave standardize out"
         )

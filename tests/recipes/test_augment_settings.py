@@ -75,8 +75,12 @@ def test_what_cannot_be_mixed() -> None:
         with pytest.raises(RecipeError, match=r"^data\.augment\.cutmix: which images are .* teacher\.views=null$"):
             recipes.load("digits/svd", [mixed, *even, *views])
     for processes, overrides, said in (
-        (1, [], r"train\.batch_size: 25 images .* over data\.augment\.cutmix, .* in pairs; take train\.batch_size=24$"),
-        (2, ["train.batch_size=6"], r"train\.batch_size: 6 .* 2 processes and data\..*; take train\.batch_size=8$"),
+        (1, [], r"train\.batch_size: 25 images .* into pairs for data\.augment\.cutmix; take train\.batch_size=24$"),
+        (
+            2,
+            ["train.batch_size=6"],
+            r"train\.batch_size: 6 .* 2 processes and into pairs for data\..*; take train\.batch_size=8$",
+        ),
         (1, [*even, "data.unlabelled={batch_size: 3}"], r"data\.unlabelled\.batch_size: 3 .*batch_size=4$"),
     ):
         with pytest.raises(RecipeError, match=said):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from svdistill.atomic import locked
 from svdistill.recipes import Recipe
 from svdistill.sweep.admission import Memory
 from svdistill.sweep.meter import Meter, Place
@@ -45,10 +46,12 @@ class MadeUpMeter(Meter):
             while not (self.folder / "released").exists():
                 assert time.monotonic() < until
                 time.sleep(0.02)
-        own.write_text(str(self.takes[recipe.seed]))
-        taken = sum(float(one.read_text()) for one in self.folder.iterdir() if _lives(one.name))
+        with locked(self.folder.with_name("books")):  # others add up too
+            own.write_text(str(self.takes[recipe.seed]))
+            taken = sum(float(one.read_text()) for one in self.folder.iterdir() if _lives(one.name))
+            if taken > self.total:
+                own.unlink()  # what is refused is not taken
         if taken > self.total:
-            own.unlink()  # what is refused is not taken
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
         amounts = (self.total, self.total - taken, self.takes[recipe.seed], self.takes[recipe.seed])
         return Memory(time.monotonic(), *(round(gib * GIB) for gib in amounts))

@@ -432,4 +432,4 @@ def test_a_pipe_in_place_of_a_file_is_damage(finished):
     finished.student.unlink()
     os.mkfifo(finished.student)
     assert finished.damage() == {"student.safetensors": "is no file"}
-    assert finished.damage(student=False) == {}
+    assert finished.damage(large=False) == {}

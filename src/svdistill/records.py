@@ -184,11 +184,11 @@ class RunRecord:
         """Whether the run has a summary, whatever has become of its other files."""
         return self._summary.exists()
 
-    def damage(self, *, student: bool = True) -> dict[str, str]:
+    def damage(self, *, large: bool = True) -> dict[str, str]:
         """Read every file of a run that has ended, and compare it with its checksum.
 
         Args:
-            student: whether the network is read too, which is larger than all else.
+            large: whether the network and the metrics are read too; :meth:`metrics` compares these itself.
 
         Returns:
             By name of a file what is wrong with it; {} where the run is whole.
@@ -197,7 +197,7 @@ class RunRecord:
             noted = self._noted()
         except DataError:
             return {self._summary.name: "is damaged"}
-        looked_at = {file: known for file, known in noted.items() if student or file != self.student}
+        looked_at = {file: known for file, known in noted.items() if large or file not in (self.student, self._metrics)}
         wrong = {file.name: _damage(file, known) for file, known in looked_at.items()}
         return {name: what for name, what in wrong.items() if what}
 

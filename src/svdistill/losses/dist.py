@@ -1,17 +1,14 @@
 """DIST: the student's probabilities need only go along with the teacher's, over the classes and over the images."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from svdistill.losses.logits import logits_of
+from svdistill.losses.logits import CONSTANT, logits_of
 from svdistill.losses.options import check_factors, check_temperature
-from svdistill.losses.protocol import Reads, TransferLoss
+from svdistill.losses.protocol import LogitLoss
 
-# Deviations below this fraction of the values are rounding: the values are constant, and correlate with nothing.
-CONSTANT = 8 * torch.finfo(torch.float32).eps
 # As published: what is tiny in both networks, such as classes of which neither thinks, hardly correlates.
 EPSILON = 1e-8
 
@@ -60,14 +57,13 @@ def dist_loss(
     return (beta * over_classes + gamma * over_images) * temperature**2
 
 
-class DISTLoss(nn.Module, TransferLoss[Tensor, Tensor]):
+class DISTLoss(nn.Module, LogitLoss):
     """`dist_loss` with its settings stored; see there. Its goal is the teacher's logits.
 
     The defaults are those of the paper for CIFAR-100, β = γ = 2 and T = 4, to be used with a weight of 1 beside the
     whole main loss; for ImageNet T = 1.
     """
 
-    reads: ClassVar[Reads] = "logits"
     least_images: ClassVar[int] = 3
 
     def __init__(self, beta: float = 2.0, gamma: float = 2.0, temperature: float = 4.0) -> None:
@@ -81,15 +77,6 @@ class DISTLoss(nn.Module, TransferLoss[Tensor, Tensor]):
         """Return the loss, see `dist_loss`."""
         return dist_loss(student_logits, teacher_logits, beta=self.beta, gamma=self.gamma, temperature=self.temperature)
 
-    def extract(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Return the teacher's logits (B, classes).
-
-        Args:
-            teacher: logits, as in `dist_loss`.
-            student: not looked at.
-        """
-        return teacher.detach()
-
     def compare(self, student: Tensor, goal: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and no figures of its health: logits are always comparable.
 
@@ -102,14 +89,6 @@ class DISTLoss(nn.Module, TransferLoss[Tensor, Tensor]):
         """
         return self(student, goal), {}
 
-    def pack(self, goal: Tensor) -> dict[str, Tensor]:
-        """Name the goal ``logits``."""
-        return {"logits": goal}
-
-    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
-        """Return ``logits``."""
-        return stored["logits"]
-
     def extra_repr(self) -> str:
         """Show the settings in the module's representation."""
         return f"beta={self.beta}, gamma={self.gamma}, temperature={self.temperature}"
@@ -119,6 +98,7 @@ def _correlation(student: Tensor, teacher: Tensor) -> Tensor:
     """Return Pearson's correlation of each row of one with the same row of the other, (rows,)."""
     sides = [one - one.mean(1, keepdim=True) for one in (student, teacher)]
     squares = [one.square().sum(1) for one in sides]
+    # Values whose deviations are rounding correlate with nothing.
     constant = torch.zeros_like(squares[0], dtype=torch.bool)
     for square, values in zip(squares, (student, teacher), strict=True):
         constant = constant | (square.detach() <= CONSTANT**2 * values.detach().square().sum(1))

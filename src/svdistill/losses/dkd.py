@@ -1,6 +1,5 @@
 """Decoupled knowledge distillation: how sure the teacher is, and how it ranks the other classes, each by itself."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from svdistill.errors import OptionError, ShapeError
 from svdistill.losses.logits import divergence, excluded, logits_of
 from svdistill.losses.options import check_factors, check_temperature
-from svdistill.losses.protocol import Reads, TransferLoss
+from svdistill.losses.protocol import LogitLoss
 
 
 def dkd_loss(
@@ -62,7 +61,7 @@ def dkd_loss(
     return torch.where(labelled, apart, 0.0).sum() * temperature**2 / labelled.sum().clamp_min(1)
 
 
-class DKDLoss(nn.Module, TransferLoss[Tensor, Tensor]):
+class DKDLoss(nn.Module, LogitLoss):
     """`dkd_loss` with its settings stored; see there. Its goal is the teacher's logits.
 
     The defaults are those of the authors' code for ResNet-56 → 20 and 110 → 32 on CIFAR-100: α = 1, β = 2, T = 4, to be
@@ -70,7 +69,6 @@ class DKDLoss(nn.Module, TransferLoss[Tensor, Tensor]):
     larger it is, the more it asks for a low learning rate and a warm-up.
     """
 
-    reads: ClassVar[Reads] = "logits"
     needs_labels: ClassVar[bool] = True
 
     def __init__(self, alpha: float = 1.0, beta: float = 2.0, temperature: float = 4.0) -> None:
@@ -90,15 +88,6 @@ class DKDLoss(nn.Module, TransferLoss[Tensor, Tensor]):
             beta=self.beta,
             temperature=self.temperature,
         )
-
-    def extract(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Return the teacher's logits (B, classes).
-
-        Args:
-            teacher: logits, as in `dkd_loss`.
-            student: not looked at.
-        """
-        return teacher.detach()
 
     def compare(self, student: Tensor, goal: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Refuse to compare without labels.
@@ -124,14 +113,6 @@ class DKDLoss(nn.Module, TransferLoss[Tensor, Tensor]):
             ShapeError: the classes or the images are not the same; see `dkd_loss`.
         """
         return self(student, goal, labels), {}
-
-    def pack(self, goal: Tensor) -> dict[str, Tensor]:
-        """Name the goal ``logits``."""
-        return {"logits": goal}
-
-    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
-        """Return ``logits``."""
-        return stored["logits"]
 
     def extra_repr(self) -> str:
         """Show the settings in the module's representation."""

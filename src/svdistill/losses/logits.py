@@ -5,7 +5,7 @@ from torch import Tensor
 
 from svdistill.errors import ShapeError
 
-# A deviation below this fraction of the largest logit is rounding: the logits are constant.
+# Deviations below this fraction of the values, or of the largest of them, are rounding: the values are constant.
 CONSTANT = 8 * torch.finfo(torch.float32).eps
 
 

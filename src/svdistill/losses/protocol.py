@@ -144,5 +144,28 @@ class TransferLoss(Protocol[Side, Goal]):
         """
 
 
+class LogitLoss(TransferLoss[Tensor, Tensor], Protocol):
+    """A transfer loss of logits: all that it needs to know of the teacher are the teacher's own."""
+
+    reads: ClassVar[Reads] = "logits"
+
+    def extract(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """Return the teacher's logits (B, classes), without gradient.
+
+        Args:
+            teacher: its logits.
+            student: not looked at.
+        """
+        return teacher.detach()
+
+    def pack(self, goal: Tensor) -> dict[str, Tensor]:
+        """Name the goal ``logits``."""
+        return {"logits": goal}
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return ``logits``."""
+        return stored["logits"]
+
+
 # Losses by name, of whatever they read.
 Losses = Mapping[str, TransferLoss[Any, Any]]

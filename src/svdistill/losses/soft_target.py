@@ -1,14 +1,11 @@
 """Soft targets: the student learns the teacher's softened class probabilities."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from svdistill.errors import ShapeError
 from svdistill.losses.logits import divergence, logits_of, standardized
 from svdistill.losses.options import check_temperature
-from svdistill.losses.protocol import Reads, TransferLoss
+from svdistill.losses.protocol import LogitLoss
 
 
 def soft_target_loss(
@@ -49,10 +46,8 @@ def soft_target_loss(
     return apart.sum() * (temperature**2 / max(1, len(apart)))
 
 
-class SoftTargetLoss(nn.Module, TransferLoss[Tensor, Tensor]):
+class SoftTargetLoss(nn.Module, LogitLoss):
     """`soft_target_loss` with its settings stored; see there. Its goal is the teacher's logits."""
-
-    reads: ClassVar[Reads] = "logits"
 
     def __init__(self, temperature: float = 4.0, standardize: bool = False) -> None:
         super().__init__()
@@ -66,15 +61,6 @@ class SoftTargetLoss(nn.Module, TransferLoss[Tensor, Tensor]):
             student_logits, teacher_logits, temperature=self.temperature, standardize=self.standardize
         )
 
-    def extract(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Return the teacher's logits (B, classes).
-
-        Args:
-            teacher: logits, as in `soft_target_loss`.
-            student: not looked at.
-        """
-        return teacher.detach()
-
     def compare(self, student: Tensor, goal: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and no figures of its health: logits are always comparable.
 
@@ -86,14 +72,6 @@ class SoftTargetLoss(nn.Module, TransferLoss[Tensor, Tensor]):
             ShapeError: the classes or the images are not the same; see `soft_target_loss`.
         """
         return self(student, goal), {}
-
-    def pack(self, goal: Tensor) -> dict[str, Tensor]:
-        """Name the goal ``logits``."""
-        return {"logits": goal}
-
-    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
-        """Return ``logits``."""
-        return stored["logits"]
 
     def extra_repr(self) -> str:
         """Show the settings in the module's representation."""

@@ -196,7 +196,7 @@ def read(path: str | os.PathLike[str]) -> RunView:
     summary = record.summary()
     if fault := sound.summary_fault(summary):
         raise DataError(f"the summary of {record.path} {fault}; train the run again")
-    damage = record.damage(student=False)
+    damage = record.damage(large=False)
     lacking = damage.pop(record.diagnostics.name, "")
     for name, what in damage.items():
         raise DataError(f"{record.path / name} {what}; call the same training again, or train afresh (--fresh)")

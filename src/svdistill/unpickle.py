@@ -5,12 +5,18 @@ Python's own reader crashes, or let a few of them stand for endlessly many. Here
 one, and what they ask for is noted: nothing that it names is imported, and nothing is called.
 """
 
+import os
 import pickletools
+import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 # CIFAR-100's largest file has some 300,000 instructions, the checkpoint of a large network some 100,000.
 _MOST_INSTRUCTIONS = 2_000_000
+
+# Modules whose names a file of torch may hold: tensors, and the containers that they lie in.
+TENSORS = frozenset({"torch", "torch._utils", "collections", "_codecs"})
+_LONGEST_NAME = 100
 
 # What instructions that do not belong together may raise, besides `ForbiddenNameError`.
 WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -75,6 +81,34 @@ def follow(content: bytes, *, allows: Callable[[Name], bool], outside: bool = Fa
     return _Machine(allows, outside=outside).run(content)
 
 
+def follow_archive(path: str | os.PathLike[str], *, allows: Callable[[Name], bool]) -> Any:
+    """Follow the pickle in an archive of the form that torch writes.
+
+    torch's own reader of weights runs no code either, but takes minutes over the message on a name that is long, or on
+    a value that stands for endlessly many others, and believes what is packed.
+
+    Args:
+        path: the file.
+        allows: whether it may name this; a name that is long is never allowed.
+
+    Returns:
+        As ``follow``.
+
+    Raises:
+        ForbiddenNameError: see ``follow``.
+        zipfile.BadZipFile, OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError: it is damaged,
+            or of another form.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        names = [one.filename for one in members]
+        if len(set(names)) < len(names) or any(one.compress_type != zipfile.ZIP_STORED for one in members):
+            raise ValueError("an archive of another form")
+        (pickled,) = (one for one in members if one.filename.endswith("/data.pkl"))
+        content = archive.read(pickled)
+    return follow(content, allows=lambda name: len(name.name) <= _LONGEST_NAME and allows(name), outside=True)
+
+
 class _Machine:
     """A pickle's stack and memory."""
 
@@ -98,7 +132,7 @@ class _Machine:
             "SETITEMS": lambda _: self._set(self._marked()),
             "GLOBAL": lambda name: self._name(*name.split(" ", 1)),
             "STACK_GLOBAL": lambda _: self._name(*self._take(2)),
-            "REDUCE": lambda _: self._call(*self._take(2)),
+            **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda _: self._call(*self._take(2))),
             "BUILD": lambda _: self._build(*self._take(1)),
             "MEMOIZE": lambda _: self._put(len(self._memory)),
             **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), self._put),

@@ -19,6 +19,7 @@ from svdistill.atomic import replacing
 from svdistill.errors import CheckpointError, OptionError, one_line
 from svdistill.nets import foreign
 from svdistill.nets.zoo import create
+from svdistill.plain import parse_json
 
 _FORMAT_KEY = "svdistill_format"
 _FORMAT = "1"
@@ -26,6 +27,8 @@ _FORMAT = "1"
 _CHECKSUM_KEY = "svdistill_sha256"
 # What `create` needs, and how each is read back from a string.
 _SPEC = {"name": str, "num_classes": int, "in_channels": int, "width": float}
+# The rest of it, as JSON; only where there are any.
+_ARGUMENTS_KEY = "arguments"
 
 
 def save(
@@ -36,6 +39,7 @@ def save(
     num_classes: int,
     in_channels: int,
     width: float,
+    arguments: Mapping[str, Any] | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> None:
     """Write a network as one safetensors file that `load` rebuilds.
@@ -47,28 +51,38 @@ def save(
     Args:
         model: the network, as `create` made it from the same four settings.
         path: the file to write; one that exists is replaced.
-        name: as in `create`.
+        name: as in `create`; for a class of your own ``package.module:callable``, which is called here.
         num_classes: as in `create`.
         in_channels: as in `create`.
         width: as in `create`.
+        arguments: as in `create`; what JSON can hold.
         extra: further strings to keep beside the weights, for instance class names as JSON.
 
     Raises:
         CheckpointError: the model is not what the settings build, or a key of `extra` is taken.
         OptionError: the settings do not build a network.
     """
-    settings = {"name": name, "num_classes": num_classes, "in_channels": in_channels, "width": width}
+    name, arguments = foreign.portable(
+        name, model, num_classes=num_classes, in_channels=in_channels, arguments=arguments or {}
+    )
+    settings: dict[str, Any] = {"name": name, "num_classes": num_classes, "in_channels": in_channels, "width": width}
+    if arguments:
+        settings[_ARGUMENTS_KEY] = _plain(arguments)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    wrong = _difference(_skeleton(settings), tensors)
+    # Whoever saves a class of his own has run its code.
+    wrong = _difference(_skeleton(settings, allow_code=True), tensors)
     if wrong:
         raise CheckpointError(
             f"the model to be saved is not a {name!r} of these settings: {wrong}; nothing was written"
         )
     extra = dict(extra or {})
-    taken = sorted(extra.keys() & {*_SPEC, _FORMAT_KEY, _CHECKSUM_KEY})
+    taken = sorted(extra.keys() & {*_SPEC, _ARGUMENTS_KEY, _FORMAT_KEY, _CHECKSUM_KEY})
     if taken:
         raise CheckpointError(f"extra must not have the keys {taken}, which describe the model; rename them")
-    metadata = {_FORMAT_KEY: _FORMAT, **{key: str(value) for key, value in settings.items()}, **extra}
+    described = {key: value if isinstance(value, str) else str(value) for key, value in settings.items()}
+    if arguments:
+        described[_ARGUMENTS_KEY] = json.dumps(settings[_ARGUMENTS_KEY], sort_keys=True)
+    metadata = {_FORMAT_KEY: _FORMAT, **described, **extra}
     content = memoryview(safetensors.torch.save(tensors, metadata))
     header, rest = _split(content)
     header["__metadata__"][_CHECKSUM_KEY] = _checksum(header, rest)
@@ -79,21 +93,28 @@ def save(
         file.write(rest)
 
 
-def load(path: str | os.PathLike[str]) -> nn.Module:
+def load(path: str | os.PathLike[str], *, allow_code: bool = False) -> nn.Module:
     """Build the network that `save` wrote and load its weights; no code from the file runs.
 
     Args:
         path: the file.
+        allow_code: whether the code that the file names, a class of somebody's own, may be imported and run.
 
     Returns:
         The network in eval mode, on the CPU. The global random numbers are left as they were.
 
     Raises:
         CheckpointError: the file is missing, damaged, or was not written by `save`.
+        OptionError: the file names code, which may not run.
     """
     metadata, tensors = _read(path, with_tensors=True)
+    if foreign.is_code(metadata["name"]) and not allow_code:
+        raise OptionError(
+            f"{path} is of {metadata['name']!r}, code which runs only where you allow it: --allow-code on the command "
+            "line, allow_code=True in Python"
+        )
     try:
-        model = _skeleton(metadata)
+        model = _skeleton(metadata, allow_code=allow_code)
     except (OptionError, TypeError, RuntimeError, OverflowError) as error:  # the last three: numbers beyond any tensor
         raise CheckpointError(
             f"{path} describes a network that this version cannot build: {one_line(error)}"
@@ -112,13 +133,35 @@ def spec(path: str | os.PathLike[str]) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        ``name`` (str), ``num_classes`` (int), ``in_channels`` (int), ``width`` (float), and the strings of ``extra``
-        under their own keys.
+        ``name`` (str), ``num_classes`` (int), ``in_channels`` (int), ``width`` (float), ``arguments`` (dict) where
+        there are any, and the strings of ``extra`` under their own keys.
 
     Raises:
         CheckpointError: the file is missing, damaged, or was not written by `save`.
     """
     return _read(path, with_tensors=False)[0]
+
+
+def tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, whoever wrote it; of one of `save` the checksum is compared.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    return _open(path, with_tensors=True)[1]
+
+
+def _plain(arguments: Mapping[str, Any]) -> Any:
+    """Return arguments as they will be read back."""
+    try:
+        return parse_json(json.dumps(arguments))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"arguments cannot be written as JSON ({one_line(error)}); give numbers, texts, lists; nothing was written"
+        ) from error
 
 
 def _split(content: memoryview) -> tuple[dict[str, Any], memoryview]:
@@ -154,13 +197,15 @@ def _verify(path: str | os.PathLike[str], known: str) -> None:
         )
 
 
-def _skeleton(settings: Mapping[str, Any]) -> nn.Module:
+def _skeleton(settings: Mapping[str, Any], *, allow_code: bool) -> nn.Module:
     build = partial(
         create,
         settings["name"],
         num_classes=settings["num_classes"],
         in_channels=settings["in_channels"],
         width=settings["width"],
+        arguments=settings.get(_ARGUMENTS_KEY),
+        allow_code=allow_code,
     )
     if foreign.is_foreign(settings["name"]):
         # These may hold tensors that are in no state_dict, which must be real.
@@ -185,6 +230,28 @@ def _difference(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: str | os.PathLike[str], *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    metadata, tensors, sealed = _open(path, with_tensors=with_tensors)
+    version = metadata.pop(_FORMAT_KEY, None)
+    if version != _FORMAT or not metadata.keys() >= _SPEC.keys():
+        raise CheckpointError(
+            f"{path} lacks the description of format {_FORMAT} that svdistill writes (format {version}); "
+            "name a file written by svdistill.nets.save"
+        )
+    if not sealed:
+        checksums.note_unsealed()
+    try:
+        described = {key: read(metadata[key]) for key, read in _SPEC.items()}
+        if _ARGUMENTS_KEY in metadata:
+            described[_ARGUMENTS_KEY] = parse_json(metadata[_ARGUMENTS_KEY])
+            if not isinstance(described[_ARGUMENTS_KEY], dict):
+                raise ValueError("its arguments have no names")
+        return metadata | described, tensors
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a damaged description ({error}); save the network again") from error
+
+
+def _open(path: str | os.PathLike[str], *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
+    """Return the strings of a safetensors file, its tensors where they are wanted, and whether a checksum agreed."""
     if not Path(path).is_file():
         raise CheckpointError(f"no saved network at {path}; train one, or name the safetensors file of a run")
     try:
@@ -193,20 +260,9 @@ def _read(path: str | os.PathLike[str], *, with_tensors: bool) -> tuple[dict[str
             known = metadata.pop(_CHECKSUM_KEY, None)
             if known is not None:
                 _verify(path, known)
-            tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
+            found = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{path} is damaged or not a safetensors file ({error}); save the network again"
         ) from error
-    version = metadata.pop(_FORMAT_KEY, None)
-    if version != _FORMAT or not metadata.keys() >= _SPEC.keys():
-        raise CheckpointError(
-            f"{path} lacks the description of format {_FORMAT} that svdistill writes (format {version}); "
-            "name a file written by svdistill.nets.save"
-        )
-    if known is None:
-        checksums.note_unsealed()
-    try:
-        return metadata | {key: read(metadata[key]) for key, read in _SPEC.items()}, tensors
-    except ValueError as error:
-        raise CheckpointError(f"{path} has a damaged description ({error}); save the network again") from error
+    return metadata, found, known is not None

@@ -1,85 +1,133 @@
-"""Networks of other libraries, imported only when one is named."""
+"""Networks of other libraries and of the user's own code, by name."""
 
-import importlib
-from types import ModuleType
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from svdistill.errors import OptionError, nearest
+from svdistill.errors import OptionError
+from svdistill.nets.libraries.own import OwnCode, is_own
+from svdistill.nets.libraries.protocol import Configuration, Library, Wanted
+from svdistill.nets.libraries.timm import Timm
+from svdistill.nets.libraries.torchvision import Torchvision
+from svdistill.nets.libraries.transformers import Transformers
 
-LIBRARIES = ("timm", "torchvision")
-# Those whose output in train mode is not a tensor unless they are told to leave out their auxiliary classifiers.
-_WITHOUT_AUXILIARY = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
+LIBRARIES: Mapping[str, Library] = {"timm": Timm(), "torchvision": Torchvision(), "transformers": Transformers()}
+_OWN = OwnCode()
 
 
 def is_foreign(name: str) -> bool:
-    """Tell whether a name means a network of another library: ``timm:NAME`` or ``torchvision:NAME``."""
-    return name.partition(":")[0] in LIBRARIES and ":" in name
+    """Tell whether a name means a network from outside: ``timm:NAME``, ``package.module:callable`` and the like."""
+    return is_of_library(name) or is_own(name)
 
 
-def check(name: str) -> None:
-    """Check that a library is installed and has a network of this name.
+def is_of_library(name: str) -> bool:
+    """Tell whether a name means a network of another library."""
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library in LIBRARIES
+
+
+def is_code(name: str) -> bool:
+    """Tell whether a name means code of the user's own, which runs only where that is allowed."""
+    return not is_of_library(name) and is_own(name)
+
+
+def check(name: str, *, allow_code: bool = False) -> None:
+    """Check that there is a network of this name.
 
     Args:
-        name: ``timm:NAME`` or ``torchvision:NAME``.
+        name: ``LIBRARY:NAME`` or ``package.module:callable``.
+        allow_code: whether code of the user's own may run; it runs here, since its module is imported.
 
     Raises:
-        OptionError: the library is not installed, or the name is unknown to it.
+        OptionError: a library is not installed, the name is unknown, or code may not run or cannot be imported.
     """
-    library, _, short = name.partition(":")
-    known = _names(library)
-    # timm names a set of weights after a dot; the network is what stands before it.
-    if (short.partition(".")[0] if library == "timm" else short) not in known:
-        raise OptionError(f"{library} has no network {short!r}{nearest(short, known)}")
+    library, short = _find(name, allow_code=allow_code)
+    library.check(short)
 
 
-def create(name: str, *, num_classes: int, in_channels: int, width: float) -> nn.Module:
-    """Make a network of another library with fresh weights; nothing is downloaded.
+def create(
+    name: str,
+    *,
+    num_classes: int | None,
+    in_channels: int,
+    arguments: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+    allow_code: bool = False,
+) -> nn.Module:
+    """Make a network from outside; nothing is downloaded without ``pretrained``.
 
     Args:
-        name: ``timm:NAME`` or ``torchvision:NAME``, as those libraries call it.
-        num_classes: number of logits.
+        name: ``LIBRARY:NAME``, as those libraries call it, or ``package.module:callable``.
+        num_classes: number of logits; 0 = the features that a classifier would read; None = as the network has it.
         in_channels: number of image channels; 3 for torchvision.
-        width: must be 1, since these networks cannot be scaled.
+        arguments: further keyword arguments of what makes it.
+        pretrained: with the library's weights, from its cache or its hub.
+        allow_code: whether code of the user's own may run.
 
     Returns:
         The network, in train mode.
 
     Raises:
-        OptionError: see ``check``; or the width or number of channels is one that the library does not offer.
+        OptionError: see ``check``; or it cannot be made of these, or its weights cannot be had.
     """
-    check(name)
-    library, _, short = name.partition(":")
-    if width != 1:
-        raise OptionError(f"width is {width:g}, but {name!r} has a width of its own; take width 1 or another network")
-    if library == "torchvision":
-        if in_channels != 3:
-            raise OptionError(
-                f"in_channels is {in_channels}, but networks of torchvision take 3; use images of 3 channels, or a "
-                "network of timm, e.g. 'timm:resnet18'"
-            )
-        settings = _WITHOUT_AUXILIARY.get(short, {})
-        network: nn.Module = _library(library).get_model(short, weights=None, num_classes=num_classes, **settings)
-        return network
-    try:
-        network = _library(library).create_model(short, pretrained=False, num_classes=num_classes, in_chans=in_channels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise OptionError(f"timm cannot make {short!r} of these settings ({error}); take another network") from error
-    return network
+    library, short = _find(name, allow_code=allow_code)
+    if pretrained and is_code(name):
+        raise OptionError(
+            f"pretrained: {name!r} is code of your own, which has no library; give a file by 'checkpoint'"
+        )
+    return library.create(Wanted(short, num_classes, in_channels, arguments or {}, pretrained))
 
 
-def _names(library: str) -> list[str]:
-    module = _library(library)
-    # Of torchvision's own kinds of networks only those that classify lie directly in this module.
-    found: Any = module.list_models(module=module) if library == "torchvision" else module.list_models()
-    return list(found)
+def configuration(
+    name: str, *, in_channels: int = 3, arguments: Mapping[str, Any] | None = None, num_classes: int | None = None
+) -> Configuration:
+    """Return what the configuration of a network from outside says: classes, image size, mean and deviation.
+
+    Args:
+        name: as for ``create``.
+        in_channels: as for ``create``.
+        arguments: as for ``create``.
+        num_classes: as for ``create``.
+
+    Returns:
+        What is said; nothing of code of the user's own, none of which runs.
+
+    Raises:
+        OptionError: see ``check``.
+    """
+    if is_code(name):
+        return Configuration()
+    library, short = _find(name, allow_code=False)
+    return library.configuration(Wanted(short, num_classes, in_channels, arguments or {}))
 
 
-def _library(name: str) -> ModuleType:
-    try:
-        return importlib.import_module("torchvision.models" if name == "torchvision" else name)
-    except ImportError as error:
-        raise OptionError(f"{name} is not installed; 'pip install {name}', or take a network of svdistill") from error
-    except RuntimeError as error:  # made for another torch
-        raise OptionError(f"{name} does not fit the torch that is installed ({error}); reinstall it") from error
+def portable(
+    name: str, network: nn.Module, *, num_classes: int, in_channels: int, arguments: Mapping[str, Any]
+) -> tuple[str, Mapping[str, Any]]:
+    """Return the name and arguments by which a file describes a network, so that it can be built from these alone.
+
+    Args:
+        name: as for ``create``.
+        network: what that made.
+        num_classes: as for ``create``.
+        in_channels: as for ``create``.
+        arguments: as for ``create``.
+    """
+    if not is_of_library(name):
+        return name, arguments
+    library, short = _find(name, allow_code=False)
+    found, told = library.portable(Wanted(short, num_classes, in_channels, arguments), network)
+    return f"{name.partition(':')[0]}:{found}", told
+
+
+def _find(name: str, *, allow_code: bool) -> tuple[Library, str]:
+    first, _, short = name.partition(":")
+    if is_of_library(name):
+        return LIBRARIES[first], short
+    if not allow_code:
+        raise OptionError(
+            f"{name!r} is code, which runs only where you allow it: --allow-code on the command line, allow_code: true "
+            "in your own recipe file, allow_code=True in Python"
+        )
+    return _OWN, name

@@ -1,8 +1,9 @@
 """Networks by name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -60,17 +61,18 @@ def names() -> tuple[str, ...]:
     return tuple(_ZOO)
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, *, allow_code: bool = False) -> None:
     """Check that `create` knows a network of this name.
 
     Args:
-        name: one of `names`, ``timm:NAME`` or ``torchvision:NAME``.
+        name: as in `create`.
+        allow_code: as in `create`.
 
     Raises:
-        OptionError: the name is unknown, or its library is not installed.
+        OptionError: the name is unknown, its library is not installed, or it names code that may not run.
     """
     if foreign.is_foreign(str(name)):
-        foreign.check(name)
+        foreign.check(name, allow_code=allow_code)
     elif name not in _ZOO:
         raise OptionError(f"no network is called {name!r}{nearest(str(name), _ZOO)}")
 
@@ -86,34 +88,66 @@ def default_taps(name: str) -> tuple[str, ...]:
     Raises:
         OptionError: the name is unknown, or belongs to another library, whose networks have no default taps.
     """
-    check_name(name)
-    if foreign.is_foreign(name):
+    if foreign.is_foreign(str(name)):
+        if foreign.is_of_library(name):
+            foreign.check(name)
         raise OptionError(f"{name!r} has no taps of its own; name them in model.taps (a teacher's in teacher.taps)")
+    check_name(name)
     return _ZOO[name][1]
 
 
-def create(name: str, *, num_classes: int, in_channels: int = 3, width: float = 1.0) -> nn.Module:
-    """Make a network with fresh weights, drawn from torch's global generator.
+def create(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    width: float = 1.0,
+    arguments: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+    allow_code: bool = False,
+) -> nn.Module:
+    """Make a network; without ``pretrained`` its weights are fresh, drawn from torch's global generator.
 
     Args:
-        name: one of `names`, ``timm:NAME`` or ``torchvision:NAME``; ``vgg-bn-…`` has batch norm after each convolution.
-        num_classes: number of logits, at least 1.
+        name: one of `names` (``vgg-bn-…`` has batch norm after each convolution), ``timm:NAME``, ``torchvision:NAME``,
+            ``transformers:NAME``, or, for code of your own, ``package.module:callable``.
+        num_classes: number of logits, at least 1; of a network from outside also 0, for the features that a classifier
+            would read.
         in_channels: number of image channels, at least 1.
-        width: scales every channel count, the hidden fully connected layers' too; finite, above 0; 1 for networks of
-            other libraries.
+        width: scales every channel count, the hidden fully connected layers' too; finite, above 0; 1 for networks from
+            outside.
+        arguments: further keyword arguments for what makes a network from outside.
+        pretrained: with the weights of the network's library, from its own cache or hub.
+        allow_code: whether code of your own may be imported and run.
 
     Returns:
         The network, in train mode: (B, in_channels, H, W) → (B, num_classes).
 
     Raises:
-        OptionError: the name is unknown or a number is out of range.
+        OptionError: the name is unknown, a number is out of range, a network cannot be made of the arguments, its
+            weights cannot be had, or code may not run.
     """
-    check_name(name)
-    for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{key} is {value!r}, expected a whole number of at least 1")
+    check_name(name, allow_code=allow_code)
+    outside = foreign.is_foreign(name)
+    for key, value, least in (("num_classes", num_classes, 0 if outside else 1), ("in_channels", in_channels, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise OptionError(f"{key} is {value!r}, expected a whole number of at least {least}")
     if isinstance(width, bool) or not isinstance(width, int | float) or not (math.isfinite(width) and width > 0):
         raise OptionError(f"width is {width!r}, expected a finite number above 0 (1.0 = the published network)")
-    if foreign.is_foreign(name):
-        return foreign.create(name, num_classes=num_classes, in_channels=in_channels, width=float(width))
+    if outside:
+        if width != 1:
+            raise OptionError(
+                f"width is {width:g}, but {name!r} has a width of its own; take width 1 or another network"
+            )
+        return foreign.create(
+            name,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            arguments=arguments,
+            pretrained=pretrained,
+            allow_code=allow_code,
+        )
+    for key, given in (("arguments", bool(arguments)), ("pretrained", pretrained)):
+        if given:
+            raise OptionError(f"{key}: {name!r} takes none; they are for networks from outside, e.g. timm:resnet18")
     return _ZOO[name][0](num_classes=num_classes, in_channels=in_channels, width=float(width))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from svdistill import checksums
 from svdistill.atomic import replacing
 from svdistill.errors import CheckpointError
-from svdistill.unpickle import Name, follow
+from svdistill.unpickle import TENSORS, follow_archive
 
 FORMAT = 2
 _ADVICE = "restore it, or train afresh (--fresh), which keeps the folder"
@@ -28,9 +28,6 @@ _ADVICE = "restore it, or train afresh (--fresh), which keeps the folder"
 _DIGITS = 64
 _COMMENT = _DIGITS.to_bytes(2, "little")
 _BLOCK = 2**20
-# Of what is in our states: tensors, their storages, and the mapping of a network's.
-_MODULES = frozenset({"torch", "torch._utils", "collections", "_codecs"})
-_LONGEST_NAME = 100
 # What a damaged or hostile archive makes the standard library raise; OSError where the disk itself reports it.
 _DAMAGE = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, OverflowError, struct.error, zlib.error)
 
@@ -130,7 +127,7 @@ def load(
     if not is_whole(path):
         raise CheckpointError(f"the checkpoint {path} is damaged or not a checkpoint; {_ADVICE}")
     try:
-        _check_instructions(path)
+        follow_archive(path, allows=lambda name: name.module in TENSORS)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
@@ -149,26 +146,6 @@ def load(
             checksums.note_unsealed()
     found: dict[str, Any] = state
     return found
-
-
-def _check_instructions(path: str | os.PathLike[str]) -> None:
-    """Raise an error unless an archive is of the form that torch writes, and its pickle of what stands in our states.
-
-    torch's own reader runs no code either, but takes minutes over the message on a name that is long, or on a value
-    that stands for endlessly many others, and believes what is packed.
-    """
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        names = [one.filename for one in members]
-        if len(set(names)) < len(names) or any(one.compress_type != zipfile.ZIP_STORED for one in members):
-            raise ValueError("an archive of another form")
-        (pickled,) = (one for one in members if one.filename.endswith("/data.pkl"))
-        follow(archive.read(pickled), allows=_may_be_named, outside=True)
-
-
-def _may_be_named(name: Name) -> bool:
-    """Whether a state may hold what is made by this; which of them torch makes is its own matter."""
-    return name.module in _MODULES and len(name.name) <= _LONGEST_NAME
 
 
 def random_state() -> dict[str, Any]:

@@ -1,0 +1,204 @@
+"""Networks of transformers: image classifiers, and vision models without a classifier."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from warnings import warn
+
+import torch
+from torch import nn
+
+from svdistill.errors import OptionError, SvdistillWarning, nearest, one_line
+from svdistill.nets.libraries.protocol import Configuration, Library, Wanted, cannot_make, library, no_weights
+
+# Wrappers of other libraries' networks, which are named there.
+_ELSEWHERE = frozenset(("timm_backbone", "timm_wrapper"))
+# What a network may have that another one's weights lack: a classifier, and what it reads.
+_ENDS = frozenset(("classifier", "cls_classifier", "distillation_classifier", "head", "pooler", "logits"))
+
+
+class Transformers(Library):
+    """Networks of transformers: by a type (``vit``), a name on the hub (``facebook/dinov2-small``) or a folder.
+
+    Of a type a network has the type's default configuration, of a name or folder the one that lies there. Code that
+    lies there is never run.
+    """
+
+    def check(self, name: str) -> None:
+        """Make sure that there is such a type; what is on the hub is not asked for."""
+        known = sorted({*_classifiers(), *_towers()} - _ELSEWHERE)
+        if not _is_elsewhere(name) and name not in known:
+            raise OptionError(
+                f"transformers has no image model {name!r}{nearest(name, known)}; on the hub they are called OWNER/NAME"
+            )
+
+    def create(self, wanted: Wanted) -> nn.Module:
+        """Make a network of 32-bit weights; with ``pretrained`` a classifier that its weights lack is a fresh one."""
+        self.check(wanted.name)
+        config = _config(wanted)
+        auto = _auto_class(wanted, config)
+        if wanted.pretrained:
+            return _pretrained(auto, wanted, config)
+        try:
+            network: nn.Module = auto.from_config(config)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a network raises over its configuration
+            raise cannot_make(f"transformers' {wanted.name!r}", wanted.arguments, error) from error
+        return network.float().train()
+
+    def configuration(self, wanted: Wanted) -> Configuration:
+        """Return what configuration and image processor of a name say; a type has no processor."""
+        self.check(wanted.name)
+        config = _config(wanted)
+        classes = config.num_labels if _has_classifier(config) else 0
+        told = _processor(wanted.name) if _is_elsewhere(wanted.name) else {}
+        mean, std = (
+            tuple(map(float, told[key])) if isinstance(told.get(key), list) else None
+            for key in ("image_mean", "image_std")
+        )
+        return Configuration(classes, _size(config.to_dict(), told), mean, std)
+
+    def portable(self, wanted: Wanted, network: nn.Module) -> tuple[str, Mapping[str, Any]]:
+        """Return the type, and what of its configuration is not the default."""
+        if not _is_elsewhere(wanted.name):
+            return wanted.name, wanted.arguments
+        told = _config(wanted).to_diff_dict()
+        kind = str(told["model_type"])
+        known = _own_settings(library("transformers").AutoConfig.for_model(kind))
+        return kind, {key: told[key] for key in sorted(told.keys() & known)}
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether a name is one on the hub, or a folder; a type has no slash."""
+    return "/" in name or os.sep in name
+
+
+def _classifiers() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = library(
+        "transformers.models.auto.modeling_auto"
+    ).MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    return found
+
+
+def _towers() -> set[str]:
+    """Return the types of vision models, those that are one half of a larger model among them."""
+    auto = library("transformers.models.auto.modeling_auto")
+    halves = (kind for kind in auto.MODEL_MAPPING_NAMES if kind.endswith("vision_model"))
+    return {*auto.MODEL_FOR_IMAGE_MAPPING_NAMES, *halves}
+
+
+def _config(wanted: Wanted) -> Any:
+    """Return the configuration of a network with all that is asked for."""
+    auto = library("transformers").AutoConfig
+    if _is_elsewhere(wanted.name):
+        try:
+            config = auto.from_pretrained(wanted.name, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise OptionError(
+                f"the configuration of {wanted.name!r} cannot be had ({one_line(error)}); look at the name and the "
+                "connection, or take a folder that holds its config.json"
+            ) from error
+    else:
+        config = auto.for_model(wanted.name)
+    if not _has_classifier(config) and not wanted.num_classes and "vision_config" in config.sub_configs:
+        config = config.vision_config
+    known = _own_settings(config)
+    for key in wanted.arguments:
+        if key not in known:
+            raise OptionError(f"arguments.{key}: unknown to {config.model_type!r} of transformers{nearest(key, known)}")
+    told = {**wanted.arguments, **({"num_channels": wanted.in_channels} if "num_channels" in config.to_dict() else {})}
+    # Made anew, since some settings follow from others.
+    config = type(config).from_dict({**config.to_dict(), **told})
+    if wanted.num_classes:
+        config.num_labels = wanted.num_classes
+    return config
+
+
+def _own_settings(config: Any) -> list[str]:
+    """Return what a type of network can be told, in order, without what all have: where files lie, how it runs."""
+    general = library("transformers").PretrainedConfig().to_dict()
+    return [key for key in config.to_dict() if key not in general and key not in ("num_channels", "model_type")]
+
+
+def _has_classifier(config: Any) -> bool:
+    """Whether the configuration is of a network that was made to classify images."""
+    return any(name.endswith("ForImageClassification") for name in config.architectures or ())
+
+
+def _auto_class(wanted: Wanted, config: Any) -> Any:
+    """Return the class that makes a classifier, or a network without one."""
+    transformers = library("transformers")
+    classifies = _has_classifier(config) if wanted.num_classes is None else wanted.num_classes > 0
+    if not classifies:
+        return transformers.AutoModel
+    if config.model_type not in _classifiers():
+        raise OptionError(
+            f"transformers has no image classifier of {wanted.name!r}, only its features; as a teacher give it "
+            "arguments: {num_classes: 0}, as a student take another network"
+        )
+    return transformers.AutoModelForImageClassification
+
+
+def _pretrained(auto: Any, wanted: Wanted, config: Any) -> nn.Module:
+    who = f"transformers' {wanted.name!r}"
+    if not _is_elsewhere(wanted.name):
+        raise OptionError(
+            f"{who} names a type, which has no weights; name a model on the hub (OWNER/NAME) or a folder, or give a "
+            "file by 'checkpoint'"
+        )
+    try:
+        network, told = auto.from_pretrained(
+            wanted.name,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a download raises over its connection, and a network over its weights
+        raise no_weights(who, error) from error
+    absent = sorted({*told["missing_keys"], *(one[0] for one in told["mismatched_keys"])})
+    if wrong := [key for key in absent if not _ENDS & {*key.split(".")}]:
+        raise OptionError(
+            f"the pretrained weights of {who} do not fit it: {len(wrong)} are missing or of another shape, "
+            f"{wrong[0]!r} first; change model.arguments"
+        )
+    if absent:
+        warn(
+            f"the pretrained weights of {who} have none for {', '.join(absent)}, which begin afresh",
+            SvdistillWarning,
+            stacklevel=2,
+        )
+    made: nn.Module = network
+    return made.train()
+
+
+def _processor(name: str) -> dict[str, Any]:
+    """Return what the image processor of a name is told; {} where there is none."""
+    try:
+        path = library("transformers.utils").cached_file(name, "preprocessor_config.json")
+        told = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):  # none there, out of reach, or not JSON
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _size(config: Mapping[str, Any], processor: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return height and width: those that a network was made for, else those that its images are brought to."""
+    crop = processor.get("crop_size") if processor.get("do_center_crop", True) else None
+    for told in (config.get("image_size"), crop, processor.get("size")):
+        match told:
+            case int():
+                return told, told
+            case [int(height), int(width)]:
+                return height, width
+            case {"height": int(height), "width": int(width)}:
+                return height, width
+            case {"shortest_edge": int(edge)}:
+                return edge, edge
+    return None

@@ -74,3 +74,10 @@ def test_logits_that_are_not_there(output: Any, name: str | int | None, message:
     with pytest.raises(ShapeError, match=message) as caught:
         find_logits(output, name, who="student")
     assert "\n" not in str(caught.value)
+
+
+def test_features_of_a_network_without_a_classifier() -> None:
+    """Libraries call them the pooler's output, a vector or a map of one position."""
+    pooled = torch.rand(4, 16)
+    for one in (pooled, pooled[..., None, None]):
+        assert torch.equal(find_logits({"last_hidden_state": MAP, "pooler_output": one}), pooled)

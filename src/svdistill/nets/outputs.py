@@ -14,7 +14,7 @@ def find_logits(output: Any, name: str | int | None = None, *, who: str = "netwo
 
     A tensor is taken as it is: some networks return more than that in train mode only. Of a dict, a named tuple, a
     dataclass or any other object it is what is called ``logits``; else, of a dict, a tuple or a list, the only tensor
-    (B, classes) in it.
+    (B, classes) in it, or what is called ``pooler_output``: of a network without a classifier, the features.
 
     Args:
         output: what the network returned.
@@ -35,6 +35,8 @@ def find_logits(output: Any, name: str | int | None = None, *, who: str = "netwo
     match output:
         case {"logits": _} | object(logits=_):
             return _part(output, "logits", who)
+        case {"pooler_output": Tensor() as pooled}:  # (B, D), or as a map of one position
+            return pooled.flatten(1)
     parts = _parts(output)
     # A list of one class each, and maps beside the logits, have other shapes.
     found = [part for part in parts.values() if isinstance(part, Tensor) and part.ndim == 2]

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -92,29 +93,45 @@ def _towers() -> set[str]:
 
 def _config(wanted: Wanted) -> Any:
     """Return the configuration of a network with all that is asked for."""
-    auto = library("transformers").AutoConfig
-    if _is_elsewhere(wanted.name):
-        try:
-            config = auto.from_pretrained(wanted.name, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise OptionError(
-                f"the configuration of {wanted.name!r} cannot be had ({one_line(error)}); look at the name and the "
-                "connection, or take a folder that holds its config.json"
-            ) from error
-    else:
-        config = auto.for_model(wanted.name)
-    if not _has_classifier(config) and not wanted.num_classes and "vision_config" in config.sub_configs:
-        config = config.vision_config
-    known = _own_settings(config)
+    config = _made_config(wanted.name, {})
+    known = _own_settings(_half(config, wanted))
     for key in wanted.arguments:
         if key not in known:
-            raise OptionError(f"arguments.{key}: unknown to {config.model_type!r} of transformers{nearest(key, known)}")
-    told = {**wanted.arguments, **({"num_channels": wanted.in_channels} if "num_channels" in config.to_dict() else {})}
-    # Made anew, since some settings follow from others.
-    config = type(config).from_dict({**config.to_dict(), **told})
+            raise OptionError(
+                f"arguments.{key}: unknown to {_half(config, wanted).model_type!r} of transformers{nearest(key, known)}"
+            )
+    told = dict(wanted.arguments)
+    if "num_channels" in _half(config, wanted).to_dict():
+        told["num_channels"] = wanted.in_channels
+    if _half(config, wanted) is not config:
+        config = type(config.vision_config).from_dict({**config.vision_config.to_dict(), **told})
+    else:  # made anew, since some settings follow from others
+        config = _made_config(wanted.name, told)
     if wanted.num_classes:
         config.num_labels = wanted.num_classes
     return config
+
+
+def _half(config: Any, wanted: Wanted) -> Any:
+    """Return what of a configuration is for images, where it is of a model for images and texts."""
+    whole = _has_classifier(config) or wanted.num_classes or "vision_config" not in config.sub_configs
+    return config if whole else config.vision_config
+
+
+def _made_config(name: str, told: Mapping[str, Any]) -> Any:
+    auto = library("transformers").AutoConfig
+    if not _is_elsewhere(name):
+        try:
+            return auto.for_model(name, **told)
+        except Exception as error:  # whatever a configuration raises over its values
+            raise cannot_make(f"transformers' {name!r}", told, error) from error
+    try:
+        return auto.from_pretrained(name, trust_remote_code=False, **told)
+    except Exception as error:  # whatever a download raises over its connection, and what came over its values
+        raise OptionError(
+            f"the configuration of {name!r} cannot be had ({one_line(error)}); look at the name and the connection, or "
+            "take a folder that holds its config.json"
+        ) from error
 
 
 def _own_settings(config: Any) -> list[str]:
@@ -150,14 +167,15 @@ def _pretrained(auto: Any, wanted: Wanted, config: Any) -> nn.Module:
             "file by 'checkpoint'"
         )
     try:
-        network, told = auto.from_pretrained(
-            wanted.name,
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with _without_its_report():
+            network, told = auto.from_pretrained(
+                wanted.name,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except MemoryError:
         raise
     except Exception as error:  # whatever a download raises over its connection, and a network over its weights
@@ -176,6 +194,21 @@ def _pretrained(auto: Any, wanted: Wanted, config: Any) -> nn.Module:
         )
     made: nn.Module = network
     return made.train()
+
+
+@contextmanager
+def _without_its_report() -> Iterator[None]:
+    """Keep transformers from printing a table of what does not fit, which is told in one line."""
+    logging = library("transformers.utils.logging")
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _processor(name: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ PUBLISHED = "svd-eccv2018"
 METHODS = {
     BASELINE: "student alone",
     "soft-target": "soft targets",
+    "soft-target-standardized": "soft targets, standardized",
+    "dkd": "DKD",
     "fitnet": "FitNets",
     "fitnet-hint": "FitNets, the hint alone",
     "attention": "AT",
@@ -32,9 +34,11 @@ METHODS = {
     PUBLISHED: "KD-SVD as published",
     "svd-recommended": "KD-SVD as we recommend it",
     "svd-soft-target": "KD-SVD as we recommend it and soft targets",
+    "svd-soft-target-standardized": "KD-SVD as we recommend it and standardized soft targets",
+    "svd-dkd": "KD-SVD as we recommend it and DKD",
 }
 # What compares the networks' answers class by class has nothing to say where the teacher's classes are others.
-BY_CLASS = ("soft-target", "fitnet", "svd-soft-target")
+BY_CLASS = tuple(name for name in METHODS if name == "fitnet" or "soft-target" in name or "dkd" in name)
 FIVE = (0, 1, 2, 3, 4)
 
 

@@ -358,6 +358,8 @@ def method_of(name: str) -> str:
         "svd-recommended": "svd-own-norm-two-stage",
         "fitnet-hint": "fitnet-two-stage",
         "svd-soft-target": "svd-own-norm+soft-target-two-stage",
+        "svd-soft-target-standardized": "svd-own-norm+soft-target-standardized-two-stage",
+        "svd-dkd": "svd-own-norm+dkd-two-stage",
     }
     return spelt.get(name, name)
 

@@ -242,6 +242,8 @@ def test_a_method_s_own_name_is_told_by_the_settings(method: str) -> None:
         "fitnet-hint": "fitnet-two-stage",
         "svd-recommended": "svd-own-norm-two-stage",
         "svd-soft-target": "svd-own-norm+soft-target-two-stage",
+        "svd-soft-target-standardized": "svd-own-norm+soft-target-standardized-two-stage",
+        "svd-dkd": "svd-own-norm+dkd-two-stage",
     }
     assert recipes.load("digits/soft-target", method=method).method == spelt.get(method, method)
 

@@ -8,7 +8,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,12 +50,20 @@ class Regime(NamedTuple):
         title: the same for people.
         taps: those of the published method, of both networks.
         same_classes: whether the teacher knows the student's classes.
+        alone: the regime whose student alone is also this one's, which images without labels do not concern; none = its
+            own.
     """
 
     recipe: str
     title: str
     taps: str = "block1,block2,block3,block4"
     same_classes: bool = True
+    alone: str | None = None
+
+    @property
+    def own_methods(self) -> tuple[str, ...]:
+        """What is trained here."""
+        return tuple(method for method in self.methods if method != BASELINE or self.alone is None)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -64,6 +72,17 @@ class Regime(NamedTuple):
         return tuple(method for method in METHODS if method not in left_out)
 
 
+def _series() -> Iterator[Regime]:
+    """Name the regimes of the small-data series, which differ in the share of the labels."""
+    for pair, (networks, taps) in PAIRS.items():
+        for share in SHARES:
+            name, title = f"cifar100-{pair}-{share}", f"{networks}, {share} % of the labels"
+            yield Regime(name, f"{title}, nothing else", taps)
+            yield Regime(f"{name}-unlabelled", f"{title}, the other images without", taps, alone=name)
+
+
+SHARES = (5, 10, 25)
+PAIRS = {"resnet": ("ResNet-20 to 8", "stem,stage1,stage2,stage3")}
 _VGG_REGIMES = {
     "few": ("few labels, nothing else", True),
     "unlabelled": ("few labels, the other images without", True),
@@ -79,9 +98,7 @@ SECTIONS: Mapping[str, tuple[Regime, ...]] = {
         *(Regime(f"fashion-mnist-{name}", title, same_classes=same) for name, (title, same) in _VGG_REGIMES.items()),
         Regime("fashion-mnist-ten-percent", "10 % of the labels, nothing else"),
     ),
-    "regimes-cifar100": (
-        Regime("cifar100-unlabelled", "20 labels a class, the other images without", "stem,stage1,stage2,stage3"),
-    ),
+    "regimes-cifar100": tuple(_series()),
 }
 
 
@@ -132,13 +149,22 @@ def table(figures: Figures) -> str:
     parts = []
     for recipe, found in figures["regimes"].items():
         regime = next(one for some in SECTIONS.values() for one in some if one.recipe == recipe)
-        baseline = found.get(BASELINE, {})
-        rows = [_row(METHODS[method], found.get(method, {}), baseline) for method in regime.methods]
+        baseline = baseline_of(regime, figures)
+        known = {**found, BASELINE: baseline}
+        rows = [_row(METHODS[method], known[method], baseline) for method in regime.methods if known.get(method)]
         if not regime.same_classes:
             rows[1:1] = [[METHODS["soft-target"], "–", "nothing to say of these classes", "", ""]]
         parts += [f"**{regime.title[0].upper()}{regime.title[1:]}** (`regimes/{recipe}`). {_teacher(found)}"]
         parts += [grid(["", "accuracy, %", "gain in points (95 % interval)", "seeds", "seconds a run"], rows)]
+        if missing := [METHODS[method] for method in regime.methods if not known.get(method)]:
+            parts += [f"Not measured: {'; '.join(missing)}."]
     return "\n\n".join(parts)
+
+
+def baseline_of(regime: Regime, figures: Figures) -> Mapping[str, Figures]:
+    """Return the runs of the student alone that a regime's methods are compared with, by seed."""
+    runs: Mapping[str, Figures] = figures["regimes"].get(regime.alone or regime.recipe, {}).get(BASELINE, {})
+    return runs
 
 
 def gain(found: Mapping[str, Figures], baseline: Mapping[str, Figures]) -> Interval | None:
@@ -149,8 +175,6 @@ def gain(found: Mapping[str, Figures], baseline: Mapping[str, Figures]) -> Inter
 
 
 def _row(label: str, found: Mapping[str, Figures], baseline: Mapping[str, Figures]) -> list[str]:
-    if not found:
-        return [label, "not measured", "", "", ""]
     values = [100 * run["accuracy"] for run in found.values()]
     interval = None if found == baseline else gain(found, baseline)
     seconds = sorted(run["seconds"] for run in found.values())[len(found) // 2]
@@ -200,7 +224,7 @@ def main(arguments: Sequence[str]) -> None:
         for regime in regimes:
             if given.recipes and regime.recipe not in given.recipes:
                 continue
-            methods = [method for method in regime.methods if chosen is None or method in chosen]
+            methods = [method for method in regime.own_methods if chosen is None or method in chosen]
             found = measure(regime, methods, range(given.seeds), jobs=given.jobs, runs=given.runs)
             _keep(section, regime, found)
             pages.update()

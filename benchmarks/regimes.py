@@ -37,6 +37,13 @@ METHODS = {
     "svd-soft-target-standardized": "KD-SVD as we recommend it and standardized soft targets",
     "svd-dkd": "KD-SVD as we recommend it and DKD",
 }
+# What the others are compared with, and how the columns name it.
+OURS = {
+    "svd-recommended": "KD-SVD",
+    "svd-soft-target": "KD-SVD and soft targets",
+    "svd-soft-target-standardized": "KD-SVD and standardized soft targets",
+    "svd-dkd": "KD-SVD and DKD",
+}
 # What compares the networks' answers class by class has nothing to say where the teacher's classes are others.
 BY_CLASS = tuple(name for name in METHODS if name == "fitnet" or "soft-target" in name or "dkd" in name)
 FIVE = (0, 1, 2, 3, 4)
@@ -151,11 +158,13 @@ def table(figures: Figures) -> str:
         regime = next(one for some in SECTIONS.values() for one in some if one.recipe == recipe)
         baseline = baseline_of(regime, figures)
         known = {**found, BASELINE: baseline}
-        rows = [_row(METHODS[method], known[method], baseline) for method in regime.methods if known.get(method)]
+        ours = [method for method in OURS if known.get(method)]
+        rows = [_row(method, known, ours) for method in regime.methods if known.get(method)]
         if not regime.same_classes:
-            rows[1:1] = [[METHODS["soft-target"], "–", "nothing to say of these classes", "", ""]]
+            rows[1:1] = [[METHODS["soft-target"], "–", "nothing to say of these classes", *[""] * (len(ours) + 2)]]
         parts += [f"**{regime.title[0].upper()}{regime.title[1:]}** (`regimes/{recipe}`). {_teacher(found)}"]
-        parts += [grid(["", "accuracy, %", "gain in points (95 % interval)", "seeds", "seconds a run"], rows)]
+        head = ["", "accuracy, %", "gain in points (95 % interval)", *(f"{OURS[method]} is ahead by" for method in ours)]
+        parts += [grid([*head, "seeds", "seconds a run"], rows)]
         if missing := [METHODS[method] for method in regime.methods if not known.get(method)]:
             parts += [f"Not measured: {'; '.join(missing)}."]
     return "\n\n".join(parts)
@@ -168,17 +177,19 @@ def baseline_of(regime: Regime, figures: Figures) -> Mapping[str, Figures]:
 
 
 def gain(found: Mapping[str, Figures], baseline: Mapping[str, Figures]) -> Interval | None:
-    """Return the gain over the student alone in percentage points, over the seeds that both have."""
+    """Return the gain over other runs, such as the student alone, in percentage points, over the seeds of both."""
     ours, theirs = ({int(seed): 100 * run["accuracy"] for seed, run in runs.items()} for runs in (found, baseline))
     differences = paired_differences(ours, theirs)
     return paired_interval(differences) if differences else None
 
 
-def _row(label: str, found: Mapping[str, Figures], baseline: Mapping[str, Figures]) -> list[str]:
+def _row(method: str, known: Mapping[str, Mapping[str, Figures]], ours: Sequence[str]) -> list[str]:
+    found = known[method]
     values = [100 * run["accuracy"] for run in found.values()]
-    interval = None if found == baseline else gain(found, baseline)
     seconds = sorted(run["seconds"] for run in found.values())[len(found) // 2]
-    return [label, mean_and_deviation(values), _signed(interval), str(len(found)), f"{seconds:.0f}"]
+    ahead = [_signed(None if one == method else gain(known[one], found)) for one in ours]
+    gained = _signed(None if method == BASELINE else gain(found, known[BASELINE]))
+    return [METHODS[method], mean_and_deviation(values), gained, *ahead, str(len(found)), f"{seconds:.0f}"]
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

@@ -1,0 +1,135 @@
+"""`python -m benchmarks series` draws docs/cifar100.png: what each method gains against the share of the labels.
+
+It reads docs/benchmarks/regimes-cifar100.json, which `python -m benchmarks regimes` writes, and trains nothing.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks import regimes
+from benchmarks.layout import Figures
+from svdistill.atomic import replacing
+from svdistill.methods import BASELINE
+from svdistill.report.statistics import Interval
+
+PICTURE = Path(__file__).resolve().parent.parent / "docs" / "cifar100.png"
+# Okabe and Ito's palette; KD-SVD is blue, alone or in a sum, and stands out by its width.
+_OWN, _OTHERS = "#0072B2", ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8a8f98", "#6b4fa0", "#7a5230")
+_DASHES = {regimes.PUBLISHED: (4, 2), "svd-recommended": (1, 0)}
+_SUM_DASHES = (1.5, 1.2)
+
+
+class Curve(NamedTuple):
+    """One method over the shares.
+
+    Attributes:
+        method: its name.
+        shares: of the labels, in percent, rising.
+        gains: in points, with their intervals, one for each share.
+    """
+
+    method: str
+    shares: tuple[int, ...]
+    gains: tuple[Interval, ...]
+
+
+def curves(figures: Figures, pair: str, *, unlabelled: bool) -> list[Curve]:
+    """Return what every method gains over the student alone, for the shares where that was measured.
+
+    Args:
+        figures: those of the small-data series.
+        pair: of `regimes.PAIRS`.
+        unlabelled: whether the other images stand beside, without labels.
+    """
+    known = {regime.recipe: regime for regime in regimes.SECTIONS["regimes-cifar100"]}
+    found: dict[str, dict[int, Interval]] = {}
+    for share in regimes.SHARES:
+        regime = known[f"cifar100-{pair}-{share}{'-unlabelled' if unlabelled else ''}"]
+        baseline = regimes.baseline_of(regime, figures)
+        for method in regime.methods:
+            runs = figures["regimes"].get(regime.recipe, {}).get(method, {})
+            gain = None if method == BASELINE else regimes.gain(runs, baseline)
+            if gain is not None:
+                found.setdefault(method, {})[share] = gain
+    return [Curve(method, tuple(gains), tuple(gains.values())) for method, gains in found.items()]
+
+
+def draw(figures: Figures, path: Path) -> None:
+    """Write the figure: a row for each pair, a column with and one without the other images.
+
+    Args:
+        figures: those of the small-data series.
+        path: the PNG file.
+
+    Raises:
+        SystemExit: nothing was measured.
+    """
+    rows = {pair: [curves(figures, pair, unlabelled=beside) for beside in (False, True)] for pair in regimes.PAIRS}
+    rows = {pair: row for pair, row in rows.items() if any(row)}
+    if not rows:
+        raise SystemExit("error: nothing of the series was measured; run `python -m benchmarks regimes` first")
+    with matplotlib.rc_context({"font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(11, 4.6 * len(rows)), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
+        for axes_row, (pair, row) in zip(panels, rows.items(), strict=True):
+            for axes, lines, beside in zip(axes_row, row, ("nothing else", "the other images without"), strict=True):
+                _panel(axes, lines, f"{regimes.PAIRS[pair][0]}: so many labels, {beside}")
+            axes_row[0].set_ylabel("gain over the student alone, points")
+        with replacing(path) as file:
+            figure.savefig(file, format="png")
+
+
+def _panel(axes: Axes, lines: Sequence[Curve], title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.axhline(0, color="#444444", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xticks(regimes.SHARES, [f"{share} %" for share in regimes.SHARES])
+    axes.minorticks_off()
+    axes.set_xlim(regimes.SHARES[0] / 1.15, regimes.SHARES[-1] * 1.15)
+    axes.set_xlabel("share of the labels")
+    for line in lines:
+        colour, dashes, own = _look(line.method)
+        means = [gain.mean for gain in line.gains]
+        width = 2.4 if own else 1.4
+        axes.plot(line.shares, means, "o-", color=colour, dashes=dashes, linewidth=width, markersize=4, zorder=2 + own)
+        if all(gain.low is not None and gain.high is not None for gain in line.gains):
+            low, high = ([float(end) for end in ends if end is not None] for ends in list(zip(*line.gains))[1:])
+            axes.fill_between(line.shares, low, high, color=colour, alpha=0.16 if own else 0.07, linewidth=0)
+    axes.margins(y=0.05)
+    _legend(axes, lines)
+
+
+def _look(method: str) -> tuple[str, tuple[float, float], bool]:
+    """Return a method's colour and dashes, and whether it is KD-SVD, alone or in a sum."""
+    if method.startswith("svd"):
+        return _OWN, _DASHES.get(method, _SUM_DASHES), method != regimes.PUBLISHED
+    others = [name for name in regimes.METHODS if not name.startswith("svd") and name not in (BASELINE, "fitnet-hint")]
+    return _OTHERS[others.index(method) % len(_OTHERS)], (1, 0), False
+
+
+def _legend(axes: Axes, lines: Sequence[Curve]) -> None:
+    handles = dict(zip((line.method for line in lines), axes.lines[1:], strict=True))
+    ordered = sorted(lines, key=lambda line: -line.gains[-1].mean)
+    labels: Mapping[str, str] = regimes.METHODS
+    axes.legend([handles[line.method] for line in ordered], [labels[line.method] for line in ordered], fontsize=8)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Draw the figure from the figures at hand."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks series", description=__doc__)
+    parser.add_argument("--output", type=Path, default=PICTURE, help="the PNG file")
+    given = parser.parse_args(arguments)
+    source = regimes.FIGURES / "regimes-cifar100.json"
+    if not source.exists():
+        raise SystemExit(f"error: {source} does not exist yet; run `python -m benchmarks regimes` first")
+    draw(json.loads(source.read_text()), given.output)
+    print(given.output)

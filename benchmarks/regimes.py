@@ -89,7 +89,10 @@ def _series() -> Iterator[Regime]:
 
 
 SHARES = (5, 10, 25)
-PAIRS = {"resnet": ("ResNet-20 to 8", "stem,stage1,stage2,stage3")}
+PAIRS = {
+    "resnet": ("ResNet-20 to 8", "stem,stage1,stage2,stage3"),
+    "vgg": ("VGG with batch norm", "block1,block2,block3,block4"),
+}
 _VGG_REGIMES = {
     "few": ("few labels, nothing else", True),
     "unlabelled": ("few labels, the other images without", True),

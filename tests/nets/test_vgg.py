@@ -140,3 +140,15 @@ def test_maps_of_the_five_block_networks(image: tuple[int, int], sizes: list[int
     assert [m.shape[2] for m in maps] == sizes
     assert [m.shape[1] for m in maps] == [4, 8, 16, 32, 32]
     assert all((m >= 0).all() for m in maps)
+
+
+def test_logits_behind_dropout_start_of_one_size() -> None:
+    """In train mode the variance is that of the map that the classifier reads, and not 8 times as much."""
+    torch.manual_seed(0)
+    model = create("vgg-bn-teacher", num_classes=500).train()
+    maps = torch.relu(torch.randn(512, 2048)) * 2**0.5  # of second moment 1
+    published = create("vgg-teacher", num_classes=500).train()
+    with torch.no_grad():
+        ours, theirs = (net.get_submodule("classifier")(maps).square().mean() for net in (model, published))
+    assert float(ours) == pytest.approx(1, rel=0.15)
+    assert float(theirs) == pytest.approx(8, rel=0.15)

@@ -1,8 +1,10 @@
 """The VGG networks: those of the published table, and those with five blocks and batch norm."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from svdistill.errors import OptionError
@@ -20,7 +22,8 @@ class VGG(nn.Module):
     A block is ``convolutions[i]`` times (convolution, batch norm if wanted, ReLU), then a 2×2 max pool. The blocks are
     the submodules ``block1`` to ``block4``; their outputs are the published taps. The weights are drawn He normal with
     the fan in (He et al. 2015, equation 10, which keeps the variance of the activations from layer to layer) from
-    torch's global generator; the biases start at zero.
+    torch's global generator; the biases start at zero. The published networks have this in every layer. With
+    batch norm and dropout, which the paper does not have together, the layers behind a dropout start smaller.
 
     At 32×32 this is the published network to the last parameter. Two things let it run on other images without
     changing anything there: the pools round up (28 → 14 → 7 → 4 → 2, and an 8×8 image keeps one pixel instead of
@@ -71,6 +74,8 @@ class VGG(nn.Module):
         hidden = [scaled(full, width) for full in hidden]
         self.classifier = _hidden_classifier(4 * channels, hidden, num_classes, dropout=dropout)
         initialize(self)
+        if batch_norm and dropout > 0:
+            _count_dropout(self.classifier, dropout)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of images; see `layers.check_images` for what they must be."""
@@ -153,6 +158,19 @@ def _block(
     if pool:
         layers["pool"] = nn.MaxPool2d(2, ceil_mode=True)
     return nn.Sequential(layers)
+
+
+def _count_dropout(classifier: nn.Sequential, dropout: float) -> None:
+    """Let the variance of the activations stay the same behind dropout too, in training, and up to the logits.
+
+    A dropout raises the second moment of what passes by 1 / (1 − p), and no ReLU halves what the output layer gives.
+    With two dropouts of ½ the logits would start with 8 times the variance; in the first steps hidden units then die.
+    """
+    _, *behind = (layer for layer in classifier if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        for layer in behind:
+            layer.weight.mul_(math.sqrt(1 - dropout))
+        behind[-1].weight.mul_(math.sqrt(1 / 2))
 
 
 def _hidden_classifier(features: int, hidden: Sequence[int], num_classes: int, *, dropout: float) -> nn.Sequential:

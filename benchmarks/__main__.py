@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME …]` runs benchmarks; `gpu` and `regimes` have options; `table` makes the docs' tables."""
+"""`python -m benchmarks [NAME …]` runs benchmarks; `gpu` and `regimes` have options.
+
+`table` makes the docs' tables of their figures, and `series` the picture of the regimes of CIFAR-100.
+"""
 
 import argparse
 import os
@@ -41,10 +44,15 @@ def main() -> None:
 
         regimes.main(sys.argv[2:])
         return
+    if sys.argv[1:2] == ["series"]:
+        from benchmarks import series
+
+        series.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog="See also: python -m benchmarks gpu --help, python -m benchmarks regimes --help",
+        epilog="See also: python -m benchmarks gpu --help, python -m benchmarks regimes --help, python -m benchmarks series --help",
     )
     parser.add_argument(
         "names",

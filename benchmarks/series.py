@@ -101,9 +101,10 @@ def _panel(axes: Axes, lines: Sequence[Curve], title: str) -> None:
         means = [gain.mean for gain in line.gains]
         width = 2.4 if own else 1.4
         axes.plot(line.shares, means, "o-", color=colour, dashes=dashes, linewidth=width, markersize=4, zorder=2 + own)
-        if all(gain.low is not None and gain.high is not None for gain in line.gains):
-            low, high = ([float(end) for end in ends if end is not None] for ends in list(zip(*line.gains))[1:])
-            axes.fill_between(line.shares, low, high, color=colour, alpha=0.16 if own else 0.07, linewidth=0)
+        # One seed says nothing about spread: there the band has no width.
+        low = [gain.mean if gain.low is None else gain.low for gain in line.gains]
+        high = [gain.mean if gain.high is None else gain.high for gain in line.gains]
+        axes.fill_between(line.shares, low, high, color=colour, alpha=0.16 if own else 0.07, linewidth=0)
     axes.margins(y=0.05)
     _legend(axes, lines)
 

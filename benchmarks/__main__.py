@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog="See also: python -m benchmarks gpu --help, python -m benchmarks regimes --help, python -m benchmarks series --help",
+        epilog="See also: python -m benchmarks gpu --help; the same of regimes and series",
     )
     parser.add_argument(
         "names",

@@ -5,14 +5,15 @@ It reads docs/benchmarks/regimes-cifar100.json, which `python -m benchmarks regi
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from benchmarks import regimes
 from benchmarks.layout import Figures
@@ -25,6 +26,8 @@ PICTURE = Path(__file__).resolve().parent.parent / "docs" / "cifar100.png"
 _OWN, _OTHERS = "#0072B2", ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8a8f98", "#6b4fa0", "#7a5230")
 _DASHES = {regimes.PUBLISHED: (4, 2), "svd-recommended": (1, 0)}
 _SUM_DASHES = (1.5, 1.2)
+_MARKERS = {regimes.PUBLISHED: "o", "svd-recommended": "X"}
+_SUM_MARKER = "*"
 
 
 class Curve(NamedTuple):
@@ -77,13 +80,14 @@ def draw(figures: Figures, path: Path) -> None:
     if not rows:
         raise SystemExit("error: nothing of the series was measured; run `python -m benchmarks regimes` first")
     with matplotlib.rc_context({"font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(11, 4.6 * len(rows)), dpi=110, layout="constrained")
+        figure = Figure(figsize=(12, 0.8 + 3.9 * len(rows)), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
         for axes_row, (pair, row) in zip(panels, rows.items(), strict=True):
             for axes, lines, beside in zip(axes_row, row, ("nothing else", "the other images without"), strict=True):
-                _panel(axes, lines, f"{regimes.PAIRS[pair][0]}: so many labels, {beside}")
+                _panel(axes, lines, f"{regimes.PAIRS[pair][0]}: some labels, {beside}")
             axes_row[0].set_ylabel("gain over the student alone, points")
+        _legend(figure, [line.method for row in rows.values() for lines in row for line in lines])
         with replacing(path) as file:
             figure.savefig(file, format="png")
 
@@ -94,34 +98,52 @@ def _panel(axes: Axes, lines: Sequence[Curve], title: str) -> None:
     axes.set_xscale("log")
     axes.set_xticks(regimes.SHARES, [f"{share} %" for share in regimes.SHARES])
     axes.minorticks_off()
-    axes.set_xlim(regimes.SHARES[0] / 1.15, regimes.SHARES[-1] * 1.15)
+    axes.set_xlim(regimes.SHARES[0] / 1.2, regimes.SHARES[-1] * 1.2)
     axes.set_xlabel("share of the labels")
-    for line in lines:
-        colour, dashes, own = _look(line.method)
-        means = [gain.mean for gain in line.gains]
-        width = 2.4 if own else 1.4
-        axes.plot(line.shares, means, "o-", color=colour, dashes=dashes, linewidth=width, markersize=4, zorder=2 + own)
+    for position, line in enumerate(lines):
+        look = _look(line.method)
         # One seed says nothing about spread: there the band has no width.
         low = [gain.mean if gain.low is None else gain.low for gain in line.gains]
         high = [gain.mean if gain.high is None else gain.high for gain in line.gains]
-        axes.fill_between(line.shares, low, high, color=colour, alpha=0.16 if own else 0.07, linewidth=0)
+        means = [gain.mean for gain in line.gains]
+        if len(line.shares) == 1:  # a band needs two: whiskers side by side
+            place = line.shares[0] * 1.04 ** (position - (len(lines) - 1) / 2)
+            axes.plot([place, place], [*low, *high], color=look.colour, linewidth=look.width)
+            axes.plot([place], means, look.marker, color=look.colour, markersize=7)
+            continue
+        axes.plot(line.shares, means, marker=look.marker, markersize=6, **look.drawn)
+        axes.fill_between(line.shares, low, high, color=look.colour, alpha=0.07 * look.width**1.3, linewidth=0)
     axes.margins(y=0.05)
-    _legend(axes, lines)
 
 
-def _look(method: str) -> tuple[str, tuple[float, float], bool]:
-    """Return a method's colour and dashes, and whether it is KD-SVD, alone or in a sum."""
+class _Look(NamedTuple):
+    colour: str
+    dashes: tuple[float, float]
+    width: float
+    marker: str
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What matplotlib needs to draw its line."""
+        return {"color": self.colour, "dashes": self.dashes, "linewidth": self.width}
+
+
+def _look(method: str) -> _Look:
     if method.startswith("svd"):
-        return _OWN, _DASHES.get(method, _SUM_DASHES), method != regimes.PUBLISHED
+        width = 1.4 if method == regimes.PUBLISHED else 2.4
+        return _Look(_OWN, _DASHES.get(method, _SUM_DASHES), width, _MARKERS.get(method, _SUM_MARKER))
     others = [name for name in regimes.METHODS if not name.startswith("svd") and name not in (BASELINE, "fitnet-hint")]
-    return _OTHERS[others.index(method) % len(_OTHERS)], (1, 0), False
+    place = others.index(method) % len(_OTHERS)
+    return _Look(_OTHERS[place], (1, 0), 1.0, "sD^v<>P"[place])
 
 
-def _legend(axes: Axes, lines: Sequence[Curve]) -> None:
-    handles = dict(zip((line.method for line in lines), axes.lines[1:], strict=True))
-    ordered = sorted(lines, key=lambda line: -line.gains[-1].mean)
-    labels: Mapping[str, str] = regimes.METHODS
-    axes.legend([handles[line.method] for line in ordered], [labels[line.method] for line in ordered], fontsize=8)
+def _legend(figure: Figure, drawn: Sequence[str]) -> None:
+    """Name each method once, below the panels."""
+    handles = []
+    for method in (name for name in regimes.METHODS if name in drawn):
+        look = _look(method)
+        handles.append(Line2D([], [], marker=look.marker, markersize=6, label=regimes.METHODS[method], **look.drawn))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9, handlelength=3.2)
 
 
 def main(arguments: Sequence[str]) -> None:

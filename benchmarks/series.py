@@ -62,7 +62,8 @@ def curves(figures: Figures, pair: str, *, unlabelled: bool) -> list[Curve]:
             gain = None if method == BASELINE else regimes.gain(runs, baseline)
             if gain is not None:
                 found.setdefault(method, {})[share] = gain
-    return [Curve(method, tuple(gains), tuple(gains.values())) for method, gains in found.items()]
+    ordered = [(method, found[method]) for method in regimes.METHODS if method in found]
+    return [Curve(method, tuple(gains), tuple(gains.values())) for method, gains in ordered]
 
 
 def draw(figures: Figures, path: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+from tests.benchmarks.test_regimes import runs
 
 from benchmarks import regimes, series
-from tests.benchmarks.test_regimes import runs
 
 
 def test_gains_over_the_shares(tmp_path: Path) -> None:

@@ -365,7 +365,13 @@ def method_of(name: str) -> str:
 
 
 # Those of two stages in whose second a loss takes part.
-HELPED_TO_THE_END = ("fitnet", "svd-recommended", "svd-soft-target")
+HELPED_TO_THE_END = (
+    "fitnet",
+    "svd-recommended",
+    "svd-soft-target",
+    "svd-soft-target-standardized",
+    "svd-dkd",
+)
 
 
 @pytest.mark.parametrize("method", recipes.methods())

@@ -86,10 +86,10 @@ def test_teacher_has_one_source() -> None:
     """A teacher is a recipe or a checkpoint, neither both nor none."""
     plain = recipes.load("digits/svd").to_dict()
     plain["teacher"]["checkpoint"] = "a.safetensors"
-    with pytest.raises(RecipeError, match=r"^teacher: give either 'recipe' or 'checkpoint'; both are given"):
+    with pytest.raises(RecipeError, match=r"^teacher: give one of .*; 'recipe' and 'checkpoint' are given"):
         recipes.validate(plain)
     plain["teacher"] = {"taps": ["block1"]}
-    with pytest.raises(RecipeError, match="neither is given"):
+    with pytest.raises(RecipeError, match=r"none of .* is given"):
         recipes.validate(plain)
     plain["teacher"] = {"checkpoint": "a.safetensors", "overrides": {"seed": 1}}
     with pytest.raises(RecipeError, match="a checkpoint is taken as it is"):

@@ -10,3 +10,12 @@ RecipeName = Annotated[
 ]
 RunsFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")]
 RUNS = Path("runs")
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Let code of your own run, which model.name=PACKAGE.MODULE:CALLABLE names."),
+]
+
+
+def settings(overrides: list[str] | None, allow_code: bool) -> list[str]:
+    """Return the settings of a command line, leave to run code among them."""
+    return [*(overrides or ()), *(["allow_code=true"] if allow_code else [])]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.arguments import RUNS, RunsFolder
+from svdistill.cli.arguments import RUNS, AllowCode, RunsFolder, settings
 from svdistill.cli.console import results, say
 
 
@@ -21,6 +21,7 @@ def cache(
     ] = None,
     runs: RunsFolder = RUNS,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run the teacher again, and replace what is stored.")] = False,
+    allow_code: AllowCode = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the folder.")] = False,
 ) -> None:
     """Store what the losses need of a teacher, for training without it.
@@ -35,8 +36,9 @@ def cache(
     from svdistill.jobs.cache import long_form
     from svdistill.report import tables
 
+    overrides = settings(overrides, allow_code)
     callbacks = jobs.NoCallbacks() if quiet else Reporter()
-    stored = jobs.cache(recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, callbacks=callbacks)
+    stored = jobs.cache(recipe, overrides=overrides, method=method, runs=runs, fresh=fresh, callbacks=callbacks)
     console = results()
     if quiet:
         say(stored.path)
@@ -48,5 +50,5 @@ def cache(
     )
     say(f"stored in  {stored.path}")
     options = [*(["--method", method] if method else []), *(["--runs", str(runs)] if runs != Path("runs") else [])]
-    again = shlex.join(["svdistill", "train", recipe, *long_form(overrides or ()), *options])
+    again = shlex.join(["svdistill", "train", recipe, *long_form(overrides), *options])
     say(f"train      {again}")

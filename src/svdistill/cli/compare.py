@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.arguments import RUNS, RunsFolder
+from svdistill.cli.arguments import RUNS, AllowCode, RunsFolder, settings
 from svdistill.cli.console import note, results
 from svdistill.methods import compared
 
@@ -44,6 +44,7 @@ def compare(
         Path | None,
         typer.Option(metavar="DIR", help="For comparison.md, .csv and .json; by default comparisons/RECIPE."),
     ] = None,
+    allow_code: AllowCode = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, list the runs and which are there, train nothing.")
     ] = False,
@@ -61,7 +62,8 @@ def compare(
 
     sweep.check_backend(on)
     wanted = [name.strip() for name in methods.split(",") if name.strip()]
-    planned = sweep.plan(recipe, overrides=overrides or (), methods=wanted, seeds=parse_seeds(seeds), runs=runs)
+    chosen = settings(overrides, allow_code)
+    planned = sweep.plan(recipe, overrides=chosen, methods=wanted, seeds=parse_seeds(seeds), runs=runs)
     if dry_run:
         results().print(report.plan_table(planned.record()))
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.arguments import RUNS, RecipeName
+from svdistill.cli.arguments import RUNS, AllowCode, RecipeName, settings
 from svdistill.cli.console import notes, results
 
 
@@ -22,6 +22,7 @@ def doctor(
     runs: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of all runs, where a trained teacher is found.")
     ] = RUNS,
+    allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Look at a recipe before a long run: what stands out, and what to change.
@@ -36,7 +37,8 @@ def doctor(
     from svdistill.report.doctor import doctor_tables
 
     with notes().status("reading recipe and images") as status:
-        found = examine(recipe, overrides=overrides or (), method=method, runs=runs, phase=status.update).to_dict()
+        chosen = settings(overrides, allow_code)
+        found = examine(recipe, overrides=chosen, method=method, runs=runs, phase=status.update).to_dict()
     if as_json:
         print(json.dumps(finite(found), indent=2, allow_nan=False))
         return

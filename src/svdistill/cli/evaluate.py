@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from svdistill.cli.arguments import AllowCode
 from svdistill.cli.console import results
 
 
@@ -15,10 +16,13 @@ def evaluate(
     ] = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the data set's files.")] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    allow_code: AllowCode = False,
 ) -> None:
     """Measure a trained network on the test images, class by class."""
     from svdistill import jobs
     from svdistill.report import tables
 
     console = results()
-    console.print(tables.accuracy_table(jobs.evaluate(path, name=data, root=root, device=device)))
+    console.print(
+        tables.accuracy_table(jobs.evaluate(path, name=data, root=root, device=device, allow_code=allow_code))
+    )

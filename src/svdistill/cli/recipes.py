@@ -65,6 +65,6 @@ def show(
     from svdistill.recipes.naming import check_names
 
     settings = recipes.load(recipe, overrides or (), method=method)
-    check_names(*recipes.lineage(settings))
+    check_names(*recipes.lineage(settings), code=False)
     text = yaml.safe_dump(settings.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=False)
     results().file.write(text)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.arguments import RUNS, RecipeName, RunsFolder
+from svdistill.cli.arguments import RUNS, AllowCode, RecipeName, RunsFolder, settings
 from svdistill.cli.console import hearing, note, results, say
 from svdistill.errors import TrainingError
 
@@ -26,6 +26,7 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train again; the earlier run is renamed, not deleted.")
     ] = False,
+    allow_code: AllowCode = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path of the trained network.")] = False,
 ) -> None:
     """Train one network, alone or from a teacher.
@@ -38,18 +39,17 @@ def train(
     from svdistill.cli.progress import Reporter
     from svdistill.report import tables
 
+    overrides = settings(overrides, allow_code)
     callbacks = jobs.NoCallbacks() if quiet else Reporter()
     with hearing() as warned:
         try:
-            run = jobs.train(
-                recipe, overrides=overrides or (), method=method, runs=runs, fresh=fresh, callbacks=callbacks
-            )
+            run = jobs.train(recipe, overrides=overrides, method=method, runs=runs, fresh=fresh, callbacks=callbacks)
         except TrainingError:
             warned.append("it ended")
             raise
         finally:
             if warned and not quiet:
-                chosen = [*(overrides or ()), *(("--method", method) if method else ()), "--runs", str(runs)]
+                chosen = [*overrides, *(("--method", method) if method else ()), "--runs", str(runs)]
                 note(f"what may be the matter:  {shlex.join(['svdistill', 'doctor', recipe, *chosen])}")
     console = results()
     if quiet:

@@ -16,6 +16,7 @@ def evaluate(
     name: str | None = None,
     root: str | os.PathLike[str] | None = None,
     device: str = "auto",
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a trained network, in 32-bit precision, on the test images of a data set, prepared as when it was saved.
 
@@ -28,6 +29,7 @@ def evaluate(
         name: the data set; None = the one that the network was trained on.
         root: folder with the data set's files; None = that of the run, or where they usually are.
         device: ``auto``, ``cpu`` or ``cuda``.
+        allow_code: whether the code that the network is made of, a class of somebody's own, may be imported and run.
 
     Returns:
         ``model``, ``path``, ``data``, ``images``, ``accuracy`` (0 to 1), ``loss`` (mean cross-entropy), ``classes``
@@ -36,10 +38,10 @@ def evaluate(
     Raises:
         DataError: no such run, it has not finished, or the data set does not fit the network.
         CheckpointError: the file is missing, damaged or does not say how its images are prepared.
-        OptionError: an unknown data set or device.
+        OptionError: an unknown data set or device, or the network is made of code, which may not run.
     """
     file = _student_file(Path(path))
-    model, spec = nets.load(file), nets.spec(file)
+    model, spec = nets.load(file, allow_code=allow_code), nets.spec(file)
     mean, std = weights.statistics(file, spec)
     name = name or spec.get("data")
     if name is None:

@@ -15,6 +15,7 @@ from svdistill.data.sets import spread
 from svdistill.distiller import Distiller
 from svdistill.errors import OptionError, RecipeError, SvdistillWarning
 from svdistill.nets import eval_mode
+from svdistill.nets.outputs import find_logits
 from svdistill.recipes import Recipe, build, teacher_of, weights
 from svdistill.recipes.images import Images
 from svdistill.training import Engine
@@ -117,7 +118,7 @@ def _look_at_teacher(
 @torch.no_grad()
 def _run(network: nn.Module, images: Tensor, engine: Engine) -> Tensor:
     with eval_mode(network), engine.autocast():
-        return torch.as_tensor(network(images)).float()
+        return find_logits(network(images), who="teacher").float()
 
 
 def _alike(source: ImageSource) -> bool:

@@ -76,9 +76,9 @@ class Run:
 
     @property
     def recipe(self) -> recipes.Recipe:
-        """The full recipe; DataError or RecipeError where its file is missing or damaged."""
+        """The full recipe, without leave to run code; DataError or RecipeError where its file is missing or damaged."""
         try:
-            return recipes.validate(self.record.recipe())
+            return recipes.validate({**self.record.recipe(), "allow_code": False})
         except SvdistillError as error:
             raise type(error)(f"{self.path}: {error}") from error
 
@@ -105,18 +105,22 @@ class Run:
         """The trained network alone, as it was after the last epoch, or with ``data.validation`` after the best one."""
         return self.record.student
 
-    def student(self) -> "nn.Module":
+    def student(self, *, allow_code: bool = False) -> "nn.Module":
         """Load the trained network, in eval mode, on the CPU.
+
+        Args:
+            allow_code: whether the code that it is made of, a class of somebody's own, may be imported and run.
 
         Raises:
             DataError: the run has not finished.
             CheckpointError: the file is missing or damaged.
+            OptionError: the network is made of code, which may not run.
         """
         from svdistill import nets
 
         if not self.finished:
             raise DataError(f"the run {self.path} has not finished; call the same training again to resume it")
-        return nets.load(self.student_file)
+        return nets.load(self.student_file, allow_code=allow_code)
 
     def set_aside(self) -> Path | None:
         """Rename the folder, so that the run can be trained afresh and nothing is lost.

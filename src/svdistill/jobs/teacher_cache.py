@@ -73,7 +73,7 @@ def provide(
             cache = TeacherCache.open(path, key)
             callbacks.stored(path)
             return Provided(cache, path, 0, 0.0)
-        teacher = weights.load_teacher(teacher_file, images)
+        teacher = weights.load_teacher(teacher_file, images, allow_code=recipe.allow_code)
         whole = build.distiller(recipe, student, teacher, teacher_recipe=teacher_of(recipe))
         whole.prepare(noise(images))
         on_device = images.to(engine.device)

@@ -21,7 +21,7 @@ from svdistill.jobs.callbacks import Callbacks, NoCallbacks
 from svdistill.jobs.diagnostics import Tapped, write_diagnostics
 from svdistill.jobs.run import BusyError, Run, fingerprint
 from svdistill.jobs.teacher_cache import Provided, provide
-from svdistill.recipes import Recipe, build, weights
+from svdistill.recipes import Recipe, build, outside, weights
 from svdistill.recipes.check import check, check_parts
 from svdistill.recipes.images import Images, Loaded, load_images, noise
 from svdistill.records import ACCURACY, VALIDATION_ACCURACY
@@ -221,7 +221,10 @@ def teacher_file(
         parent = Run.of(line[1], runs)
         waits = partial(callbacks.waiting, line[1], parent)
         return _train_line(line[1:], images[1:], runs, processes, callbacks=callbacks, waiting=waits).student_file
-    return None if line[0].teacher is None else Path(str(line[0].teacher.checkpoint))
+    teacher = line[0].teacher
+    if teacher is not None and teacher.model is not None:
+        return Path(processes.on_rank_zero(lambda: str(outside.keep(line[0], images[0], runs / outside.FOLDER))))
+    return None if teacher is None else Path(str(teacher.checkpoint))
 
 
 def _train_one(
@@ -234,7 +237,9 @@ def _train_one(
     if teacher_file is not None and recipe.teacher is not None and recipe.teacher.stored:
         look = partial(provide, recipe, images, runs, teacher_file=teacher_file, engine=engine)
         stored = _stored(look, processes, callbacks)
-    distiller = processes.on_all_ranks(lambda: assemble(recipe, images, _source(images, teacher_file, stored), engine))
+    distiller = processes.on_all_ranks(
+        lambda: assemble(recipe, images, _source(recipe, images, teacher_file, stored), engine)
+    )
     on_device = images.to(engine.device)
     plan = build.training_plan(recipe, distiller, on_device, shard=processes.shard)
     processes.on_rank_zero(lambda: _begin(recipe, images, run, teacher_file))
@@ -287,9 +292,13 @@ def launch(recipe: Recipe) -> training.Engine:
         raise RecipeError(f"train.device: {error}") from error
 
 
-def _source(images: Images, teacher_file: Path | None, stored: TeacherCache | None) -> nn.Module | TeacherCache | None:
+def _source(
+    recipe: Recipe, images: Images, teacher_file: Path | None, stored: TeacherCache | None
+) -> nn.Module | TeacherCache | None:
     """Return what is stored of the teacher, else the teacher itself; None without one."""
-    return weights.load_teacher(teacher_file, images) if stored is None and teacher_file is not None else stored
+    if stored is not None or teacher_file is None:
+        return stored
+    return weights.load_teacher(teacher_file, images, allow_code=recipe.allow_code)
 
 
 def assemble(

@@ -142,6 +142,15 @@ def spec(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _read(path, with_tensors=False)[0]
 
 
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is one that `save` wrote, damaged or not."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return _FORMAT_KEY in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
 def tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file, whoever wrote it; of one of `save` the checksum is compared.
 

@@ -18,12 +18,13 @@ from svdistill.recipes.images import Images, batches
 from svdistill.recipes.losses import AnyLoss, LossSettings
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
-from svdistill.recipes.weights import told
+from svdistill.recipes.told import told
+from svdistill.recipes.weights import begin
 from svdistill.teacher import Teacher
 
 
 def model(recipe: Recipe, images: Images) -> nn.Module:
-    """Make the network of a recipe with fresh weights from torch's global generator.
+    """Make the network of a recipe, with fresh weights from torch's global generator unless it begins with others.
 
     Args:
         recipe: its part ``model`` is read.
@@ -33,13 +34,23 @@ def model(recipe: Recipe, images: Images) -> nn.Module:
         The network, in train mode.
 
     Raises:
-        RecipeError: an unknown network or a width that leaves no channel.
+        RecipeError: an unknown network, a width that leaves no channel, or arguments of which it cannot be made.
+        CheckpointError: the weights that it begins with are missing or damaged, or do not fit.
     """
-    settings = recipe.model
+    settings, classes = recipe.model, images.train.num_classes
     with named("model"):
-        return nets.create(
-            settings.name, num_classes=images.train.num_classes, in_channels=images.shape[0], width=settings.width
+        network = nets.create(
+            settings.name,
+            num_classes=classes,
+            in_channels=images.shape[0],
+            width=settings.width,
+            arguments=settings.arguments,
+            pretrained=settings.pretrained,
+            allow_code=recipe.allow_code,
         )
+    with named("model.checkpoint"):
+        begin(network, recipe, num_classes=classes)
+    return network
 
 
 def taps(recipe: Recipe) -> tuple[str, ...]:
@@ -52,7 +63,7 @@ def teacher_taps(recipe: Recipe, teacher: Recipe | None) -> tuple[str, ...]:
 
     Args:
         recipe: the student's recipe, which has a teacher.
-        teacher: the teacher's recipe; None where it is a checkpoint.
+        teacher: the teacher's recipe; None where it has none.
 
     Returns:
         Those of ``teacher.taps``, else of the teacher's recipe or what its file says, else of its model.
@@ -65,6 +76,8 @@ def teacher_taps(recipe: Recipe, teacher: Recipe | None) -> tuple[str, ...]:
         return recipe.teacher.taps
     if teacher is not None:
         return taps(teacher)
+    if recipe.teacher.model is not None:
+        return nets.default_taps(recipe.teacher.model.name)
     with named("teacher.checkpoint"):
         file = Path(str(recipe.teacher.checkpoint))
         spec = nets.spec(file)

@@ -15,7 +15,7 @@ from svdistill.errors import RecipeError, SvdistillError, SvdistillWarning, one_
 from svdistill.losses.protocol import Losses
 from svdistill.nets.layouts import Layouts
 from svdistill.nets.reader import Reader
-from svdistill.recipes import build, weights
+from svdistill.recipes import build, outside, weights
 from svdistill.recipes.images import Images, batches, noise
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
@@ -89,11 +89,13 @@ def check(
         _check_single(student, images)
     with build.recomputing(recipe, student):
         pass
+    _warn_of_a_fresh_layer(recipe, student, images)
     criteria = build.losses(recipe)
     _check_mixed(recipe, criteria)
     _check_images_together(recipe, criteria, processes=processes)
     if not criteria:
-        _trace(student, recipe.model.taps or (), images, key="model.taps" if recipe.model.taps else "model")
+        alone = _trace(student, recipe.model.taps or (), images, key="model.taps" if recipe.model.taps else "model")
+        _check_logits(recipe, images, alone.logits)
         _check_capture(recipe, images, Distiller(student), processes=processes)
         return ()
     assert recipe.teacher is not None
@@ -114,11 +116,12 @@ def check(
             strict=True,
         )
     )
+    _check_logits(recipe, images, ours.logits)
     if compared:
         _check_taps(criteria, ours, theirs)
         _check_storable(recipe, criteria, ours, theirs)
     _check_classes(recipe, criteria, images, teacher_images, ours.logits, theirs.logits)
-    if teacher_recipe is None:
+    if recipe.teacher.checkpoint is not None:
         _warn_of_what_is_not_said(str(recipe.teacher.checkpoint), criteria)
     with named("loss"):
         whole = build.distiller(recipe, student, helper, teacher_recipe=teacher_recipe)
@@ -202,10 +205,14 @@ def _untrained_teacher(
 ) -> nn.Module:
     """Make the teacher as it will be, its weights aside where they are yet to be trained."""
     assert recipe.teacher is not None
+    if recipe.teacher.model is not None:
+        made = outside.make(recipe, images)
+        outside.warn_of_guesses(recipe, made)
+        return outside.ready(made, images)
     if teacher_recipe is None:
         path = Path(str(recipe.teacher.checkpoint))
         with named("teacher.checkpoint"):
-            network, spec = weights.load_teacher(path, images), nets.spec(path)
+            network, spec = weights.load_teacher(path, images, allow_code=recipe.allow_code), nets.spec(path)
         _check_held_out(recipe, path, spec)
         size, home = spec.get("image_size"), spec.get("data")
         key = ""
@@ -278,6 +285,16 @@ def _check_taps(criteria: Losses, student: _Traced, teacher: _Traced) -> None:
             )
 
 
+def _check_logits(recipe: Recipe, images: Images, logits: Tensor) -> None:
+    """Refuse a student that does not give a number for each class: a network from outside may give anything."""
+    if logits.shape[1:] != (images.train.num_classes,):
+        raise RecipeError(
+            f"model.name: {recipe.model.name} gives {tuple(logits.shape)} for {len(logits)} images, expected "
+            f"({len(logits)}, {images.train.num_classes}), a number for each class; let it take num_classes, or name "
+            "another network"
+        )
+
+
 def _check_storable(recipe: Recipe, criteria: Losses, student: _Traced, teacher: _Traced) -> None:
     """Refuse to store what a loss needs of the teacher where that is more than can be read in place of running it."""
     if recipe.teacher is None or not recipe.teacher.stored:
@@ -305,11 +322,12 @@ def _check_classes(
     if not by_output:
         return
     assert recipe.teacher is not None
-    if teacher_images is None:
-        file = Path(str(recipe.teacher.checkpoint))
-        theirs = weights.told(file, nets.spec(file), "classes")
-    else:
+    theirs = None
+    if teacher_images is not None:
         theirs = teacher_images.train.classes
+    elif recipe.teacher.checkpoint is not None:
+        file = Path(recipe.teacher.checkpoint)
+        theirs = weights.told(file, nets.spec(file), "classes")
     pairs = () if theirs is None else zip(theirs, images.train.classes, strict=False)
     other = next((pair for pair in pairs if pair[0] != pair[1]), None)
     if logits.shape != teacher_logits.shape:
@@ -322,6 +340,16 @@ def _check_classes(
         f"teacher: {told}, but {by_output[0]} compares them one by one; take a teacher of the same classes, or "
         "loss.name=svd"
     )
+
+
+def _warn_of_a_fresh_layer(recipe: Recipe, student: nn.Module, images: Images) -> None:
+    """Warn of a last layer that the weights of a file do not have for these classes."""
+    if left := weights.begin(student, recipe, num_classes=images.train.num_classes):
+        warn(
+            f"model.checkpoint: {recipe.model.checkpoint} knows other classes, so that {', '.join(left)} begin afresh",
+            SvdistillWarning,
+            stacklevel=1,
+        )
 
 
 def _warn_of_what_is_not_said(checkpoint: str, criteria: Losses) -> None:

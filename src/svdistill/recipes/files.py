@@ -19,7 +19,10 @@ from svdistill.recipes.losses import own_settings
 
 SUFFIXES = (".yaml", ".yml")
 METHODS = methods.FOLDER.name
+ALLOW_CODE = "allow_code"
 _WEIGHTS = ("weight", "main_weight")
+# What tells of one recipe, so that it is not handed on; the last is leave to run code, which its user gives.
+_OWN = ("name", "description", ALLOW_CODE)
 _LONGEST_KEY = 200  # characters
 _MOST_FILES = 100  # that one recipe extends, each counted as often as it is extended
 
@@ -134,8 +137,7 @@ def read(name: str, *, beside: Path | None = None, with_methods: bool = True) ->
     """
     merged: Plain = {}
     for layer in _layers(name, [], beside=beside, above=(), with_methods=with_methods):
-        # Name and description tell of one recipe, so that they are not handed on.
-        merged = merge({key: merged[key] for key in merged if key not in ("name", "description")}, layer)
+        merged = merge({key: merged[key] for key in merged if key not in _OWN}, layer)
     return {**merged, "name": str(merged.get("name") or find(name, beside=beside)[0])}
 
 
@@ -275,8 +277,16 @@ def _replaces(key: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> b
     if key == "teacher":
         sources = ("recipe", "checkpoint")
         other = any(source in above and above[source] != below.get(source) for source in sources)
-        return other and any(below.get(source) is not None for source in sources)
+        other = other or _is_other_model(below.get("model"), above.get("model"))
+        return other and any(below.get(source) is not None for source in (*sources, "model"))
     return False
+
+
+def _is_other_model(below: Any, above: Any) -> bool:
+    """Whether settings name another network from outside than those below."""
+    if not isinstance(above, Mapping):
+        return above is not None
+    return not isinstance(below, Mapping) or ("name" in above and above["name"] != below.get("name"))
 
 
 def _merge_losses(below: Any, above: Any) -> Any:
@@ -325,8 +335,9 @@ def anchored(settings: Plain, folder: Path) -> Plain:
         folder: what relative paths are relative to.
 
     Returns:
-        The settings with ``data.root``, ``data.classes``, ``data.unlabelled.root``, ``teacher.checkpoint`` and a
-        ``teacher.recipe`` that is a path made absolute, also inside ``teacher.overrides``.
+        The settings with ``data.root``, ``data.classes``, ``data.unlabelled.root``, ``model.checkpoint``,
+        ``teacher.checkpoint``, ``teacher.model.checkpoint`` and a ``teacher.recipe`` that is a path made absolute, also
+        inside ``teacher.overrides``.
     """
 
     def absolute(section: Mapping[str, Any], *keys: str) -> Plain:
@@ -338,9 +349,13 @@ def anchored(settings: Plain, folder: Path) -> Plain:
         result["data"] = data = absolute(data, "root", "classes")
         if isinstance(data.get("unlabelled"), Mapping):
             data["unlabelled"] = absolute(data["unlabelled"], "root")
+    if isinstance(model := result.get("model"), Mapping):
+        result["model"] = absolute(model, "checkpoint")
     if isinstance(teacher := result.get("teacher"), Mapping):
         is_file = str(teacher.get("recipe")).endswith(SUFFIXES)
         result["teacher"] = teacher = absolute(teacher, "checkpoint", *(["recipe"] if is_file else []))
+        if isinstance(teacher.get("model"), Mapping):
+            teacher["model"] = absolute(teacher["model"], "checkpoint")
         if isinstance(teacher.get("overrides"), Mapping):
             teacher["overrides"] = anchored(dict(teacher["overrides"]), folder)
     return result

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from svdistill import data, training
 from svdistill.errors import OptionError, RecipeError
+from svdistill.recipes import normalization
 from svdistill.recipes.data import AugmentSettings, DataSettings, UnlabelledSettings
 from svdistill.recipes.naming import check_names, named
 from svdistill.recipes.schema import Recipe
@@ -27,7 +28,8 @@ class Images:
         train: the labelled training images, after ``held_out``, ``train_size`` and ``validation``.
         test: the images to measure with: the test images, or those that are held out.
         mean: (C,), of all training images in [0, 1] that are not held out, not only the labelled ones, so that a
-            teacher and students of every train_size see the same standardized images.
+            teacher and students of every train_size see the same standardized images; or what the recipe says, or the
+            weights that its network begins with.
         std: (C,), of the same images as the mean.
         validation: the part of the labelled training images that chooses the best epoch, or None.
         unlabelled: images for the transfer task alone, or None.
@@ -90,7 +92,8 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
     """Load the images of a recipe onto the CPU.
 
     Args:
-        recipe: its part ``data`` and its seed, which chooses the labelled images, are read.
+        recipe: its part ``data`` and its seed, which chooses the labelled images, are read, and of its part ``model``
+            what decides mean and deviation.
         loaded: keeps whole data sets with their statistics for further calls, so that student and teacher share one.
 
     Returns:
@@ -103,7 +106,8 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
     """
     settings = recipe.data
     check_names(recipe)
-    dataset, mean, std = _load(settings, {} if loaded is None else loaded)
+    dataset, *found = _load(settings, {} if loaded is None else loaded)
+    mean, std = normalization.of_student(recipe.model, dataset.train.shape[0], (found[0], found[1]))
     check_augmentation(settings, dataset)
     labelled, standardized_by = dataset.train, None
     if settings.train_size is not None:

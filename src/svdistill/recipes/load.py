@@ -23,9 +23,10 @@ from svdistill.recipes.data import (
     UnlabelledSettings,
 )
 from svdistill.recipes.losses import LOSSES
-from svdistill.recipes.schema import ModelSettings, Recipe, TeacherSettings
+from svdistill.recipes.models import ModelSettings, OutsideSettings
+from svdistill.recipes.schema import Recipe, TeacherSettings
 from svdistill.recipes.train import OPTIMIZERS, TrainSettings
-from svdistill.records import MACHINE_KEYS
+from svdistill.records import MACHINE_KEYS, RunRecord
 
 # The sections whose settings are told apart by a name.
 _TAGS: Mapping[str, Mapping[str, type[BaseModel]]] = {"loss": LOSSES, "optimizer": OPTIMIZERS}
@@ -39,6 +40,7 @@ _SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "data.unlabelled": (UnlabelledSettings,),
     "model": (ModelSettings,),
     "teacher": (TeacherSettings,),
+    "teacher.model": (OutsideSettings,),
     **{section: tuple(kinds.values()) for section, kinds in _TAGS.items()},
     "train": (TrainSettings,),
 }
@@ -103,6 +105,7 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
         raise RecipeError("extends: belongs in a recipe's file; give the recipe itself as RECIPE")
     # A method takes the place of the one that the recipe extends; what the recipe says itself stays.
     plain = files.read(str(name), with_methods=method is None)
+    _check_leave(str(name), plain)
     if method is not None:
         fragment = files.read(f"{files.METHODS}/{method}")
         plain = files.overlay(plain, {**fragment, "name": _renamed(str(plain["name"]), method)})
@@ -114,6 +117,15 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
         if plain["loss"] is None:
             plain, above = _without_help(plain), _without_help(above)
     return validate(files.merge(plain, above))
+
+
+def _check_leave(name: str, plain: Mapping[str, Any]) -> None:
+    """Refuse leave to run code from a file that nobody may have read: one of a run, as it is handed around."""
+    if plain.get(files.ALLOW_CODE) and RunRecord(files.find(name)[1].parent).exists:
+        raise RecipeError(
+            f"allow_code: {name} lies in the folder of a run, which gives no leave to run code; look at what it names, "
+            "and give --allow-code"
+        )
 
 
 def _without_help(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,6 +232,9 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
         settings["data"] = {**settings["data"], **inherited}
     if teacher.same_images:
         settings = _on_same_images(recipe, settings)
+    if "allow_code" in teacher.overrides:
+        raise RecipeError("teacher.overrides.allow_code: one word counts for student and teacher; give allow_code=true")
+    settings["allow_code"] = recipe.allow_code
     try:
         found = validate(settings)
     except RecipeError as error:
@@ -289,20 +304,27 @@ def identity(recipe: Recipe) -> str:
         e.g. ``"0-3f2a91c07b"``; see ``Recipe.digest`` for what counts.
 
     Raises:
-        RecipeError: the teacher's recipe is wrong, or its checkpoint cannot be read.
+        RecipeError: the teacher's recipe is wrong, or a checkpoint cannot be read.
     """
-    teacher = None
-    if recipe.teacher is not None and recipe.teacher.checkpoint is not None:
-        try:
-            teacher = digest(recipe.teacher.checkpoint)
-        except OSError as error:
-            reason = error.strerror or error
-            raise RecipeError(
-                f"teacher.checkpoint: cannot read {recipe.teacher.checkpoint} ({reason}); give a .safetensors file"
-            ) from error
+    settings, teacher = recipe.teacher, None
+    if settings is not None and settings.checkpoint is not None:
+        teacher = _checksum(settings.checkpoint, "teacher.checkpoint", "a .safetensors file")
+    elif settings is not None and settings.model is not None:
+        file = settings.model.checkpoint
+        found = None if file is None else _checksum(file, "teacher.model.checkpoint", "a file of weights")
+        teacher = settings.model.identity(checkpoint=found)
     elif (parent := teacher_of(recipe)) is not None:
         teacher = identity(parent)
-    return f"{recipe.seed}-{recipe.digest(teacher=teacher)}"
+    begun = recipe.model.checkpoint
+    weights = None if begun is None else _checksum(begun, "model.checkpoint", "a file of weights")
+    return f"{recipe.seed}-{recipe.digest(teacher=teacher, weights=weights)}"
+
+
+def _checksum(path: str, key: str, wanted: str) -> str:
+    try:
+        return digest(path)
+    except OSError as error:
+        raise RecipeError(f"{key}: cannot read {path} ({error.strerror or error}); give {wanted}") from error
 
 
 def _lookup(settings: Mapping[str, Any], key: str) -> Any:

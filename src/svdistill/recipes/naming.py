@@ -25,14 +25,15 @@ def named(key: str) -> Iterator[None]:
         raise type(error)(f"{key}: {error}") from error
 
 
-def check_names(*recipes: Recipe) -> None:
+def check_names(*recipes: Recipe, code: bool = True) -> None:
     """Check the names of data sets and networks.
 
     Args:
         recipes: a recipe and its teachers'.
+        code: whether to look at networks that are code of somebody's own, too: what is allowed to run is imported.
 
     Raises:
-        RecipeError: an unknown name, with the nearest right ones.
+        RecipeError: an unknown name, with the nearest right ones, or code that may not run.
     """
     for recipe in recipes:
         other = recipe.data.unlabelled
@@ -42,5 +43,12 @@ def check_names(*recipes: Recipe) -> None:
         ):
             if name not in known:
                 raise RecipeError(f"{key}: no {name!r}{nearest(name, known)}")
-        with named("model.name"):
-            nets.zoo.check_name(recipe.model.name)
+        outside = None if recipe.teacher is None else recipe.teacher.model
+        networks = {
+            "model.name": recipe.model.name,
+            **({} if outside is None else {"teacher.model.name": outside.name}),
+        }
+        for key, name in networks.items():
+            if code or not nets.foreign.is_code(name):
+                with named(key):
+                    nets.zoo.check_name(name, allow_code=recipe.allow_code)

@@ -3,61 +3,27 @@
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
-from svdistill.choices import LAYOUTS, MAX_RANK, Layout
-from svdistill.errors import brief
+from svdistill.choices import MAX_RANK
 from svdistill.methods import BASELINE
 from svdistill.recipes.base import Settings, whole_epochs
 from svdistill.recipes.data import DataSettings
 from svdistill.recipes.losses import AnyLoss
+from svdistill.recipes.models import Layouts, ModelSettings, OutsideSettings, Taps
 from svdistill.recipes.train import AnyOptimizer, TrainSettings
 from svdistill.records import MACHINE_KEYS
-
-Taps = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
-
-
-def _plain_layouts(value: Any) -> Any:
-    """Say in one sentence what layouts are: the union's own error has one line for each member."""
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list | tuple) or not words or not all(word in LAYOUTS for word in words):
-        raise ValueError(f"expected {' or '.join(LAYOUTS)}, or a list of one for each tap; got {brief(value)}")
-    return value if isinstance(value, str) else tuple(value)
-
-
-# One word for all taps, or one for each.
-Layouts = Annotated[Layout | tuple[Layout, ...], BeforeValidator(_plain_layouts)]
-
 
 # In a digest, for a network's own taps where they are compared. They did not always end with the last hidden features:
 # whoever changes them again changes this word, so that runs of other taps are not taken for the same.
 NETWORK_TAPS = "to the last hidden features"
 
 
-class ModelSettings(Settings):
-    """A network by name.
-
-    Attributes:
-        name: e.g. ``vgg-bn-student``.
-        width: factor on every channel count.
-        taps: dotted names of the submodules whose outputs are compared, in order; null = the network's own, the
-            last hidden features among them.
-        drop_tokens: how many tokens at the front of a (B, N, D) tap are not image positions: 1 for a class token.
-        layout: where the channels of the maps are, for all taps or a list of one for each: ``channels_first`` for
-            (B, C, H, W) and (B, C, T), ``channels_last`` for (B, H, W, C) and (B, N, D); null = as the maps show.
-    """
-
-    name: str
-    width: float = Field(default=1.0, gt=0, le=64)
-    taps: Taps | None = None
-    drop_tokens: int = Field(default=0, ge=0, le=MAX_RANK)
-    layout: Layouts | None = None
-
-
 class TeacherSettings(Settings):
-    """The trained network that helps: either a recipe, trained first where needed, or a saved student file.
+    """The trained network that helps: a recipe, trained first where needed, a saved student file, or one from outside.
 
     Attributes:
         recipe: a recipe's name or path. Its seed is its own, so that all seeds of a student share one teacher.
@@ -66,6 +32,7 @@ class TeacherSettings(Settings):
             ``data.train_size`` and ``data.validation`` are then the student's, so that each seed of a student has a
             teacher of its own.
         checkpoint: path of a ``.safetensors`` file that an earlier run has written.
+        model: a network of another library or of one's own, and its weights.
         taps: as for the model; null = the taps of the teacher's recipe or model.
         drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.
         layout: as for the model; null = as in the teacher's recipe.
@@ -81,6 +48,7 @@ class TeacherSettings(Settings):
     overrides: dict[str, Any] = Field(default_factory=dict)
     same_images: bool = False
     checkpoint: str | None = None
+    model: OutsideSettings | None = None
     taps: Taps | None = None
     drop_tokens: int | None = Field(default=None, ge=0, le=MAX_RANK)
     layout: Layouts | None = None
@@ -101,17 +69,27 @@ class TeacherSettings(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.recipe is None) == (self.checkpoint is None):
-            if self.recipe is not None:
-                raise ValueError("give either 'recipe' or 'checkpoint'; both are given")
+        given = [name for name in _SOURCES if self.model_dump(include={name})[name] is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of {_named(_SOURCES)}; {_named(given)} are given")
+        if not given:
             raise ValueError(
-                "neither is given, 'recipe' nor 'checkpoint', so there is none; take a recipe that has one"
+                f"none of {_named(_SOURCES)} is given, so there is none; take a recipe that has one, or give "
+                "teacher.recipe=NAME"
             )
-        if self.checkpoint is not None and self.overrides:
-            raise ValueError("'overrides' belongs to a teacher given by 'recipe'; a checkpoint is taken as it is")
-        if self.checkpoint is not None and self.same_images:
-            raise ValueError("same_images: a checkpoint is trained already; give the teacher by teacher.recipe")
+        if self.recipe is None and self.overrides:
+            raise ValueError(f"'overrides' belongs to a teacher given by 'recipe'; a {given[0]} is taken as it is")
+        if self.recipe is None and self.same_images:
+            raise ValueError(f"same_images: a {given[0]} is trained already; give the teacher by teacher.recipe")
         return self
+
+
+# Where a teacher may come from.
+_SOURCES = ("recipe", "checkpoint", "model")
+
+
+def _named(keys: Sequence[str]) -> str:
+    return " and ".join((", ".join(map(repr, keys[:-1])), repr(keys[-1])) if keys[1:] else map(repr, keys))
 
 
 class Recipe(Settings):
@@ -120,6 +98,8 @@ class Recipe(Settings):
     Attributes:
         name: what the run's folder is called.
         description: one line for the list of recipes.
+        allow_code: whether code that ``model.name`` or ``teacher.model.name`` names may run; counts in a recipe that is
+            named by its path, and on a command line, and is never written down with a run.
         seed: fixes the labelled subset, the initial weights, the order of the images and how they vary.
         data: the images.
         model: the network to be trained, called the student where there is a teacher.
@@ -132,6 +112,7 @@ class Recipe(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
     description: str = ""
+    allow_code: bool = Field(default=False, exclude=True)
     seed: int = Field(default=0, ge=0, lt=2**32)
     data: DataSettings
     model: ModelSettings
@@ -237,7 +218,7 @@ class Recipe(Settings):
             plain["loss"] = plain["loss"][0] if plain["loss"] else None
         return plain
 
-    def digest(self, *, teacher: str | None = None) -> str:
+    def digest(self, *, teacher: str | None = None, weights: str | None = None) -> str:
         """Return ten characters that name the experiment: two recipes that give the same result have the same.
 
         Left out are the seed (a run's folder shows it), name and description, what only says where and how fast
@@ -246,6 +227,7 @@ class Recipe(Settings):
 
         Args:
             teacher: identity of the teacher: the digest and seed of its own recipe, or a hash of its file.
+            weights: a hash of the file that the network begins with; None where it begins with none.
 
         Returns:
             The first ten hexadecimal digits of the SHA-256 of the settings that matter.
@@ -258,6 +240,8 @@ class Recipe(Settings):
             section, last = key.split(".")
             settings.get(section, {}).pop(last, None)
         settings["data"].get("unlabelled", {}).pop("root", None)
+        if settings["model"].pop("checkpoint", None) is not None:
+            settings["model"]["weights"] = weights
         if not self.train.first_stage_epochs:
             settings["train"].pop("first_stage_norm", None)
         if self.train.schedule == "cosine":

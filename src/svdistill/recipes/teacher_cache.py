@@ -10,7 +10,7 @@ from torch import nn
 from svdistill import nets, teacher_cache
 from svdistill.atomic import digest
 from svdistill.nets.reader import run_tapped
-from svdistill.recipes import build
+from svdistill.recipes import build, outside
 from svdistill.recipes.images import Images, augmentation, fixed_views, noise
 from svdistill.recipes.load import identity, teacher_of
 from svdistill.recipes.schema import Recipe
@@ -71,6 +71,8 @@ def folder(recipe: Recipe, wanted: teacher_cache.Key) -> Path:
     parent = teacher_of(recipe)
     assert recipe.teacher is not None
     name = Path(str(recipe.teacher.checkpoint)).stem if parent is None else parent.name
+    if recipe.teacher.model is not None:
+        name = outside.slug(recipe.teacher.model)
     about = {
         **{
             field: value for field, value in wanted.plain().items() if field not in ("teacher", "images", "mean", "std")

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svdistill import data, nets
 from svdistill.errors import CheckpointError
-from svdistill.plain import parse_json
+from svdistill.nets import states
+from svdistill.nets.fit import fit
 from svdistill.recipes.images import Images
 from svdistill.recipes.schema import Recipe
-
-# What a file says as lists, and of what.
-_LISTS: Mapping[str, type] = {"classes": str, "turned": str, "taps": str, "mean": float, "std": float}
+from svdistill.recipes.told import told as told
 
 
 def metadata(recipe: Recipe, images: Images) -> dict[str, str]:
@@ -67,42 +67,98 @@ def save(model: nn.Module, path: Path, *, recipe: Recipe, images: Images) -> Non
         num_classes=images.train.num_classes,
         in_channels=images.shape[0],
         width=recipe.model.width,
+        arguments=recipe.model.arguments,
         extra=metadata(recipe, images),
     )
 
 
-def load_teacher(path: Path, images: Images) -> nn.Module:
+def begin(model: nn.Module, recipe: Recipe, *, num_classes: int) -> tuple[str, ...]:
+    """Load the weights that a recipe's network begins with, where it names a file.
+
+    Args:
+        model: the network.
+        recipe: its part ``model`` is read.
+        num_classes: the network's; a last layer of another number of classes is left as it is.
+
+    Returns:
+        The names of what was left.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or does not fit.
+    """
+    file = recipe.model.checkpoint
+    if file is None:
+        return ()
+    return fit(model, states.read(file), what=file, num_classes=num_classes)
+
+
+def load_teacher(path: Path, images: Images, *, allow_code: bool = False) -> nn.Module:
     """Load a trained teacher for images that are standardized for the student.
 
-    A teacher that was trained with another mean and deviation gets its images converted to its own.
+    A teacher that was trained with another mean and deviation, or on images of another size where its file says that
+    it wants that size, gets its own copy of the images, made of the student's.
 
     Args:
         path: its safetensors file.
         images: the student's images.
+        allow_code: whether the code that the file names may run.
 
     Returns:
         The teacher in eval mode, with (B, C, H, W) → logits.
 
     Raises:
         CheckpointError: the file is missing or damaged.
+        OptionError: the file names code, which may not run.
     """
-    network = nets.load(path)
+    network = nets.load(path, allow_code=allow_code)
     spec = nets.spec(path)
-    if "mean" not in spec or "std" not in spec:
-        return network
-    own_mean, own_std = statistics(path, spec)
-    if own_mean.shape != images.mean.shape:
+    scale = None if "mean" not in spec or "std" not in spec else statistics(path, spec)
+    return converted(network, images, scale=scale, size=told(path, spec, "input_size"), what=str(path))
+
+
+def converted(
+    network: nn.Module,
+    images: Images,
+    *,
+    scale: tuple[Tensor, Tensor] | None,
+    size: tuple[int, int] | None,
+    what: str,
+) -> nn.Module:
+    """Let a network convert images that are standardized for the student to what it was trained on.
+
+    Args:
+        network: the teacher.
+        images: the student's.
+        scale: mean (C,) and deviation (C,) of the teacher's images; None = the student's. Grey images are taken for
+            colour by a teacher of three channels.
+        size: height and width of the teacher's images; None = the student's.
+        what: the teacher, for the message.
+
+    Returns:
+        The same network.
+
+    Raises:
+        CheckpointError: the student's images have other channels.
+    """
+    own_mean, own_std = (images.mean, images.std) if scale is None else scale
+    if len(own_mean) != len(images.mean) != 1:
         raise CheckpointError(
-            f"{path} expects images of {len(own_mean)} channels, but the data have {len(images.mean)}; take another one"
+            f"{what} expects images of {len(own_mean)} channels, but the data have {len(images.mean)}; take another one"
         )
-    if torch.equal(own_mean, images.mean) and torch.equal(own_std, images.std):
+    same_scale = torch.equal(own_mean, images.mean) and torch.equal(own_std, images.std)
+    if same_scale and size in (None, images.shape[1:]):
         return network
-    scale = (images.std / own_std)[:, None, None]
+    factor = (images.std / own_std)[:, None, None]
     offset = ((images.mean - own_mean) / own_std)[:, None, None]
 
     def convert(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         first = inputs[0]
-        return (first * scale.to(first.device, first.dtype) + offset.to(first.device, first.dtype), *inputs[1:])
+        if not same_scale:
+            first = first * factor.to(first.device, first.dtype) + offset.to(first.device, first.dtype)
+        if size is not None and tuple(first.shape[2:]) != size:
+            resized = F.interpolate(first.float(), size, mode="bilinear", antialias=True, align_corners=False)
+            first = resized.to(first.dtype)
+        return first, *inputs[1:]
 
     network.register_forward_pre_hook(convert)
     return network
@@ -125,36 +181,3 @@ def statistics(path: Path, spec: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     if mean is None or std is None:
         raise CheckpointError(f"{path} does not say how its images are standardized; give a file of a run")
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
-
-
-def told(path: Path, spec: Mapping[str, Any], key: str) -> Any:
-    """Read what a network's file says beside its weights, of the keys that hold JSON.
-
-    Args:
-        path: the file, for the message.
-        spec: what ``nets.spec`` returned.
-        key: one of those that `metadata` writes as JSON.
-
-    Returns:
-        A tuple of texts (``classes``, ``turned``, ``taps``) or of numbers (``mean``, ``std``), or a number
-        (``image_size``, ``held_out``); None where nothing is said.
-
-    Raises:
-        CheckpointError: something else stands there.
-    """
-    try:
-        value = parse_json(spec.get(key, "null"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} has a damaged description ({key}: {error}); save the network again") from error
-    if value is None:
-        return None
-    kind = _LISTS.get(key)
-    if kind is not None and isinstance(value, list) and all(_is(one, kind) for one in value):
-        return tuple(value)
-    if kind is None and _is(value, float):
-        return value
-    raise CheckpointError(f"{path} has a damaged description ({key}); save the network again")
-
-
-def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)

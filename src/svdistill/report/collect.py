@@ -70,9 +70,9 @@ class RunView:
 
     @property
     def teacher(self) -> str | None:
-        """Name of the teacher's recipe, or the path of its file; None without a teacher."""
+        """Name of the teacher's recipe or network, or the path of its file; None without a teacher."""
         teacher = self.recipe.get("teacher") or {}
-        return teacher.get("recipe") or teacher.get("checkpoint")
+        return teacher.get("recipe") or teacher.get("checkpoint") or (teacher.get("model") or {}).get("name")
 
 
 class Key(NamedTuple):

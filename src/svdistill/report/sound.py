@@ -28,6 +28,9 @@ def recipe_fault(recipe: Mapping[str, Any]) -> str:
         owner = (recipe.get(section) or {}) if section else recipe
         if not isinstance(owner.get(last, ""), str | None):
             return f"{key} is not text"
+    outside = (recipe.get("teacher") or {}).get("model") or {}
+    if not isinstance(outside, Mapping) or not isinstance(outside.get("name", ""), str):
+        return "teacher.model.name is not text"
     if not _is_seed(recipe.get("seed", 0)):
         return "seed is not a whole number from 0"
     losses = recipe.get("loss")

@@ -153,7 +153,9 @@ def _remembering(load: Callable[[Recipe], Images], *, size: int = 8) -> Callable
         settings = recipe.to_dict()
         # The seed chooses the labelled images.
         seed = None if recipe.data.train_size is None else recipe.seed
-        name = json.dumps([settings["data"], recipe.train.batch_size, bool(recipe.loss), seed])
+        # A network that begins with trained weights has images of its own scale.
+        network = settings["model"] if recipe.model.trained or recipe.model.mean else None
+        name = json.dumps([settings["data"], recipe.train.batch_size, bool(recipe.loss), seed, network])
         if name not in kept:
             while len(kept) >= size:
                 del kept[next(iter(kept))]

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from svdistill.jobs.doctor.networks import look_at_taps, look_at_teacher
 from svdistill.jobs.doctor.trial import Trial, try_steps
 from svdistill.jobs.run import Run
 from svdistill.jobs.train import assemble, check_made_with, launch, prepared
-from svdistill.recipes import Recipe, build, weights
+from svdistill.recipes import Recipe, build, outside, weights
 from svdistill.recipes.images import Images
 
 _GRAVEST = ("wrong", "look", "note")
@@ -108,7 +109,7 @@ def _teacher(
     line: Sequence[Recipe], images: Sequence[Images], runs: Path, engine: training.Engine
 ) -> tuple[TeacherFindings | None, nn.Module | None]:
     """Return what is found of the teacher, and its network: with fresh weights where it is yet to be trained."""
-    settings = line[0].teacher
+    settings, allowed = line[0].teacher, line[0].allow_code
     if settings is None:
         return None, None
     if len(line) > 1:
@@ -117,10 +118,17 @@ def _teacher(
             fresh = build.model(line[1], images[1]).eval()
             return TeacherFindings(name=line[1].name, file=None), fresh
         name, file, own = line[1].name, run.student_file, images[1]
+    elif settings.model is not None:
+        with TemporaryDirectory() as folder:  # nothing is written to the runs
+            file = outside.keep(line[0], images[0], Path(folder))
+            network = weights.load_teacher(file, images[0], allow_code=allowed).to(engine.device)
+            name = settings.model.name
+            found = look_at_teacher(name, file, network, student=images[0], own=None, engine=engine)
+        return replace(found, file=name), network
     else:
         name, file, own = str(settings.checkpoint), Path(str(settings.checkpoint)), None
-    network = weights.load_teacher(file, images[0]).to(engine.device)
-    return look_at_teacher(name, file, network, student=images[0], own=own, engine=engine), network
+    network = weights.load_teacher(file, images[0], allow_code=allowed).to(engine.device)
+    return look_at_teacher(name, file, network, student=images[0], own=own, engine=engine, allow_code=allowed), network
 
 
 def _teachers(line: Sequence[Recipe], images: Sequence[Images], runs: Path) -> float:

@@ -27,7 +27,14 @@ def sample(source: ImageSource, size: int) -> ImageSource:
 
 
 def look_at_teacher(
-    name: str, file: Path, teacher: nn.Module, *, student: Images, own: Images | None, engine: training.Engine
+    name: str,
+    file: Path,
+    teacher: nn.Module,
+    *,
+    student: Images,
+    own: Images | None,
+    engine: training.Engine,
+    allow_code: bool = False,
 ) -> TeacherFindings:
     """Read what a trained teacher says of itself, and measure it.
 
@@ -38,6 +45,7 @@ def look_at_teacher(
         student: the student's images.
         own: the teacher's images, standardized for it; None where they are not known.
         engine: device and precision.
+        allow_code: whether the code that the file names may run.
     """
     spec = nets.spec(file)
     classes = weights.told(file, spec, "classes")
@@ -49,7 +57,7 @@ def look_at_teacher(
         measured = len(part)
     elif own is not None and own.test.classes == classes:
         part = sample(own.watched, MEASURED)
-        network = nets.load(file).to(engine.device)
+        network = nets.load(file, allow_code=allow_code).to(engine.device)
         accuracy = training.evaluate(engine, network, part, mean=own.mean, std=own.std)["accuracy"]
         measured = len(part)
     mean, std = weights.told(file, spec, "mean"), weights.told(file, spec, "std")

@@ -1,0 +1,82 @@
+"""A run with networks from outside: trained, found again, measured, and never run without leave."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.nets.own_code import Small
+
+import svdistill
+from svdistill import jobs
+from svdistill.cli.app import run as cli
+from svdistill.errors import OptionError, RecipeError
+from svdistill.jobs import Run
+
+OWN = "tests.nets.own_code:Small"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe whose student is code, as is its teacher, the weights of which a script has saved."""
+    folder = tmp_path_factory.mktemp("outside")
+    torch.manual_seed(2)
+    torch.save({"model": Small(10, 1, named=True).state_dict()}, folder / "teacher.pt")
+    told: dict[str, Any] = {"mean": [0.5], "std": [0.25], "image_size": 12, "arguments": {"named": True}}
+    settings = {
+        "data": {"name": "digits", "train_size": 20},
+        "model": {"name": OWN, "arguments": {"width": 2}, "taps": ["first", "second"]},
+        "teacher": {"model": {"name": OWN, "checkpoint": "teacher.pt", **told}, "taps": ["first", "second"]},
+        "loss": "svd",
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "train": {"epochs": 1, "batch_size": 10, "device": "cpu"},
+    }
+    (folder / "mine.yaml").write_text(json.dumps(settings))
+    return folder / "mine.yaml"
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Path) -> Run:
+    """Train it."""
+    return jobs.train(recipe, overrides=["allow_code=true"], runs=recipe.parent / "runs")
+
+
+def test_without_leave_nothing_runs(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, before work starts; no folder is made."""
+    runs = recipe.parent / "none"
+    assert cli(["train", str(recipe), "--runs", str(runs)]) == 2
+    assert "is code, which runs only where you allow it: --allow-code" in " ".join(capsys.readouterr().err.split())
+    assert not runs.exists()
+
+
+def test_a_run(run: Run, recipe: Path) -> None:
+    """It is found again, gives no leave itself, and keeps its teacher beside the runs."""
+    assert "allow_code" not in run.record.recipe()
+    assert not run.recipe.allow_code
+    assert run.has_its_recipe
+    (teacher,) = (recipe.parent / "runs" / "teachers").iterdir()
+    assert svdistill.nets.spec(teacher)["arguments"] == {"named": True}
+    again = jobs.train(recipe, overrides=["allow_code=true"], runs=recipe.parent / "runs")
+    assert again.path == run.path
+    with pytest.raises(RecipeError, match="is code, which runs only where"):
+        jobs.train(run.recipe, runs=recipe.parent / "runs")
+
+
+def test_its_student(run: Run) -> None:
+    """It is loaded and measured where its code may run."""
+    with pytest.raises(OptionError, match="code which runs only where you allow it"):
+        run.student()
+    assert isinstance(run.student(allow_code=True), Small)
+    with pytest.raises(OptionError, match="code which runs only where you allow it"):
+        jobs.evaluate(run.path)
+    assert jobs.evaluate(run.path, allow_code=True)["accuracy"] == run.summary["accuracy"]
+
+
+def test_a_stored_teacher(recipe: Path) -> None:
+    """What is stored of it gives the same training as the teacher itself."""
+    settings, runs = ["allow_code=true", "teacher.views=1"], recipe.parent / "stored"
+    live = jobs.train(recipe, overrides=[*settings, "teacher.live=true"], runs=runs)
+    stored = jobs.train(recipe, overrides=settings, runs=runs)
+    assert stored.metrics[-1]["loss"] == pytest.approx(live.metrics[-1]["loss"], rel=1e-4)
+    assert any((runs / "knowledge").iterdir())

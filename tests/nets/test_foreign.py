@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from svdistill.errors import OptionError
-from svdistill.nets import Taps, create, default_taps, load, names, save
+from svdistill.errors import OptionError, SvdistillWarning
+from svdistill.nets import Taps, create, default_taps, foreign, load, names, save, spec
+from svdistill.nets.outputs import find_logits
 from svdistill.nets.zoo import check_name
 
 # Without CUDA libraries torchvision's compiled operators cannot be loaded, and declaring these two is all that its
@@ -29,10 +30,10 @@ def installed(library: str) -> None:
     pytest.importorskip(library)
 
 
-@pytest.mark.parametrize("library", ["timm", "torchvision"])
+@pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
 def test_not_installed(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that is not there is named, with the way to get it."""
-    for module in (library, f"{library}.models"):
+    for module in (library, f"{library}.models", f"{library}.models.auto.modeling_auto"):
         monkeypatch.setitem(sys.modules, module, None)
     for call in (lambda n: create(n, num_classes=2), check_name, default_taps):
         with pytest.raises(OptionError, match=f"{library} is not installed; 'pip install {library}'"):
@@ -92,6 +93,18 @@ def test_logits_in_train_mode() -> None:
         ("timm", {"name": "timm:resnet19"}, "timm has no network 'resnet19'; did you mean 'resnet1"),
         ("torchvision", {"name": "torchvision:resnet19"}, "torchvision has no network 'resnet19'; did you mean"),
         ("timm", {"name": "timm:resnet18", "width": 0.5}, "width is 0.5, but 'timm:resnet18' has a width of its own"),
+        ("timm", {"name": "timm:resnet18", "arguments": {"drop_rat": 1}}, "drop_rat: unknown to .*'drop_rate'"),
+        (
+            "timm",
+            {"name": "timm:resnet18", "arguments": {"checkpoint_path": "x"}},
+            "checkpoint_path: not for",
+        ),
+        ("torchvision", {"name": "torchvision:resnet18", "arguments": {"grups": 1}}, "grups: unknown to .*'groups'"),
+        ("transformers", {"name": "transformers:vitt"}, "transformers has no image model 'vitt'; did you mean 'vit'"),
+        ("transformers", {"name": "transformers:vit", "arguments": {"hiden_size": 8}}, "hiden_size: .*'hidden_size'"),
+        ("transformers", {"name": "transformers:vit", "arguments": {"auto_map": {}}}, "auto_map: unknown to 'vit'"),
+        ("transformers", {"name": "transformers:vit", "pretrained": True}, "names a type, which has no weights"),
+        ("transformers", {"name": "transformers:clip_vision_model"}, "has no image classifier of 'clip_vision_model'"),
         ("torchvision", {"name": "torchvision:resnet18", "in_channels": 1}, "in_channels is 1, but networks of"),
     ],
 )
@@ -119,3 +132,112 @@ def test_no_taps_of_their_own(library: str) -> None:
     installed(library)
     with pytest.raises(OptionError, match=r"name them in model\.taps"):
         default_taps(f"{library}:resnet18")
+
+
+TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+TRANSFORMER |= {"image_size": 16, "patch_size": 8}
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SWIN = {"image_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2]}
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "arguments", "width"),
+    [
+        ("transformers:vit", 3, TRANSFORMER, 3),
+        ("transformers:vit", 0, TRANSFORMER, 16),
+        ("transformers:clip_vision_model", 0, TRANSFORMER, 16),
+        ("transformers:swin", 3, SWIN, 3),
+        ("timm:vit_tiny_patch16_224", 0, {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 1}, 24),
+        ("torchvision:resnet18", 0, {}, 512),
+    ],
+)
+def test_with_arguments_and_without_a_classifier(
+    name: str, classes: int, arguments: dict[str, Any], width: int, tmp_path: Path
+) -> None:
+    """What is saved says its arguments, and gives the same numbers when it is loaded."""
+    installed(name.partition(":")[0])
+    torch.manual_seed(0)
+    network = create(name, num_classes=classes, arguments=arguments)
+    path = tmp_path / "net.safetensors"
+    save(network, path, name=name, num_classes=classes, in_channels=3, width=1.0, arguments=arguments)
+    assert spec(path).get("arguments", {}) == arguments
+    images = torch.rand(2, 3, 16, 16)
+    found = find_logits(network.eval()(images))
+    assert found.shape == (2, width)
+    assert torch.equal(find_logits(load(path)(images)), found)
+
+
+def test_a_folder_of_transformers(tmp_path: Path) -> None:
+    """Weights in half precision come as float32; another number of classes begins afresh; the file needs no folder."""
+    installed("transformers")
+    from transformers import SwinConfig, SwinForImageClassification
+
+    torch.manual_seed(0)
+    source = SwinForImageClassification(SwinConfig(**SWIN, num_labels=7)).eval()
+    source.half().save_pretrained(tmp_path / "swin")
+    scale = '{"image_mean": [0.5, 0.25, 0.75], "image_std": [0.5, 1, 2], "size": {"shortest_edge": 20}}'
+    (tmp_path / "swin" / "preprocessor_config.json").write_text(scale)
+    name = f"transformers:{tmp_path / 'swin'}"
+    assert foreign.configuration(name) == (7, (16, 16), (0.5, 0.25, 0.75), (0.5, 1, 2))
+    network = create(name, num_classes=7, pretrained=True)
+    images = torch.rand(2, 3, 16, 16)
+    logits = network.eval()(images).logits
+    assert torch.allclose(logits, source.float()(images).logits, atol=1e-6)
+    save(network, tmp_path / "net.safetensors", name=name, num_classes=7, in_channels=3, width=1.0)
+    (tmp_path / "swin").rename(tmp_path / "gone")
+    assert torch.equal(load(tmp_path / "net.safetensors")(images).logits, logits)
+    name = f"transformers:{tmp_path / 'gone'}"
+    with pytest.warns(SvdistillWarning, match=r"have none for classifier\.bias, classifier\.weight, which begin"):
+        assert create(name, num_classes=3, pretrained=True).eval()(images).logits.shape == (2, 3)
+    with pytest.raises(OptionError, match=r"do not fit it: \d+ are missing or of another shape, 'swin\."):
+        create(name, num_classes=7, pretrained=True, arguments={"embed_dim": 4})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        (
+            "timm:vit_small_patch14_dinov2",
+            {"img_size": 98},
+            (0, (98, 98), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ),
+        ("timm:resnet18", {}, (1000, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+        ("torchvision:vit_b_16", {}, (1000, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+    ],
+)
+def test_what_their_configuration_says(name: str, arguments: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    """Classes, image size and normalization of trained weights."""
+    installed(name.partition(":")[0])
+    assert foreign.configuration(name, arguments=arguments) == expected
+
+
+def test_weights_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are fitted to another number of classes, or to none; auxiliary classifiers are left out."""
+    installed("torchvision")
+    from torchvision import models
+
+    torch.manual_seed(0)
+    source = models.googlenet(init_weights=False)
+    state = source.state_dict()
+    monkeypatch.setattr(models.GoogLeNet_Weights, "get_state_dict", lambda *_, **__: state)
+    for classes in (1000, 3, 0):
+        network = create("torchvision:googlenet", num_classes=classes, pretrained=True)
+        assert torch.equal(network.conv1.conv.weight, source.conv1.conv.weight)
+        assert network.eval()(torch.rand(1, 3, 32, 32)).shape == (1, classes or 1024)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18", "transformers:owner/name"])
+def test_out_of_reach(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Weights that are neither here nor to be had are one line that says what to do."""
+    installed(name.partition(":")[0])
+    if name.startswith("torchvision:"):
+        monkeypatch.setattr("socket.socket.connect", lambda *_: (_ for _ in ()).throw(OSError("no network")))
+        monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    else:
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OptionError, match=r"cannot be had .*; look at the (name and the )?connection") as caught:
+        create(name, num_classes=3, pretrained=True)
+    assert "\n" not in str(caught.value)

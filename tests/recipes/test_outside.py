@@ -1,12 +1,15 @@
 """Networks from outside in recipes: whose code may run, what weights they begin with, and what a teacher is shown."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tests.nets.own_code import Small
+from tests.nets.test_foreign import installed
 from tests.recipes.small import checked
 from torch import Tensor
 
@@ -164,6 +167,36 @@ def test_a_teacher_of_other_classes(tmp_path: Path) -> None:
         checked(taught(teacher, "soft-target"))
     with pytest.raises(CheckpointError, match=r"^teacher\.model: checkpoint: .* head\.weight is \(7, 8\) there"):
         checked(taught({**teacher, "arguments": {"num_classes": 10}}))
+
+
+def test_the_classes_of_a_teacher(saved: Path, tmp_path: Path) -> None:
+    """A file of ours names them, and the size of its images; of others a warning says what was assumed."""
+    with pytest.warns(SvdistillWarning, match=r"^teacher\.model: nobody names its classes, which are taken for the"):
+        checked(taught({"checkpoint": str(saved), **SCALE}, "soft-target"))
+    ours = tmp_path / "ours.safetensors"
+    about: dict[str, Any] = {"num_classes": 10, "in_channels": 1, "width": 1}
+    extra = {"mean": "[0.25]", "std": "[0.75]", "image_size": "12", "classes": json.dumps([*"1023456789"])}
+    nets.save(Small(10, 1), ours, name=OWN, **about, extra=extra)
+    recipe = taught({"checkpoint": str(ours)}, "soft-target")
+    made = outside.make(recipe, load_images(recipe))
+    assert (made.scale, made.size) == (((0.25,), (0.75,)), (12, 12))
+    with pytest.raises(RecipeError, match=r"^teacher: its class '1' stands where the student's '0' does, but soft-"):
+        checked(recipe)
+
+
+def test_a_student_s_own_image_size(tmp_path: Path) -> None:
+    """Where neither recipe nor data set says it, images have the size that the network was made for."""
+    installed("timm")
+    for part, name in product(("train", "val"), "ab"):
+        (tmp_path / part / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (9, 9), (number * 99, 0, 0)).save(tmp_path / part / name / f"{number}.png")
+    model = {"name": "timm:vit_tiny_patch16_224", "arguments": {"img_size": 48, "depth": 1}}
+    data = {"name": "image-folder", "root": str(tmp_path)}
+    recipe = recipes.validate({**STUDENT, "data": data, "model": model, "train": {"epochs": 1, "batch_size": 2}})
+    assert load_images(recipe).shape == (3, 48, 48)
+    trained = {**model, "mean": [0.5] * 3, "std": [0.25] * 3}
+    assert load_images(recipes.validate({**recipe.to_dict(), "model": trained})).mean.tolist() == [0.5] * 3
 
 
 def test_a_student_begins_with_weights(saved: Path, tmp_path: Path) -> None:

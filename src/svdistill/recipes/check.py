@@ -99,7 +99,7 @@ def check(
         _check_capture(recipe, images, Distiller(student), processes=processes)
         return ()
     assert recipe.teacher is not None
-    helper = _untrained_teacher(recipe, images, teacher_recipe, teacher_images)
+    helper, classes = _untrained_teacher(recipe, images, teacher_recipe, teacher_images)
     # Taps that are named but not compared must be there all the same: the report looks at them.
     names, other = recipe.model.taps or (), recipe.teacher.taps or ()
     compared = build.reads_maps(criteria)
@@ -120,9 +120,8 @@ def check(
     if compared:
         _check_taps(criteria, ours, theirs)
         _check_storable(recipe, criteria, ours, theirs)
-    _check_classes(recipe, criteria, images, teacher_images, ours.logits, theirs.logits)
-    if recipe.teacher.checkpoint is not None:
-        _warn_of_what_is_not_said(str(recipe.teacher.checkpoint), criteria)
+    _check_classes(criteria, images, classes, ours.logits, theirs.logits)
+    _warn_of_what_is_not_said(recipe, criteria, classes)
     with named("loss"):
         whole = build.distiller(recipe, student, helper, teacher_recipe=teacher_recipe)
         adapted = whole.prepare(noise(images))
@@ -202,25 +201,25 @@ def _check_images_together(recipe: Recipe, criteria: Losses, *, processes: int) 
 
 def _untrained_teacher(
     recipe: Recipe, images: Images, teacher_recipe: Recipe | None, teacher_images: Images | None
-) -> nn.Module:
-    """Make the teacher as it will be, its weights aside where they are yet to be trained."""
+) -> tuple[nn.Module, tuple[str, ...] | None]:
+    """Make the teacher as it will be, its weights aside where they are yet to be trained; name its classes."""
     assert recipe.teacher is not None
     if recipe.teacher.model is not None:
         made = outside.make(recipe, images)
         outside.warn_of_guesses(recipe, made)
-        return outside.ready(made, images)
+        return outside.ready(made, images), made.classes
     if teacher_recipe is None:
         path = Path(str(recipe.teacher.checkpoint))
         with named("teacher.checkpoint"):
             network, spec = weights.load_teacher(path, images, allow_code=recipe.allow_code), nets.spec(path)
         _check_held_out(recipe, path, spec)
-        size, home = spec.get("image_size"), spec.get("data")
+        size, home, classes = spec.get("image_size"), spec.get("data"), weights.told(path, spec, "classes")
         key = ""
     else:
         assert teacher_images is not None
         with named("teacher.recipe"):
             network = build.model(teacher_recipe, teacher_images)
-        size, home = teacher_images.shape[1], teacher_recipe.data.name
+        size, home, classes = teacher_images.shape[1], teacher_recipe.data.name, teacher_images.train.classes
         key = " or, for both, teacher.overrides.data.image_size too"
     # A teacher of another data set may have seen images of another size: its taps serve all the same.
     if size is not None and home == recipe.data.name and int(size) != images.shape[1]:
@@ -228,7 +227,7 @@ def _untrained_teacher(
             f"data.image_size: the student's images are {images.shape[1]} pixels high, the teacher's {size}; "
             f"take data.image_size={size}{key}"
         )
-    return network
+    return network, classes
 
 
 def _check_held_out(recipe: Recipe, path: Path, spec: Mapping[str, Any]) -> None:
@@ -310,24 +309,12 @@ def _check_storable(recipe: Recipe, criteria: Losses, student: _Traced, teacher:
 
 
 def _check_classes(
-    recipe: Recipe,
-    criteria: Losses,
-    images: Images,
-    teacher_images: Images | None,
-    logits: Tensor,
-    teacher_logits: Tensor,
+    criteria: Losses, images: Images, theirs: tuple[str, ...] | None, logits: Tensor, teacher_logits: Tensor
 ) -> None:
     """Refuse a teacher of other classes, or of the same in another order, where outputs are compared one by one."""
     by_output = [name for name, criterion in criteria.items() if criterion.reads == "logits"]
     if not by_output:
         return
-    assert recipe.teacher is not None
-    theirs = None
-    if teacher_images is not None:
-        theirs = teacher_images.train.classes
-    elif recipe.teacher.checkpoint is not None:
-        file = Path(recipe.teacher.checkpoint)
-        theirs = weights.told(file, nets.spec(file), "classes")
     pairs = () if theirs is None else zip(theirs, images.train.classes, strict=False)
     other = next((pair for pair in pairs if pair[0] != pair[1]), None)
     if logits.shape != teacher_logits.shape:
@@ -352,13 +339,16 @@ def _warn_of_a_fresh_layer(recipe: Recipe, student: nn.Module, images: Images) -
         )
 
 
-def _warn_of_what_is_not_said(checkpoint: str, criteria: Losses) -> None:
-    """Warn of a teacher's file that lacks what nothing else can tell, and what is done without it."""
-    spec, lacking = nets.spec(checkpoint), []
-    if "classes" not in spec and any(criterion.reads == "logits" for criterion in criteria.values()):
+def _warn_of_what_is_not_said(recipe: Recipe, criteria: Losses, classes: tuple[str, ...] | None) -> None:
+    """Warn of a teacher that lacks what nothing else can tell, and what is done without it."""
+    assert recipe.teacher is not None
+    lacking = []
+    if classes is None and any(criterion.reads == "logits" for criterion in criteria.values()):
         lacking.append("its classes, which are taken for the student's in the same order")
-    if not {"mean", "std"} <= spec.keys():
+    file = recipe.teacher.checkpoint
+    if file is not None and not {"mean", "std"} <= nets.spec(file).keys():
         lacking.append("the mean and deviation of its images, which are taken to be the student's")
     if lacking:
-        told = f"teacher.checkpoint: {checkpoint} does not name {', nor '.join(lacking)}"
+        key = "teacher.model: nobody names" if file is None else f"teacher.checkpoint: {file} does not name"
+        told = f"{key} {', nor '.join(lacking)}"
         warn(SvdistillWarning(f"{told}; save it with them, see docs/networks.md"), stacklevel=1)

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from svdistill import data, training
+from svdistill import data, nets, training
 from svdistill.errors import OptionError, RecipeError
 from svdistill.recipes import normalization
 from svdistill.recipes.data import AugmentSettings, DataSettings, UnlabelledSettings
@@ -104,8 +104,8 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
             images do not have.
         DataError: missing or damaged files, or fewer images than asked for.
     """
-    settings = recipe.data
     check_names(recipe)
+    settings = _sized(recipe)
     dataset, *found = _load(settings, {} if loaded is None else loaded)
     mean, std = normalization.of_student(recipe.model, dataset.train.shape[0], (found[0], found[1]))
     check_augmentation(settings, dataset)
@@ -124,6 +124,17 @@ def load_images(recipe: Recipe, *, loaded: Loaded | None = None) -> Images:
             f"train.batch_size: {recipe.train.batch_size} is more than the {len(labelled)} training images"
         )
     return Images(labelled, dataset.test, mean, std, _unlabelled(recipe, dataset), standardized_by, validation)
+
+
+def _sized(recipe: Recipe) -> DataSettings:
+    """Return the settings of the images, of the size that a network from outside was made for where nothing says it."""
+    settings, network = recipe.data, recipe.model
+    own_size = data.describe(settings.name).shape is not None
+    if settings.image_size is not None or own_size or not nets.foreign.is_of_library(network.name):
+        return settings
+    with named("model"):
+        size = normalization.configured(network, settings.channels or 3).size
+    return settings if size is None else settings.model_copy(update={"image_size": size[0]})
 
 
 def _load(settings: DataSettings, loaded: Loaded) -> tuple[data.Dataset, Tensor, Tensor]:

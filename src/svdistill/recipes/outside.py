@@ -23,6 +23,7 @@ from svdistill.recipes.images import Images
 from svdistill.recipes.models import OutsideSettings
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
+from svdistill.recipes.told import told
 
 FOLDER = "teachers"
 # Of the arguments, those that a recipe's student may not have: the teacher's classes and channels are its own.
@@ -38,6 +39,7 @@ class Outside(NamedTuple):
         in_channels: number of its images' channels.
         scale: mean and deviation of its images; None = the student's.
         size: height and width of its images; None = the student's.
+        classes: their names, where its file tells them.
     """
 
     network: nn.Module
@@ -45,6 +47,7 @@ class Outside(NamedTuple):
     in_channels: int
     scale: normalization.Scale | None
     size: tuple[int, int] | None
+    classes: tuple[str, ...] | None
 
 
 def make(recipe: Recipe, images: Images) -> Outside:
@@ -62,18 +65,20 @@ def make(recipe: Recipe, images: Images) -> Outside:
     settings = _settings(recipe)
     _check_weights(settings)
     with torch.random.fork_rng(devices=[]), named("teacher.model"):
-        torch.manual_seed(0)  # the same random weights for every seed of the student
+        torch.default_generator.manual_seed(0)  # the same random weights for every seed of the student
         channels = _channels(settings, images)
         trained = settings.pretrained or settings.checkpoint is not None
-        told = normalization.configured(settings, channels) if trained else Configuration()
-        classes = _classes(settings, images, told)
+        library = normalization.configured(settings, channels) if trained else Configuration()
+        classes = _classes(settings, images, library)
         network, classes = _with_weights(recipe, settings, classes, channels)
         network.eval()
-    scale = normalization.of_teacher(settings, told, (images.mean, images.std))
+    scale = normalization.of_teacher(settings, library, (images.mean, images.std))
     if scale is not None and len(scale[0]) != channels:
         raise RecipeError(f"teacher.model.mean: {len(scale[0])} numbers for {channels} channels; give one for each")
-    size = told.size if settings.image_size is None else (settings.image_size, settings.image_size)
-    return Outside(network, _counted(classes, network, channels, size or images.shape[1:]), channels, scale, size)
+    size, names = _told(settings)
+    size = size or library.size
+    classes = _counted(classes, network, channels, size or images.shape[1:])
+    return Outside(network, classes, channels, scale, size, names)
 
 
 def ready(made: Outside, images: Images) -> nn.Module:
@@ -99,6 +104,8 @@ def keep(recipe: Recipe, images: Images, folder: Path) -> Path:
     extra = {} if made.scale is None else dict(zip(("mean", "std"), map(json.dumps, made.scale), strict=True))
     if made.size is not None:
         extra["input_size"] = json.dumps(made.size)
+    if made.classes is not None:
+        extra["classes"] = json.dumps(made.classes)
     described: dict[str, Any] = {
         "name": settings.name,
         "num_classes": made.num_classes,
@@ -132,10 +139,10 @@ def slug(settings: OutsideSettings) -> str:
 def warn_of_guesses(recipe: Recipe, made: Outside) -> None:
     """Warn of what is taken from a library's configuration for weights that the library has not trained."""
     settings = _settings(recipe)
-    if settings.checkpoint is None:
+    if settings.checkpoint is None or nets.files.is_ours(settings.checkpoint):
         return
     guessed = []
-    if settings.mean is None and made.scale is not None and not nets.files.is_ours(settings.checkpoint):
+    if settings.mean is None and made.scale is not None:
         mean, std = (", ".join(f"{one:.4g}" for one in numbers) for numbers in made.scale)
         guessed.append(f"mean [{mean}] and deviation [{std}]")
     if settings.image_size is None and made.size is not None:
@@ -173,12 +180,12 @@ def _channels(settings: OutsideSettings, images: Images) -> int:
     return 3 if of_colour and images.shape[0] == 1 else images.shape[0]
 
 
-def _classes(settings: OutsideSettings, images: Images, told: Configuration) -> int | None:
+def _classes(settings: OutsideSettings, images: Images, library: Configuration) -> int | None:
     """Return how many classes a teacher tells apart; None = as its library's weights do."""
     given = settings.arguments.get("num_classes")
     if given is not None:
         return _number(given, "num_classes", least=0)
-    return told.num_classes if settings.pretrained else images.train.num_classes
+    return library.num_classes if settings.pretrained else images.train.num_classes
 
 
 def _number(value: Any, key: str, *, least: int) -> int:
@@ -218,6 +225,18 @@ def _network(recipe: Recipe, settings: OutsideSettings, classes: int | None, cha
         allow_code=recipe.allow_code,
     )
     return create(num_classes=classes)
+
+
+def _told(settings: OutsideSettings) -> tuple[tuple[int, int] | None, tuple[str, ...] | None]:
+    """Return height and width of a teacher's images, as the recipe or a file of ours says, and its classes' names."""
+    side: Any = settings.image_size
+    names = None
+    if settings.checkpoint is not None and nets.files.is_ours(settings.checkpoint):
+        path = Path(settings.checkpoint)
+        spec = nets.spec(path)
+        names = told(path, spec, "classes")
+        side = told(path, spec, "image_size") if side is None else side
+    return None if side is None else (int(side), int(side)), names
 
 
 def _counted(classes: int | None, network: nn.Module, channels: int, size: tuple[int, int]) -> int:

@@ -31,6 +31,42 @@ class Small(nn.Module):
         return Output(self.head(features), features) if self.named else self.head(features)
 
 
+class Tied(nn.Module):
+    """The same layer under two names."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.one = self.two = nn.Linear(64, 64)
+        self.head = nn.Linear(64, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits of images of 64 numbers."""
+        return self.head(self.two(self.one(images.flatten(1))))
+
+
+class Lazy(nn.Module):
+    """A layer that has no shape before it runs."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.LazyLinear(num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits."""
+        return self.head(images.flatten(1))
+
+
+class Counting(nn.Linear):
+    """Keeps a number beside its weights."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(64, num_classes)
+
+    def get_extra_state(self) -> int:
+        """Return the number."""
+        return NUMBER
+
+
 def broken(depth: int) -> nn.Module:
     """Fail."""
     raise KeyError(f"no depth {depth}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.nets.own_code import Small
+from tests.nets.own_code import Counting, Lazy, Small, Tied
 
 import svdistill
 from svdistill.errors import CheckpointError, OptionError
@@ -52,6 +52,29 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="arguments cannot be written as JSON"):
         save(network, tmp_path / "other", name=NAME, width=1.0, arguments={"width": torch.ones(1)}, **SETTINGS)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_layer_of_two_names(tmp_path: Path) -> None:
+    """It is still one after loading."""
+    network, path = Tied(3), tmp_path / "net.safetensors"
+    save(network, path, name="tests.nets.own_code:Tied", num_classes=3, in_channels=1, width=1.0)
+    again = load(path, allow_code=True)
+    assert isinstance(again, Tied)
+    assert again.one.weight is again.two.weight
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(again(images), network(images))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Lazy, r"has no shape for head\.weight before it runs"), (Counting, "keeps a int in its state, _extra_state")],
+)
+def test_what_a_file_cannot_hold(kind: Any, message: str, tmp_path: Path) -> None:
+    """Said so, and nothing is written."""
+    network = kind(3)
+    with pytest.raises(CheckpointError, match=message):
+        save(network, tmp_path / "n", name=f"tests.nets.own_code:{kind.__name__}", width=1.0, **SETTINGS)
+    assert not (tmp_path / "n").exists()
 
 
 def test_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from svdistill import checksums
 from svdistill.atomic import replacing
@@ -62,25 +63,15 @@ def save(
         CheckpointError: the model is not what the settings build, or a key of `extra` is taken.
         OptionError: the settings do not build a network.
     """
-    name, arguments = foreign.portable(
-        name, model, num_classes=num_classes, in_channels=in_channels, arguments=arguments or {}
+    tensors, settings = packed(
+        model, name=name, num_classes=num_classes, in_channels=in_channels, width=width, arguments=arguments
     )
-    settings: dict[str, Any] = {"name": name, "num_classes": num_classes, "in_channels": in_channels, "width": width}
-    if arguments:
-        settings[_ARGUMENTS_KEY] = _plain(arguments)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    # Whoever saves a class of his own has run its code.
-    wrong = _difference(_skeleton(settings, allow_code=True), tensors)
-    if wrong:
-        raise CheckpointError(
-            f"the model to be saved is not a {name!r} of these settings: {wrong}; nothing was written"
-        )
     extra = dict(extra or {})
     taken = sorted(extra.keys() & {*_SPEC, _ARGUMENTS_KEY, _FORMAT_KEY, _CHECKSUM_KEY})
     if taken:
         raise CheckpointError(f"extra must not have the keys {taken}, which describe the model; rename them")
     described = {key: value if isinstance(value, str) else str(value) for key, value in settings.items()}
-    if arguments:
+    if _ARGUMENTS_KEY in settings:
         described[_ARGUMENTS_KEY] = json.dumps(settings[_ARGUMENTS_KEY], sort_keys=True)
     metadata = {_FORMAT_KEY: _FORMAT, **described, **extra}
     content = memoryview(safetensors.torch.save(tensors, metadata))
@@ -91,6 +82,53 @@ def save(
     with replacing(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.write(rest)
+
+
+def packed(
+    model: nn.Module,
+    *,
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    width: float,
+    arguments: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a network's tensors, and the settings that describe it, as `save` writes them.
+
+    Args:
+        model: as for `save`.
+        name: as for `save`.
+        num_classes: as for `save`.
+        in_channels: as for `save`.
+        width: as for `save`.
+        arguments: as for `save`.
+
+    Raises:
+        CheckpointError: the model is not what the settings build, or holds what a file cannot.
+        OptionError: the settings do not build a network.
+    """
+    name, arguments = foreign.portable(
+        name, model, num_classes=num_classes, in_channels=in_channels, arguments=arguments or {}
+    )
+    settings: dict[str, Any] = {"name": name, "num_classes": num_classes, "in_channels": in_channels, "width": width}
+    if arguments:
+        settings[_ARGUMENTS_KEY] = _plain(arguments)
+    state = model.state_dict()
+    odd = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
+    if odd is not None:
+        raise CheckpointError(
+            f"{name!r} keeps a {type(state[odd]).__name__} in its state, {odd}; only tensors are saved"
+        )
+    # Whoever saves a class of his own has run its code.
+    skeleton = _skeleton(settings, allow_code=True)
+    if lazy := next((key for key, one in skeleton.named_parameters() if is_lazy(one)), None):
+        raise CheckpointError(f"{name!r} has no shape for {lazy} before it runs; run it once where it is made")
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    if wrong := _difference(skeleton, tensors):
+        raise CheckpointError(
+            f"the model to be saved is not a {name!r} of these settings: {wrong}; nothing was written"
+        )
+    return _apart(tensors), settings
 
 
 def load(path: str | os.PathLike[str], *, allow_code: bool = False) -> nn.Module:
@@ -122,7 +160,10 @@ def load(path: str | os.PathLike[str], *, allow_code: bool = False) -> nn.Module
     wrong = _difference(model, tensors)
     if wrong:
         raise CheckpointError(f"{path} does not fit the {metadata['name']!r} that it describes: {wrong}; save it again")
-    model.load_state_dict(tensors, assign=True)
+    # Taken as they are, they would no longer be one where the network uses one of them twice.
+    own = [*model.parameters(), *model.buffers()]
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    model.load_state_dict(tensors, assign=len(own) == len(named))
     return model.eval()
 
 
@@ -171,6 +212,17 @@ def _plain(arguments: Mapping[str, Any]) -> Any:
         raise CheckpointError(
             f"arguments cannot be written as JSON ({one_line(error)}); give numbers, texts, lists; nothing was written"
         ) from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of which no two share memory, as the format wants them."""
+    seen: set[int] = set()
+    found = {}
+    for key, value in tensors.items():
+        where = value.untyped_storage().data_ptr()
+        found[key] = value.clone() if where in seen else value
+        seen.add(where)
+    return found
 
 
 def _split(content: memoryview) -> tuple[dict[str, Any], memoryview]:

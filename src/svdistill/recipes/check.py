@@ -89,6 +89,9 @@ def check(
         _check_single(student, images)
     with build.recomputing(recipe, student):
         pass
+    if nets.foreign.is_foreign(recipe.model.name):
+        with named("model"):
+            weights.check_savable(student, recipe=recipe, images=images)
     _warn_of_a_fresh_layer(recipe, student, images)
     criteria = build.losses(recipe)
     _check_mixed(recipe, criteria)

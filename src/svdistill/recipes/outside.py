@@ -90,7 +90,7 @@ def ready(made: Outside, images: Images) -> nn.Module:
 def keep(recipe: Recipe, images: Images, folder: Path) -> Path:
     """Return the file of a teacher from outside, written where it is not there yet.
 
-    It holds all that a run needs of the teacher, so that the run can be repeated whatever becomes of library and hub.
+    By its checksum a run that resumes notices that its teacher, code or what lies on a hub, has become another one.
 
     Args:
         recipe: the student's.

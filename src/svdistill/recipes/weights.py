@@ -60,16 +60,31 @@ def save(model: nn.Module, path: Path, *, recipe: Recipe, images: Images) -> Non
         recipe: what it was made from.
         images: what it was trained on.
     """
-    nets.save(
-        model,
-        path,
-        name=recipe.model.name,
-        num_classes=images.train.num_classes,
-        in_channels=images.shape[0],
-        width=recipe.model.width,
-        arguments=recipe.model.arguments,
-        extra=metadata(recipe, images),
-    )
+    nets.save(model, path, **_described(recipe, images), extra=metadata(recipe, images))
+
+
+def check_savable(model: nn.Module, *, recipe: Recipe, images: Images) -> None:
+    """Make sure before work starts that a network can be saved at its end.
+
+    Args:
+        model: a network of this recipe.
+        recipe: what it was made from.
+        images: what it is trained on.
+
+    Raises:
+        CheckpointError: it holds what a file cannot, or its recipe does not build the same network again.
+    """
+    nets.files.packed(model, **_described(recipe, images))
+
+
+def _described(recipe: Recipe, images: Images) -> dict[str, Any]:
+    return {
+        "name": recipe.model.name,
+        "num_classes": images.train.num_classes,
+        "in_channels": images.shape[0],
+        "width": recipe.model.width,
+        "arguments": recipe.model.arguments,
+    }
 
 
 def begin(model: nn.Module, recipe: Recipe, *, num_classes: int) -> tuple[str, ...]:

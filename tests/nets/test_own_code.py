@@ -26,6 +26,8 @@ def test_code_runs_only_where_it_is_allowed(tmp_path: Path, monkeypatch: pytest.
             OptionError, match=r"'evil:Small' is code, which runs only where you allow it: --allow-code"
         ):
             call("evil:Small")
+    with pytest.raises(OptionError, match="or did you mean 'timm:resnet18'"):
+        check_name("tim:resnet18")
     path = tmp_path / "net.safetensors"
     save(Small(3, 1), path, name="evil:Small", width=1.0, **SETTINGS)
     (tmp_path / "ran").unlink()

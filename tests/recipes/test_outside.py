@@ -165,7 +165,7 @@ def test_a_teacher_of_other_classes(tmp_path: Path) -> None:
     assert checked(taught(teacher)) == ()
     with pytest.raises(RecipeError, match=r"^teacher: it tells 7 classes apart and the student 10, but soft-target"):
         checked(taught(teacher, "soft-target"))
-    with pytest.raises(CheckpointError, match=r"^teacher\.model: checkpoint: .* head\.weight is \(7, 8\) there"):
+    with pytest.raises(CheckpointError, match=r"^teacher\.model\.checkpoint: .* head\.weight is \(7, 8\) there"):
         checked(taught({**teacher, "arguments": {"num_classes": 10}}))
 
 
@@ -227,13 +227,13 @@ def test_a_student_begins_with_weights(saved: Path, tmp_path: Path) -> None:
         ({"checkpoint": "FILE", "mean": [0.5]}, {}, r"^teacher\.model\.mean: mean and std belong together"),
         ({"checkpoint": "FILE", "mean": [127], "std": [1]}, {}, r"^teacher\.model\.mean: expected a list of one"),
         ({"checkpoint": "FILE", "mean": [0.5, 0.5], "std": [1, 1]}, {}, r"^teacher\.model\.mean: 2 numbers for 1"),
-        ({"pretrained": True}, {}, r"^teacher\.model: pretrained: .* is code of your own"),
+        ({"pretrained": True}, {}, r"^teacher\.model\.pretrained: .* is code of your own"),
         ({"pretrained": True, "checkpoint": "FILE"}, {}, r"^teacher\.model\.checkpoint: the weights come from"),
         ({"name": "vgg8"}, {}, r"^teacher\.model: its weights would be random; give pretrained: true or checkpoint"),
         ({"name": "vgg9", "pretrained": False}, {}, r"^teacher\.model\.name: no network is called 'vgg9'; did you"),
-        ({"pretrained": False, "arguments": {"widht": 3}}, {}, r"^teacher\.model: arguments\.widht: .*'width'"),
+        ({"pretrained": False, "arguments": {"widht": 3}}, {}, r"^teacher\.model\.arguments\.widht: .*'width'"),
         ({"pretrained": False, "arguments": {"num_classes": -1}}, {}, r"arguments\.num_classes: expected a whole"),
-        ({"checkpoint": "FILEx", **SCALE}, {}, r"^teacher\.model: checkpoint: no weights at .*w\.ptx; give a file"),
+        ({"checkpoint": "FILEx", **SCALE}, {}, r"^teacher\.model\.checkpoint: no weights at .*w\.ptx; give a file"),
         ({"pretrained": False}, {"name": "tests.nets.own_code:nine"}, r"^model\.name: .* has no 'nine'"),
         ({"pretrained": False, "tap": 3}, {}, r"^teacher\.model\.tap: unknown key; known: name"),
     ],

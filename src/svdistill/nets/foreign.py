@@ -1,6 +1,7 @@
 """Networks of other libraries and of the user's own code, by name."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
@@ -126,8 +127,12 @@ def _find(name: str, *, allow_code: bool) -> tuple[Library, str]:
     if is_of_library(name):
         return LIBRARIES[first], short
     if not allow_code:
+        meant = get_close_matches(
+            first, LIBRARIES, n=1, cutoff=0.75
+        )  # a library's name, misspelt, looks like a module's
         raise OptionError(
             f"{name!r} is code, which runs only where you allow it: --allow-code on the command line, allow_code: true "
             "in your own recipe file, allow_code=True in Python"
+            + (f"; or did you mean '{meant[0]}:{short}'?" if meant else "")
         )
     return _OWN, name

@@ -1,11 +1,15 @@
 """Names in a recipe that its schema does not know: data sets and networks."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from svdistill import data, nets
 from svdistill.errors import OptionError, RecipeError, SvdistillError, nearest
 from svdistill.recipes.schema import Recipe
+
+# Where a message begins with a setting below the key, which it follows after a dot.
+_OF_A_NETWORK = re.compile(r"(arguments(\.\w+)?|checkpoint|pretrained): ")
 
 
 @contextmanager
@@ -19,10 +23,10 @@ def named(key: str) -> Iterator[None]:
     """
     try:
         yield
-    except OptionError as error:
-        raise RecipeError(f"{key}: {error}") from error
     except SvdistillError as error:
-        raise type(error)(f"{key}: {error}") from error
+        text = str(error)
+        kind = RecipeError if isinstance(error, OptionError) else type(error)
+        raise kind(f"{key}{'.' if _OF_A_NETWORK.match(text) else ': '}{text}") from error
 
 
 def check_names(*recipes: Recipe, code: bool = True) -> None:

@@ -15,6 +15,7 @@ NAMES = {
     "SVDLoss",
     "TeacherCache",
     "__version__",
+    "backward",
     "combine",
     "compare",
     "data",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from svdistill.nets import load
     from svdistill.sweep import compare
     from svdistill.teacher_cache import TeacherCache
+    from svdistill.training.backward import backward
 
 __all__ = [
     "DistillOutput",
@@ -22,6 +23,7 @@ __all__ = [
     "SVDLoss",
     "TeacherCache",
     "__version__",
+    "backward",
     "combine",
     "compare",
     "data",
@@ -48,6 +50,7 @@ _HOMES = {
     "Run": "svdistill.jobs",
     "SVDLoss": "svdistill.losses",
     "TeacherCache": "svdistill.teacher_cache",
+    "backward": "svdistill.training",
     "combine": "svdistill.gradients",
     "compare": "svdistill.sweep",
     "evaluate": "svdistill.jobs",

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -203,6 +204,97 @@ def combine(
     return tuple(combined)
 
 
+@torch.no_grad()
+def combine_all(
+    main: Sequence[Tensor | None],
+    transfer: Sequence[Tensor | None],
+    *,
+    beside: Sequence[bool],
+    epoch: float | Tensor,
+    clip: Clip,
+    bound: float = BOUND,
+    health: TransferHealth | None = None,
+) -> tuple[Tensor | None, ...]:
+    """Combine the student's gradients as :func:`combine` does, and bound those of what learns beside it by them.
+
+    What learns beside the student (adapters, a loss's own regressor) is reached by transfer losses alone, so that no
+    main gradient can bound its own. Where the student's transfer gradient is bounded, its norm, over all of it
+    together, is instead kept at or below that of the student's combined gradient. One that is not finite is dropped.
+
+    Args:
+        main: as in :func:`combine`, for all that learns.
+        transfer: in the same order.
+        beside: which of them learn beside the student.
+        epoch: from 0.
+        clip: the rule.
+        bound: of ``own_norm``.
+        health: where to add what became of the student's transfer gradient.
+
+    Returns:
+        One gradient for each variable; None where both were None.
+
+    Raises:
+        OptionError: see :func:`combine`.
+        ShapeError: see :func:`combine`.
+    """
+
+    def part(of: Sequence[Tensor | None], chosen: bool) -> list[Tensor | None]:
+        return [g for g, one in zip(of, beside, strict=True) if one is chosen]
+
+    rule: dict[str, Any] = {"epoch": epoch, "clip": clip, "bound": bound, "health": health}
+    combined = combine(part(main, False), part(transfer, False), **rule)
+    if not any(beside):
+        return combined
+    sums = [added(m, t) for m, t in zip(part(main, True), part(transfer, True), strict=True)]
+    theirs, ours = iter(combined), iter(_bounded(sums, by=None if clip == "none" else combined))
+    return tuple(next(ours) if one else next(theirs) for one in beside)
+
+
+def differentiate(loss: Tensor, parameters: Sequence[Tensor], *, keep_graph: bool = False) -> tuple[Tensor | None, ...]:
+    """Return the gradient of a loss for each parameter, and leave ``.grad`` as it is.
+
+    Args:
+        loss: 0-dim.
+        parameters: for which.
+        keep_graph: whether another loss is still to be differentiated in the same graph.
+
+    Returns:
+        One gradient for each parameter; None where the loss does not reach it.
+    """
+    if not loss.requires_grad:  # the loss reaches nothing, for instance because every sample was set aside
+        return (None,) * len(parameters)
+    return torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
+
+
+def added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Return the sum of two gradients, either of which may be None."""
+    return second if first is None else first if second is None else first + second
+
+
+def _bounded(gradients: Sequence[Tensor | None], *, by: Sequence[Tensor | None] | None) -> list[Tensor | None]:
+    """Drop gradients that are not finite, and scale the others down together to the norm of those that bound them."""
+    there = [g for g in gradients if g is not None]
+    if not there:
+        return list(gradients)
+    norms = _norms(there)
+    sound = norms.isfinite()
+    factor = torch.ones_like(norms[0])
+    if by is not None:
+        whole = torch.linalg.vector_norm(torch.where(sound, norms, 0.0))
+        limits = [g for g in by if g is not None]
+        limit = torch.linalg.vector_norm(_norms(limits)) if limits else torch.zeros_like(whole)
+        factor = torch.where(whole > limit, limit / whole, factor)
+    scaled = iter([torch.where(ok, g * factor, 0.0).to(g.dtype) for g, ok in zip(there, sound, strict=True)])
+    return [None if g is None else next(scaled) for g in gradients]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether a tensor is spread over several processes, as `fully_shard` leaves a parameter and its gradient."""
+    # To import it takes seconds; where nobody has, there is none.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def _add_on_cpu(main: Sequence[Tensor], transfer: Sequence[Tensor], factors: Tensor, sound: Tensor) -> list[Tensor]:
     """Return g_m + factor · g_t of each variable, g_m alone where g_t is not sound, in one pass each."""
     # The factor may be below float32 (1e-30 / 1e+25) though the product is not: its root, applied twice, stays inside.
@@ -248,7 +340,10 @@ def _check(
 
 
 def _norms(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the 2-norm of each gradient in float64, shape (n,)."""
+    """Return the 2-norm of each gradient in float64, shape (n,); of one that is sharded that of the whole."""
+    if any(map(is_sharded, gradients)):
+        norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
+        return torch.stack([n.full_tensor() if is_sharded(n) else n for n in norms])
     if gradients[0].device.type == "cpu":  # five times faster here than the batched call, which has no fast way there
         return torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients])
     return torch.stack(torch._foreach_norm(list(gradients), 2, torch.float64))

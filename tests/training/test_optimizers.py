@@ -96,15 +96,17 @@ def test_frozen_parameters_are_left_out():
 
 
 def test_main_decay_is_added_to_weights_only():
-    """A weight gets λ θ more, λ θ alone where there was no gradient, and a bias stays as it was."""
+    """A weight gets λ θ more, λ θ alone where only another loss reaches it, and a bias stays as it was."""
     net = nn.Linear(2, 1).double()
     other = nn.Parameter(torch.full((1, 1), 3.0, dtype=torch.float64))
     optimizer = make_optimizer("sgd", [net.weight, other, net.bias], lr=0.1, weight_decay=0.5)
     gradient, bias = torch.ones(1, 2).double(), torch.ones(1).double()
-    weight, alone, same = add_main_decay(optimizer, (gradient, None, bias))
+    transfer = (None, torch.ones(1, 1).double(), None)
+    weight, alone, same = add_main_decay(optimizer, (gradient, None, bias), besides=transfer)
     assert torch.equal(weight, 1 + 0.5 * net.weight)
     assert torch.equal(alone, torch.full((1, 1), 1.5).double())
     assert same is bias
+    assert add_main_decay(optimizer, (gradient, None, bias))[1] is None
     assert torch.equal(gradient, torch.ones(1, 2).double())
     assert not weight.requires_grad
 

@@ -1,5 +1,6 @@
 """Training: engine, step, loop, evaluation, checkpoints."""
 
+from svdistill.training.backward import Backward, backward
 from svdistill.training.buffered import BufferedSteps
 from svdistill.training.engine import Engine, launch
 from svdistill.training.evaluate import evaluate
@@ -16,6 +17,7 @@ from svdistill.training.step import Examples, Learner, StepResult, step, take_st
 from svdistill.training.steps import obstacle_to_buffers, obstacle_to_capture
 
 __all__ = [
+    "Backward",
     "BufferedSteps",
     "Engine",
     "Examples",
@@ -28,6 +30,7 @@ __all__ = [
     "Stage",
     "StepResult",
     "TrainingPlan",
+    "backward",
     "evaluate",
     "fit",
     "has_checkpoint",

@@ -119,22 +119,34 @@ def _lay_alike(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                 kept[key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
 
-def add_main_decay(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+def add_main_decay(
+    optimizer: torch.optim.Optimizer,
+    gradients: Sequence[Tensor | None],
+    *,
+    besides: Sequence[Tensor | None] | None = None,
+) -> tuple[Tensor | None, ...]:
     """Add λ θ, the gradient of ½ λ ‖θ‖², to the main gradient of each parameter θ whose group has ``main_decay`` λ.
+
+    Decay alone is no reason to change a parameter that no loss reaches, as in a stage without the main task.
 
     Args:
         optimizer: from :func:`make_optimizer`; one without ``main_decay`` changes nothing.
         gradients: in the order of :func:`trained`; left as they are.
+        besides: those of the other losses in the same order; None = there are no others.
 
     Returns:
-        The gradients with the decay; where None came, and there is a decay, the decay alone.
+        The gradients with the decay; where None came, and another loss reaches the parameter, the decay alone.
     """
     decays = [group.get("main_decay", 0.0) for group in optimizer.param_groups for p in _trained(group)]
+    others = [None] * len(gradients) if besides is None else besides
+
+    def one(g: Tensor | None, other: Tensor | None, p: Tensor, decay: float) -> Tensor | None:
+        if not decay or (g is None and other is None):
+            return g
+        return decay * p if g is None else torch.add(g, p, alpha=decay)
+
     with torch.no_grad():
-        return tuple(
-            g if not decay else decay * p if g is None else torch.add(g, p, alpha=decay)
-            for g, p, decay in zip(gradients, trained(optimizer), decays, strict=True)
-        )
+        return tuple(map(one, gradients, others, trained(optimizer), decays))
 
 
 def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

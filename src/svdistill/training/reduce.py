@@ -1,6 +1,6 @@
 """Sums over the processes of a run: of gradients and figures in each step, of counts, of running statistics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from svdistill.errors import TrainingError
+from svdistill.gradients import is_sharded
 from svdistill.training.processes import Processes, connection_errors
 
 Gradients = tuple[Tensor | None, ...]
@@ -26,6 +27,54 @@ def all_reduce(value: Tensor) -> None:
         dist.all_reduce(value)
 
 
+def sum_flat(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None] = all_reduce) -> list[Tensor]:
+    """Sum tensors over the ranks, all of them in one flat all-reduce.
+
+    Args:
+        tensors: on one device, the same shapes on each rank.
+        reduce: replaces a tensor by its sum over the ranks.
+
+    Returns:
+        The sums, each in shape and dtype of its own.
+    """
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    reduce(flat)
+    pieces = flat.split([tensor.numel() for tensor in tensors])
+    return [piece.view_as(tensor).to(tensor.dtype) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
+def average_gradients(
+    gradients: Sequence[Gradients], parameters: Sequence[Tensor], *, group: dist.ProcessGroup | None = None
+) -> list[Gradients]:
+    """Average gradients over the ranks, in a loop that has connected them itself; where it has not, there is one.
+
+    Where a loss does not reach a parameter on some ranks, its gradient is zero there. Those of sharded parameters come
+    averaged already.
+
+    Args:
+        gradients: any number of groups of gradients; None where a loss does not reach a parameter.
+        parameters: that the gradients of each group are of, the same on each rank.
+        group: of the processes; None = all.
+
+    Returns:
+        The averages; None where the loss does not reach the parameter on any rank. The same on every rank.
+    """
+    world = dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+    whole = [not is_sharded(parameter) for parameter in parameters]
+    if world == 1 or not any(whole):
+        return list(gradients)
+    slots = [(i, j) for i in range(len(gradients)) for j, one in enumerate(whole) if one]
+    own = [gradients[i][j] for i, j in slots]
+    there = torch.tensor([float(g is not None) for g in own], device=parameters[whole.index(True)].device)
+    # Zeros are sent, too: so the sizes agree, whatever the losses reach on a rank.
+    sent = [torch.zeros_like(parameters[j]) if g is None else g for g, (_, j) in zip(own, slots, strict=True)]
+    *sums, ranks = sum_flat([*sent, there], lambda flat: dist.all_reduce(flat, group=group))
+    averaged = [list(some) for some in gradients]
+    for (i, j), total, reached in zip(slots, sums, ranks.tolist(), strict=True):
+        averaged[i][j] = total / world if reached else None
+    return [tuple(some) for some in averaged]
+
+
 def average_buffers(model: nn.Module, processes: Processes) -> None:
     """Replace every floating buffer, such as batch norm's running statistics, by its mean over the ranks.
 
@@ -39,10 +88,8 @@ def average_buffers(model: nn.Module, processes: Processes) -> None:
     buffers = [b for b in model.buffers() if b.is_floating_point()]
     if processes.world == 1 or not buffers:
         return
-    flat = torch.cat([b.reshape(-1) for b in buffers]) / processes.world
-    all_reduce(flat)
-    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    for buffer, mean in zip(buffers, sum_flat([b / processes.world for b in buffers]), strict=True):
+        buffer.copy_(mean)
 
 
 class Reducer:
@@ -79,13 +126,10 @@ class Reducer:
             return list(gradients), dict(figures)
         flat = [g for group in gradients for g in group]
         self._agree(tuple(g is not None for g in flat), tuple(figures))
-        pieces = [g.reshape(-1) for g in flat if g is not None]
         numbers = torch.stack(list(figures.values())).float()
-        buffer = torch.cat([*pieces, numbers])
-        all_reduce(buffer)
-        *parts, numbers = buffer.split([*(len(piece) for piece in pieces), len(numbers)])
-        summed = iter(parts)
-        done = [next(summed).view_as(g).to(g.dtype) if g is not None else None for g in flat]
+        *sums, numbers = sum_flat([*(g for g in flat if g is not None), numbers])
+        summed = iter(sums)
+        done = [next(summed) if g is not None else None for g in flat]
         sizes = [len(group) for group in gradients]
         groups = [tuple(done[sum(sizes[:i]) : sum(sizes[: i + 1])]) for i in range(len(sizes))]
         return groups, dict(zip(figures, numbers.unbind(), strict=True))

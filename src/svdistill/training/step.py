@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from svdistill.data import UNLABELLED
 from svdistill.distiller import Distiller, DistillOutput
 from svdistill.errors import OptionError, ShapeError, TrainingError
-from svdistill.gradients import TransferHealth, combine
+from svdistill.gradients import TransferHealth, added, combine_all, differentiate
 from svdistill.training.engine import Engine
 from svdistill.training.metrics import sums
 from svdistill.training.objective import Objective
@@ -298,10 +298,10 @@ def forward_backward(learner: Learner, examples: Examples, objective: Objective,
     goal = sum(beside, start=main * objective.main)
     g_main: Gradients = (None,) * len(parameters)
     if objective.main > 0 or beside:
-        g_main = _gradients(goal, parameters, keep_graph=transfer is not None)
+        g_main = differentiate(goal, parameters, keep_graph=transfer is not None)
     g_transfer: Gradients = (None,) * len(parameters)
     if transfer is not None:
-        g_transfer = _gradients(transfer, parameters)
+        g_transfer = differentiate(transfer, parameters)
     total = None if not output.terms else sum([*beside, *weighted.values()], start=main.new_zeros(()))
     figures = sums(
         main=main,
@@ -320,17 +320,11 @@ def _times(term: Tensor, weight: float | Tensor) -> Tensor:
     return term * (weight.to(term.dtype) if isinstance(weight, Tensor) else weight)
 
 
-def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *, keep_graph: bool = False) -> Gradients:
-    if not loss.requires_grad:  # the loss reaches nothing, for instance because every sample was set aside
-        return (None,) * len(parameters)
-    return torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
-
-
 @torch.no_grad()
 def _added(first: Part, second: Part) -> Part:
     """Add what two parts contribute."""
     main, transfer = (
-        tuple(_sum(a, b) for a, b in zip(ours, theirs, strict=True))
+        tuple(added(a, b) for a, b in zip(ours, theirs, strict=True))
         for ours, theirs in ((first.main, second.main), (first.transfer, second.transfer))
     )
     figures = {name: value + second.figures[name] for name, value in first.figures.items()}
@@ -347,42 +341,15 @@ def _combined(
     health: TransferHealth | None,
 ) -> Gradients:
     """Make one gradient of two for each parameter of the optimizer; its decay belongs to the main one."""
-    both = list(zip(g_main, g_transfer, strict=True))
-    # Decay alone is no reason to change a parameter that no loss reaches, as in a stage without the main task.
-    decayed = add_main_decay(learner.optimizer, g_main)
-    g_main = tuple(g if reached != (None, None) else None for g, reached in zip(decayed, both, strict=True))
     students = {id(parameter) for parameter in learner.distiller.student.parameters()}
-    own = [id(parameter) in students for parameter in trained(learner.optimizer)]
     # Without a main gradient only a bound of its own can hold the transfer gradient.
     clip = objective.clip if objective.has_main or objective.clip == "own_norm" else "none"
-    combined = combine(
-        [g for g, mine in zip(g_main, own, strict=True) if mine],
-        [g for g, mine in zip(g_transfer, own, strict=True) if mine],
+    return combine_all(
+        add_main_decay(learner.optimizer, g_main, besides=g_transfer),
+        g_transfer,
+        beside=[id(parameter) not in students for parameter in trained(learner.optimizer)],
         epoch=epoch,
         clip=clip,
         bound=objective.bound,
         health=health,
     )
-    if all(own):
-        return combined
-    others = [_finite(_sum(m, t)) for m, t, mine in zip(g_main, g_transfer, own, strict=True) if not mine]
-    if clip != "none" and any(g is not None for g in others):
-        others = _bounded(others, by=combined)
-    theirs, ours = iter(combined), iter(others)
-    return tuple(next(theirs) if mine else next(ours) for mine in own)
-
-
-def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    return second if first is None else first if second is None else first + second
-
-
-def _finite(gradient: Tensor | None) -> Tensor | None:
-    """Drop a gradient that is not finite, as `combine` does with the student's."""
-    return None if gradient is None else torch.where(gradient.isfinite().all(), gradient, 0.0)
-
-
-def _bounded(gradients: Sequence[Tensor | None], *, by: Gradients) -> list[Tensor | None]:
-    """Scale gradients down together to the norm of others, where theirs is larger."""
-    ours, theirs = (nn.utils.get_total_norm([g for g in some if g is not None]) for some in (gradients, by))
-    factor = torch.where(ours > theirs, theirs / ours, torch.ones_like(ours))
-    return [g if g is None else g * factor for g in gradients]

@@ -22,6 +22,7 @@ NAMES = {
     "evaluate",
     "gradients",
     "jobs",
+    "joint_loss",
     "linalg",
     "load",
     "losses",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from svdistill.nets import load
     from svdistill.sweep import compare
     from svdistill.teacher_cache import TeacherCache
-    from svdistill.training.backward import backward
+    from svdistill.training.backward import backward, joint_loss
 
 __all__ = [
     "DistillOutput",
@@ -30,6 +30,7 @@ __all__ = [
     "evaluate",
     "gradients",
     "jobs",
+    "joint_loss",
     "linalg",
     "load",
     "losses",
@@ -54,6 +55,7 @@ _HOMES = {
     "combine": "svdistill.gradients",
     "compare": "svdistill.sweep",
     "evaluate": "svdistill.jobs",
+    "joint_loss": "svdistill.training",
     "load": "svdistill.nets",
     "svd_loss": "svdistill.losses",
     "train": "svdistill.jobs",

@@ -14,7 +14,7 @@ import svdistill
 from svdistill import losses
 from svdistill.errors import OptionError, ShapeError
 from svdistill.gradients import CLIPS, TransferHealth
-from svdistill.training import Backward, Objective, backward, step
+from svdistill.training import Backward, Objective, backward, joint_loss, step
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -115,6 +115,21 @@ def test_passes_are_combined_as_one_batch():
         norms[way] = [p.grad for p in parameters]
     torch.testing.assert_close(norms["passes"], norms["whole"])
     assert not torch.allclose(norms["calls"][0], norms["whole"][0], rtol=1e-2)
+
+
+def test_a_loop_may_call_backward_itself():
+    """The loss that it is given has the value of the main loss and hands on the gradients, scaled as it is."""
+    student, adapter, *data = small()
+    parameters = [*student.parameters(), *adapter.parameters()]
+    main, transfer = losses_of(student, adapter, *data)
+    backward(main, transfer, parameters)
+    expected, main_alone = [p.grad / 4 for p in parameters], float(main.detach())
+    for p in parameters:
+        p.grad = None
+    loss = joint_loss(*losses_of(student, adapter, *data), parameters)
+    assert float(loss.detach()) == main_alone
+    (loss / 4).backward()
+    torch.testing.assert_close([p.grad for p in parameters], expected)
 
 
 def test_a_scaler_changes_nothing_but_the_range():

@@ -1,6 +1,6 @@
 """Training: engine, step, loop, evaluation, checkpoints."""
 
-from svdistill.training.backward import Backward, backward
+from svdistill.training.backward import Backward, backward, joint_loss
 from svdistill.training.buffered import BufferedSteps
 from svdistill.training.engine import Engine, launch
 from svdistill.training.evaluate import evaluate
@@ -35,6 +35,7 @@ __all__ = [
     "fit",
     "has_checkpoint",
     "has_room_for",
+    "joint_loss",
     "launch",
     "leave",
     "make_optimizer",

@@ -1,6 +1,7 @@
 """Both gradients of a step in a loop of one's own: one call in place of ``loss.backward()``."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -72,6 +73,47 @@ def backward(
     both(main, transfer, epoch=epoch)
 
 
+def joint_loss(
+    main: Tensor,
+    transfer: Transfer,
+    parameters: torch.optim.Optimizer | Iterable[nn.Parameter],
+    *,
+    epoch: float | None = None,
+    weights: Mapping[str, float] | None = None,
+    clip: Clip = "own_norm",
+    bound: float = 0.3,
+    health: TransferHealth | None = None,
+) -> Tensor:
+    """Return a loss whose gradient is what :func:`backward` adds, for a loop that calls ``loss.backward()`` itself.
+
+    Both gradients are taken and combined at once; what is returned only hands them on, so that its own
+    ``backward()`` costs nothing. It may be divided or scaled: where a loop divides the loss by the passes that it
+    accumulates, the bound holds for their sum. Not for float16 with a gradient scaler, which comes too late.
+
+    Args:
+        main: the student's own loss, any, 0-dim.
+        transfer: see :func:`backward`.
+        parameters: see :func:`backward`.
+        epoch: see :func:`backward`.
+        weights: see :func:`backward`.
+        clip: see :func:`backward`.
+        bound: see :func:`backward`.
+        health: see :func:`backward`.
+
+    Returns:
+        0-dim, of the value of ``main``.
+
+    Raises:
+        OptionError: see :func:`backward`.
+        ShapeError: a loss is not 0-dim.
+    """
+    both = Backward(parameters, weights=weights, clip=clip, bound=bound, health=health)
+    learning, gradients = both.gradients(main, transfer, epoch=epoch)
+    reached = [(p, g) for p, g in zip(learning, gradients, strict=True) if g is not None]
+    handed: Tensor = _HandOn.apply(main.detach(), [g for _, g in reached], *(p for p, _ in reached))
+    return handed
+
+
 class Backward:
     """The same as :func:`backward` for a batch that is worked on in several passes: called once in each.
 
@@ -129,18 +171,30 @@ class Backward:
             OptionError: see :func:`backward`.
             ShapeError: a loss is not 0-dim.
         """
+        own = self._work(main, transfer, epoch=epoch)
+        if last:
+            _add_to_grad(self._parameters(), self._finish(own, main, epoch=epoch))
+
+    def gradients(
+        self, main: Tensor | None, transfer: Transfer, *, epoch: float | None = None
+    ) -> tuple[list[nn.Parameter], Gradients]:
+        """Do what a last pass does, but return what learns and its combined gradients in place of adding them."""
+        own = self._work(main, transfer, epoch=epoch)
+        return self._parameters(), self._finish(own, main, epoch=epoch)
+
+    def _work(self, main: Tensor | None, transfer: Transfer, *, epoch: float | None) -> tuple[Gradients, Gradients]:
+        """Return the gradients of both losses in this and all earlier passes of the step, and hold them."""
         if epoch is None and self._clip in _BY_EPOCH:
             raise OptionError(f"clip={self._clip!r} needs the epoch, from 0; give epoch=")
-        parameters = self._parameters()
         goal = _weighted(transfer, self._weights)
         _check_scalar(main, "main")
-        both = self._differentiate(main, goal, parameters)
+        g_main, g_transfer = self._differentiate(main, goal, self._parameters())
         if self._held is not None:
-            held = zip(self._held, both, strict=True)
-            both = tuple(tuple(map(added, ours, more)) for ours, more in held)  # type: ignore[assignment]
-        self._held = None if last else both
-        if last:
-            self._finish(both, parameters, has_main=main is not None, epoch=0.0 if epoch is None else epoch)
+            before_main, before_transfer = self._held
+            g_main = tuple(map(added, before_main, g_main))
+            g_transfer = tuple(map(added, before_transfer, g_transfer))
+        self._held = g_main, g_transfer
+        return self._held
 
     def _parameters(self) -> list[nn.Parameter]:
         if self._optimizer is not None:
@@ -164,10 +218,10 @@ class Backward:
         return both
 
     @torch.no_grad()
-    def _finish(
-        self, both: tuple[Gradients, Gradients], parameters: Sequence[nn.Parameter], *, has_main: bool, epoch: float
-    ) -> None:
-        """Average over the processes, combine, and add to ``.grad``."""
+    def _finish(self, both: tuple[Gradients, Gradients], main: Tensor | None, *, epoch: float | None) -> Gradients:
+        """Average over the processes, combine, and hold nothing any more."""
+        self._held = None
+        parameters = self._parameters()
         g_main, g_transfer = average_gradients(both, parameters, group=self._group)
         by_main = [g is not None for g in g_main]
         scale = None
@@ -177,12 +231,12 @@ class Backward:
                 tuple(None if g is None else g / scale for g in some) for some in (g_main, g_transfer)
             )
         decayed = g_main if self._optimizer is None else add_main_decay(self._optimizer, g_main, besides=g_transfer)
-        held_back = has_main or any(by_main) or self._clip == "own_norm"
+        held_back = main is not None or any(by_main) or self._clip == "own_norm"
         combined = combine_all(
             decayed,
             g_transfer,
             beside=[any(by_main) and not reached for reached in by_main],
-            epoch=epoch,
+            epoch=0.0 if epoch is None else epoch,
             # Without a main gradient only a bound of its own can hold the transfer gradient.
             clip=self._clip if held_back else "none",
             bound=self._bound,
@@ -192,7 +246,20 @@ class Backward:
             # Nought times infinity is NaN: what was dropped for not being finite is for the scaler to see.
             pairs = zip(combined, g_transfer, strict=True)
             combined = tuple(None if g is None else scale * (g if t is None else g + 0 * t) for g, t in pairs)
-        _add_to_grad(parameters, combined)
+        return combined
+
+
+class _HandOn(torch.autograd.Function):
+    """A value whose gradients are known."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(factor.to(g.dtype) * g for g in ctx.gradients)
 
 
 def _weighted(transfer: Transfer, weights: Mapping[str, float] | None) -> Tensor:

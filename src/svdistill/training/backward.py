@@ -208,7 +208,8 @@ class Backward:
             transfer = self._scaler.scale(transfer)
             main = None if main is None else self._scaler.scale(main)
         take = _through_hooks if any(map(is_sharded, parameters)) else _in_one_graph
-        both = take(main, transfer, parameters)
+        with torch.autocast(parameters[0].device.type, enabled=False):  # which is for the forward pass alone
+            both = take(main, transfer, parameters)
         for name, loss, gradients in zip(("main", "transfer"), (main, transfer), both, strict=True):
             if loss is not None and loss.requires_grad and all(g is None for g in gradients):
                 raise OptionError(

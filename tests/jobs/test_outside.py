@@ -1,5 +1,6 @@
 """A run with networks from outside: trained, found again, measured, and never run without leave."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tests.nets.own_code import Small
 import svdistill
 from svdistill import jobs
 from svdistill.cli.app import run as cli
-from svdistill.errors import OptionError, RecipeError
+from svdistill.errors import DataError, OptionError, RecipeError
 from svdistill.jobs import Run
 
 OWN = "tests.nets.own_code:Small"
@@ -71,6 +72,25 @@ def test_its_student(run: Run) -> None:
     with pytest.raises(OptionError, match="code which runs only where you allow it"):
         jobs.evaluate(run.path)
     assert jobs.evaluate(run.path, allow_code=True)["accuracy"] == run.summary["accuracy"]
+
+
+def test_a_run_that_resumes_with_other_weights(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What code makes may be another thing tomorrow."""
+    runs, settings = recipe.parent / "moved", ["allow_code=true", "teacher=null", "loss=null", "train.epochs=2"]
+    begun = jobs.train(recipe, overrides=settings, runs=runs)
+    begun.record.reopen()
+    before = Small.__init__
+
+    @functools.wraps(before)
+    def other(self: Small, *args: Any, **kwargs: Any) -> None:
+        before(self, *args, **kwargs)
+        self.head.weight.data.mul_(2)
+
+    monkeypatch.setattr(Small, "__init__", other)
+    with pytest.raises(DataError, match=r"was begun with other weights: its code has changed, .* train it afresh"):
+        jobs.train(recipe, overrides=settings, runs=runs)
+    monkeypatch.undo()
+    assert jobs.train(recipe, overrides=settings, runs=runs).path == begun.path
 
 
 def test_a_stored_teacher(recipe: Path) -> None:

@@ -226,6 +226,31 @@ def test_weights_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
         assert network.eval()(torch.rand(1, 3, 32, 32)).shape == (1, classes or 1024)
 
 
+def test_weights_in_the_cache_of_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are found there without a network, and fitted to the classes; another number of channels is averaged."""
+    installed("timm")
+    import safetensors.torch
+    import timm
+    from huggingface_hub import constants
+
+    source, commit = timm.create_model("resnet18"), "a" * 40
+    home = tmp_path / "models--timm--resnet18.a1_in1k"
+    (home / "snapshots" / commit).mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    safetensors.torch.save_file(
+        source.state_dict(), home / "snapshots" / commit / "model.safetensors", {"format": "pt"}
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    network = create("timm:resnet18", num_classes=3, pretrained=True)
+    assert torch.equal(network.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    assert network.fc.weight.shape == (3, 512)
+    grey = create("timm:resnet18", num_classes=3, in_channels=1, pretrained=True)
+    assert torch.allclose(grey.conv1.weight, source.conv1.weight.sum(1, keepdim=True), atol=1e-6)
+    assert foreign.configuration("timm:resnet18", in_channels=1).mean == pytest.approx((0.449,), abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18", "transformers:owner/name"])
 def test_out_of_reach(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Weights that are neither here nor to be had are one line that says what to do."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TEACHER = "teacher"
 PIXELS = "pixels"
+WEIGHTS = "weights"
 _TITLES = {"shapes": "number or size", "classes": "class names", "labels": "labels"}
 _SETS = {
     "train": "training images",
@@ -218,9 +219,32 @@ class Run:
                 f"{_AFRESH}"
             )
 
-    def note_data(self, images: "Images", teacher_file: Path | None) -> None:
-        """Write down which images and which teacher the run is made with; DataError where that cannot be written."""
+    def check_weights(self, now: str | None) -> None:
+        """Make sure that a run is resumed only with the weights that its network began with.
+
+        Args:
+            now: their checksum; None where its settings alone decide them.
+
+        Raises:
+            DataError: they were others, or what the run says of them is damaged.
+        """
+        if (self._noted() or {}).get(WEIGHTS) not in (None, now):
+            raise DataError(
+                f"the run {self.path} was begun with other weights: its code has changed, or what lies in the cache or "
+                f"hub of its library; {_AFRESH}"
+            )
+
+    def note_data(self, images: "Images", teacher_file: Path | None, *, weights: str | None = None) -> None:
+        """Write down what a run is made with; DataError where that cannot be written.
+
+        Args:
+            images: what it is trained on.
+            teacher_file: its teacher's weights; None without a teacher.
+            weights: the checksum of those that its network begins with; None where its settings alone decide them.
+        """
         noted = {**fingerprint(images), TEACHER: _digest(teacher_file)}
+        if weights is not None:
+            noted[WEIGHTS] = weights
         try:
             write_atomically(self.record.data, checksums.seal(json.dumps(noted)).encode())
         except OSError as error:

@@ -242,7 +242,7 @@ def _train_one(
     )
     on_device = images.to(engine.device)
     plan = build.training_plan(recipe, distiller, on_device, shard=processes.shard)
-    processes.on_rank_zero(lambda: _begin(recipe, images, run, teacher_file))
+    processes.on_rank_zero(lambda: _begin(recipe, images, run, teacher_file, distiller.student))
     processes.on_all_ranks(lambda: _see(run))
     if distiller.left_out:
         callbacks.left_out(recipe, distiller.left_out)
@@ -262,16 +262,20 @@ def _stored(look: Callable[..., Provided], processes: training.Processes, callba
     return processes.on_all_ranks(lambda: look(callbacks=callbacks).cache)
 
 
-def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None) -> None:
+def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None, student: nn.Module) -> None:
     """Write down what a run is made with, or make sure that one that was begun resumes with the same."""
     run.record.clear_leftovers()
+    # What lies on a hub under a name, and what code makes, may be other weights tomorrow.
+    moving = recipe.model.pretrained or nets.foreign.is_code(recipe.model.name)
+    begun = weights.checksum(student) if moving else None
     if run.record.exists:
         run.check_teacher(teacher_file)
+        run.check_weights(begun)
         if not run.has_its_recipe:
             warn(f"the recipe in {run.path} was damaged and is written again", SvdistillWarning, stacklevel=2)
             run.record.rewrite_recipe(recipe.to_dict())
     else:
-        run.note_data(images, teacher_file)
+        run.note_data(images, teacher_file, weights=begun)
         run.record.create(run.path, recipe.to_dict())
 
 

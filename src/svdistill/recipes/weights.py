@@ -1,5 +1,6 @@
 """Trained networks on disk: what a student's file says beside its weights, and a teacher read back."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,6 +86,15 @@ def _described(recipe: Recipe, images: Images) -> dict[str, Any]:
         "width": recipe.model.width,
         "arguments": recipe.model.arguments,
     }
+
+
+def checksum(model: nn.Module) -> str:
+    """Return the SHA-256, in hexadecimal, of all that is in a network's state."""
+    found = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        found.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def begin(model: nn.Module, recipe: Recipe, *, num_classes: int) -> tuple[str, ...]:

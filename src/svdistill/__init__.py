@@ -7,8 +7,11 @@ if TYPE_CHECKING:
     from svdistill import data, gradients, jobs, linalg, losses, nets, recipes, report, sweep, teacher_cache, training
     from svdistill.distiller import Distiller, DistillOutput
     from svdistill.gradients import combine
+    from svdistill.jobs.deployment.export import export
     from svdistill.jobs.evaluate import evaluate
+    from svdistill.jobs.predict import predict
     from svdistill.jobs.run import Run
+    from svdistill.jobs.student import Student
     from svdistill.jobs.train import train
     from svdistill.losses import SVDLoss, svd_loss
     from svdistill.nets import load
@@ -21,6 +24,7 @@ __all__ = [
     "Distiller",
     "Run",
     "SVDLoss",
+    "Student",
     "TeacherCache",
     "__version__",
     "backward",
@@ -28,6 +32,7 @@ __all__ = [
     "compare",
     "data",
     "evaluate",
+    "export",
     "gradients",
     "jobs",
     "joint_loss",
@@ -35,6 +40,7 @@ __all__ = [
     "load",
     "losses",
     "nets",
+    "predict",
     "recipes",
     "report",
     "svd_loss",
@@ -50,13 +56,16 @@ _HOMES = {
     "Distiller": "svdistill.distiller",
     "Run": "svdistill.jobs",
     "SVDLoss": "svdistill.losses",
+    "Student": "svdistill.jobs",
     "TeacherCache": "svdistill.teacher_cache",
     "backward": "svdistill.training",
     "combine": "svdistill.gradients",
     "compare": "svdistill.sweep",
     "evaluate": "svdistill.jobs",
     "joint_loss": "svdistill.training",
+    "export": "svdistill.jobs",
     "load": "svdistill.nets",
+    "predict": "svdistill.jobs",
     "svd_loss": "svdistill.losses",
     "train": "svdistill.jobs",
 }

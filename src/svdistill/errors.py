@@ -49,6 +49,12 @@ class TrainingError(SvdistillError, RuntimeError):
     exit_status = 1
 
 
+class ExportError(SvdistillError, RuntimeError):
+    """A trained network cannot be written in another format, or would not be the same network there."""
+
+    exit_status = 1
+
+
 class SvdistillWarning(UserWarning):
     """Something was corrected or set aside and the result is still right for the rest."""
 

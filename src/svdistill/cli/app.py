@@ -17,7 +17,9 @@ from svdistill.cli.data import data_app
 from svdistill.cli.demo import demo
 from svdistill.cli.doctor import doctor
 from svdistill.cli.evaluate import evaluate
+from svdistill.cli.export import export
 from svdistill.cli.networks import networks
+from svdistill.cli.predict import predict
 from svdistill.cli.recipes import recipes_app
 from svdistill.cli.report import report
 from svdistill.cli.train import train
@@ -50,6 +52,10 @@ EPILOG = """
   svdistill report runs/digits                  what was found, on one page
 
   svdistill evaluate runs/digits/svd/1-…        accuracy of each class
+
+  svdistill predict runs/digits/svd/1-… PHOTOS  what pictures show
+
+  svdistill export runs/digits/svd/1-…          for onnxruntime
 """
 
 app = typer.Typer(
@@ -71,6 +77,8 @@ app.command(epilog="Example: svdistill compare digits/svd loss.rank=[1,2] --meth
 )
 app.command(epilog="Example: svdistill report runs/digits --output digits.html")(report)
 app.command(epilog="Example: svdistill evaluate runs/digits/svd/1-… --data digits")(evaluate)
+app.command(epilog="Example: svdistill predict runs/digits/svd/1-… photos/ --top 5")(predict)
+app.command(epilog="Example: svdistill export runs/digits/svd/1-… --to onnx --int8")(export)
 app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")

@@ -8,6 +8,7 @@ import typer
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name (see 'svdistill recipes') or path of a .yaml file.")
 ]
+StudentPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its student.safetensors.")]
 RunsFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")]
 RUNS = Path("runs")
 AllowCode = Annotated[

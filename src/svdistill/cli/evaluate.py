@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.arguments import AllowCode
+from svdistill.cli.arguments import AllowCode, StudentPath
 from svdistill.cli.console import results
 
 
 def evaluate(
-    path: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its student.safetensors.")],
+    path: StudentPath,
     data: Annotated[
         str | None, typer.Option(metavar="NAME", help="Data set to measure on; by default the one it was trained on.")
     ] = None,

@@ -78,26 +78,46 @@ def holds_image(path: str | os.PathLike[str]) -> bool:
 
 
 def _decoded(content: bytes, image_size: int, channels: int, background: int) -> Pixels:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    mode = "L" if channels == 1 else "RGB"
     formats = (*_formats(), "TGA") if content.endswith(_TARGA_END) else _formats()
     with Image.open(io.BytesIO(content), formats=formats) as opened:
         # A large JPEG is decoded at a fraction of its size at once, still twice as large as what is needed.
-        opened.draft(mode, (2 * image_size, 2 * image_size))
-        if opened.width * opened.height > MOST_PIXELS:
-            raise DataError(f"it has {opened.width} × {opened.height} pixels, at most {MOST_PIXELS:,} are read")
-        opened.load()
-        image = _upright(opened)
-        if image.mode == "F" or image.mode.startswith("I"):
-            image = _eight_bits(image, opened, background)
-        elif image.has_transparency_data:
-            image = _over(image, background)
-        if image.mode == "LAB":  # which becomes grey by way of colour alone
-            image = image.convert("RGB")
-        if image.mode != mode:
-            image = image.convert(mode)
-        fitted = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BILINEAR)
+        opened.draft("L" if channels == 1 else "RGB", (2 * image_size, 2 * image_size))
+        return squared(opened, image_size, channels, background)
+
+
+def squared(opened: "Image.Image", image_size: int, channels: int, background: int = WHITE) -> Pixels:
+    """Bring an image that Pillow has opened to a square; see `decode`.
+
+    Args:
+        opened: the image.
+        image_size: see `decode`, also for the others.
+        channels: 1 = grey, 3 = colour.
+        background: the grey that shows through.
+
+    Returns:
+        (C, H, W), uint8.
+
+    Raises:
+        DataError: see `decode`.
+    """
+    from PIL import Image, ImageOps
+
+    if opened.width * opened.height > MOST_PIXELS:
+        raise DataError(f"it has {opened.width} × {opened.height} pixels, at most {MOST_PIXELS:,} are read")
+    mode = "L" if channels == 1 else "RGB"
+    opened.load()
+    image = _upright(opened)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image, opened, background)
+    elif image.has_transparency_data:
+        image = _over(image, background)
+    if image.mode == "LAB":  # which becomes grey by way of colour alone
+        image = image.convert("RGB")
+    if image.mode != mode:
+        image = image.convert(mode)
+    fitted = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BILINEAR)
     pixels: Pixels = np.asarray(fitted, dtype=np.uint8).reshape(image_size, image_size, channels)
     return pixels.transpose(2, 0, 1)
 

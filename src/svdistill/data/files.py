@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from svdistill.data.decoding import BLACK, WHITE, decode
+from svdistill.data.decoding import BLACK, WHITE, Pixels, decode
 from svdistill.data.file_digests import file_digests
 from svdistill.data.progress import progress_bar
 from svdistill.data.sets import (
@@ -42,7 +42,7 @@ _PIECE = 32
 _AHEAD = 2
 # Of a file of one image, so that none takes the memory.
 _MOST_BYTES = 1 << 29
-_BACKGROUNDS = {"white": WHITE, "black": BLACK}
+BACKGROUNDS = {"white": WHITE, "black": BLACK}
 
 
 class Files:
@@ -94,6 +94,17 @@ class Files:
             self._archive = (os.getpid(), zipfile.ZipFile(self.base))
         _check_size(self._archive[1].getinfo(self.names[position]).file_size)
         return self._archive[1].read(self.names[position])
+
+    def decoded(self, position: int, image_size: int, channels: int, background: int = WHITE) -> Pixels:
+        """Read and decode one image; see `decode`.
+
+        Raises:
+            DataError: why it cannot be read or decoded, in a few words.
+        """
+        try:
+            return decode(self.read(position), image_size, channels, background)
+        except Exception as error:  # a damaged file can make a decoder fail in any way; each is told to the user
+            raise DataError(_reason(error)) from error
 
     def note(self, position: int, reason: str) -> None:
         """Note, and say, that a file cannot be decoded.
@@ -268,7 +279,7 @@ class FileSet:
 
     def _decoded(self, batches: Sequence[Sequence[Tensor]]) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
         tasks = [self.positions[piece].tolist() for batch in batches for piece in batch]
-        decoder = _Decoder(self.files, self.image_size, self.channels, _BACKGROUNDS[self.background])
+        decoder = _Decoder(self.files, self.image_size, self.channels, BACKGROUNDS[self.background])
         workers = self._workers(tasks)
         if workers == 0:
             yield from (decoder[task] for task in tasks)
@@ -306,7 +317,7 @@ class FileSet:
         """Return the next image of the same class that can be decoded."""
         of_class = torch.nonzero(self.labels == self.labels[index]).flatten().cpu()
         start = int(torch.searchsorted(of_class, index))
-        decoder = _Decoder(self.files, self.image_size, self.channels, _BACKGROUNDS[self.background])
+        decoder = _Decoder(self.files, self.image_size, self.channels, BACKGROUNDS[self.background])
         for step in range(1, len(of_class)):
             position = int(self.positions[of_class[(start + step) % len(of_class)]])
             if position in self.files.failures:
@@ -333,17 +344,16 @@ class _Decoder(Dataset[tuple[Tensor, list[tuple[int, str]]]]):
         failures = []
         for index, position in enumerate(positions):
             try:
-                content = self._files.read(position)
-                images[index] = decode(content, self._image_size, self._channels, self._background)
-            except Exception as error:  # a damaged file can make a decoder fail in any way; each is told to the user
-                failures.append((index, _reason(error)))
+                images[index] = self._files.decoded(position, self._image_size, self._channels, self._background)
+            except DataError as error:
+                failures.append((index, str(error)))
         return torch.from_numpy(images), failures
 
 
 def check_background(background: str) -> None:
     """Raise `OptionError` unless the background of transparent images is ``white`` or ``black``."""
-    if background not in _BACKGROUNDS:
-        raise OptionError(f"background is {background!r}, expected {' or '.join(_BACKGROUNDS)}")
+    if background not in BACKGROUNDS:
+        raise OptionError(f"background is {background!r}, expected {' or '.join(BACKGROUNDS)}")
 
 
 def _check_size(size: int) -> None:

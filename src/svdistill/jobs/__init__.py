@@ -2,8 +2,26 @@
 
 from svdistill.jobs.cache import Stored, cache
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
+from svdistill.jobs.deployment import Export, Measured, Pictures, export
 from svdistill.jobs.evaluate import evaluate
+from svdistill.jobs.predict import Prediction, predict
 from svdistill.jobs.run import Run
+from svdistill.jobs.student import Student
 from svdistill.jobs.train import train
 
-__all__ = ["Callbacks", "NoCallbacks", "Run", "Stored", "cache", "evaluate", "train"]
+__all__ = [
+    "Callbacks",
+    "Export",
+    "Measured",
+    "NoCallbacks",
+    "Pictures",
+    "Prediction",
+    "Run",
+    "Stored",
+    "Student",
+    "cache",
+    "evaluate",
+    "export",
+    "predict",
+    "train",
+]

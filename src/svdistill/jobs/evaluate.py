@@ -1,13 +1,12 @@
 """Measure a trained network on the test images."""
 
 import os
-from pathlib import Path
 from typing import Any
 
-from svdistill import data, nets, training
-from svdistill.errors import CheckpointError, DataError
-from svdistill.jobs.run import Run
-from svdistill.recipes import weights
+import torch
+
+from svdistill import training
+from svdistill.jobs.student import Student
 
 
 def evaluate(
@@ -40,53 +39,13 @@ def evaluate(
         CheckpointError: the file is missing, damaged or does not say how its images are prepared.
         OptionError: an unknown data set or device, or the network is made of code, which may not run.
     """
-    file = _student_file(Path(path))
-    model, spec = nets.load(file, allow_code=allow_code), nets.spec(file)
-    mean, std = weights.statistics(file, spec)
-    name = name or spec.get("data")
-    if name is None:
-        raise CheckpointError(f"{file} does not say what it was trained on; give the data set's name")
-    if root is None and name == spec.get("data"):
-        root = _recorded_root(file)
-    own = name == spec.get("data")
-    turned = spec.get("task") == "rotation"
-    test = data.load_test(
-        name,
-        root=root,
-        image_size=weights.told(file, spec, "image_size"),
-        classes=weights.told(file, spec, "turned" if turned else "classes") if own else None,
-        channels=spec["in_channels"] if own and spec["in_channels"] in (1, 3) else None,
-        background=spec.get("background", "white"),
-    )
-    test = data.turned(test) if turned else test
-    if test.shape[0] != spec["in_channels"] or test.num_classes != spec["num_classes"]:
-        raise DataError(
-            f"{name} has {test.shape[0]} channels and {test.num_classes} classes, but {file} takes "
-            f"{spec['in_channels']} and tells {spec['num_classes']} apart; name a data set that fits"
-        )
+    student = Student.load(path, allow_code=allow_code)
+    test = student.test_images(name, root)
     engine = training.launch(device=device, seed=0)
-    result = training.evaluate(engine, model.to(engine.device), test, mean=mean, std=std, confusion=True)
+    mean, std = torch.tensor(student.mean), torch.tensor(student.std)
+    network = student.network.to(engine.device)
+    result = training.evaluate(engine, network, test, mean=mean, std=std, confusion=True)
     rows = zip(test.classes, result["confusion"], strict=True)
     classes = [{"name": label, "images": sum(row), "right": row[i]} for i, (label, row) in enumerate(rows)]
-    return {"model": spec["name"], "path": str(file), "data": name, "images": len(test), "classes": classes, **result}
-
-
-def _student_file(path: Path) -> Path:
-    run = Run(path)
-    if not path.is_dir():
-        if not path.exists():
-            raise DataError(f"there is no run and no file {path}; give a run's folder or its {run.student_file.name}")
-        return path
-    if not run.record.exists:
-        raise DataError(
-            f"{path} is not the folder of a run, as it has no recipe; give one that 'svdistill train' has named"
-        )
-    if not run.finished:
-        raise DataError(f"the run {path} has not finished; call the same training again to resume it")
-    return run.student_file
-
-
-def _recorded_root(file: Path) -> str | None:
-    """Return the data folder in the recipe of the file's run; a file that was moved away from its run has none."""
-    run = Run(file.parent)
-    return run.recipe.data.root if run.record.exists else None
+    about = {"model": student.name, "path": str(student.file), "data": name or student.trained_on}
+    return {**about, "images": len(test), "classes": classes, **result}

@@ -257,7 +257,7 @@ def cache_table(*, images: int, views: int, size: int, taken: int, duration: flo
     table.add_row("training images", count(images))
     table.add_row("views of each", count(views))
     table.add_row("bytes an image and view", count(size / (images * views)))
-    table.add_row("in all", _size(size))
+    table.add_row("in all", file_size(size))
     if taken:
         table.add_row("time", seconds(duration))
         table.add_row("teacher's images/s", count(taken / max(duration, 1e-9)))
@@ -266,6 +266,7 @@ def cache_table(*, images: int, views: int, size: int, taken: int, duration: flo
     return table
 
 
-def _size(value: float) -> str:
+def file_size(value: float) -> str:
+    """Write a number of bytes as people read it: ``12.3 MB``."""
     unit, factor = next((one for one in (("GB", 1e9), ("MB", 1e6)) if value >= one[1]), ("kB", 1e3))
     return f"{value / factor:,.1f} {unit}"

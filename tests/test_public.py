@@ -30,6 +30,8 @@ NAMES = {
     "losses",
     "nets",
     "predict",
+    "pull",
+    "push",
     "recipes",
     "report",
     "svd_loss",

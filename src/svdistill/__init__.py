@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from svdistill.gradients import combine
     from svdistill.jobs.deployment.export import export
     from svdistill.jobs.evaluate import evaluate
+    from svdistill.jobs.hub import pull, push
     from svdistill.jobs.predict import predict
     from svdistill.jobs.run import Run
     from svdistill.jobs.student import Student
@@ -41,6 +42,8 @@ __all__ = [
     "losses",
     "nets",
     "predict",
+    "pull",
+    "push",
     "recipes",
     "report",
     "svd_loss",
@@ -66,6 +69,8 @@ _HOMES = {
     "export": "svdistill.jobs",
     "load": "svdistill.nets",
     "predict": "svdistill.jobs",
+    "pull": "svdistill.jobs",
+    "push": "svdistill.jobs",
     "svd_loss": "svdistill.losses",
     "train": "svdistill.jobs",
 }

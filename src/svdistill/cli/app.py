@@ -18,6 +18,7 @@ from svdistill.cli.demo import demo
 from svdistill.cli.doctor import doctor
 from svdistill.cli.evaluate import evaluate
 from svdistill.cli.export import export
+from svdistill.cli.hub import pull, push
 from svdistill.cli.networks import networks
 from svdistill.cli.predict import predict
 from svdistill.cli.recipes import recipes_app
@@ -79,6 +80,8 @@ app.command(epilog="Example: svdistill report runs/digits --output digits.html")
 app.command(epilog="Example: svdistill evaluate runs/digits/svd/1-… --data digits")(evaluate)
 app.command(epilog="Example: svdistill predict runs/digits/svd/1-… photos/ --top 5")(predict)
 app.command(epilog="Example: svdistill export runs/digits/svd/1-… --to onnx --int8")(export)
+app.command(epilog="Example: svdistill push runs/digits/svd/1-… me/digits-student student.onnx")(push)
+app.command(epilog="Example: svdistill pull me/digits-student")(pull)
 app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")

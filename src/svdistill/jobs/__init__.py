@@ -4,6 +4,7 @@ from svdistill.jobs.cache import Stored, cache
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
 from svdistill.jobs.deployment import Export, Measured, Pictures, export
 from svdistill.jobs.evaluate import evaluate
+from svdistill.jobs.hub import HubError, pull, push
 from svdistill.jobs.predict import Prediction, predict
 from svdistill.jobs.run import Run
 from svdistill.jobs.student import Student
@@ -12,6 +13,7 @@ from svdistill.jobs.train import train
 __all__ = [
     "Callbacks",
     "Export",
+    "HubError",
     "Measured",
     "NoCallbacks",
     "Pictures",
@@ -23,5 +25,7 @@ __all__ = [
     "evaluate",
     "export",
     "predict",
+    "pull",
+    "push",
     "train",
 ]

@@ -74,8 +74,7 @@ def _rows(
         yield "MFLOPs an image", f"{summary['flops'] / 1e6:.2f}"
         yield "trained by", f"`{summary['recipe']}`, method {summary['method']}, seed {summary['seed']}"
     if recipe is not None and recipe.get("teacher"):
-        teacher = recipe["teacher"]
-        yield "teacher", f"`{teacher.get('recipe') or PurePath(str(teacher.get('checkpoint'))).name}`"
+        yield "teacher", f"`{_teacher(recipe['teacher'])}`"
     if "data" in about:
         yield "data", str(about["data"])
     yield "classes", _listed(about["classes"])
@@ -84,6 +83,13 @@ def _rows(
     yield "mean, deviation", f"{_numbers(about['mean'])}; {_numbers(about['std'])} (white is 1)"
     if environment is not None:
         yield "made with", f"svdistill {environment.get('svdistill')}, torch {environment.get('torch')}"
+
+
+def _teacher(settings: Mapping[str, Any]) -> str:
+    """Return what a teacher is called: its recipe, its network, or the name of its file."""
+    outside = settings.get("model")
+    named = settings.get("recipe") or (outside and outside["name"])
+    return str(named or PurePath(str(settings.get("checkpoint"))).name)
 
 
 def _accuracy(summary: Mapping[str, Any]) -> str:

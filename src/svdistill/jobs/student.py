@@ -76,6 +76,9 @@ class Student:
                 "network again"
             )
         size = weights.told(file, spec, "image_size")
+        if size is None:  # a network of a library may want one size of square
+            wanted = set(weights.told(file, spec, "input_size") or ())
+            size = wanted.pop() if len(wanted) == 1 else None
         if size is not None:
             check_image_size(size)
         classes = weights.told(file, spec, "classes") or tuple(map(str, range(spec["num_classes"])))

@@ -270,17 +270,22 @@ def _cost(small: Agreement) -> str:
 def _teacher(student: Student, *, allow_code: bool) -> tuple[Student | None, str | None]:
     """Return the teacher of the network's run, or why it cannot be had; neither where it has none."""
     run = Run(student.file.parent)
-    if not run.record.exists or run.recipe.teacher is None:
+    if not run.record.exists or student.file.name != run.student_file.name:
         return None, None
     recipe = run.recipe
-    try:
-        parent = recipes.teacher_of(recipe)
-        if parent is None:
-            return Student.load(str(run.recipe.teacher.checkpoint), allow_code=allow_code), None
-        # <runs>/<recipe name>/<seed>-<digest>
+    if recipe.teacher is None:
+        return None, None
+    if recipe.teacher.model is not None:
+        return None, f"{recipe.teacher.model.name} is a network from outside, whose weights are in no file of ours"
+    parent = recipes.teacher_of(recipe)
+    if parent is None:
+        place = Path(str(recipe.teacher.checkpoint))
+    else:  # <runs>/<recipe name>/<seed>-<digest>
         runs = run.path.resolve().parents[len(Path(recipe.name).parts)]
-        return Student.load(Run.of(parent, runs).path, allow_code=allow_code), None
-    except (SvdistillError, IndexError) as error:
+        place = Run.of(parent, runs).path
+    try:
+        return Student.load(place, allow_code=allow_code), None
+    except SvdistillError as error:
         return None, str(error)
 
 

@@ -84,15 +84,7 @@ def check(
         with named("train.tensorboard"):
             tensorboard.check_installed()
     _check_average(recipe, images)
-    student = build.model(recipe, images)
-    if recipe.train.batch_size == recipe.train.accumulate * processes:
-        _check_single(student, images)
-    with build.recomputing(recipe, student):
-        pass
-    if nets.foreign.is_foreign(recipe.model.name):
-        with named("model"):
-            weights.check_savable(student, recipe=recipe, images=images)
-    _warn_of_a_fresh_layer(recipe, student, images)
+    student = _student(recipe, images, processes=processes)
     criteria = build.losses(recipe)
     _check_mixed(recipe, criteria)
     _check_images_together(recipe, criteria, processes=processes)
@@ -132,6 +124,20 @@ def check(
         whole(pretended, labels=torch.zeros(len(pretended), dtype=torch.int64))
     _check_capture(recipe, images, whole, processes=processes)
     return adapted
+
+
+def _student(recipe: Recipe, images: Images, *, processes: int) -> nn.Module:
+    """Make the student, and make sure that it can be trained and saved."""
+    student = build.model(recipe, images)
+    if recipe.train.batch_size == recipe.train.accumulate * processes:
+        _check_single(student, images)
+    with build.recomputing(recipe, student):
+        pass
+    if nets.foreign.is_foreign(recipe.model.name):
+        with named("model"):
+            weights.check_savable(student, recipe=recipe, images=images)
+    _warn_of_a_fresh_layer(recipe, student, images)
+    return student
 
 
 def _check_average(recipe: Recipe, images: Images) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from tests.nets.own_code import Small
@@ -259,6 +260,17 @@ def test_a_student_that_gives_no_number_for_each_class() -> None:
         RecipeError, match=r"^model\.name: torch\.nn:Flatten gives \(4, 256\) for 4 images, expected \(4"
     ):
         checked(recipe)
+
+
+def test_weights_that_do_not_say_their_network(saved: Path, tmp_path: Path) -> None:
+    """As a teacher's checkpoint they are refused, with the way to give them."""
+    plain = tmp_path / "plain.safetensors"
+    safetensors.torch.save_file(Small(10, 1).state_dict(), plain)
+    for file in (saved, plain):
+        teacher = {"checkpoint": str(file), "taps": ["first", "second"]}
+        recipe = recipes.validate({**STUDENT, "allow_code": True, "loss": "svd", "teacher": teacher})
+        with pytest.raises(RecipeError, match=r"does not say what network .* teacher\.model\.checkpoint, with"):
+            checked(recipe)
 
 
 def test_settings_laid_over_a_teacher() -> None:

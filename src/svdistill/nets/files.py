@@ -4,6 +4,7 @@ import hashlib
 import json
 import mmap
 import os
+import zipfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -184,12 +185,22 @@ def spec(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is one that `save` wrote, damaged or not."""
+    """Tell whether a file is one that `save` wrote; a damaged one may not be told."""
+    return _described_by_save(path) is True
+
+
+def is_of_others(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file holds weights as torch or safetensors write them, without what `save` adds."""
+    return zipfile.is_zipfile(path) or _described_by_save(path) is False
+
+
+def _described_by_save(path: str | os.PathLike[str]) -> bool | None:
+    """Whether the header of a safetensors file has a format of ours; None where it is none, or is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return _FORMAT_KEY in (file.metadata() or {})
     except (OSError, safetensors.SafetensorError):
-        return False
+        return None
 
 
 def tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -219,6 +219,11 @@ def _untrained_teacher(
         return outside.ready(made, images), made.classes
     if teacher_recipe is None:
         path = Path(str(recipe.teacher.checkpoint))
+        if nets.files.is_of_others(path):
+            raise RecipeError(
+                f"teacher.checkpoint: {path} does not say what network its weights are of; give it as "
+                "teacher.model.checkpoint, with teacher.model.name"
+            )
         with named("teacher.checkpoint"):
             network, spec = weights.load_teacher(path, images, allow_code=recipe.allow_code), nets.spec(path)
         _check_held_out(recipe, path, spec)

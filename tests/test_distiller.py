@@ -122,8 +122,6 @@ def test_errors_come_when_it_is_made():
         distiller(student_taps=("0.9", "1"))
     with pytest.raises(OptionError, match="has no submodule 'x'"):
         distiller(teacher_taps=("x", "1"))
-    with pytest.raises(OptionError, match="no taps"):
-        distiller(student_taps=())
     with pytest.raises(ShapeError, match="2 student taps came with 1 teacher taps"):
         distiller(teacher_taps=("0",))
     with pytest.raises(OptionError, match=r"Recorder.reads is 'pixels', expected one of maps, logits"):
@@ -589,3 +587,22 @@ def test_outputs_that_do_not_tell_are_refused():
 
 
 # Networks that are no twins
+
+
+# Taps that are not named
+
+
+def test_taps_are_suggested():
+    """Where none are named the first images show them; what is named of one network is matched in the other."""
+    module = distiller(loss=SVDLoss(), student_taps=(), teacher_taps=())
+    assert module.taps == ((), ())
+    module.prepare(IMAGES)
+    student, teacher = module.taps
+    assert student == teacher
+    assert len(student) > 1
+    assert module(IMAGES).transfer.requires_grad
+    half = distiller(loss=SVDLoss(), student_taps=(), teacher_taps=teacher[-2:])
+    half(IMAGES)
+    assert half.taps == (student[-2:], teacher[-2:])
+    with pytest.raises(OptionError, match="has no submodule 'x'"):
+        distiller(student_taps=(), teacher_taps=("x",))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from svdistill import nets
 from svdistill.errors import OptionError, ShapeError, SvdistillWarning, nearest
 from svdistill.losses import Adapters
 from svdistill.losses.protocol import READS, Losses, TransferLoss
@@ -65,7 +66,8 @@ class Distiller(nn.Module):
         loss: the transfer loss, or several by name, which are summed; see
             :class:`svdistill.losses.protocol.TransferLoss`. With a teacher, and only then. A single one is called
             ``transfer``.
-        student_taps: dotted names of the student's submodules whose outputs a loss that reads maps compares.
+        student_taps: dotted names of the student's submodules whose outputs a loss that reads maps compares. A network
+            of which none are named is tapped as :func:`svdistill.nets.suggest` suggests; `taps` tells where.
         teacher_taps: the teacher's, paired with the student's in order; not used by a loss that reads logits, nor
             where the teacher is a stored one.
         student_drop_tokens: the number of tokens at the front of the student's (B, N, D) taps that are left out: 1 for
@@ -116,7 +118,14 @@ class Distiller(nn.Module):
         # Those that are modules may have parameters, so they belong to the state.
         self.losses = nn.ModuleDict({name: one for name, one in losses.items() if isinstance(one, nn.Module)})
         self._losses = losses
-        self._student_taps = tap_names(student, student_taps) if on_maps else ()
+        # Of what is stored of a teacher the taps are settled, so the student's have to be named.
+        missing = on_maps and isinstance(teacher, nn.Module) and not (student_taps and teacher_taps)
+        self._unnamed: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        if missing and isinstance(teacher, nn.Module):
+            both = ((student, student_taps), (teacher, teacher_taps))
+            ours, theirs = (tap_names(network, names) if names else () for network, names in both)
+            self._unnamed = ours, theirs
+        self._student_taps = () if not on_maps or missing else tap_names(student, student_taps)
         self._reader = Reader(
             student,
             self._student_taps,
@@ -129,7 +138,7 @@ class Distiller(nn.Module):
             with eval_mode(student):  # what it shares with the teacher is left in its own mode
                 teacher = LiveTeacher(
                     teacher,
-                    teacher_taps if on_maps else None,
+                    teacher_taps if on_maps and not missing else None,
                     drop_tokens=teacher_drop_tokens,
                     layout=teacher_layout if on_maps else None,
                     output=teacher_output,
@@ -138,7 +147,7 @@ class Distiller(nn.Module):
         self._teacher.check(losses)
         self._teacher.check_apart(student)
         self._compare: dict[str, Callable[..., tuple[Tensor, dict[str, Tensor]]]] = {}
-        if on_maps and len(self._student_taps) != self._teacher.taps:
+        if on_maps and not missing and len(self._student_taps) != self._teacher.taps:
             raise ShapeError(
                 f"{len(self._student_taps)} student taps came with {self._teacher.taps} teacher taps; "
                 "taps are compared in pairs, so name equally many"
@@ -162,6 +171,11 @@ class Distiller(nn.Module):
         """
         reasons = (f"{name}: {loss.waits}" for name, loss in self._chosen(only).items() if loss.waits is not None)
         return next(reasons, None)
+
+    @property
+    def taps(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The taps of student and teacher, named or chosen; () before they are chosen, and of a stored teacher."""
+        return self._student_taps, self._teacher.tap_names
 
     @property
     def sums(self) -> frozenset[str]:
@@ -209,11 +223,13 @@ class Distiller(nn.Module):
         Raises:
             ShapeError: a tap did not run or gave no tensor, or the maps cannot be compared.
         """
+        self._choose_taps(images)
         if not self._student_taps:
             return ()
         images = images.clone() if images.is_inference() else images
         logits, student_maps = self._look_at_student(images)
-        warn_of_logits(self._student_taps, student_maps, logits, who="student")
+        if not self._reader.suggested:
+            warn_of_logits(self._student_taps, student_maps, logits, who="student")
         teacher_maps = self._teacher.maps(images)
         self._left_out = self._find_left_out(student_maps, teacher_maps)
         lifted: Sequence[Tensor] = student_maps
@@ -279,6 +295,7 @@ class Distiller(nn.Module):
         if not self.training:
             return DistillOutput(self._reader.logits(self.student, images), None, {}, {})
         _check_told(losses, labels)
+        self._choose_taps(images)
         # Tapped also where no map is read: a compiled student does not notice that hooks have come or gone.
         logits, maps = self._reader.run(self.student, images)
         if not losses:
@@ -322,6 +339,7 @@ class Distiller(nn.Module):
             OptionError: a loss needs too much to be stored, or there is no teacher to run.
             ShapeError: a tap did not run or gave no tensor, or a loss cannot compare what came.
         """
+        self._choose_taps(images)
         if self.teacher is None:
             raise OptionError("there is no teacher to run; give the network itself as teacher")
         for name, loss in self._losses.items():
@@ -336,6 +354,7 @@ class Distiller(nn.Module):
     @torch.no_grad()
     def teacher_shapes(self, images: Tensor) -> tuple[tuple[int, ...], ...]:
         """Return the shapes at the teacher's taps for such images, without the batch."""
+        self._choose_taps(images)
         return tuple(tuple(one.shape[1:]) for one in self._teacher.maps(images[:1]))
 
     def _requests(self, losses: Losses, logits: Tensor, maps: Sequence[Tensor]) -> dict[str, Request]:
@@ -355,6 +374,18 @@ class Distiller(nn.Module):
         reading = {name: loss for name, loss in self._losses.items() if _reads_maps(loss)}
         found = {name: loss.left_out(student_maps, teacher_maps) for name, loss in reading.items()}
         return {name: tuple(self._student_taps[tap] for tap in taps) for name, taps in found.items() if taps}
+
+    def _choose_taps(self, images: Tensor) -> None:
+        """Choose the taps that are not named, by a pass of these images through both networks."""
+        if self._unnamed is None or self.teacher is None:
+            return
+        student, teacher = nets.suggest_pair(
+            self.student, self.teacher, images, student_taps=self._unnamed[0], teacher_taps=self._unnamed[1]
+        )
+        self._student_taps = student.names
+        self._reader.tap(self.student, student.names, drop_tokens=student.drop_tokens)
+        self._teacher.tap(teacher.names, drop_tokens=teacher.drop_tokens)
+        self._unnamed = None
 
     def _look_at_student(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the student in eval mode and leave its mode as it was."""

@@ -44,6 +44,11 @@ class Teacher(Protocol):
         """How many taps of the teacher there are."""
         return 0
 
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """Their names; () where only what is stored of them is known."""
+        return ()
+
     def check(self, losses: Losses) -> None:
         """Make sure that the teacher can serve these losses.
 
@@ -64,6 +69,10 @@ class Teacher(Protocol):
         Raises:
             OptionError: they share what learns, or statistics.
         """
+        return None
+
+    def tap(self, names: Sequence[str], *, drop_tokens: int) -> None:
+        """Name the taps of a network of which none were named; see :meth:`svdistill.nets.reader.Reader.tap`."""
         return None
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -174,6 +183,11 @@ class LiveTeacher(Teacher):
         """How many taps there are."""
         return len(self._reader.names)
 
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """Their names."""
+        return self._reader.names
+
     def check_apart(self, student: nn.Module) -> None:
         """Make sure that the network shares with a student nothing that learns, and no statistics.
 
@@ -196,10 +210,23 @@ class LiveTeacher(Teacher):
         students = set(student.modules())
         self._shared = [module for module in self._network.modules() if module in students]
 
+    def tap(self, names: Sequence[str], *, drop_tokens: int) -> None:
+        """Name the network's taps, of which none were named before.
+
+        Args:
+            names: dotted names of its submodules.
+            drop_tokens: how many tokens at the front are left out, unless that was said before.
+
+        Raises:
+            OptionError: an unknown tap.
+        """
+        self._reader.tap(self._network, names, drop_tokens=drop_tokens)
+
     def maps(self, images: Tensor) -> list[Tensor]:
         """Run the network, and return its maps; a tap that gives the logits is warned of."""
         logits, maps = self._run(images)
-        warn_of_logits(self._reader.names, maps, logits, who="teacher")
+        if not self._reader.suggested:
+            warn_of_logits(self._reader.names, maps, logits, who="teacher")
         return maps
 
     def goals(

@@ -23,6 +23,7 @@ from svdistill.cli.networks import networks
 from svdistill.cli.predict import predict
 from svdistill.cli.recipes import recipes_app
 from svdistill.cli.report import report
+from svdistill.cli.taps import taps
 from svdistill.cli.train import train
 from svdistill.errors import SvdistillError, SvdistillWarning, is_out_of_memory
 from svdistill.ranks import find_ranks, refuse_several
@@ -33,6 +34,8 @@ EPILOG = """
   svdistill demo                                the whole story, two minutes
 
   svdistill networks                            what each network costs
+
+  svdistill taps resnet20                       where it can be compared
 
   svdistill recipes                             what can be trained
 
@@ -83,6 +86,7 @@ app.command(epilog="Example: svdistill export runs/digits/svd/1-… --to onnx --
 app.command(epilog="Example: svdistill push runs/digits/svd/1-… me/digits-student student.onnx")(push)
 app.command(epilog="Example: svdistill pull me/digits-student")(pull)
 app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
+app.command(epilog="Example: svdistill taps timm:resnet18 --pair timm:vit_tiny_patch16_224 --image-size 224")(taps)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 

@@ -32,3 +32,4 @@ def networks(
     entries = nets.survey(image_size=image_size, num_classes=classes, in_channels=channels, width=width)
     console.print(tables.networks_table(entries))
     say("the maps at the taps of one:  svdistill networks --taps NAME")
+    say("all places of any model:       svdistill taps MODEL")

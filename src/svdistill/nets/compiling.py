@@ -7,6 +7,7 @@ import torch
 import torch._functorch.config as aot_settings
 import torch.compiler.config as compiler_settings
 from torch import nn
+from torch._dynamo import OptimizedModule
 
 TAG = "[svdistill: nothing donated]"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,6 +36,12 @@ def compile_function(function: F, **options: Any) -> F:
     """
     _keep_what_backward_reads()
     return cast(F, torch.compile(function, **options))
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Tell whether a module, or one inside it, was compiled, by `torch.compile` or by its own ``compile()``."""
+    # torch has no public way to ask for the second
+    return any(isinstance(one, OptimizedModule) or one._compiled_call_impl is not None for one in module.modules())
 
 
 def _keep_what_backward_reads() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from svdistill.choices import Layout
 from svdistill.errors import ShapeError
+from svdistill.nets.compiling import is_compiled
 from svdistill.nets.layouts import (
     Layers,
     Layouts,
@@ -50,11 +51,31 @@ class Reader:
     ) -> None:
         self.names = tap_names(model, names) if names else ()
         self._drop_tokens = check_drop_tokens(drop_tokens)
+        self._layout = layout
         self._layouts = list(check_layouts(layout, len(self.names)))
         self._output = output
         self._who = who
         self._memory = TapMemory()
         self._looked = False
+        # These are never the logits, though a backbone gives as its output what its last tap gives.
+        self.suggested = False
+
+    def tap(self, model: nn.Module, names: Sequence[str], *, drop_tokens: int) -> None:
+        """Take the taps that are suggested for a network of which none were named.
+
+        Args:
+            model: the network.
+            names: its taps, as for `Taps`.
+            drop_tokens: how many tokens are left out, unless that was said before.
+
+        Raises:
+            OptionError: as when the reader is made.
+        """
+        self.names = tap_names(model, names)
+        self._drop_tokens = self._drop_tokens or check_drop_tokens(drop_tokens)
+        self._layouts = list(check_layouts(self._layout, len(self.names)))
+        self._memory, self._looked = TapMemory(), False
+        self.suggested = True
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Run the network for its logits alone."""
@@ -76,7 +97,7 @@ class Reader:
         if not self.names:
             return self.logits(model, images), []
         watched: AbstractContextManager[dict[str, Layers]] = nullcontext({})
-        if not self._looked and _is_compiled(model):
+        if not self._looked and is_compiled(model):
             watched = nullcontext(declared_layers(model, self.names))
         elif not self._looked:
             watched = last_layers(model, self.names)
@@ -126,8 +147,3 @@ def run_tapped(
         ShapeError: see `Reader.run`.
     """
     return Reader(model, names, drop_tokens=drop_tokens, layout=layout).run(model, images)
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    # torch has no public way to ask whether `module.compile()` was called
-    return any(module._compiled_call_impl is not None for module in model.modules())

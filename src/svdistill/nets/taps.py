@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from svdistill.errors import OptionError, ShapeError, SvdistillWarning, nearest
+from svdistill.nets.compiling import is_compiled
 
 
 class TapMemory:
@@ -72,6 +73,7 @@ class Taps:
         self, model: nn.Module, names: Sequence[str], *, drop_tokens: int = 0, memory: TapMemory | None = None
     ) -> None:
         self._names = tap_names(model, names)
+        self._model = model
         self._drop_tokens = check_drop_tokens(drop_tokens)
         self._memory = memory or TapMemory()
         # A string stands for an output that is not a tensor; `collect` reports it.
@@ -100,8 +102,7 @@ class Taps:
     def _map(self, name: str, output: _Output | str | None) -> Tensor:
         """Return what a submodule gave, as it gave it."""
         if output is None:
-            reason = "these taps are closed" if self._closed else "it did not run since the last collect"
-            raise ShapeError(f"no output of tap {name!r}: {reason}; run the model once before each collect")
+            raise ShapeError(f"no output of tap {name!r}: {self._why_none()}")
         if isinstance(output, str):
             raise ShapeError(f"tap {name!r} gave {output}, expected a tensor; tap a submodule of it instead")
         if output.version is not None:
@@ -115,6 +116,16 @@ class Taps:
                 "run the model again, which copies it from now on, or leave out inplace=True there"
             )
         return output.copy
+
+    def _why_none(self) -> str:
+        if self._closed:
+            return "these taps are closed; run the model once before each collect"
+        if is_compiled(self._model):
+            return (
+                "the model is compiled and had run before it was tapped, which it does not notice; tap it before its "
+                "first pass, or call torch.compiler.reset() before the next"
+            )
+        return "it did not run since the last collect; run the model once before each collect"
 
     def close(self) -> None:
         """Remove the hooks and forget what was recorded; a second call does nothing."""
@@ -137,7 +148,7 @@ class Taps:
 
         def record(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if not isinstance(output, Tensor):
-                self._outputs[name] = _describe(output)
+                self._outputs[name] = describe(output)
                 return
             seen = (name, module.training)
             if name in memory.overwritten:
@@ -225,7 +236,8 @@ def tap_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _describe(output: object) -> str:
+def describe(output: object) -> str:
+    """Say in a word what a submodule gave that is not a tensor."""
     if isinstance(output, tuple | list):
         return f"a {type(output).__name__} of {len(output)}"
     return f"a {type(output).__name__}"

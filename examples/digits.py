@@ -16,7 +16,7 @@ def scans() -> tuple[TensorDataset, TensorDataset]:
     mean, std = svdistill.data.channel_statistics(digits.train)
     train, test = (
         TensorDataset(svdistill.data.standardize(part.images, mean, std), part.labels)
-        for part in (digits.train, digits.test.subset(300, seed=0))
+        for part in (digits.train.subset(600, seed=0), digits.test.subset(300, seed=0))
     )
     return train, test
 

@@ -40,15 +40,18 @@ class KDSVDTask(ClassificationTask):
         return {"loss": loss, "output": output.logits, "transfer": output.transfer.detach()}
 
 
-def train_epoch(task: KDSVDTask, loader: DataLoader, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Train for an epoch as timm's script does, and return what the last batch gave."""
+def train_epoch(
+    task: ClassificationTask, loader: DataLoader, optimizer: torch.optim.Optimizer
+) -> list[dict[str, Tensor]]:
+    """Train for an epoch as timm's script does, and return what each batch gave."""
+    results = []
     for images, target in loader:
-        result = task(images, target)
-        result["loss"].backward()
+        results.append(task(images, target))
+        results[-1]["loss"].backward()
         dispatch_clip_grad(task.get_clip_parameters(), 5.0)
         optimizer.step()
         optimizer.zero_grad()
-    return result
+    return results
 
 
 train, test = scans()
@@ -61,13 +64,14 @@ train_epoch(plain, DataLoader(train, batch_size=BATCH, shuffle=True), optimizer)
 model = timm.create_model("resnet10t", num_classes=10, in_chans=1)
 model = with_teacher(model, teacher, train.tensors[0][:2])
 optimizer = create_optimizer_v2(model, opt="momentum", lr=0.02)
-scheduler, epochs = create_scheduler_v2(optimizer, sched="cosine", num_epochs=2, warmup_epochs=0)
+scheduler, epochs = create_scheduler_v2(optimizer, sched="cosine", num_epochs=3, warmup_epochs=0)
 task = KDSVDTask(model, criterion_kwargs={"smoothing": 0.1}, verbose=False)
 for epoch in range(epochs):
     model.train()
-    result = train_epoch(task, DataLoader(train, batch_size=BATCH, shuffle=True), optimizer)
+    results = train_epoch(task, DataLoader(train, batch_size=BATCH, shuffle=True), optimizer)
     scheduler.step(epoch + 1)
-    print(f"epoch {epoch}: main {result['loss'].detach():.3f}, transfer {result['transfer']:.4f}")
+    main, transfer = (torch.stack([one[name].detach() for one in results]).mean() for name in ("loss", "transfer"))
+    print(f"epoch {epoch}: main {main:.3f}, transfer {transfer:.4f}")
 model.eval()
 with torch.no_grad():
     top1, _ = accuracy(model(test.tensors[0])[0], test.tensors[1], topk=(1, 5))

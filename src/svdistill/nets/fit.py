@@ -1,10 +1,11 @@
 """Weights by name, fitted to a network whatever wrappers have put before and into their names."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from torch import Tensor, nn
 
-from svdistill.errors import CheckpointError, nearest
+from svdistill.errors import CheckpointError
 
 State = dict[str, Tensor]
 
@@ -101,10 +102,9 @@ def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], abs
     parts = []
     missing = [key for key in expected if key in absent]
     if missing:
-        hint = nearest(missing[0], unknown, limit=1) if unknown else ""
-        parts.append(
-            f"it lacks {_some(missing)} of {len(expected)}{hint.replace('did you mean', 'is it').replace(';', ',')}"
-        )
+        near = get_close_matches(missing[0], unknown, n=1, cutoff=0.5)
+        meant = f" (is {near[0]!r} the first of them?)" if near else ""
+        parts.append(f"it lacks {_some(missing)} of {len(expected)}{meant}")
     if unknown:
         parts.append(f"it has {_some(unknown)} that the network has not")
     if shapes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from svdistill import nets
 from svdistill.atomic import write_atomically
-from svdistill.errors import DataError, OptionError, TrainingError, one_line
+from svdistill.errors import DataError, OptionError, SvdistillError, one_line
 from svdistill.jobs.card import model_card
 from svdistill.jobs.run import Run
 from svdistill.jobs.student import Student
@@ -19,8 +19,10 @@ from svdistill.jobs.student import Student
 FILE, CARD = "student.safetensors", "README.md"
 
 
-class HubError(TrainingError):
+class HubError(SvdistillError, RuntimeError):
     """The hub is out of reach, does not know a repository, or does not let us in."""
+
+    exit_status = 1
 
 
 def push(

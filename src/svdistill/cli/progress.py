@@ -200,6 +200,11 @@ class Reporter:
         title = f"{recipe.name} seed {recipe.seed}"
         return Bar(title, console) if console.is_terminal else Lines(title, console)
 
+    def taps(self, recipe: "Recipe", pairs: Sequence[tuple[str, str]]) -> None:
+        """Print in one line which taps were suggested."""
+        which = ", ".join(f"{ours} – {theirs}" for ours, theirs in pairs)
+        note(f"{recipe.name} seed {recipe.seed}: taps of student and teacher, as none were named: {which}")
+
     def left_out(self, recipe: "Recipe", taps: Mapping[str, Sequence[str]]) -> None:
         """Print in one line which taps are not compared, and why."""
         which = "; ".join(f"{name} leaves out {', '.join(names)}" for name, names in taps.items())

@@ -30,6 +30,15 @@ class Callbacks(Protocol):
         """
         return NoProgress()
 
+    def taps(self, recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> None:
+        """A run that is about to begin compares taps that were suggested, as none were named.
+
+        Args:
+            recipe: what is trained.
+            pairs: the student's taps, each with the teacher's.
+        """
+        return
+
     def left_out(self, recipe: Recipe, taps: Mapping[str, Sequence[str]]) -> None:
         """A run that is about to begin compares less than its taps.
 

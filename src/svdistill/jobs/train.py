@@ -24,6 +24,7 @@ from svdistill.jobs.teacher_cache import Provided, provide
 from svdistill.recipes import Recipe, build, outside, weights
 from svdistill.recipes.check import check, check_parts
 from svdistill.recipes.images import Images, Loaded, load_images, noise
+from svdistill.recipes.suggested import with_taps
 from svdistill.records import ACCURACY, VALIDATION_ACCURACY
 from svdistill.teacher_cache import TeacherCache
 
@@ -101,13 +102,16 @@ def prepared(
     # Rank zero first once more: the others find the digests of files that it keeps.
     identities = processes.rank_zero_first(lambda: [fingerprint(own) for own in images])
     processes.check_equal(identities, what="images")
-    processes.on_all_ranks(lambda: _check(line, images, processes=processes.world))
-    return line, images
+    return processes.on_all_ranks(lambda: _checked(line, images, processes=processes.world)), images
 
 
-def _check(line: Sequence[Recipe], images: Sequence[Images], *, processes: int) -> None:
+def _checked(line: Sequence[Recipe], images: Sequence[Images], *, processes: int) -> tuple[Recipe, ...]:
+    """Check that all fits together; return the recipes, which know the taps that were suggested for them."""
+    known = []
     for member, own, parent, theirs in zip(line, images, (*line[1:], None), (*images[1:], None), strict=True):
-        check(member, own, teacher_recipe=parent, teacher_images=theirs, processes=processes)
+        known.append(with_taps(member, own, teacher_recipe=parent, teacher_images=theirs))
+        check(known[-1], own, teacher_recipe=parent, teacher_images=theirs, processes=processes)
+    return tuple(known)
 
 
 def _train_line(
@@ -244,6 +248,8 @@ def _train_one(
     plan = build.training_plan(recipe, distiller, on_device, shard=processes.shard)
     processes.on_rank_zero(lambda: _begin(recipe, images, run, teacher_file, distiller.student))
     processes.on_all_ranks(lambda: _see(run))
+    if recipe.found is not None:
+        callbacks.taps(recipe, list(zip(recipe.found.student, recipe.found.teacher, strict=True)))
     if distiller.left_out:
         callbacks.left_out(recipe, distiller.left_out)
     # A sharded teacher runs in all processes or in none; what is stored of one was looked at when it was stored.

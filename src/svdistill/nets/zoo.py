@@ -91,7 +91,7 @@ def default_taps(name: str) -> tuple[str, ...]:
     if foreign.is_foreign(str(name)):
         if foreign.is_of_library(name):
             foreign.check(name)
-        raise OptionError(f"{name!r} has no taps of its own; name them in model.taps (a teacher's in teacher.taps)")
+        raise OptionError(f"{name!r} has no taps of its own; name them, as 'svdistill taps {name}' suggests them")
     check_name(name)
     return _ZOO[name][1]
 

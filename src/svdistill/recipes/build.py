@@ -54,8 +54,15 @@ def model(recipe: Recipe, images: Images) -> nn.Module:
 
 
 def taps(recipe: Recipe) -> tuple[str, ...]:
-    """Return the names of the student's taps: the recipe's own, else its model's."""
+    """Return the names of the student's taps: the recipe's own, else those found for it, else its model's."""
+    if recipe.found is not None:
+        return recipe.found.student
     return recipe.model.taps or nets.default_taps(recipe.model.name)
+
+
+def known_taps(recipe: Recipe) -> tuple[str, ...] | None:
+    """Return the names of the student's taps, where the recipe or its model names any; else None."""
+    return recipe.model.taps or _own_taps(recipe.model.name)
 
 
 def teacher_taps(recipe: Recipe, teacher: Recipe | None) -> tuple[str, ...]:
@@ -66,22 +73,44 @@ def teacher_taps(recipe: Recipe, teacher: Recipe | None) -> tuple[str, ...]:
         teacher: the teacher's recipe; None where it has none.
 
     Returns:
-        Those of ``teacher.taps``, else of the teacher's recipe or what its file says, else of its model.
+        Those found for the recipe, else those of ``teacher.taps``, else of the teacher's recipe or what its file says,
+        else of its model.
 
     Raises:
         CheckpointError: the teacher's file is missing or damaged.
     """
+    if recipe.found is not None:
+        return recipe.found.teacher
+    return known_teacher_taps(recipe, teacher) or nets.default_taps(_teacher_name(recipe, teacher))
+
+
+def known_teacher_taps(recipe: Recipe, teacher: Recipe | None) -> tuple[str, ...] | None:
+    """Return the names of the teacher's taps, where a recipe, its file or its model names any; see `teacher_taps`."""
     assert recipe.teacher is not None
     if recipe.teacher.taps is not None:
         return recipe.teacher.taps
     if teacher is not None:
-        return taps(teacher)
+        return known_taps(teacher)
+    name = _teacher_name(recipe, teacher)
     if recipe.teacher.model is not None:
-        return nets.default_taps(recipe.teacher.model.name)
+        return _own_taps(name)
     with named("teacher.checkpoint"):
         file = Path(str(recipe.teacher.checkpoint))
-        spec = nets.spec(file)
-        return told(file, spec, "taps") or nets.default_taps(spec["name"])
+        return told(file, nets.spec(file), "taps") or _own_taps(name)
+
+
+def _teacher_name(recipe: Recipe, teacher: Recipe | None) -> str:
+    assert recipe.teacher is not None
+    if teacher is not None:
+        return teacher.model.name
+    if recipe.teacher.model is not None:
+        return recipe.teacher.model.name
+    with named("teacher.checkpoint"):
+        return str(nets.spec(Path(str(recipe.teacher.checkpoint)))["name"])
+
+
+def _own_taps(name: str) -> tuple[str, ...] | None:
+    return None if nets.foreign.is_foreign(name) else nets.default_taps(name)
 
 
 def drop_tokens(recipe: Recipe, teacher: Recipe | None) -> tuple[int, int]:
@@ -94,6 +123,8 @@ def drop_tokens(recipe: Recipe, teacher: Recipe | None) -> tuple[int, int]:
     own = 0 if teacher is None else teacher.model.drop_tokens
     if recipe.teacher is not None and recipe.teacher.drop_tokens is not None:
         own = recipe.teacher.drop_tokens
+    if recipe.found is not None:
+        return recipe.model.drop_tokens or recipe.found.student_drop_tokens, own or recipe.found.teacher_drop_tokens
     return recipe.model.drop_tokens, own
 
 

@@ -4,9 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import Field, Strict, field_validator, model_validator
+from pydantic import Field, PrivateAttr, Strict, field_validator, model_validator
 
 from svdistill.choices import MAX_RANK
 from svdistill.methods import BASELINE
@@ -90,6 +90,22 @@ _SOURCES = ("recipe", "checkpoint", "model")
 
 def _named(keys: Sequence[str]) -> str:
     return " and ".join((", ".join(map(repr, keys[:-1])), repr(keys[-1])) if keys[1:] else map(repr, keys))
+
+
+class FoundTaps(NamedTuple):
+    """The taps that were suggested where a recipe names none; no setting, so they are in no digest.
+
+    Attributes:
+        student: names of the student's.
+        teacher: names of the teacher's, paired with these.
+        student_drop_tokens: how many tokens at the front of the student's are left out, where they were suggested.
+        teacher_drop_tokens: how many of the teacher's.
+    """
+
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    student_drop_tokens: int
+    teacher_drop_tokens: int
 
 
 class Recipe(Settings):
@@ -207,6 +223,19 @@ class Recipe(Settings):
         """What helps the student, in a word: ``alone``, ``fsp-two-stage``, ``svd-poster``, ``svd+soft-target``."""
         parts = [f"{loss.name}-{loss.variant}" if loss.variant else loss.name for loss in self.loss]
         return ("+".join(parts) or BASELINE) + ("-two-stage" if self.train.first_stage_epochs else "")
+
+    _found: FoundTaps | None = PrivateAttr(default=None)
+
+    @property
+    def found(self) -> FoundTaps | None:
+        """The taps that were suggested for it; None where it needs none."""
+        return self._found
+
+    def finding(self, found: FoundTaps) -> "Recipe":
+        """Return the same recipe, which knows the taps that were suggested for it."""
+        same = self.model_copy()
+        same._found = found
+        return same
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as plain nested dictionaries, lists, numbers and strings, in the schema's order.

@@ -32,8 +32,8 @@ def metadata(recipe: Recipe, images: Images) -> dict[str, str]:
         images that were turned. Where it is not white, ``background`` as it is.
     """
     settings, named = recipe.data, {}
-    if recipe.model.taps is not None:
-        named["taps"] = json.dumps(recipe.model.taps)
+    if recipe.model.taps is not None or recipe.found is not None:
+        named["taps"] = json.dumps(recipe.model.taps if recipe.found is None else recipe.found.student)
     if settings.held_out is not None:
         named["held_out"] = json.dumps(settings.held_out)
     if settings.background != "white":

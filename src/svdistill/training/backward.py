@@ -4,14 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from svdistill.choices import Clip
 from svdistill.errors import OptionError, ShapeError, nearest
 from svdistill.gradients import TransferHealth, added, check_clip, combine_all, differentiate, is_sharded
 from svdistill.training.optimizers import add_main_decay, trained
-from svdistill.training.reduce import Gradients, average_gradients
+from svdistill.training.reduce import Gradients, Group, average_gradients
 
 Transfer = Tensor | Mapping[str, Tensor]
 
@@ -143,7 +142,7 @@ class Backward:
         bound: float = 0.3,
         scaler: torch.amp.GradScaler | None = None,
         health: TransferHealth | None = None,
-        group: dist.ProcessGroup | None = None,
+        group: Group | None = None,
     ) -> None:
         check_clip(clip, bound)
         self._optimizer = parameters if isinstance(parameters, torch.optim.Optimizer) else None

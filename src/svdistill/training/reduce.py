@@ -12,6 +12,7 @@ from svdistill.gradients import is_sharded
 from svdistill.training.processes import Processes, connection_errors
 
 Gradients = tuple[Tensor | None, ...]
+Group = dist.ProcessGroup
 
 
 def all_reduce(value: Tensor) -> None:
@@ -44,7 +45,7 @@ def sum_flat(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None] = all_r
 
 
 def average_gradients(
-    gradients: Sequence[Gradients], parameters: Sequence[Tensor], *, group: dist.ProcessGroup | None = None
+    gradients: Sequence[Gradients], parameters: Sequence[Tensor], *, group: Group | None = None
 ) -> list[Gradients]:
     """Average gradients over the ranks, in a loop that has connected them itself; where it has not, there is one.
 

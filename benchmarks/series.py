@@ -95,6 +95,8 @@ def draw(figures: Figures, path: Path) -> None:
 
 def _panel(axes: Axes, lines: Sequence[Curve], title: str) -> None:
     axes.set_title(title, loc="left", fontsize=10)
+    if not lines:
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color="#666666")
     axes.axhline(0, color="#444444", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xticks(regimes.SHARES, [f"{share} %" for share in regimes.SHARES])

@@ -83,9 +83,15 @@ def _series() -> Iterator[Regime]:
     """Name the regimes of the small-data series, which differ in the share of the labels."""
     for pair, (networks, taps) in PAIRS.items():
         for share in SHARES:
-            name, title = f"cifar100-{pair}-{share}", f"{networks}, {share} % of the labels"
+            name, title = series_recipe(pair, share), f"{networks}, {share} % of the labels"
             yield Regime(name, f"{title}, nothing else", taps)
-            yield Regime(f"{name}-unlabelled", f"{title}, the other images without", taps, alone=name)
+            beside = series_recipe(pair, share, unlabelled=True)
+            yield Regime(beside, f"{title}, the other images without", taps, alone=name)
+
+
+def series_recipe(pair: str, share: int, *, unlabelled: bool = False) -> str:
+    """Return the name of a recipe of the small-data series: a pair of networks, a share of the labels in percent."""
+    return f"cifar100-{pair}-{share}" + ("-unlabelled" if unlabelled else "")
 
 
 SHARES = (5, 10, 25)

@@ -55,7 +55,7 @@ def curves(figures: Figures, pair: str, *, unlabelled: bool) -> list[Curve]:
     known = {regime.recipe: regime for regime in regimes.SECTIONS["regimes-cifar100"]}
     found: dict[str, dict[int, Interval]] = {}
     for share in regimes.SHARES:
-        regime = known[f"cifar100-{pair}-{share}{'-unlabelled' if unlabelled else ''}"]
+        regime = known[regimes.series_recipe(pair, share, unlabelled=unlabelled)]
         baseline = regimes.baseline_of(regime, figures)
         for method in regime.methods:
             runs = figures["regimes"].get(regime.recipe, {}).get(method, {})

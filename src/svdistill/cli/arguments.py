@@ -11,10 +11,7 @@ RecipeName = Annotated[
 StudentPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its student.safetensors.")]
 RunsFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")]
 RUNS = Path("runs")
-AllowCode = Annotated[
-    bool,
-    typer.Option("--allow-code", help="Let code of your own run, which model.name=PACKAGE.MODULE:CALLABLE names."),
-]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let code of your own, PACKAGE.MODULE:CALLABLE, run.")]
 
 
 def settings(overrides: list[str] | None, allow_code: bool) -> list[str]:

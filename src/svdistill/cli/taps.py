@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from svdistill.cli.arguments import AllowCode
 from svdistill.cli.console import results, say
 
 _MODEL = "Name of a network, name or path of a recipe, a run's folder, or a .safetensors file."
@@ -26,9 +27,7 @@ def taps(
     channels: Annotated[int, typer.Option(min=1, metavar="N", help="Channels of an image.")] = 3,
     width: Annotated[float, typer.Option(metavar="X", help="Scales every channel count.")] = 1.0,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="With the weights of the model's library.")] = False,
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Let code of your own, MODULE:CALLABLE, run.")
-    ] = False,
+    allow_code: AllowCode = False,
     everything: Annotated[bool, typer.Option("--all", help="Show every submodule, also inside of blocks.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:

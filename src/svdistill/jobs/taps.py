@@ -127,9 +127,9 @@ def _resolve(name: str, settings: Settings) -> _Model:
             allow_code=settings.allow_code,
         )
     except OptionError as error:
-        if str(error).startswith("no network is called"):
-            raise OptionError(f"{error}; a recipe, a run's folder or a .safetensors file will do too") from error
-        raise
+        if foreign.is_foreign(name) or name in nets.names():
+            raise
+        raise OptionError(f"{error}; a recipe, a run's folder or a .safetensors file will do too") from error
     size = (settings.image_size,) * 2 if settings.image_size else known.size if known and known.size else (32, 32)
     taps = None if foreign.is_foreign(name) else nets.default_taps(name)
     mean, std = (known.mean, known.std) if known else (None, None)

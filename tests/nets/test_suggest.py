@@ -276,3 +276,19 @@ def test_networks_of_other_libraries(library, name, options, size, taps, widths)
     assert found.names == taps
     if widths is not None:
         assert tuple(p.shape[0] if len(p.shape) == 3 else p.shape[-1] for p in found.places) == widths
+
+
+@pytest.mark.parametrize(
+    ("network", "layer"),
+    [
+        (create("vgg-student", num_classes=7, width=0.25), "classifier.output"),
+        (Residual(), "head.1"),
+        (Transformer(), "head"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 7, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "2"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()), None),
+    ],
+)
+def test_the_output_layer(network: nn.Module, layer: str | None) -> None:
+    """It is the last linear layer, a 1×1 convolution before pooling too; a backbone has none."""
+    found = trace(network, IMAGES).output
+    assert (None if found is None else found.name) == layer

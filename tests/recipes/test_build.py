@@ -125,6 +125,18 @@ def test_losses_of_two_stages() -> None:
     assert (second.objective.clip, second.objective.beside) == ("per_variable", {"soft-target"})
 
 
+def test_a_linear_probe() -> None:
+    """The output layer alone learns of the main task, at its own rate; no loss of maps takes part there."""
+    recipe = recipes.load("digits/svd-recommended", ["train.linear_probe.lr=0.005", "optimizer.lr=0.02"])
+    assert build.output_layer(recipe, build.model(recipe, twelve_images()), twelve_images()) == "classifier.output"
+    first, second = build.stages(recipe, output_layer="classifier.output")
+    assert (first.learns, first.objective.weights, first.rate(0)) == (None, {"svd": 4}, 1)
+    assert (second.learns, second.objective.weights, second.rate(0)) == ("classifier.output", {}, 0.25)
+    soft = "loss=[{name: svd, stage: both},{name: soft-target, stage: second}]"
+    _, second = build.stages(loaded(soft, "train.first_stage=2", "train.linear_probe=true"))
+    assert (second.objective.weights, second.rate(0)) == ({"soft-target": 0.9}, 1)
+
+
 def test_a_weight_rises_within_its_stage() -> None:
     """In epochs, or in a fraction of the stage's, rounded up; DKD's does so unless told otherwise."""
     (stage,) = build.stages(loaded("loss=[svd,dkd]", "train.epochs=240"))

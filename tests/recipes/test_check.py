@@ -51,6 +51,16 @@ def test_misspelt_taps_are_found_before_work(loss: str, override: str, match: st
     assert "\n" not in str(caught.value)
 
 
+def test_a_linear_probe_needs_an_output_layer() -> None:
+    """Of a network that gives its features beside the logits it cannot be told which layer that is."""
+    alone = ["loss=null", "teacher=null", "allow_code=true", "model.name=tests.nets.own_code:Small", "model.width=1"]
+    probed = loaded(*alone, "train.linear_probe=true")
+    assert checked(probed) == ()
+    told = r"^train\.linear_probe: tests\.nets\.own_code:Small has no linear layer that gives its logits; take "
+    with pytest.raises(RecipeError, match=told):
+        checked(loaded(*alone, "model.arguments={named: true}", "train.linear_probe=true"))
+
+
 def test_an_average_of_more_steps_than_there_are_is_refused() -> None:
     """Twelve images three at a time, twice: eight steps."""
     student = ["loss=null", "teacher=null", "train.batch_size=3", "train.epochs=2"]

@@ -181,6 +181,17 @@ def test_digest_covers_the_teacher() -> None:
             r"^loss\.stage: no 'third'; expected 'first' or 'second' or 'both'",
         ),
         (["teacher=null", "loss=null", "train.first_stage=3"], r"^train\.first_stage: no loss takes part in it"),
+        (
+            ["train.linear_probe=true"],
+            r"^train\.linear_probe: svd compares .* the output layer does not change; give train\.first_stage too",
+        ),
+        (
+            ["train.linear_probe=true", "loss=[svd,{name: fsp, stage: second}]", "train.first_stage=2"],
+            r"^train\.linear_probe: fsp compares feature maps, .*; take loss\.stage=first, or train",
+        ),
+        (["train.linear_probe=3"], r"^train\.linear_probe: expected settings of its own"),
+        (["train.linear_probe.lr=0"], r"^train\.linear_probe\.lr: expected more than 0, got 0$"),
+        (["train.linear_probe.rate=1"], r"^train\.linear_probe\.rate: unknown key"),
         (["train.first_stage=1.5"], r"^train\.first_stage: expected epochs .* a fraction of them .*; got 1\.5$"),
         (["train.first_stage=-1"], r"^train\.first_stage: .* got -1$"),
         (["train.first_stage=true"], r"^train\.first_stage: .* got True$"),

@@ -110,6 +110,33 @@ def test_a_second_stage_is_a_run_of_its_own(make_run):
     assert changed(state_of(both.distiller), state_of(second.distiller)) == set()
 
 
+PROBE = (Stage(1, FIRST), Stage(2, ALONE, factor=0.5, learns="4"))
+
+
+def test_a_part_learns_alone(make_run):
+    """The output layer alone, at its own rate: all else keeps weights and statistics, and learns again afterwards."""
+    run = make_run()
+    kept = Snapshots(run)
+    run.fit(stages=PROBE, progress=kept)
+    assert changed(kept.states[1], kept.states[3]) == {"student.4.weight", "student.4.bias"}
+    assert [line["lr"] for line in run.record.metrics()] == pytest.approx([0.05, 0.025, 0.025])
+    assert all(parameter.requires_grad for parameter in run.distiller.student.parameters())
+    run.distiller.train()
+    assert all(module.training for module in run.distiller.student.modules())
+
+
+@pytest.mark.parametrize("stop", [15, 18])
+def test_a_part_learns_alone_after_a_stop_too(make_run, stop):
+    """Stopped within an epoch of the stage or at the end of one, a run resumes to the same end."""
+    whole, broken = make_run(name="whole"), make_run(name="broken")
+    whole.fit(stages=PROBE)
+    with pytest.raises(StopError):
+        broken.fit(stages=PROBE, progress=Snapshots(broken, stop=stop))
+    again = make_run(name="broken")
+    again.fit(stages=PROBE)
+    assert changed(state_of(whole.distiller), state_of(again.distiller)) == set()
+
+
 def test_the_norm_is_bounded_in_the_first_stage_only(make_run):
     """Whatever the transfer loss weighs; the second stage has no such bound."""
     run = make_run()

@@ -4,7 +4,7 @@ from svdistill.nets.compiling import compile_function, compile_module
 from svdistill.nets.cost import Cost, count
 from svdistill.nets.files import load, save, spec
 from svdistill.nets.mobilenet import MobileNet
-from svdistill.nets.modes import eval_mode
+from svdistill.nets.modes import eval_mode, learning_alone
 from svdistill.nets.pairs import suggest_pair
 from svdistill.nets.recompute import recompute_activations, recomputes_activations
 from svdistill.nets.resnet import ResNet
@@ -36,6 +36,7 @@ __all__ = [
     "create",
     "default_taps",
     "eval_mode",
+    "learning_alone",
     "load",
     "names",
     "recompute_activations",

@@ -69,11 +69,13 @@ class Trace:
     Attributes:
         places: all submodules that ran, in the order in which they ended.
         features: the place that gives the last hidden features; None where none does.
+        output: the output layer, which gives the logits; None of a backbone, and where it cannot be told.
         declared: the places that the network itself names for its stages, as timm's do; () where it names none.
     """
 
     places: tuple[Place, ...]
     features: Place | None
+    output: Place | None
     declared: tuple[Place, ...] = ()
 
 
@@ -133,7 +135,9 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
             raise OptionError(f"the network cannot take images of {size} ({reason}); change their size") from error
     done = sorted((run for run in runs if run.calls), key=lambda run: run.ended)
     places = _places(done, entry, layers, total=counter.get_total_flops(), passed=_passages(output, entry.grad_fn))
-    return Trace(tuple(places.values()), _features(done, places), _declared(model, places))
+    last = _output_layer(done, places)
+    output_layer = None if last is None else places[last.name]
+    return Trace(tuple(places.values()), _features(done, places, last), output_layer, _declared(model, places))
 
 
 def _watch(stack: ExitStack, runs: Sequence[_Run], counter: FlopCounterMode) -> None:
@@ -239,14 +243,24 @@ def _tensors(output: Any) -> Iterator[Tensor]:
         yield from _tensors([vars(output).get(one.name) for one in fields(output)])
 
 
-def _features(done: Sequence[_Run], places: Mapping[str, Place]) -> Place | None:
-    """Find what gives the last hidden features, which the output layer reads; without one they are the output."""
+def _output_layer(done: Sequence[_Run], places: Mapping[str, Place]) -> _Run | None:
+    """Find the layer with parameters that runs last, unless it is the end of a backbone."""
+    _, passed = _usable(done, places)
+    learning = [run for run in passed if next(run.module.parameters(recurse=False), None) is not None]
+    return learning[-1] if learning and _gives_logits(learning[-1].module) else None
+
+
+def _usable(done: Sequence[_Run], places: Mapping[str, Place]) -> tuple[list[_Run], list[_Run]]:
+    """Return what can be tapped, and of it what all that reaches the output passes through."""
     usable = [run for run in done if not places[run.name].obstacle]
     # Without a graph from output to images, what runs last has to do.
-    passed = [run for run in usable if places[run.name].passed] or usable
-    learning = [run for run in passed if next(run.module.parameters(recurse=False), None) is not None]
-    if learning and _gives_logits(learning[-1].module):
-        last = learning[-1]
+    return usable, [run for run in usable if places[run.name].passed] or usable
+
+
+def _features(done: Sequence[_Run], places: Mapping[str, Place], last: _Run | None) -> Place | None:
+    """Find what gives the last hidden features, which the output layer reads; without one they are the output."""
+    usable, passed = _usable(done, places)
+    if last is not None:
         usable, passed = ([run for run in some if run.ended < last.ended] for some in (usable, passed))
         # Changed in place later, they would be tapped as they were before: without their activation.
         sharing = [run for run in passed if not run.overwritten and _shares(run.output, last.inputs[0])]

@@ -19,6 +19,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def switched(value: Any) -> Any:
+    """Take true for settings that are all defaults, and false for null."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 def plain_length(value: Any, *, none: str) -> Any:
     """Say in one sentence what a `Length` is: the union's own error has one line for each member.
 

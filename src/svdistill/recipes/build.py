@@ -11,10 +11,12 @@ from torch import nn
 from svdistill import data, nets, training
 from svdistill.choices import BOUND
 from svdistill.distiller import Distiller
+from svdistill.errors import RecipeError
 from svdistill.losses.protocol import Losses
 from svdistill.nets.layouts import Layouts
+from svdistill.nets.trace import trace
 from svdistill.recipes.base import whole_epochs
-from svdistill.recipes.images import Images, batches
+from svdistill.recipes.images import Images, batches, noise
 from svdistill.recipes.losses import AnyLoss, LossSettings
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
@@ -213,13 +215,17 @@ def recomputing(recipe: Recipe, student: nn.Module) -> Iterator[None]:
         yield
 
 
-def stages(recipe: Recipe) -> tuple[training.Stage, ...]:
+def stages(recipe: Recipe, *, output_layer: str | None = None) -> tuple[training.Stage, ...]:
     """Make the stages of training: one, or the transfer task alone and then the main task.
 
     Where losses of a sum differ in how they are combined with the main task, those that are not bounded (``clip`` none)
     count as part of it. The factors on the main loss are multiplied.
+
+    Args:
+        recipe: the student's.
+        output_layer: what learns alone in the stage of the main task; None = the whole student.
     """
-    knobs = recipe.train
+    knobs, probe = recipe.train, recipe.train.linear_probe
     main = training.Stage(
         knobs.epochs,
         _objective(recipe),
@@ -227,6 +233,8 @@ def stages(recipe: Recipe) -> tuple[training.Stage, ...]:
         gamma=knobs.gamma,
         schedule=knobs.schedule,
         warm_up=knobs.warm_up_epochs,
+        factor=1.0 if probe is None else (probe.lr or recipe.optimizer.lr) / recipe.optimizer.lr,
+        learns=output_layer,
     )
     if not knobs.first_stage_epochs:
         return (main,)
@@ -239,6 +247,22 @@ def stages(recipe: Recipe) -> tuple[training.Stage, ...]:
         label_smoothing=knobs.label_smoothing,
     )
     return training.Stage(knobs.first_stage_epochs, alone), main
+
+
+def output_layer(recipe: Recipe, student: nn.Module, images: Images) -> str:
+    """Return the name of the student's output layer, which a linear probe trains alone.
+
+    Raises:
+        RecipeError: what the student gives is not that of a last linear layer.
+    """
+    with named("train.linear_probe"):
+        found = trace(student, noise(images).to(next(student.parameters()).device)).output
+    if found is None:
+        raise RecipeError(
+            f"train.linear_probe: {recipe.model.name} has no linear layer that gives its logits; take "
+            "train.linear_probe=false"
+        )
+    return found.name
 
 
 def _objective(recipe: Recipe) -> training.Objective:
@@ -282,9 +306,10 @@ def training_plan(
         The plan, with fresh batches and a fresh optimizer.
 
     Raises:
-        RecipeError: a number of the optimizer is out of range.
+        RecipeError: a number of the optimizer is out of range, or there is no output layer to train alone.
     """
     knobs = recipe.train
+    alone = output_layer(recipe, distiller.student, images) if knobs.linear_probe is not None else None
     return training.TrainingPlan(
         distiller=distiller,
         optimizer=optimizer(recipe, distiller),
@@ -292,7 +317,7 @@ def training_plan(
         test=images.watched,
         mean=images.mean,
         std=images.std,
-        stages=stages(recipe),
+        stages=stages(recipe, output_layer=alone),
         evaluate_every=knobs.evaluate_every,
         checkpoint_minutes=knobs.checkpoint_minutes,
         compile=knobs.compile,

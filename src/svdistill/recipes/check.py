@@ -133,6 +133,8 @@ def _student(recipe: Recipe, images: Images, *, processes: int) -> nn.Module:
         _check_single(student, images)
     with build.recomputing(recipe, student):
         pass
+    if recipe.train.linear_probe is not None:
+        build.output_layer(recipe, student, images)
     if nets.foreign.is_foreign(recipe.model.name):
         with named("model"):
             weights.check_savable(student, recipe=recipe, images=images)

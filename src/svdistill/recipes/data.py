@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, Strict, field_validator, model_vali
 
 from svdistill.choices import MAX_BATCH, MAX_COUNT
 from svdistill.errors import brief
-from svdistill.recipes.base import Fraction, Settings
+from svdistill.recipes.base import Fraction, Settings, switched
 
 Classes = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 # Degrees; beyond half of a quarter turn an image is nearer to the next one.
@@ -114,8 +114,7 @@ class AugmentSettings(Settings):
     @field_validator("resized_crop", "erasing", mode="before")
     @classmethod
     def _switched(cls, value: Any) -> Any:
-        """Take true for all defaults, and false for null."""
-        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+        return switched(value)
 
     @property
     def varies(self) -> bool:

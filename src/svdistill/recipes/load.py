@@ -25,7 +25,7 @@ from svdistill.recipes.data import (
 from svdistill.recipes.losses import LOSSES
 from svdistill.recipes.models import ModelSettings, OutsideSettings
 from svdistill.recipes.schema import Recipe, TeacherSettings
-from svdistill.recipes.train import OPTIMIZERS, TrainSettings
+from svdistill.recipes.train import OPTIMIZERS, LinearProbeSettings, TrainSettings
 from svdistill.records import MACHINE_KEYS, RunRecord
 
 # The sections whose settings are told apart by a name.
@@ -43,6 +43,7 @@ _SECTIONS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "teacher.model": (OutsideSettings,),
     **{section: tuple(kinds.values()) for section, kinds in _TAGS.items()},
     "train": (TrainSettings,),
+    "train.linear_probe": (LinearProbeSettings,),
 }
 _LONGEST, _LONGEST_REASON = 80, 500  # characters of a key, and of what is wrong with a value
 _SAME_IMAGES = ("classes", "held_out", "image_size", "channels", "background")

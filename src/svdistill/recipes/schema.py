@@ -159,6 +159,7 @@ class Recipe(Settings):
         if len({loss.bound for loss in self.loss if loss.clip == "own_norm"}) > 1:
             raise ValueError("loss.bound: one bound serves all losses of a sum, got several; give each the same")
         self._check_stages()
+        self._check_probe()
         self._check_views()
         self._check_smoothing()
         size = self.data.train_size
@@ -186,6 +187,17 @@ class Recipe(Settings):
                     f"{loss.name} takes part; take fewer, or a fraction of them"
                 )
 
+    def _check_probe(self) -> None:
+        if self.train.linear_probe is None:
+            return
+        for loss in self.loss:
+            if loss.compares_taps and (not self.train.first_stage_epochs or loss.stage == "second"):
+                raise ValueError(
+                    f"train.linear_probe: {loss.name} compares feature maps, which the output layer does not change; "
+                    f"{'take loss.stage=first' if self.train.first_stage_epochs else 'give train.first_stage too'}, or "
+                    "train.linear_probe=false"
+                )
+
     def _check_views(self) -> None:
         views, mixes = self.teacher and self.teacher.views, self.data.augment.mixes
         if views and mixes:
@@ -211,7 +223,10 @@ class Recipe(Settings):
         """The transfer losses that take part along with the main task, in its stage where there are two."""
         if not self.train.first_stage_epochs:
             return self.loss
-        return tuple(loss for loss in self.loss if loss.stage in ("second", "both"))
+        probed = self.train.linear_probe is not None
+        return tuple(
+            loss for loss in self.loss if loss.stage in ("second", "both") and not (probed and loss.compares_taps)
+        )
 
     @property
     def main_weight(self) -> float:

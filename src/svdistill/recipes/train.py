@@ -7,7 +7,7 @@ from pydantic import Field, Strict, ValidationInfo, field_validator, model_valid
 
 from svdistill.choices import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, Capture, Schedule
 from svdistill.errors import brief
-from svdistill.recipes.base import Fraction, Length, Settings, by_name, plain_length, whole_epochs
+from svdistill.recipes.base import Fraction, Length, Settings, by_name, plain_length, switched, whole_epochs
 
 Epoch = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 
@@ -42,6 +42,16 @@ class AdamWSettings(Settings):
 
 AnyOptimizer = Annotated[SGDSettings | AdamWSettings, Field(discriminator="name")]
 OPTIMIZERS: dict[str, type[Settings]] = by_name(AnyOptimizer)
+
+
+class LinearProbeSettings(Settings):
+    """How the output layer is trained alone.
+
+    Attributes:
+        lr: its learning rate at the start; null = the optimizer's.
+    """
+
+    lr: float | None = Field(default=None, gt=0, le=MAX_FACTOR)
 
 
 class TrainSettings(Settings):
@@ -82,6 +92,9 @@ class TrainSettings(Settings):
             whose ``stage`` says otherwise.
         first_stage_norm: bound on the norm of the whole gradient in the first of two stages, in which no main gradient
             bounds that of the transfer task; null = no bound.
+        linear_probe: train the output layer alone in the ``epochs`` of the main task, on the features that the first
+            stage has left, or that the network begins with: ``true``, or its settings. All else keeps its weights and
+            statistics, and losses that compare feature maps end with the first stage. null = train the whole network.
         evaluate_every: measure on the test images, those held out or those of the validation after every n-th epoch,
             and after the last.
     """
@@ -89,6 +102,7 @@ class TrainSettings(Settings):
     epochs: int = Field(ge=1, le=MAX_EPOCHS)
     first_stage: Length = 0
     first_stage_norm: float | None = Field(default=1.0, gt=0, le=MAX_FACTOR)
+    linear_probe: LinearProbeSettings | None = None
     evaluate_every: int = Field(default=1, ge=1, le=MAX_EPOCHS)
     schedule: Schedule = "steps"
     milestones: Annotated[tuple[Epoch | Fraction, ...], Strict(False)] = ()
@@ -153,6 +167,11 @@ class TrainSettings(Settings):
     def _words(cls, value: Any) -> Any:
         """Take on and off for words: YAML reads them as true and false."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("linear_probe", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        return switched(value)
 
     @field_validator("first_stage", "warm_up", mode="before")
     @classmethod

@@ -1,5 +1,6 @@
 """The training loop: an epoch is one step after the other; around it a run is watched and saved."""
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
         error.exit_status = 1  # work has begun
         raise
     finally:
+        stages.end()
         curves.finish()
         progress.finish()
     processes.on_rank_zero(partial(_settle, record))
@@ -123,6 +125,7 @@ class _Stages:
         self._course = self._begin_course(0)
         self._number: int | None = None
         self._steps: Steps | None = None
+        self._learning = ExitStack()
 
     def steps(self, number: int, *, anew: bool) -> Steps:
         """Return the steps of a stage, from the same memory as long as it lasts.
@@ -135,10 +138,16 @@ class _Stages:
             self._state.begin_stage()
         if self._steps is None or self._number != number:
             self._steps = None  # a graph keeps its memory: the last stage's goes first
-            objective = self._plan.stages[number].objective
+            stage = self._plan.stages[number]
             self._course = self._begin_course(number)
-            self._number, self._steps = number, make_steps(self._engine, self._plan, self._state, objective)
+            self.end()
+            self._learning.enter_context(stage.learning(self._plan.distiller.student))
+            self._number, self._steps = number, make_steps(self._engine, self._plan, self._state, stage.objective)
         return self._steps
+
+    def end(self) -> None:
+        """Let the whole student learn again."""
+        self._learning.close()
 
     def _begin_course(self, number: int) -> Course:
         smoothing = self._plan.stages[number].objective.label_smoothing

@@ -1,14 +1,16 @@
 """What a step minimizes: the main loss and the transfer losses, and how their gradients are combined."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from svdistill.choices import BOUND, SCHEDULES, Clip, Schedule
 from svdistill.errors import OptionError, nearest
 from svdistill.gradients import check_clip
+from svdistill.nets import learning_alone
 from svdistill.training.schedules import cosine_decay, linear_warm_up, step_decay
 
 
@@ -101,6 +103,9 @@ class Stage(NamedTuple):
         schedule: how the learning rate falls: in ``steps``, or by a ``cosine`` from the end of the warm-up to that of
             the stage.
         warm_up: in how many epochs at the start the rate rises to the full one, 0 ≤ warm_up < epochs.
+        factor: what the full learning rate is multiplied by, > 0.
+        learns: dotted name of the student's submodule that learns alone, while all else keeps its weights and
+            statistics; None = the whole student.
     """
 
     epochs: int
@@ -109,6 +114,12 @@ class Stage(NamedTuple):
     gamma: float = 0.1
     schedule: Schedule = "steps"
     warm_up: int = 0
+    factor: float = 1.0
+    learns: str | None = None
+
+    def learning(self, student: nn.Module) -> AbstractContextManager[None]:
+        """Let that part of a student learn which learns in this stage, for a ``with`` block."""
+        return nullcontext() if self.learns is None else learning_alone(student, self.learns)
 
     def rate(self, epoch: int) -> float:
         """Return what the learning rate is multiplied by in an epoch of this stage, from 0."""
@@ -116,7 +127,7 @@ class Stage(NamedTuple):
             decay = cosine_decay(max(0, epoch - self.warm_up), epochs=self.epochs - self.warm_up)
         else:
             decay = step_decay(epoch, milestones=self.milestones, gamma=self.gamma)
-        return linear_warm_up(epoch, epochs=self.warm_up) * decay
+        return self.factor * linear_warm_up(epoch, epochs=self.warm_up) * decay
 
     def check_schedule(self) -> None:
         """Raise `OptionError` unless the schedule is a known one and its warm-up ends before the rate falls."""

@@ -59,7 +59,8 @@ def try_steps(recipe: Recipe, distiller: Distiller, images: Images, engine: trai
         for stage in plan.stages:
             state.begin_stage()
             distiller.train()
-            figures = _try(_steps(make_steps(engine, plan, state, stage.objective), stage, plan.optimizer), state)
+            with stage.learning(distiller.student):
+                figures = _try(_steps(make_steps(engine, plan, state, stage.objective), stage, plan.optimizer), state)
             if not size:  # the optimizer has its momentum by now
                 saving, size = _saved(state)
                 beside += saving

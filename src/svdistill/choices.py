@@ -24,6 +24,9 @@ CAPTURES: tuple[Capture, ...] = get_args(Capture)
 Schedule = Literal["steps", "cosine"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
+# The data set of one's own images: its root says which images they are, not only where they lie.
+IMAGE_FOLDER = "image-folder"
+
 # Where the channels of a feature map stand: (B, C, H, W) and (B, C, T), or (B, H, W, C) and (B, N, D).
 Layout = Literal["channels_first", "channels_last"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)

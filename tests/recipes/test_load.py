@@ -154,6 +154,27 @@ def test_teacher_of_another_data_set_keeps_its_folder() -> None:
     assert teacher.data.root is None
 
 
+def test_teacher_of_another_folder_keeps_its_folder(tmp_path: Path) -> None:
+    """Of a folder of images the root says which images they are; without one, or with the same, it is the student's."""
+    network = "model: {name: resnet8}\noptimizer: {name: sgd, lr: 0.1}\ntrain: {epochs: 1}\n"
+    file = tmp_path / "teacher.yaml"
+    student = tmp_path / "student.yaml"
+    student.write_text(
+        "data: {name: image-folder, root: mine, classes: [a, b], image_size: 8, held_out: 0.5}\n"
+        f"teacher: {{recipe: teacher.yaml}}\nloss: svd\n{network}"
+    )
+    for root, classes, held_out in (
+        (", root: theirs", None, None),
+        (", root: mine", ("a", "b"), 0.5),
+        ("", ("a", "b"), 0.5),
+    ):
+        file.write_text(f"data: {{name: image-folder, image_size: 8{root}}}\n{network}")
+        teacher = recipes.teacher_of(recipes.load(student))
+        assert teacher is not None
+        expected = tmp_path / ("theirs" if "theirs" in root else "mine")
+        assert (teacher.data.root, teacher.data.classes, teacher.data.held_out) == (str(expected), classes, held_out)
+
+
 def test_wrong_teacher() -> None:
     """Errors of the teacher's recipe name the key under which it was given."""
     with pytest.raises(

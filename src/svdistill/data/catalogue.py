@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from svdistill.choices import IMAGE_FOLDER
 from svdistill.data import fashion_mnist
 from svdistill.data.cifar import CIFAR10, CIFAR100, Cifar, fetch_cifar, find_cifar, load_cifar
 from svdistill.data.digits import load_digits
@@ -355,9 +356,9 @@ def _catalogue() -> dict[str, _Entry]:
             fetch=fetch_tiny_imagenet,
             files={ARCHIVE: REMOTE},
         ),
-        "image-folder": _Entry(
+        IMAGE_FOLDER: _Entry(
             Description(
-                name="image-folder",
+                name=IMAGE_FOLDER,
                 shape=None,
                 classes=None,
                 train=None,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from svdistill.atomic import digest
+from svdistill.choices import IMAGE_FOLDER
 from svdistill.errors import RecipeError, brief, nearest, one_line
 from svdistill.methods import shipped
 from svdistill.recipes import files
@@ -199,7 +200,7 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
     and ``data.validation``.
     It takes over what only says where and how fast: device, compilation, how often to save. For the same data set it
     takes over the folder of the files and, where its own recipe does not name them, the classes, the part that is held
-    out, the size and the channels of the images.
+    out, the size and the channels of the images. Two folders of images are two data sets.
 
     Args:
         recipe: the student's recipe.
@@ -223,7 +224,7 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
         raise RecipeError(f"teacher.recipe: {error}") from error
     own, settings = recipe.to_dict(), files.merge(plain, teacher.overrides)
     given = {key for key in MACHINE_KEYS if _lookup(teacher.overrides, key) is not None}
-    same_data = isinstance(settings["data"], dict) and settings["data"].get("name") == recipe.data.name
+    same_data = isinstance(settings["data"], dict) and _is_same_data(recipe, settings["data"])
     for key in MACHINE_KEYS:
         section, last = key.split(".")
         if key not in given and isinstance(settings.get(section), dict) and (section != "data" or same_data):
@@ -244,6 +245,13 @@ def teacher_of(recipe: Recipe) -> Recipe | None:
     return found
 
 
+def _is_same_data(recipe: Recipe, teacher: Mapping[str, Any]) -> bool:
+    """Whether a teacher's recipe is of the student's data set; of folders of images the root says which it is."""
+    if teacher.get("name") != recipe.data.name:
+        return False
+    return recipe.data.name != IMAGE_FOLDER or teacher.get("root") in (None, recipe.data.root)
+
+
 def _on_same_images(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Give a teacher what chooses the student's labelled images, which its overrides must not name too."""
     assert recipe.teacher is not None
@@ -259,7 +267,8 @@ def _on_same_images(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, An
 
 def _check_images(recipe: Recipe, teacher: Recipe, *, same_images: bool) -> None:
     """Refuse a teacher trained on images that are held out, and one of other images where they are to be the same."""
-    if teacher.data.name == recipe.data.name and teacher.data.held_out != recipe.data.held_out:
+    same_data = _is_same_data(recipe, teacher.data.model_dump())
+    if same_data and teacher.data.held_out != recipe.data.held_out:
         raise RecipeError(
             f"data.held_out: the teacher {teacher.name!r} holds out {teacher.data.held_out:g} of the same images and "
             f"the student {recipe.data.held_out or 'nothing'}; take data.held_out={teacher.data.held_out:g} for both"

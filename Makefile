@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LIBRARIES := $(VENV)/libraries
 
 .PHONY: help install demo test test-gpu kill-test lint fuzz bench rehearse clean
 
@@ -15,6 +16,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "svdistill needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(LIBRARIES): tests/libraries.txt $(STAMP)
+	rm -rf $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ --requirement $<
 	@touch $@
 
 install: $(STAMP)  ## make .venv and install svdistill with its development tools
@@ -29,8 +35,11 @@ lint: $(STAMP)  ## style, types and import contracts
 	$(BIN)/lint-imports
 
 # A process for each core, of one thread: nearly all tests are too small to gain by more.
-test: lint  ## lint, then all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
+
+test: lint $(LIBRARIES)  ## lint, then all tests, those of other libraries beside these
+	$(PYTEST)
+	PYTHONPATH=$(CURDIR)/$(LIBRARIES) $(PYTEST) -k "timm or torchvision or torchdistill"
 
 test-gpu: $(STAMP)  ## the tests of what computes, on a GPU; skipped where there is none
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \

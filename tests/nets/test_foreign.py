@@ -130,7 +130,7 @@ def test_made_for_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_taps_of_their_own(library: str) -> None:
     """The taps have to be named, and the error says where."""
     installed(library)
-    with pytest.raises(OptionError, match=r"name them in model\.taps"):
+    with pytest.raises(OptionError, match=rf"name them, as 'svdistill taps {library}:"):
         default_taps(f"{library}:resnet18")
 
 

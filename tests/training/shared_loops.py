@@ -22,6 +22,7 @@ LOOPS = {
     "documented": ("ddp", {}, 1, STEPS),
     "frozen statistics": ("ddp", {}, 1, STEPS),
     "bare": (None, {}, 1, 4),
+    "unused looked for": ("ddp unused", {}, 1, 4),
     "per variable": ("ddp", {"clip": "per_variable"}, 1, 4),
     "passes": ("ddp", {}, 2, 4),
     "without labels": ("ddp", {}, 1, 4),
@@ -58,6 +59,8 @@ def wrapped(distiller, how):
     """Wrap a network as those who run several processes do."""
     if how == "ddp":
         return DistributedDataParallel(distiller)
+    if how == "ddp unused":
+        return DistributedDataParallel(distiller, find_unused_parameters=True)
     if how in ("blocks", "root"):
         from torch.distributed.fsdp import fully_shard
 

@@ -93,11 +93,15 @@ class _Distance(torch.autograd.Function):
                 gradient[where] = change
         if gradient is not None:
             ctx.save_for_backward(gradient)
+        # A wrapper may lead another loss's gradient here, undefined: zeros would tell all before that it is reached.
+        ctx.set_materialize_grads(False)
         return total.to(weight.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
+        if grad is None:
+            return tuple([None] * len(ctx.needs_input_grad))
         (gradient,) = ctx.saved_tensors
         return (None, None, None, *(gradient * grad).split(ctx.widths, 1), *([None] * ctx.taps))
 

@@ -117,6 +117,29 @@ def test_passes_are_combined_as_one_batch():
     assert not torch.allclose(norms["calls"][0], norms["whole"][0], rtol=1e-2)
 
 
+def test_others_may_learn_from_the_next_pass_on():
+    """What is held belongs to its parameter: whatever is frozen or thawed between two passes of a step."""
+    first, second, third = vector(1.0), vector(1.0, requires_grad=False), vector(1.0)
+    parameters = [first, second, third]
+    together = Backward(parameters, bound=100)
+
+    def losses_of_all():
+        return 2 * first.sum() + 3 * second.sum() + 5 * third.sum(), 0 * third.sum()
+
+    together(*losses_of_all(), last=False)
+    first.requires_grad_(False)
+    second.requires_grad_(True)
+    together(*losses_of_all())
+    assert [None if p.grad is None else float(p.grad) for p in parameters] == [None, 3.0, 10.0]
+
+
+def test_a_loss_of_weight_zero_is_left_out():
+    """Also one that is not finite."""
+    weight = vector(1.0)
+    backward(None, {"svd": weight.sum(), "hint": weight.sum() / 0}, [weight], weights={"svd": 0.25, "hint": 0})
+    assert weight.grad.item() == 0.25
+
+
 def test_a_loop_may_call_backward_itself():
     """The loss that it is given has the value of the main loss and hands on the gradients, scaled as it is."""
     student, adapter, *data = small()
@@ -130,6 +153,11 @@ def test_a_loop_may_call_backward_itself():
     assert float(loss.detach()) == main_alone
     (loss / 4).backward()
     torch.testing.assert_close([p.grad for p in parameters], expected)
+
+    weight = vector(2.0)
+    alone = joint_loss(None, 3 * weight.sum(), [weight])
+    alone.backward()
+    assert (alone.item(), weight.grad.tolist()) == (6.0, [pytest.approx(0.3)])
 
 
 def test_a_scaler_changes_nothing_but_the_range():
@@ -226,6 +254,22 @@ ONE = vector(1.0)
         ),
         (lambda: backward(None, ONE.sum(), [vector(2.0)]), OptionError, "transfer loss reaches none"),
         (lambda: backward(ONE.sum(), ONE.sum(), []), OptionError, "nothing to train"),
+        (lambda: backward(ONE.sum(), ONE.sum(), nn.Linear(1, 1)), OptionError, "Linear came in place of parameters"),
+        (lambda: backward(ONE.sum(), ONE.sum(), [torch.optim.SGD([ONE])]), OptionError, "SGD is among .* several"),
+        (lambda: backward(0.0, ONE.sum(), [ONE]), OptionError, "main loss is of type float, .*main=None"),
+        (lambda: backward(ONE.sum(), 0, [ONE]), OptionError, r"transfer loss is of type int, .*output\.transfer"),
+        (lambda: backward(ONE.sum().detach(), ONE.sum(), [ONE]), OptionError, "main loss has no gradient and is not"),
+        (lambda: backward(ONE.sum(), ONE.sum().detach(), [ONE]), OptionError, "transfer loss has no gradient and"),
+        (
+            lambda: backward(ONE.sum(), (ONE * vector(2.0)).sum(), [ONE]),
+            OptionError,
+            r"1 parameters .* never learn: adapters.*distiller\.parameters\(\) after distiller\.prepare",
+        ),
+        (
+            lambda: backward(ONE.sum(), {"svd": ONE.sum()}, [ONE], weights={"svd": math.nan}),
+            OptionError,
+            "weight of 'svd' is nan",
+        ),
         (lambda: backward(ONE.sum(), ONE.sum(), [ONE], clip="global"), OptionError, "clip='global' needs the epoch"),
         (lambda: backward(ONE.sum(), ONE.sum(), [ONE], clip="own_nrm"), OptionError, "did you mean 'own_norm'"),
         (

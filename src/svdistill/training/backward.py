@@ -1,6 +1,8 @@
 """Both gradients of a step in a loop of one's own: one call in place of ``loss.backward()``."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -64,8 +66,9 @@ def backward(
         health: where to add what became of the transfer gradient.
 
     Raises:
-        OptionError: there is no transfer loss, a loss reaches none of the parameters, weights and losses have other
-            names, or the rule, its bound or the epoch does not fit.
+        OptionError: there is no transfer loss, a loss has no gradient or reaches none of the parameters, it reaches an
+            adapter that is not among them, weights and losses have other names, or the rule, its bound or the epoch
+            does not fit.
         ShapeError: a loss is not 0-dim.
     """
     both = Backward(parameters, weights=weights, clip=clip, bound=bound, scaler=scaler, health=health)
@@ -73,7 +76,7 @@ def backward(
 
 
 def joint_loss(
-    main: Tensor,
+    main: Tensor | None,
     transfer: Transfer,
     parameters: torch.optim.Optimizer | Iterable[nn.Parameter],
     *,
@@ -90,7 +93,7 @@ def joint_loss(
     accumulates, the bound holds for their sum. Not for float16 with a gradient scaler, which comes too late.
 
     Args:
-        main: the student's own loss, any, 0-dim.
+        main: the student's own loss, any, 0-dim; None where the transfer task learns alone.
         transfer: see :func:`backward`.
         parameters: see :func:`backward`.
         epoch: see :func:`backward`.
@@ -100,7 +103,7 @@ def joint_loss(
         health: see :func:`backward`.
 
     Returns:
-        0-dim, of the value of ``main``.
+        0-dim, of the value of ``main``, or of the transfer loss where there is none.
 
     Raises:
         OptionError: see :func:`backward`.
@@ -109,7 +112,8 @@ def joint_loss(
     both = Backward(parameters, weights=weights, clip=clip, bound=bound, health=health)
     learning, gradients = both.gradients(main, transfer, epoch=epoch)
     reached = [(p, g) for p, g in zip(learning, gradients, strict=True) if g is not None]
-    handed: Tensor = _HandOn.apply(main.detach(), [g for _, g in reached], *(p for p, _ in reached))
+    value = _weighted(transfer, weights) if main is None else main
+    handed: Tensor = _HandOn.apply(value.detach(), [g for _, g in reached], *(p for p, _ in reached))
     return handed
 
 
@@ -146,12 +150,13 @@ class Backward:
     ) -> None:
         check_clip(clip, bound)
         self._optimizer = parameters if isinstance(parameters, torch.optim.Optimizer) else None
-        self._given = [] if isinstance(parameters, torch.optim.Optimizer) else list(dict.fromkeys(parameters))
+        self._given = [] if isinstance(parameters, torch.optim.Optimizer) else _checked(parameters)
         self._weights = weights
         self._clip, self._bound, self._health = clip, bound, health
         self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._group = group
-        self._held: tuple[Gradients, Gradients] | None = None
+        # By parameter, since others may learn from the next pass on.
+        self._held: dict[nn.Parameter, tuple[Tensor | None, Tensor | None]] = {}
         if not self._parameters():
             raise OptionError("there are no parameters that need a gradient; nothing to train")
 
@@ -186,14 +191,15 @@ class Backward:
         if epoch is None and self._clip in _BY_EPOCH:
             raise OptionError(f"clip={self._clip!r} needs the epoch, from 0; give epoch=")
         goal = _weighted(transfer, self._weights)
-        _check_scalar(main, "main")
-        g_main, g_transfer = self._differentiate(main, goal, self._parameters())
-        if self._held is not None:
-            before_main, before_transfer = self._held
-            g_main = tuple(map(added, before_main, g_main))
-            g_transfer = tuple(map(added, before_transfer, g_transfer))
-        self._held = g_main, g_transfer
-        return self._held
+        if main is not None:
+            _check_loss(main, "main")
+        parameters = self._parameters()
+        g_main, g_transfer = self._differentiate(main, goal, parameters)
+        before = [self._held.get(parameter, (None, None)) for parameter in parameters]
+        g_main = tuple(added(held, g) for (held, _), g in zip(before, g_main, strict=True))
+        g_transfer = tuple(added(held, g) for (_, held), g in zip(before, g_transfer, strict=True))
+        self._held = dict(zip(parameters, zip(g_main, g_transfer, strict=True), strict=True))
+        return g_main, g_transfer
 
     def _parameters(self) -> list[nn.Parameter]:
         if self._optimizer is not None:
@@ -206,7 +212,10 @@ class Backward:
         if self._scaler is not None:
             transfer = self._scaler.scale(transfer)
             main = None if main is None else self._scaler.scale(main)
-        take = _through_hooks if any(map(is_sharded, parameters)) else _in_one_graph
+        sharded = any(map(is_sharded, parameters))
+        if main is not None and not sharded:  # the graph knows other tensors than those that are sharded
+            _check_beside(main, transfer, parameters)
+        take = _through_hooks if sharded else _in_one_graph
         with torch.autocast(parameters[0].device.type, enabled=False):  # which is for the forward pass alone
             both = take(main, transfer, parameters)
         for name, loss, gradients in zip(("main", "transfer"), (main, transfer), both, strict=True):
@@ -220,7 +229,7 @@ class Backward:
     @torch.no_grad()
     def _finish(self, both: tuple[Gradients, Gradients], main: Tensor | None, *, epoch: float | None) -> Gradients:
         """Average over the processes, combine, and hold nothing any more."""
-        self._held = None
+        self._held = {}
         parameters = self._parameters()
         g_main, g_transfer = average_gradients(both, parameters, group=self._group)
         by_main = [g is not None for g in g_main]
@@ -262,6 +271,22 @@ class _HandOn(torch.autograd.Function):
         return None, None, *(factor.to(g.dtype) * g for g in ctx.gradients)
 
 
+def _checked(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Return parameters, each once; OptionError where something else came."""
+    if isinstance(parameters, nn.Module | Tensor):
+        raise OptionError(
+            f"an object of type {type(parameters).__name__} came in place of parameters; give the optimizer, or "
+            "distiller.parameters()"
+        )
+    given = list(parameters)
+    if wrong := [one for one in given if not isinstance(one, Tensor)]:
+        raise OptionError(
+            f"an object of type {type(wrong[0]).__name__} is among the parameters; give one optimizer, or, also where "
+            "several share them, distiller.parameters()"
+        )
+    return list(dict.fromkeys(given))
+
+
 def _weighted(transfer: Transfer, weights: Mapping[str, float] | None) -> Tensor:
     """Return the transfer loss: the one that is given, or the sum of several with their weights."""
     terms = transfer if isinstance(transfer, Mapping) else {"transfer": transfer}
@@ -270,19 +295,64 @@ def _weighted(transfer: Transfer, weights: Mapping[str, float] | None) -> Tensor
             "there is no transfer loss: the distiller is in eval mode or has no teacher; call distiller.train() before "
             "the epoch, or main.backward() where the student learns alone"
         )
-    if weights is not None and (unknown := [name for name in weights if name not in terms]):
+    factors: Mapping[str, Any] = dict.fromkeys(terms, 1.0) if weights is None else weights
+    if unknown := [name for name in factors if name not in terms]:
         raise OptionError(f"weights has {unknown[0]!r}, no transfer loss here{nearest(unknown[0], terms)}")
-    if weights is not None and (missing := [name for name in terms if name not in weights]):
+    if missing := [name for name in terms if name not in factors]:
         raise OptionError(f"the transfer loss {missing[0]!r} has no weight; give it one, 0 to leave it out")
     for name, term in terms.items():
-        _check_scalar(term, name)
-    weighted = [term * (1.0 if weights is None else weights[name]) for name, term in terms.items()]
+        _check_loss(term, name)
+        factor = factors[name]
+        if not isinstance(factor, Tensor) and not (isinstance(factor, Real) and math.isfinite(factor)):
+            raise OptionError(f"the weight of {name!r} is {factor!r}, expected a finite number")
+    # One of weight 0 is left out, also where it is not finite.
+    chosen = [name for name in terms if isinstance(factors[name], Tensor) or factors[name] != 0] or list(terms)
+    weighted = [terms[name] * factors[name] for name in chosen]
     return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
 
 
-def _check_scalar(loss: Tensor | None, name: str) -> None:
-    if loss is not None and loss.dim():
+def _check_loss(loss: Tensor, name: str) -> None:
+    if not isinstance(loss, Tensor):
+        raise OptionError(
+            f"the {name} loss is of type {type(loss).__name__}, expected a tensor; give output.transfer or "
+            "output.terms, and main=None where the transfer task learns alone"
+        )
+    if loss.dim():
         raise ShapeError(f"the {name} loss has shape {tuple(loss.shape)}, expected a single number; take its mean")
+    if not loss.requires_grad and loss != 0:
+        raise OptionError(
+            f"the {name} loss has no gradient and is not zero, so nothing would learn from it; is what it compares "
+            "frozen, detached or computed under no_grad()?"
+        )
+
+
+def _check_beside(main: Tensor, transfer: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    """Make sure that what only the transfer loss reaches, such as adapters, is among the parameters."""
+    given = {id(parameter) for parameter in parameters}
+    missing = {key: leaf for key, leaf in _leaves(transfer).items() if key not in given}
+    if missing and main.requires_grad:
+        by_main = _leaves(main)
+        missing = {key: leaf for key, leaf in missing.items() if key not in by_main}
+        if missing:
+            raise OptionError(
+                f"{len(missing)} parameters that the transfer loss alone reaches are not among those given, and would "
+                "never learn: adapters, or a teacher that is not frozen; make the optimizer of distiller.parameters() "
+                "after distiller.prepare, or freeze them"
+            )
+
+
+def _leaves(loss: Tensor) -> dict[int, Tensor]:
+    """Return what a loss is computed of and needs a gradient, by identity."""
+    waiting, seen, found = [loss.grad_fn], set(), {}
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::AccumulateGrad":
+            found[id(node.variable)] = node.variable  # type: ignore[attr-defined]
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def _in_one_graph(

@@ -31,6 +31,20 @@ class Small(nn.Module):
         return Output(self.head(features), features) if self.named else self.head(features)
 
 
+class OneSize(nn.Module):
+    """Takes images of one size, and says so as transformers does."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(27, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits of images of 3 × 3 pixels."""
+        if images.shape[2] != 3:
+            raise ValueError(f"Input image size ({images.shape[2]}) doesn't match model (3).")
+        return self.head(images.flatten(1))
+
+
 class Tied(nn.Module):
     """The same layer under two names."""
 

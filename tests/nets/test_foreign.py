@@ -147,6 +147,7 @@ SWIN = {"image_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": 8, "de
         ("transformers:vit", 0, TRANSFORMER, 16),
         ("transformers:clip_vision_model", 0, TRANSFORMER, 16),
         ("transformers:swin", 3, SWIN, 3),
+        ("transformers:deit", 3, TRANSFORMER, 3),
         ("timm:vit_tiny_patch16_224", 0, {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 1}, 24),
         ("torchvision:resnet18", 0, {}, 512),
     ],

@@ -49,8 +49,9 @@ class Residual(nn.Module):
 class Transformer(nn.Module):
     """Eight equal blocks over 16 patches and a class token, which the head reads."""
 
-    def __init__(self, depth: int = 8, width: int = 16) -> None:
+    def __init__(self, depth: int = 8, width: int = 16, *, token_alone: bool = False) -> None:
         super().__init__()
+        self.end = 1 if token_alone else None
         self.patches = nn.Conv2d(3, width, 8, 8)
         self.token = nn.Parameter(torch.zeros(1, 1, width))
         layer = nn.TransformerEncoderLayer(width, 2, 2 * width, batch_first=True)
@@ -62,7 +63,63 @@ class Transformer(nn.Module):
         """Run it."""
         x = self.patches(images).flatten(2).mT
         x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
-        return self.head(self.norm(self.blocks(x))[:, 0])
+        return self.head(self.norm(self.blocks(x)[:, : self.end])[:, 0])
+
+
+class Windowed(nn.Module):
+    """As Swin is in transformers: stages in a list, which give tuples as their blocks do; a head called by keyword."""
+
+    class Block(nn.Module):
+        """Gives a map and None."""
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.mlp = nn.Linear(width, width)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, None]:
+            """Run it."""
+            return x + self.mlp(x), None
+
+    class Stage(nn.Module):
+        """Gives its map behind and before the step to the next resolution."""
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Windowed.Block(width) for _ in range(2))
+            self.down = nn.Linear(4 * width, 2 * width)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            """Run it."""
+            for block in self.blocks:
+                x, _ = block(x)
+            return self.down(x.reshape(len(x), x.shape[1] // 4, -1)), x
+
+    class Encoder(nn.Module):
+        """All stages."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = nn.ModuleList((Windowed.Stage(8), Windowed.Stage(16)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Run it."""
+            for stage in self.stages:
+                x, _ = stage(x)
+            return x
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 2, 2)
+        self.encoder = self.Encoder()
+        self.norm = nn.LayerNorm(32)
+        self.pool = nn.AdaptiveAvgPool1d(1)
+        self.flat = nn.Flatten()
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Run it."""
+        x = self.norm(self.encoder(self.patches(images).flatten(2).mT))
+        return self.head(input=self.flat(self.pool(x.mT)))
 
 
 class UNet(nn.Module):
@@ -138,6 +195,21 @@ def test_equal_blocks_at_even_depths() -> None:
     assert found.drop_tokens == 1
     assert len(found.blocks) == 8
     assert [place.shape for place in found.places] == [(17, 16)] * 5
+
+
+def test_stages_that_give_tuples() -> None:
+    """The last block of each stage stands for it: a tuple of one tensor and nothing else is as good as the tensor."""
+    found = suggest(Windowed(), IMAGES)
+    assert found.names == ("encoder.stages.0.blocks.1", "encoder.stages.1.blocks.1", "norm", "flat")
+    assert [place.shape for place in found.places] == [(256, 8), (64, 16), (16, 32), (32,)]
+    assert next(place for place in found.trace.places if place.name == "encoder.stages.0").obstacle
+
+
+def test_a_class_token_alone_is_no_place() -> None:
+    """What would be empty without the tokens that are dropped is not suggested."""
+    found = suggest(Transformer(token_alone=True), IMAGES)
+    assert (found.drop_tokens, found.features) == (1, None)
+    assert next(place for place in found.trace.places if place.name == "norm").shape == (1, 16)
 
 
 def test_a_backbone_ends_with_its_output() -> None:

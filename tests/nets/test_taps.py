@@ -38,6 +38,18 @@ class Dictionary(nn.Module):
         return {"x": x}
 
 
+class Wrapped(nn.Module):
+    """Gives what it is told to, with its input in place of each ``...``."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__()
+        self.form = form
+
+    def forward(self, x: Tensor) -> Any:
+        """Wrap."""
+        return tuple(x if one is ... else (x,) if one == "nested" else one for one in self.form)
+
+
 def hooks(model: nn.Module) -> int:
     """How many forward hooks a model has."""
     return sum(len(m._forward_hooks) for m in model.modules())
@@ -46,6 +58,27 @@ def hooks(model: nn.Module) -> int:
 def small() -> nn.Sequential:
     """Three named layers, nested."""
     return nn.Sequential(nn.Linear(3, 5), nn.Sequential(nn.ReLU(), nn.Linear(5, 2)))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("form", [(...,), (..., None), (None, ..., (4, 4)), ("nested",)])
+def test_the_only_tensor_of_a_tuple(form: Any, compiled: bool) -> None:
+    """It is what the module gave, also in a compiled network; numbers and None beside it say nothing."""
+    model = nn.Sequential(nn.Linear(3, 5), Wrapped(form))
+    x = torch.randn(6, 3)
+    with Taps(model, ["1"]) as taps:
+        (torch.compile(model, backend="eager") if compiled else model)(x)
+        assert torch.equal(*taps.collect(), model[0](x))
+
+
+@pytest.mark.parametrize("form", [(..., ...), (..., "nested"), (..., "word"), (None,)])
+def test_a_tuple_of_more_or_less(form: Any) -> None:
+    """Where it is in doubt which tensor is meant, none is taken."""
+    model = nn.Sequential(Wrapped(form))
+    with Taps(model, ["0"]) as taps:
+        model(torch.randn(6, 3))
+        with pytest.raises(ShapeError, match=r"gave a tuple of \d, expected a tensor"):
+            taps.collect()
 
 
 def test_outputs_in_the_order_of_the_names() -> None:

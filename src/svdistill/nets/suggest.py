@@ -80,7 +80,10 @@ def suggest(model: nn.Module, images: Tensor) -> Suggestion:
             f"{type(model).__name__} has no place to tap: none of its submodules runs once and gives a tensor for each "
             "image; make its blocks modules of their own"
         )
-    return Suggestion(tuple(stages), features, tuple(blocks), _prefix_tokens(seen, stages), seen)
+    drop_tokens = _prefix_tokens(seen, stages)
+    if features is not None and len(features.shape) == 2 and features.positions <= drop_tokens:  # a class token alone
+        features = None
+    return Suggestion(tuple(stages), features, tuple(blocks), drop_tokens, seen)
 
 
 def named(model: nn.Module, images: Tensor, names: Sequence[str], *, fixed: bool = True) -> Suggestion:
@@ -187,7 +190,9 @@ def _pieces(places: Sequence[Place]) -> list[Place]:
     def children(name: str) -> list[str]:
         start = f"{name}." if name else ""
         inside = (other[len(start) :].partition(".")[0] for other in by_name if other.startswith(start))
-        return [start + part for part in dict.fromkeys(inside) if part]
+        found = [start + part for part in dict.fromkeys(inside) if part]
+        # A list of modules does not run itself: in its place are those that do.
+        return [part for child in found for part in ([child] if child in by_name else children(child))]
 
     def within(name: str) -> list[Place]:
         return [place for other, place in by_name.items() if other == name or other.startswith(f"{name}.")]
@@ -204,15 +209,15 @@ def _pieces(places: Sequence[Place]) -> list[Place]:
         if kinds.count(by_name[name].kind) > 1 and len({one.share for one in runs[-1]} - {runs[-2][-1].share}) > 1:
             return False
         if len(parts) == 1:
-            return parts[0] in by_name and is_divided(parts[0])
+            return is_divided(parts[0])
         return len(_by_resolution([*within(parts[0])[-1:], *(one for part in parts[1:] for one in within(part))])) > 1
 
     def unfold(name: str) -> Iterator[Place]:
         for child in children(name):
-            if child in by_name and not is_divided(child):
-                yield by_name[child]
-            else:
+            if is_divided(child):
                 yield from unfold(child)
+            else:
+                yield by_name[child]
 
     return sorted(outermost(list(unfold(""))), key=lambda place: place.order)
 

@@ -147,18 +147,19 @@ class Taps:
         memory = self._memory
 
         def record(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if not isinstance(output, Tensor):
+            tensor = only_tensor(output)
+            if tensor is None:
                 self._outputs[name] = describe(output)
                 return
             seen = (name, module.training)
             if name in memory.overwritten:
-                output = output.clone()
+                tensor = tensor.clone()
             # What is compiled is not to change from pass to pass: there what `prepare` has seen in eval mode counts.
             wary = not torch.compiler.is_compiling() and seen not in memory.seen
             if torch.is_inference_mode_enabled():  # its tensors have no version
-                self._outputs[name] = _Output(output.clone(), None, None, seen)
+                self._outputs[name] = _Output(tensor.clone(), None, None, seen)
             else:
-                self._outputs[name] = _Output(output, output._version, output.clone() if wary else None, seen)
+                self._outputs[name] = _Output(tensor, tensor._version, tensor.clone() if wary else None, seen)
 
         return model.get_submodule(name).register_forward_hook(record)
 
@@ -234,6 +235,14 @@ def tap_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
         if name not in known:
             raise OptionError(f"{type(model).__name__} has no submodule {name!r}{nearest(str(name), known)}")
     return tuple(names)
+
+
+def only_tensor(output: object) -> Tensor | None:
+    """Return the tensor that a submodule gave, alone or as all there is in a tuple, numbers aside; None if in doubt."""
+    if not isinstance(output, tuple | list):
+        return output if isinstance(output, Tensor) else None
+    parts = [part for part in torch.utils._pytree.tree_leaves(output) if not isinstance(part, int | float | None)]
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], Tensor) else None
 
 
 def describe(output: object) -> str:

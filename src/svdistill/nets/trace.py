@@ -15,7 +15,10 @@ from svdistill.choices import Layout
 from svdistill.errors import OptionError, ShapeError, one_line
 from svdistill.nets.layouts import Layers, arranged, find_layout, last_layers
 from svdistill.nets.modes import eval_mode
-from svdistill.nets.taps import describe
+from svdistill.nets.taps import describe, only_tensor
+
+# What networks raise over images that they cannot take.
+REFUSALS = (RuntimeError, AssertionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,11 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
         warnings.filterwarnings("ignore", "Using `torch.compile")
         try:
             output = model(entry)
-        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        except REFUSALS as error:
             size, reason = " × ".join(map(str, images.shape[1:])), one_line(error).rstrip(".") or type(error).__name__
-            raise OptionError(f"the network cannot take images of {size} ({reason}); change their size") from error
+            raise OptionError(
+                f"the network cannot take images of {size} ({reason}); change their size, or the size in its arguments"
+            ) from error
     done = sorted((run for run in runs if run.calls), key=lambda run: run.ended)
     places = _places(done, entry, layers, total=counter.get_total_flops(), passed=_passages(output, entry.grad_fn))
     last = _output_layer(done, places)
@@ -144,16 +149,17 @@ def _watch(stack: ExitStack, runs: Sequence[_Run], counter: FlopCounterMode) -> 
     ends = count(1)
 
     def noting(run: _Run) -> Callable[..., None]:
-        def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             run.calls, run.ended, run.flops = run.calls + 1, next(ends), counter.get_total_flops()
-            run.inputs, run.output = inputs, output
-            if isinstance(output, Tensor):
-                run.version, run.node = output._version, output.grad_fn
+            tensor = only_tensor(output)
+            run.inputs, run.output = (*inputs, *named.values()), output if tensor is None else tensor
+            if tensor is not None:
+                run.version, run.node = tensor._version, tensor.grad_fn
 
         return note
 
     for run in runs:
-        stack.callback(run.module.register_forward_hook(noting(run)).remove)
+        stack.callback(run.module.register_forward_hook(noting(run), with_kwargs=True).remove)
 
 
 def _places(

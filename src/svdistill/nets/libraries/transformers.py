@@ -42,6 +42,7 @@ class Transformers(Library):
         auto = _auto_class(wanted, config)
         if wanted.pretrained:
             return _pretrained(auto, wanted, config)
+        config.architectures = config.architectures or []  # of a type's several classifiers the first is taken
         try:
             network: nn.Module = auto.from_config(config)
         except MemoryError:

@@ -200,6 +200,13 @@ def test_a_student_s_own_image_size(tmp_path: Path) -> None:
     assert load_images(recipes.validate({**recipe.to_dict(), "model": trained})).mean.tolist() == [0.5] * 3
 
 
+def test_images_that_a_network_cannot_take() -> None:
+    """One line, whatever kind of error the network raises."""
+    model = {"name": "tests.nets.own_code:OneSize", "taps": ["head"]}
+    with pytest.raises(RecipeError, match=r"^model\.taps: .* cannot take .* \(Input .* model \(3\)\); change data\."):
+        checked(recipes.validate({**STUDENT, "allow_code": True, "model": model}))
+
+
 def test_a_student_begins_with_weights(saved: Path, tmp_path: Path) -> None:
     """All of them where they fit, and with their scale; else the last layer begins afresh, and a warning says so."""
     recipe = recipes.validate(

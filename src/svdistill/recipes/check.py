@@ -15,6 +15,7 @@ from svdistill.errors import RecipeError, SvdistillError, SvdistillWarning, one_
 from svdistill.losses.protocol import Losses
 from svdistill.nets.layouts import Layouts
 from svdistill.nets.reader import Reader
+from svdistill.nets.trace import REFUSALS
 from svdistill.recipes import build, outside, weights
 from svdistill.recipes.images import Images, batches, noise
 from svdistill.recipes.naming import named
@@ -270,10 +271,12 @@ def _run(reader: Reader, network: nn.Module, images: Images) -> tuple[Tensor, li
         return reader.run(network.eval(), noise(images))
     except SvdistillError:
         raise
-    except (RuntimeError, AssertionError) as error:  # of a network of another library, which knows one size alone
+    except REFUSALS as error:  # of a network of another library, which knows one size alone
         reason = one_line(error).rstrip(".") or type(error).__name__
         size = " × ".join(map(str, images.shape))
-        raise RecipeError(f"the network cannot take images of {size} ({reason}); change data.image_size") from error
+        raise RecipeError(
+            f"the network cannot take images of {size} ({reason}); change data.image_size, or the size in its arguments"
+        ) from error
 
 
 def _check_taps(criteria: Losses, student: _Traced, teacher: _Traced) -> None:

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from svdistill import nets
-from svdistill.errors import CheckpointError, RecipeError, SvdistillWarning
+from svdistill.errors import CheckpointError, RecipeError, SvdistillError, SvdistillWarning, one_line
 from svdistill.nets import states
 from svdistill.nets.fit import fit
 from svdistill.nets.libraries.protocol import Configuration
 from svdistill.nets.outputs import find_logits
+from svdistill.nets.trace import REFUSALS
 from svdistill.recipes import normalization, weights
 from svdistill.recipes.images import Images
 from svdistill.recipes.models import OutsideSettings
@@ -243,5 +244,10 @@ def _counted(classes: int | None, network: nn.Module, channels: int, size: tuple
     try:
         with torch.no_grad():
             return find_logits(network(torch.zeros(1, channels, *size)), who="teacher").shape[-1]
-    except RuntimeError as error:
-        raise CheckpointError(f"teacher.model: cannot take images of {size[0]} × {size[1]} ({error})") from error
+    except SvdistillError:
+        raise
+    except REFUSALS as error:
+        reason = one_line(error).rstrip(".") or type(error).__name__
+        raise CheckpointError(
+            f"teacher.model: cannot take images of {size[0]} × {size[1]} ({reason}); change teacher.model.image_size"
+        ) from error

@@ -64,7 +64,10 @@ def test_wrong_words(run: Run, scans: Path, capsys: pytest.CaptureFixture[str]) 
         (["predict", run.path, "nothing.png"], "there is no picture and no folder nothing.png"),
         (["predict", "nothing", scans], "there is no run and no file nothing"),
         (["export", run.path, "--to", "onx"], "no format is called 'onx'"),
-        (["export", run.path, "--to", "torch-export", "--images", "nothing"], "no data folder nothing"),
+        (
+            ["export", run.path, "--to", "torch-export", "--images", "nothing"],
+            "no data folder nothing; name one that holds pictures",
+        ),
         (["export", run.path, "--to", "torch-export", "-o", run.path / "recipe.yaml"], "does not end in .pt2"),
         (["export", run.path, "--to", "safetensors", "-o", scans / "0.png"], "does not end in .safetensors"),
     ]:

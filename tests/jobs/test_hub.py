@@ -97,6 +97,13 @@ def test_what_the_hub_refuses(run: Run, hub: Hub, tmp_path: Path, monkeypatch: p
     push, pull = partial(jobs.push, run.path, endpoint=hub.address), partial(jobs.pull, endpoint=hub.address)
     for call, kind, words in [
         (lambda: push("no//name"), OptionError, "is not the name of a repository, OWNER/NAME"),
+        (lambda: push("digits"), OptionError, "'digits' is not the name of a repository, OWNER/NAME"),
+        (lambda: pull("digits"), OptionError, "'digits' is not the name of a repository, OWNER/NAME"),
+        (
+            lambda: pull("me/whole", tmp_path / "whole" / "student.safetensors"),
+            DataError,
+            "is in the way; name another",
+        ),
         (lambda: push("me/other", also=["nothing.onnx"]), DataError, "there is no file nothing.onnx"),
         (lambda: push("me/other", also=[run.student_file]), DataError, "there are two files called student"),
         (lambda: pull("me/nothing"), HubError, "has no repository me/nothing"),

@@ -100,3 +100,12 @@ def test_a_stored_teacher(recipe: Path) -> None:
     stored = jobs.train(recipe, overrides=settings, runs=runs)
     assert stored.metrics[-1]["loss"] == pytest.approx(live.metrics[-1]["loss"], rel=1e-4)
     assert any((runs / "knowledge").iterdir())
+
+
+def test_a_copy_of_its_weights(run: Run, tmp_path: Path) -> None:
+    """It is compared with leave to run its code, which the copy itself does not give."""
+    done = jobs.export(run.path, to="safetensors", output=tmp_path / "copy.safetensors", allow_code=True)
+    assert done.networks[-1].agreement == 1.0
+    assert done.files[0].read_bytes() == run.student_file.read_bytes()
+    with pytest.raises(OptionError, match="--allow-code"):
+        jobs.Student.load(done.files[0])

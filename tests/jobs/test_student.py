@@ -97,6 +97,8 @@ def test_transform_of_something_else(tmp_path: Path) -> None:
         with pytest.raises(ShapeError, match=r"expected a picture of Pillow, or uint8 \(H, W\) or \(H, W, 3\)"):
             student.transform(wrong)  # type: ignore[arg-type]
     (tmp_path / "torn.png").write_bytes(encoded(noise(0, 8, 8))[:60])
+    with pytest.raises(DataError, match="it has 4 × 0 pixels"):
+        student.transform(np.zeros((0, 4), dtype=np.uint8))
     with pytest.raises(DataError, match=r"torn\.png cannot be read: "):
         student.transform(tmp_path / "torn.png")
 

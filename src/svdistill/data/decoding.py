@@ -104,8 +104,8 @@ def squared(opened: "Image.Image", image_size: int, channels: int, background: i
     """
     from PIL import Image, ImageOps
 
-    if opened.width * opened.height > MOST_PIXELS:
-        raise DataError(f"it has {opened.width} × {opened.height} pixels, at most {MOST_PIXELS:,} are read")
+    if not 0 < opened.width * opened.height <= MOST_PIXELS:
+        raise DataError(f"it has {opened.width} × {opened.height} pixels, 1 to {MOST_PIXELS:,} are read")
     mode = "L" if channels == 1 else "RGB"
     opened.load()
     image = _upright(opened)

@@ -130,7 +130,7 @@ def load_flat_folder(
         DataError: the folder is missing, cannot be read or holds no image, or more than a few cannot be decoded.
         OptionError: no folder or no size is named.
     """
-    base, size = _given(root, image_size)
+    base, size = _given(root, image_size, holds="pictures")
     base = base / "train" if (base / "train").is_dir() else base
     listing = Listing(base)
     names = listing.images()
@@ -185,13 +185,15 @@ class _Part:
         return FileSet(files, positions, numbers, tuple(classes), image_size, channels, background=background)
 
 
-def _given(root: str | os.PathLike[str] | None, image_size: int | None) -> tuple[Path, int]:
+def _given(
+    root: str | os.PathLike[str] | None, image_size: int | None, *, holds: str = "train/CLASS/… and val/CLASS/…"
+) -> tuple[Path, int]:
     if root is None:
-        raise OptionError("image-folder needs a folder: name as root the one that holds train/CLASS/… and val/CLASS/…")
+        raise OptionError("image-folder needs a folder: name as root the one that holds " + holds)
     if image_size is None:
         raise OptionError("image-folder needs a size: give image_size, the height and width of all images in pixels")
     if not Path(root).is_dir():
-        raise DataError(f"no data folder {Path(root)}; name one that holds train/CLASS/… and val/CLASS/…")
+        raise DataError(f"no data folder {Path(root)}; name one that holds {holds}")
     return Path(root), image_size
 
 

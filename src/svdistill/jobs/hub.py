@@ -57,6 +57,7 @@ def push(
         OptionError: huggingface_hub is not installed, or the name is not one of a repository.
     """
     hub = _library()
+    _check_name(repo)
     student = Student.load(path, allow_code=allow_code)
     files = {FILE: student.file}
     for extra in map(Path, also):
@@ -100,7 +101,11 @@ def pull(
         OptionError: huggingface_hub is not installed, or the name is not one of a repository.
     """
     hub = _library()
+    _check_name(repo)
     target = Path(repo.rpartition("/")[2] if folder is None else folder) / FILE
+    place = next(parent for parent in target.absolute().parents if parent.exists())
+    if not place.is_dir() or target.is_dir():
+        raise DataError(f"{target} cannot be written: another file or folder is in the way; name another folder")
     with TemporaryDirectory() as temporary:
         with _reaching(repo, endpoint):
             fetched = Path(hub.hf_hub_download(repo, FILE, revision=revision, local_dir=temporary, endpoint=endpoint))
@@ -110,6 +115,12 @@ def pull(
         raise DataError(f"{target} is there and is another network; name another folder, or remove it")
     write_atomically(target, content)
     return target
+
+
+def _check_name(repo: str) -> None:
+    """Refuse a name without its owner, which huggingface_hub takes for an old repository or for one of ours."""
+    if repo.count("/") != 1:
+        raise OptionError(f"{repo!r} is not the name of a repository, OWNER/NAME")
 
 
 def _library() -> ModuleType:

@@ -147,6 +147,7 @@ def test_files_in_the_way(run: Run, student: Path, photos: Path, tmp_path: Path)
         ({"to": "onx"}, "no format is called 'onx'; did you mean 'onnx'"),
         ({"to": "torch-export", "int8": True}, "int8 is made of an ONNX file, not of torch-export"),
         ({"to": "safetensors", "preprocessing": True}, "holds weights, no graph for preprocessing"),
+        ({"pictures": Pictures(calibrate="scans")}, r"are for int8; ask for that too \(--int8\)"),
         ({"to": "safetensors"}, "is in a safetensors file already, .*--output"),
         ({"to": "torch-export", "output": "s.onnx"}, r"s\.onnx does not end in \.pt2"),
     ],

@@ -140,6 +140,8 @@ def export(
         ExportError: the format has no form for what the network does, or it gives other values there.
     """
     pictures = pictures or Pictures()
+    if pictures.calibrate is not None and not int8:
+        raise OptionError("pictures to calibrate with are for int8; ask for that too (--int8), or leave them out")
     kind = formats.check_format(to, int8=int8, inside=preprocessing)
     student = Student.load(path, allow_code=allow_code)
     files = _free_files(student, output, kind, int8=int8)

@@ -9,6 +9,7 @@ import torch
 
 from svdistill.errors import OptionError, SvdistillWarning
 from svdistill.nets import Taps, create, default_taps, foreign, load, names, save, spec
+from svdistill.nets.libraries.protocol import cannot_make
 from svdistill.nets.outputs import find_logits
 from svdistill.nets.zoo import check_name
 
@@ -124,6 +125,16 @@ def test_made_for_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.import_module", fail)
     with pytest.raises(OptionError, match=r"torchvision does not fit the torch .*nms does not exist"):
         check_name("torchvision:resnet18")
+
+
+def test_what_a_network_needs_beside_its_library() -> None:
+    """Where that cannot be imported the arguments are not to blame, and what it began with is named."""
+    error = ModuleNotFoundError("Could not import module 'Dinov2ForImageClassification'")
+    error.__cause__ = RuntimeError("operator torchvision::nms does not exist")
+    told = str(cannot_make("transformers' 'dinov2'", {"image_size": 28}, error))
+    assert told.startswith(
+        "transformers' 'dinov2' cannot be imported (operator torchvision::nms does not exist); install"
+    )
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])

@@ -97,3 +97,22 @@ def test_a_teacher_that_is_gone_is_not_made_again_for_nothing(tmp_path: Path) ->
     assert [member.state for member in plan(tmp_path, methods=["soft-target"]).members] == ["unneeded", "finished"]
     states = [member.state for member in plan(tmp_path, methods=["soft-target", "svd"]).members]
     assert states == ["new", "finished", "new"]
+
+
+@pytest.mark.filterwarnings("ignore::svdistill.errors.SvdistillWarning")  # of a teacher with random weights
+def test_networks_without_taps_of_their_own(tmp_path: Path) -> None:
+    """Their taps are suggested, as where one is trained."""
+    own = "{name: tests.nets.own_code:Small, pretrained: false}"
+    planned = sweep.plan(
+        "digits/svd",
+        overrides=[
+            "allow_code=true",
+            "model.name=tests.nets.own_code:Small",
+            "model.width=1",
+            f"teacher={{model: {own}}}",
+        ],
+        methods=["alone", "svd"],
+        seeds=[0],
+        runs=tmp_path,
+    )
+    assert titles(planned) == ["alone seed 0", "svd seed 0"]

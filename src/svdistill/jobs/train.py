@@ -22,9 +22,8 @@ from svdistill.jobs.diagnostics import Tapped, write_diagnostics
 from svdistill.jobs.run import BusyError, Run, fingerprint
 from svdistill.jobs.teacher_cache import Provided, provide
 from svdistill.recipes import Recipe, build, outside, weights
-from svdistill.recipes.check import check, check_parts
+from svdistill.recipes.check import check_line, check_parts
 from svdistill.recipes.images import Images, Loaded, load_images, noise
-from svdistill.recipes.suggested import with_taps
 from svdistill.records import ACCURACY, VALIDATION_ACCURACY
 from svdistill.teacher_cache import TeacherCache
 
@@ -102,16 +101,7 @@ def prepared(
     # Rank zero first once more: the others find the digests of files that it keeps.
     identities = processes.rank_zero_first(lambda: [fingerprint(own) for own in images])
     processes.check_equal(identities, what="images")
-    return processes.on_all_ranks(lambda: _checked(line, images, processes=processes.world)), images
-
-
-def _checked(line: Sequence[Recipe], images: Sequence[Images], *, processes: int) -> tuple[Recipe, ...]:
-    """Check that all fits together; return the recipes, which know the taps that were suggested for them."""
-    known = []
-    for member, own, parent, theirs in zip(line, images, (*line[1:], None), (*images[1:], None), strict=True):
-        known.append(with_taps(member, own, teacher_recipe=parent, teacher_images=theirs))
-        check(known[-1], own, teacher_recipe=parent, teacher_images=theirs, processes=processes)
-    return tuple(known)
+    return processes.on_all_ranks(lambda: check_line(line, images, processes=processes.world)), images
 
 
 def _train_line(

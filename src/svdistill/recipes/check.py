@@ -1,7 +1,7 @@
 """Whether a recipe's student, teacher, losses and images fit each other, found out before work starts."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from warnings import warn
@@ -20,6 +20,7 @@ from svdistill.recipes import build, outside, weights
 from svdistill.recipes.images import Images, batches, noise
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
+from svdistill.recipes.suggested import with_taps
 from svdistill.training import tensorboard
 
 
@@ -50,6 +51,27 @@ def check_parts(recipe: Recipe, *, processes: int = 1) -> None:
             raise RecipeError(
                 f"{key}: {size} images cannot be divided evenly {' and '.join(ways)}; take {key}={nearest_size}"
             )
+
+
+def check_line(line: Sequence[Recipe], images: Sequence[Images], *, processes: int = 1) -> tuple[Recipe, ...]:
+    """Find out before work starts whether a student, its teacher, that one's teacher and so on fit together.
+
+    Args:
+        line: the recipes, the student's first.
+        images: of each.
+        processes: how many there are to work on each batch.
+
+    Returns:
+        The recipes, which know the taps that were suggested for them.
+
+    Raises:
+        SvdistillError: as `check`.
+    """
+    known = []
+    for member, own, parent, theirs in zip(line, images, (*line[1:], None), (*images[1:], None), strict=True):
+        known.append(with_taps(member, own, teacher_recipe=parent, teacher_images=theirs))
+        check(known[-1], own, teacher_recipe=parent, teacher_images=theirs, processes=processes)
+    return tuple(known)
 
 
 def check(

@@ -11,7 +11,7 @@ from svdistill.errors import RecipeError
 from svdistill.jobs.run import Run
 from svdistill.methods import TEACHER
 from svdistill.recipes import Recipe, files
-from svdistill.recipes.check import check, check_parts
+from svdistill.recipes.check import check_line, check_parts
 from svdistill.recipes.images import Images, load_images
 from svdistill.sweep.comparison import Comparison, Member
 from svdistill.sweep.grid import Cell, Grid
@@ -125,10 +125,9 @@ def _check(members: Sequence[Member], runs: Path) -> None:
 
 def _check_one(recipe: Recipe, images: Callable[[Recipe], Images]) -> None:
     line = recipes.lineage(recipe)
-    for member, parent in zip(line, (*line[1:], None), strict=True):
-        theirs = None if parent is None else images(parent)
+    for member in line:
         check_parts(member)
-        check(member, images(member), teacher_recipe=parent, teacher_images=theirs)
+    check_line(line, [images(member) for member in line])
 
 
 def _look_up(member: Member, images: Callable[[Recipe], Images], runs: Path) -> None:

@@ -279,6 +279,24 @@ def test_a_method_takes_the_place_of_the_one_that_a_recipe_extends(method: str) 
     assert [loss.weight for loss in own.loss] == [5 if loss.name == "svd" else loss.weight for loss in replaced.loss]
 
 
+def test_a_method_that_a_recipe_extends_is_the_recipe_itself(tmp_path: Path) -> None:
+    """With the stages and weights that the recipe gives it, directly or by what it extends."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "extends: [digits/student, methods/svd-recommended]\nteacher: {recipe: digits/teacher}\n"
+        "train: {first_stage: 7}\n"
+    )
+    further = tmp_path / "further.yaml"
+    further.write_text("extends: mine.yaml\nloss: {name: svd, weight: 2}\n")
+    for file in (mine, further):
+        plain, same = recipes.load(file), recipes.load(file, method="svd-recommended")
+        assert (same.train, same.loss, same.digest()) == (plain.train, plain.loss, plain.digest())
+        assert same.name == f"{plain.name}/svd-recommended"
+    assert recipes.load(further, method="svd-two-stage").train.first_stage == 0.25
+    published = recipes.load("eccv/vgg-cifar100-fsp", method="fsp")
+    assert published.loss == recipes.load("eccv/vgg-cifar100-fsp").loss
+
+
 def test_methods_say_what_they_are() -> None:
     """One line each, all different."""
     found = recipes.methods()

@@ -141,6 +141,17 @@ def read(name: str, *, beside: Path | None = None, with_methods: bool = True) ->
     return {**merged, "name": str(merged.get("name") or find(name, beside=beside)[0])}
 
 
+def extends(name: str, method: str) -> bool:
+    """Whether a recipe extends a method, itself or by what it extends.
+
+    Raises:
+        RecipeError: as `read`.
+    """
+    so_far: list[Path] = []
+    _layers(name, so_far, beside=None, above=(), with_methods=True)
+    return find(f"{METHODS}/{method}")[1].resolve() in so_far
+
+
 def _layers(
     name: str, so_far: list[Path], *, beside: Path | None, above: tuple[Path, ...], with_methods: bool
 ) -> list[Plain]:

@@ -91,7 +91,8 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
         name: name of a shipped recipe, e.g. ``digits/svd``, or the path of a YAML file.
         overrides: ``key=value`` texts, or nested settings as in a recipe.
         method: train the recipe's student by another method, e.g. ``fsp-two-stage``; what the recipe itself says of the
-            same loss stays, its weights even where the method names some. The last part of the recipe's name becomes
+            same loss stays, its weights even where the method names some. A method that the recipe extends stays as the
+            recipe has it. The last part of the recipe's name becomes
             the method's where it is a method's name already, else the method's name is added: ``digits/svd`` →
             ``digits/fsp``, ``mine`` → ``mine/fsp``. With ``alone``, overrides of ``teacher``, ``loss`` and
             ``data.unlabelled`` change nothing.
@@ -106,11 +107,14 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
     if "extends" in above:
         raise RecipeError("extends: belongs in a recipe's file; give the recipe itself as RECIPE")
     # A method takes the place of the one that the recipe extends; what the recipe says itself stays.
-    plain = files.read(str(name), with_methods=method is None)
+    its_own = method is None or files.extends(str(name), method)
+    plain = files.read(str(name), with_methods=its_own)
     _check_leave(str(name), plain)
     if method is not None:
-        fragment = files.read(f"{files.METHODS}/{method}")
-        plain = files.overlay(plain, {**fragment, "name": _renamed(str(plain["name"]), method)})
+        name_with_method = _renamed(str(plain["name"]), method)
+        if not its_own:
+            plain = files.overlay(plain, files.read(f"{files.METHODS}/{method}"))
+        plain["name"] = name_with_method
         if plain["loss"] is not None and not (plain.get("teacher") or above.get("teacher")):
             raise RecipeError(
                 f"method {method!r} needs a teacher, and {name} has none; add teacher.recipe=NAME, or take a recipe "

@@ -114,6 +114,20 @@ def locked(
         yield
 
 
+def is_locked(path: str | os.PathLike[str]) -> bool:
+    """Whether another process is in its block of :func:`locked` for a path; False where that cannot be asked.
+
+    Args:
+        path: a file or folder.
+    """
+    path = Path(path)
+    try:
+        with path.with_name(f".{path.name}.lock").open() as file:
+            return not lock(file, wait=False)
+    except OSError:  # never locked, or not ours to read
+        return False
+
+
 def lock(file: IO[Any], *, wait: bool) -> bool:
     """Lock an open file until it is closed.
 

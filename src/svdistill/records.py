@@ -64,6 +64,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def is_set_aside(path: Path) -> bool:
+    """Whether a run's folder is one that was renamed to make room for a fresh run."""
+    return _SET_ASIDE.search(path.name) is not None
+
+
 class RunRecord:
     """The folder of one run, and the names in it.
 
@@ -96,11 +101,12 @@ class RunRecord:
         self.student = self.path / "student.safetensors"
         self.data = self.path / "data.json"
         self.diagnostics = self.path / "insight.npz"
-        self.last = self.path / "checkpoints" / "last.pt"
-        self.previous = self.path / "checkpoints" / "previous.pt"
-        self.best = self.path / "checkpoints" / "best.pt"
+        self.checkpoints = self.path / "checkpoints"
+        self.last = self.checkpoints / "last.pt"
+        self.previous = self.checkpoints / "previous.pt"
+        self.best = self.checkpoints / "best.pt"
         self.post_mortem = self.path / "post-mortem.json"
-        self.post_mortem_state = self.path / "checkpoints" / "post-mortem.pt"
+        self.post_mortem_state = self.checkpoints / "post-mortem.pt"
         self.tensorboard = self.path / "tensorboard"
         self._recipe = self.path / _RECIPE
         self._environment = self.path / "environment.json"
@@ -148,7 +154,7 @@ class RunRecord:
             deep: whether at any depth, or in its own subfolders alone.
         """
         files = sorted(Path(folder).glob(f"{'**' if deep else '*'}/{_RECIPE}"))
-        return [cls(file.parent) for file in files if not _SET_ASIDE.search(file.parent.name)]
+        return [cls(file.parent) for file in files if not is_set_aside(file.parent)]
 
     def set_aside(self) -> Path | None:
         """Rename the folder, so that the run can be made afresh and nothing is lost.
@@ -170,14 +176,21 @@ class RunRecord:
         return self._recipe.exists()
 
     @property
+    def is_begun(self) -> bool:
+        """Whether a training has written more into the folder than a recipe, which may be anybody's."""
+        return any(file.exists() for file in (self._environment, self._metrics, self._summary, self.checkpoints))
+
+    @property
     def finished(self) -> bool:
         """Whether the run came to its end and no file of it is missing since; :meth:`damage` looks into them too."""
-        if not self.ended:
-            return False
+        return self.ended and not self.missing()
+
+    def missing(self) -> list[Path]:
+        """Return the files of a run that has ended which are not there any more."""
         try:
-            return all(file.is_file() for file in self._noted())
+            return [file for file in self._noted() if not file.is_file()]
         except DataError:  # whoever reads the summary is told
-            return True
+            return []
 
     @property
     def ended(self) -> bool:

@@ -82,7 +82,7 @@ def test_everything(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "match"),
     [
         (["resnet9"], "error: no network is called 'resnet9'; did you mean 'resnet8'"),
-        (["missing.safetensors"], "error: no saved network at missing.safetensors"),
+        (["missing.safetensors"], "error: there is no run and no file missing.safetensors"),
         (["digits/svg"], "error: no network is called 'digits/svg'"),
         (["resnet8", "--images", "digit"], "error: no data set is called 'digit'; did you mean 'digits'"),
         (["own.net:make"], "error: 'own.net:make' is code, which runs only where you allow it"),

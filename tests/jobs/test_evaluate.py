@@ -7,6 +7,7 @@ import pytest
 from svdistill import jobs, nets
 from svdistill.errors import CheckpointError, DataError, OptionError, RecipeError
 from svdistill.jobs import Run
+from svdistill.jobs.student import student_file
 
 TINY = ["model.width=0.1", "data.train_size=20", "train.batch_size=10", "train.epochs=1", "train.device=cpu"]
 
@@ -40,6 +41,11 @@ def test_file_away_from_its_run(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "mine.safetensors"
     file.write_bytes(run.student_file.read_bytes())
     assert jobs.evaluate(file, device="cpu")["accuracy"] == pytest.approx(run.summary["accuracy"], abs=1e-9)
+
+
+def test_the_only_run_in_a_folder(run: Run) -> None:
+    """A folder with a single run in it will do."""
+    assert student_file(run.path.parent) == run.student_file
 
 
 def test_wrong_paths(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from svdistill.errors import DataError
 from svdistill.records import RunRecord
 from svdistill.report import collect as module
 from svdistill.report import page
-from svdistill.report.collect import Collection, Group, Key, collect, method_of, read
+from svdistill.report.collect import Collection, Group, Key, collect, read
+from svdistill.runs import method_of
 
 
 def only(found: Collection) -> dict[str, Group]:

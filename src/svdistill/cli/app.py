@@ -23,6 +23,7 @@ from svdistill.cli.networks import networks
 from svdistill.cli.predict import predict
 from svdistill.cli.recipes import recipes_app
 from svdistill.cli.report import report
+from svdistill.cli.runs import runs_app
 from svdistill.cli.taps import taps
 from svdistill.cli.train import train
 from svdistill.errors import SvdistillError, SvdistillWarning, is_out_of_memory
@@ -54,6 +55,8 @@ EPILOG = """
   svdistill compare digits/svd --seeds 5        eight methods, one table
 
   svdistill report runs/digits                  what was found, on one page
+
+  svdistill runs list                           what was trained, what can go
 
   svdistill evaluate runs/digits/svd/1-…        accuracy of each class
 
@@ -87,6 +90,7 @@ app.command(epilog="Example: svdistill push runs/digits/svd/1-… me/digits-stud
 app.command(epilog="Example: svdistill pull me/digits-student")(pull)
 app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.command(epilog="Example: svdistill taps timm:resnet18 --pair timm:vit_tiny_patch16_224 --image-size 224")(taps)
+app.add_typer(runs_app, name="runs")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 

@@ -8,7 +8,9 @@ import typer
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name (see 'svdistill recipes') or path of a .yaml file.")
 ]
-StudentPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its student.safetensors.")]
+StudentPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's folder, one with a single run in it, or a student.safetensors.")
+]
 RunsFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")]
 RUNS = Path("runs")
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let code of your own, PACKAGE.MODULE:CALLABLE, run.")]

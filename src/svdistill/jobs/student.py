@@ -18,6 +18,7 @@ from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError
 from svdistill.jobs.run import Run
 from svdistill.nets.outputs import find_logits
 from svdistill.recipes import weights
+from svdistill.runs import only_run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -241,23 +242,21 @@ def student_file(path: str | os.PathLike[str]) -> Path:
     """Return the file of a trained network.
 
     Args:
-        path: a run's folder, or the file itself.
+        path: a run's folder, a folder with a single run in it, or the file itself.
 
     Raises:
-        DataError: there is no such run, or it has not finished.
+        DataError: there is no such run, or it has not finished; or there are several in the folder.
     """
     path = Path(path)
-    run = Run(path)
     if not path.is_dir():
         if not path.exists():
-            raise DataError(f"there is no run and no file {path}; give a run's folder or its {run.student_file.name}")
+            raise DataError(
+                f"there is no run and no file {path}; give a run's folder or its {Run(path).student_file.name}"
+            )
         return path
-    if not run.record.exists:
-        raise DataError(
-            f"{path} is not the folder of a run, as it has no recipe; give one that 'svdistill train' has named"
-        )
+    run = Run(only_run(path))
     if not run.finished:
-        raise DataError(f"the run {path} has not finished; call the same training again to resume it")
+        raise DataError(f"the run {run.path} has not finished; call the same training again to resume it")
     return run.student_file
 
 

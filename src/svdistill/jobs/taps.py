@@ -15,7 +15,7 @@ from svdistill.data import ImageSource, standardize
 from svdistill.data.sets import spread
 from svdistill.errors import OptionError
 from svdistill.jobs.diagnostics import Tapped, diagnose
-from svdistill.jobs.run import Run
+from svdistill.jobs.student import student_file
 from svdistill.nets import Suggestion, foreign, suggest
 from svdistill.nets.pairs import pair_up
 from svdistill.nets.suggest import named, outermost
@@ -137,11 +137,7 @@ def _resolve(name: str, settings: Settings) -> _Model:
 
 
 def _from_file(path: Path, settings: Settings) -> _Model:
-    run = Run(path)
-    file = path
-    if path.is_dir():
-        run.student()  # says what is wrong where it cannot be had
-        file = run.student_file
+    file = student_file(path)
     spec = nets.spec(file)
     size = settings.image_size or told(file, spec, "image_size") or 32
     taps = told(file, spec, "taps")

@@ -19,6 +19,7 @@ from svdistill.records import ACCURACY, MACHINE_KEYS, VALIDATION_ACCURACY, RunRe
 from svdistill.report import insight, sound
 from svdistill.report.numbers import is_finite
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
+from svdistill.runs import flat, losses_of, method_of
 
 MAX_EPOCHS = 1000  # a figure has about as many pixels
 
@@ -208,29 +209,11 @@ def read(path: str | os.PathLike[str]) -> RunView:
     return RunView(record.path, recipe, summary, metrics, diagnostics, settings, lacking)
 
 
-def method_of(recipe: Mapping[str, Any]) -> str:
-    """Return the name of what a recipe helps its student with: ``alone``, ``svd-k2``, ``svd+soft-target``."""
-    parts = []
-    for loss in losses_of(recipe):
-        preset, rank = loss.get("preset"), loss.get("rank")
-        variant = f"-{preset}" if preset else f"-k{rank}" if isinstance(rank, int) and rank > 1 else ""
-        parts.append(f"{loss.get('name', '?')}{variant}")
-    stages = "-two-stage" if (recipe.get("train") or {}).get("first_stage") else ""
-    return ("+".join(parts) or BASELINE) + stages
-
-
 def rank_of(run: RunView) -> int | None:
     """Return how many singular vectors a run's only loss keeps; None where it has no rank, or one of a preset."""
     losses = losses_of(run.recipe)
     rank = losses[0].get("rank") if len(losses) == 1 and not losses[0].get("preset") else None
     return rank if isinstance(rank, int) else None
-
-
-def losses_of(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the settings of each of a recipe's losses; none where it has no teacher."""
-    loss = recipe.get("loss")
-    losses = loss if isinstance(loss, list) else [loss]
-    return [one for one in losses if isinstance(one, Mapping)]
 
 
 def _find(path: Path) -> tuple[list[RunView], dict[str, str]]:
@@ -295,20 +278,7 @@ def _metrics(record: RunRecord, evaluated: Any) -> dict[str, NDArray[np.float64]
 
 
 def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping) and value:
-            for key, item in value.items():
-                add(f"{prefix}.{key}" if prefix else str(key), item)
-        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            for item in value:  # several losses, each by its name
-                add(f"{prefix}.{item.get('name', '?')}" if len(value) > 1 else prefix, item)
-        else:
-            flat[prefix] = tuple(value) if isinstance(value, list) else None if value == {} else value
-
-    add("", recipe)
-    return {key: value for key, value in flat.items() if key not in _NOT_COMPARED}
+    return {key: value for key, value in flat(recipe).items() if key not in _NOT_COMPARED}
 
 
 def _arrange(runs: Sequence[RunView], left_out: dict[str, str]) -> Collection:

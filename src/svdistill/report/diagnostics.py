@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from svdistill.choices import BETA
 from svdistill.report import figures
-from svdistill.report.collect import Group, RunView, losses_of
+from svdistill.report.collect import Group, RunView
 from svdistill.report.context import PageContext, Picture, Section, Shown, Strip, capital, choose
 from svdistill.report.figures import Line
 from svdistill.report.methods import Look
 from svdistill.report.numbers import row_fractions, whole_percent
 from svdistill.report.relations import channel_order, darkest, relations
 from svdistill.report.svg import PANEL, Frame
+from svdistill.runs import losses_of
 
 MAX_STRIPS = 6  # most methods that are shown beside the teacher with their DFVs
 MAX_MATRICES = 8  # most confusion matrices, the teacher's among them

@@ -1,0 +1,25 @@
+"""The runs in a folder: what they are, where they differ, what of them can go. Reads records alone, without torch."""
+
+from svdistill.runs.cleaning import KINDS, Removal, removals, remove
+from svdistill.runs.listing import SORTS, STATES, Filter, RunInfo, find, look, only_run, select
+from svdistill.runs.settings import changed, differing, flat, losses_of, method_of
+
+__all__ = [
+    "Filter",
+    "KINDS",
+    "Removal",
+    "RunInfo",
+    "SORTS",
+    "STATES",
+    "changed",
+    "differing",
+    "find",
+    "flat",
+    "look",
+    "losses_of",
+    "method_of",
+    "only_run",
+    "removals",
+    "remove",
+    "select",
+]

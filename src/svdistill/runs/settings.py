@@ -1,0 +1,75 @@
+"""The settings of a run as its record has them, by dotted key."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from svdistill.methods import BASELINE
+
+
+def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a recipe by dotted key, those of each of several losses under its name.
+
+    Args:
+        recipe: nested settings, as a run's ``recipe.yaml`` holds them.
+    """
+    found: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping) and value:
+            for key, item in value.items():
+                add(f"{prefix}.{key}" if prefix else str(key), item)
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for item in value:
+                add(f"{prefix}.{item.get('name', '?')}" if len(value) > 1 else prefix, item)
+        else:
+            found[prefix] = tuple(value) if isinstance(value, list) else None if value == {} else value
+
+    add("", recipe)
+    return found
+
+
+def changed(recipe: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which a recipe differs from another.
+
+    Args:
+        recipe: nested settings.
+        base: those to compare with.
+
+    Returns:
+        By dotted key the other's value and its own; None where one of them lacks the key.
+    """
+    return {key: (before, now) for key, (before, now) in differing([base, recipe]).items()}
+
+
+def differing(recipes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    """Return the settings in which some recipes differ, but for their names and descriptions.
+
+    Args:
+        recipes: nested settings of each.
+
+    Returns:
+        By dotted key the value that each has, None where it lacks the key.
+    """
+    settings = [flat(recipe) for recipe in recipes]
+    keys = [key for key in dict.fromkeys(key for one in settings for key in one) if key not in ("name", "description")]
+    rows = {key: tuple(one.get(key) for one in settings) for key in keys}
+    return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}
+
+
+def method_of(recipe: Mapping[str, Any]) -> str:
+    """Return the name of what a recipe helps its student with: ``alone``, ``svd-k2``, ``svd+soft-target``."""
+    parts = []
+    for loss in losses_of(recipe):
+        preset, rank = loss.get("preset"), loss.get("rank")
+        variant = f"-{preset}" if preset else f"-k{rank}" if isinstance(rank, int) and rank > 1 else ""
+        parts.append(f"{loss.get('name', '?')}{variant}")
+    train = recipe.get("train")
+    stages = "-two-stage" if isinstance(train, Mapping) and train.get("first_stage") else ""
+    return ("+".join(parts) or BASELINE) + stages
+
+
+def losses_of(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the settings of each of a recipe's losses; none where it has no teacher."""
+    loss = recipe.get("loss")
+    losses = loss if isinstance(loss, list) else [loss]
+    return [one for one in losses if isinstance(one, Mapping)]

@@ -16,6 +16,7 @@ from svdistill.cli.compare import compare
 from svdistill.cli.data import data_app
 from svdistill.cli.demo import demo
 from svdistill.cli.doctor import doctor
+from svdistill.cli.env import env
 from svdistill.cli.evaluate import evaluate
 from svdistill.cli.export import export
 from svdistill.cli.hub import pull, push
@@ -38,7 +39,7 @@ EPILOG = """
 
   svdistill taps resnet20                       where it can be compared
 
-  svdistill recipes                             what can be trained
+  svdistill recipes                             what can be trained, in groups
 
   svdistill recipes show digits/svd             every setting of a recipe
 
@@ -70,7 +71,6 @@ app = typer.Typer(
     help="Train a small image model with the help of a large one, by KD-SVD.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -90,6 +90,7 @@ app.command(epilog="Example: svdistill push runs/digits/svd/1-… me/digits-stud
 app.command(epilog="Example: svdistill pull me/digits-student")(pull)
 app.command(epilog="Example: svdistill networks --taps vgg-teacher")(networks)
 app.command(epilog="Example: svdistill taps timm:resnet18 --pair timm:vit_tiny_patch16_224 --image-size 224")(taps)
+app.command(epilog="Example: svdistill env --json")(env)
 app.add_typer(runs_app, name="runs")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")

@@ -1,13 +1,14 @@
 """``svdistill cache``."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from svdistill.cli.arguments import RUNS, AllowCode, RunsFolder, settings
-from svdistill.cli.console import results, say
+from svdistill.cli.arguments import RUNS, AllowCode, AsJson, RunsFolder, settings
+from svdistill.cli.console import results, say, say_json
 
 
 def cache(
@@ -23,6 +24,7 @@ def cache(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run the teacher again, and replace what is stored.")] = False,
     allow_code: AllowCode = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the folder.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Store what the losses need of a teacher, for training without it.
 
@@ -40,6 +42,9 @@ def cache(
     callbacks = jobs.NoCallbacks() if quiet else Reporter()
     stored = jobs.cache(recipe, overrides=overrides, method=method, runs=runs, fresh=fresh, callbacks=callbacks)
     console = results()
+    if as_json:
+        say_json(asdict(stored))
+        return
     if quiet:
         say(stored.path)
         return

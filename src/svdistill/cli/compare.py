@@ -2,16 +2,19 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svdistill.cli.arguments import RUNS, AllowCode, RunsFolder, settings
-from svdistill.cli.console import note, results
+from svdistill.cli.arguments import RUNS, AllowCode, AsJson, RunsFolder, settings
+from svdistill.cli.console import note, results, say_json
 from svdistill.methods import compared
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 MOST_SEEDS = 1000
 
@@ -48,6 +51,7 @@ def compare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, list the runs and which are there, train nothing.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train by several methods over several seeds, into one table.
 
@@ -65,7 +69,7 @@ def compare(
     chosen = settings(overrides, allow_code)
     planned = sweep.plan(recipe, overrides=chosen, methods=wanted, seeds=parse_seeds(seeds), runs=runs)
     if dry_run:
-        results().print(report.plan_table(planned.record()))
+        _show(planned.record(), report.plan_table, as_json=as_json)
         return
     folder = output or Path("comparisons") / re.sub(r"[^\w.-]+", "-", re.sub(r"\.ya?ml$", "", recipe)).strip("-.")
     with _silent_stdout() if on == "ray" else nullcontext(), sweep.open_pool(planned, on=on, jobs=jobs) as pool:
@@ -73,10 +77,17 @@ def compare(
             note(pool.description)
         with watch(planned, folder) as observer:
             sweep.carry_out(planned, pool, observer=observer)
-    results().print(report.table(planned.record()))
+    _show(planned.record(), report.table, as_json=as_json)
     note(f"written to {folder / report.STEM}.md, .csv and .json")
     if planned.failed:
         raise typer.Exit(1)
+
+
+def _show(record: dict[str, Any], table: Callable[[dict[str, Any]], "RenderableType"], *, as_json: bool) -> None:
+    if as_json:
+        say_json(record)
+    else:
+        results().print(table(record))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Where a command writes: results to standard output, everything else to standard error."""
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,14 @@ def first() -> bool:
 def say(text: object) -> None:
     """Write one line of a result; names in it do nothing to the terminal."""
     results().print(printable(text), markup=False, soft_wrap=True)
+
+
+def say_json(content: object) -> None:
+    """Write plain values and paths as JSON, which has null for numbers that are not finite."""
+    from svdistill.records import finite
+
+    if first():
+        print(json.dumps(finite(content), indent=2, allow_nan=False, default=str))
 
 
 def note(text: str) -> None:

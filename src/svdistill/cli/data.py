@@ -1,11 +1,13 @@
 """``svdistill data``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svdistill.cli.console import note, results, say
+from svdistill.cli.arguments import AsJson
+from svdistill.cli.console import note, results, say, say_json
 
 if TYPE_CHECKING:
     from svdistill.data import Augmentation
@@ -19,21 +21,23 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a data set; '
 
 
 @data_app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
+def default(context: typer.Context, as_json: AsJson = False) -> None:
     """List the data sets, fetch one, or look at its images."""
     if context.invoked_subcommand is None:
-        list_data()
+        list_data(as_json=as_json)
 
 
 @data_app.command("list")
-def list_data() -> None:
+def list_data(as_json: AsJson = False) -> None:
     """List the data sets that can be named in a recipe, and whether they are here."""
     from svdistill import data
     from svdistill.report import sheet
 
-    console = results()
     known = [data.describe(name) for name in data.names()]
-    console.print(sheet.datasets_table(known))
+    if as_json:
+        say_json([asdict(one) for one in known])
+        return
+    results().print(sheet.datasets_table(known))
     for one in known:
         if one.found is not None:
             say(f"{one.name} is in {one.found}")

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.arguments import AllowCode, StudentPath
-from svdistill.cli.console import results
+from svdistill.cli.arguments import AllowCode, AsJson, StudentPath
+from svdistill.cli.console import results, say_json
 
 
 def evaluate(
@@ -17,12 +17,14 @@ def evaluate(
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the data set's files.")] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     allow_code: AllowCode = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a trained network on the test images, class by class."""
     from svdistill import jobs
     from svdistill.report import tables
 
-    console = results()
-    console.print(
-        tables.accuracy_table(jobs.evaluate(path, name=data, root=root, device=device, allow_code=allow_code))
-    )
+    measured = jobs.evaluate(path, name=data, root=root, device=device, allow_code=allow_code)
+    if as_json:
+        say_json(measured)
+        return
+    results().print(tables.accuracy_table(measured))

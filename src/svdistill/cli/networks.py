@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.console import results, say
+from svdistill.cli.arguments import AsJson
+from svdistill.cli.console import results, say, say_json
 
 
 def networks(
@@ -15,6 +16,7 @@ def networks(
     taps: Annotated[
         str | None, typer.Option(metavar="NAME", help="Show the maps at the taps of this network instead.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the networks: parameters and FLOPs, beside those of their papers.
 
@@ -27,9 +29,16 @@ def networks(
     console = results()
     if taps is not None:
         shapes = nets.tap_shapes(taps, image_size=image_size, num_classes=classes, in_channels=channels, width=width)
-        console.print(tables.taps_table(taps, shapes))
+        if as_json:
+            say_json({"network": taps, "taps": [tap._asdict() for tap in shapes]})
+        else:
+            console.print(tables.taps_table(taps, shapes))
         return
     entries = nets.survey(image_size=image_size, num_classes=classes, in_channels=channels, width=width)
+    if as_json:
+        printed = [(one, one.published and one.published._asdict()) for one in entries]
+        say_json([{**one._asdict(), "published": published} for one, published in printed])
+        return
     console.print(tables.networks_table(entries))
     say("the maps at the taps of one:  svdistill networks --taps NAME")
     say("all places of any model:       svdistill taps MODEL")

@@ -1,48 +1,89 @@
 """``svdistill recipes``."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from svdistill.cli.console import results, say
+from svdistill.cli.arguments import AsJson
+from svdistill.cli.console import results, say, say_json
+
+_NARROW = 60  # columns of a terminal that have no room for a long name beside its description
+
+
+class _OrGroup(TyperGroup):
+    """Takes ``recipes digits`` for ``recipes list digits``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
 
 recipes_app = typer.Typer(
+    cls=_OrGroup,
     help="List the recipes and methods, or show every setting of one.",
     epilog="Example: svdistill recipes show digits/svd loss.rank=2 > mine.yaml",
 )
 
 
 @recipes_app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
+def default(context: typer.Context, as_json: AsJson = False) -> None:
     """List the recipes and methods, or show every setting of one."""
     if context.invoked_subcommand is None:
-        list_recipes()
+        list_recipes(as_json=as_json)
 
 
-@recipes_app.command("list")
-def list_recipes() -> None:
-    """List the recipes that come with svdistill."""
+@recipes_app.command("list", epilog="Example: svdistill recipes list digits")
+def list_recipes(
+    group: Annotated[str | None, typer.Argument(metavar="GROUP", help="List the recipes of this group.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="List those of all groups.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the groups of recipes, or with GROUP the recipes in one.
+
+    'svdistill recipes GROUP' does the same.
+    """
     from svdistill import recipes
-    from svdistill.report import tables
+    from svdistill.recipes.groups import GROUPS, in_group
 
-    console = results()
-    console.print(tables.recipes_table((name, recipes.load(name).description) for name in recipes.names()))
+    if group is None and not everything:
+        if as_json:
+            told = {name: {"recipes": in_group(name), "description": words} for name, words in GROUPS.items()}
+            say_json(told)
+            return
+        _table({f"{name} ({len(in_group(name))})": words for name, words in GROUPS.items()}, "group", "what it is for")
+        say("those of a group:  svdistill recipes GROUP")
+        return
+    names = recipes.names() if group is None else in_group(group)
+    found = {name: recipes.load(name).description for name in names}
+    if as_json:
+        say_json(found)
+        return
+    _table(found, "recipe", "what it trains")
     say("every setting of one:  svdistill recipes show NAME [KEY=VALUE]...")
 
 
 @recipes_app.command("methods")
-def list_methods() -> None:
+def list_methods(as_json: AsJson = False) -> None:
     """List the methods by which any recipe with a teacher can be trained."""
     from svdistill import recipes
+
+    if as_json:
+        say_json(recipes.methods())
+        return
+    _table(recipes.methods(), "method", "what it trains")
+    say("by one:      svdistill train RECIPE --method NAME")
+    say("by several:  svdistill compare RECIPE --methods A,B")
+
+
+def _table(rows: Mapping[str, str], heading: str, what: str) -> None:
     from svdistill.report import tables
 
     console = results()
-    console.print(tables.recipes_table(recipes.methods().items(), heading="method"))
-    console.print(
-        "by one:      svdistill train RECIPE --method NAME\nby several:  svdistill compare RECIPE --methods A,B",
-        markup=False,
-        soft_wrap=True,
-    )
+    narrow = console.width < _NARROW
+    console.print(tables.recipes_table(rows.items(), heading=heading, what=what, narrow=narrow))
 
 
 @recipes_app.command("show", epilog="Example: svdistill recipes show digits/svd --method fsp")

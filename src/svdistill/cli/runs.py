@@ -1,6 +1,5 @@
 """``svdistill runs``."""
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from svdistill.cli.arguments import RUNS
-from svdistill.cli.console import note, results, say
+from svdistill.cli.arguments import RUNS, AsJson
+from svdistill.cli.console import note, results, say, say_json
 from svdistill.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ runs_app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs; those at any depth count.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 
 
 @runs_app.callback(invoke_without_command=True)
@@ -61,7 +59,7 @@ def list_runs(
     wanted = runs.Filter(recipe=recipe, method=method, seed=seed, state=state)
     found = runs.select(runs.find(folder), wanted, sort=sort, reverse=reverse)
     if as_json:
-        _print([run.to_dict() for run in found])
+        say_json([run.to_dict() for run in found])
         return
     console = results()
     if found:
@@ -92,7 +90,7 @@ def show(
     if as_json:
         settings = {key: {"recipe": before, "run": now} for key, (before, now) in changed.items()}
         compared = {"compared_with": base.title if base else None, "settings": settings}
-        _print({**about.to_dict(), **compared, "summary": summary, "metrics": metrics, "files": files})
+        say_json({**about.to_dict(), **compared, "summary": summary, "metrics": metrics, "files": files})
         return
     console = results()
     state = f"{about.state}: {about.reason}" if about.reason else about.state
@@ -130,7 +128,7 @@ def compare_runs(
     }
     shown = [{**one.to_dict(), "figures": figure} for one, figure in zip(about, figures, strict=True)]
     if as_json:
-        _print({"runs": shown, "differing": differing})
+        say_json({"runs": shown, "differing": differing})
         return
     results().print(tables.compare_table(shown, differing))
 
@@ -159,7 +157,7 @@ def clean(
 
     found = runs.removals(runs.find(folder), only or runs.KINDS)
     if as_json:
-        _print([{**one.to_dict(), "removed": yes and runs.remove(one)} for one in found])
+        say_json([{**one.to_dict(), "removed": yes and runs.remove(one)} for one in found])
         return
     if not found:
         say(f"nothing in {folder} can go")
@@ -176,12 +174,6 @@ def clean(
         else:
             note(f"left: {one.path}, which another process has locked or has changed")
     say(f"freed  {file_size(freed)}")
-
-
-def _print(content: Any) -> None:
-    from svdistill.records import finite
-
-    print(json.dumps(finite(content), indent=2, allow_nan=False))
 
 
 def _read(record: "RunRecord") -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from svdistill.cli.arguments import RUNS, AllowCode, RecipeName, RunsFolder, settings
-from svdistill.cli.console import hearing, note, results, say
+from svdistill.cli.arguments import RUNS, AllowCode, AsJson, RecipeName, RunsFolder, settings
+from svdistill.cli.console import hearing, note, results, say, say_json
 from svdistill.errors import TrainingError
 
 
@@ -28,6 +28,7 @@ def train(
     ] = False,
     allow_code: AllowCode = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path of the trained network.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train one network, alone or from a teacher.
 
@@ -52,6 +53,9 @@ def train(
                 chosen = [*overrides, *(("--method", method) if method else ()), "--runs", str(runs)]
                 note(f"what may be the matter:  {shlex.join(['svdistill', 'doctor', recipe, *chosen])}")
     console = results()
+    if as_json:
+        say_json({"path": run.path, "student": run.student_file, "summary": run.summary})
+        return
     if quiet:
         say(run.student_file)
         return

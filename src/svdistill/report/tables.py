@@ -224,19 +224,23 @@ def comparison_table(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
     return titled(f"{accuracy} after the last epoch{spread}; seconds of a run", table)
 
 
-def recipes_table(recipes: Iterable[tuple[str, str]], *, heading: str = "recipe") -> Table:
-    """List recipes, or methods.
+def recipes_table(
+    recipes: Iterable[tuple[str, str]], *, heading: str = "recipe", what: str = "what it trains", narrow: bool = False
+) -> Table:
+    """List recipes, groups of them, or methods.
 
     Args:
         recipes: name and description of each.
         heading: what they are.
+        what: the heading above their descriptions.
+        narrow: whether long names are broken into lines, as the terminal has no room for them.
 
     Returns:
         One row for each recipe.
     """
     table = plain_table()
-    table.add_column(heading, no_wrap=True, style="bold")
-    table.add_column("what it trains")
+    table.add_column(heading, no_wrap=not narrow, overflow="fold", style="bold")
+    table.add_column(what)
     for name, description in recipes:
         table.add_row(plain(name), description)
     return table

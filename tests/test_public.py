@@ -89,3 +89,9 @@ def test_the_package_alone_imports_nothing_heavy():
     assert (
         fresh("import sys, svdistill\nprint(json.dumps(sorted({'torch', 'numpy', 'yaml'} & set(sys.modules))))") == []
     )
+
+
+def test_a_training_step_imports_no_compiler():
+    """Torch's compiler takes seconds to import, so only compiling does; figures and pictures are not needed either."""
+    program = "import sys, svdistill.training, svdistill.losses\nprint(json.dumps(sorted({%s} & set(sys.modules))))"
+    assert fresh(program % "'torch._dynamo', 'torch._inductor', 'matplotlib', 'PIL', 'rich'") == []

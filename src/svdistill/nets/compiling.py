@@ -1,13 +1,11 @@
 """`torch.compile` for networks that a step goes back through twice, once for each task."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
-import torch._functorch.config as aot_settings
-import torch.compiler.config as compiler_settings
 from torch import nn
-from torch._dynamo import OptimizedModule
 
 TAG = "[svdistill: nothing donated]"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,12 +38,20 @@ def compile_function(function: F, **options: Any) -> F:
 
 def is_compiled(module: nn.Module) -> bool:
     """Tell whether a module, or one inside it, was compiled, by `torch.compile` or by its own ``compile()``."""
+    wrappers: tuple[type[nn.Module], ...] = ()
+    if "torch._dynamo" in sys.modules:  # else nothing was wrapped yet, and the import takes seconds
+        from torch._dynamo import OptimizedModule
+
+        wrappers = (OptimizedModule,)
     # torch has no public way to ask for the second
-    return any(isinstance(one, OptimizedModule) or one._compiled_call_impl is not None for one in module.modules())
+    return any(isinstance(one, wrappers) or one._compiled_call_impl is not None for one in module.modules())
 
 
 def _keep_what_backward_reads() -> None:
     """Have nothing compiled from now on, in the whole process, that gives away what a backward pass reads."""
+    import torch._functorch.config as aot_settings  # late, as what compiles needs it anyway
+    import torch.compiler.config as compiler_settings
+
     aot_settings.donated_buffer = False
     # Torch's cache of kernels does not tell by itself which of them overwrite what they were given, so that those of
     # another program would be loaded in silence. The tag keeps them apart.

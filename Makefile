@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LIBRARIES := $(VENV)/libraries
+TOOLS := $(VENV)/dist-tools
+UNPACKED := $(VENV)/unpacked
 
-.PHONY: help install demo test test-gpu kill-test lint fuzz bench rehearse clean
+.PHONY: help install demo test test-gpu kill-test lint fuzz bench rehearse dist test-dist clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +60,29 @@ bench: $(STAMP)  ## time loss, decomposition, step, input pipeline and scaling; 
 
 rehearse: $(STAMP)  ## try the benchmarks for a GPU, tiny, on a CPU, in two minutes; measures nothing
 	$(BIN)/python -m benchmarks gpu --rehearse --out bench-results/rehearsal
+
+$(TOOLS)/.installed: constraints.txt
+	rm -rf $(TOOLS)
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< build hatchling twine
+	@touch $@
+
+dist: $(TOOLS)/.installed  ## build sdist and wheel into dist/ and check them as an index would; TAG=v1.2.3 must be the version
+	rm -rf dist
+	$(TOOLS)/bin/python -m build --no-isolation
+	$(TOOLS)/bin/twine check --strict dist/*
+	@test -z "$(TAG)" || test -f "dist/svdistill-$(TAG:v%=%).tar.gz" || { echo "$(TAG) is not the version in src/svdistill/version.py"; exit 1; }
+
+# The wheel in an environment of its own, outside the sources; with the tests of the unpacked sdist.
+test-dist: dist  ## install the wheel in a clean environment, run the sdist's tests of what computes, and train; TORCH=2.6.0
+	rm -rf $(UNPACKED)
+	$(PYTHON) -m venv $(UNPACKED)
+	$(UNPACKED)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(TORCH),torch==$(TORCH),--constraint constraints.txt) dist/*.whl pytest hypothesis
+	mkdir $(UNPACKED)/sdist
+	tar -xzf dist/*.tar.gz -C $(UNPACKED)/sdist --strip-components 1
+	cd $(UNPACKED)/sdist && ../bin/python -m pytest -q tests/linalg tests/losses tests/test_gradients.py tests/test_public.py
+	cd $(UNPACKED) && bin/svdistill train digits/svd-recommended train.epochs=2 teacher.overrides.train.epochs=2
 
 clean:  ## remove .venv and caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

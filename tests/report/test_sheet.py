@@ -10,6 +10,7 @@ from rich.console import Console
 from svdistill import data
 from svdistill.errors import DataError, ShapeError
 from svdistill.report import sheet
+from svdistill.report.datasets import datasets_table
 
 
 def pixels(channels: int = 3, size: int = 8) -> np.ndarray:
@@ -71,7 +72,7 @@ def test_unfit_images(tmp_path: Path) -> None:
 def test_table() -> None:
     """Each data set has a line no wider than a terminal that says what it is and whether it is here."""
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(sheet.datasets_table(data.describe(name) for name in data.names()))
+    console.print(datasets_table(data.describe(name) for name in data.names()))
     lines = {line.split()[0]: line.split()[1:] for line in console.export_text().splitlines() if line.strip()}
     assert lines["digits"] == ["1×8×8", "10", "1,000", "797", "–", "yes"]
     assert lines["cifar100"][:6] == ["3×32×32", "100", "50,000", "10,000", "169", "MB"]

@@ -31,13 +31,13 @@ def default(context: typer.Context, as_json: AsJson = False) -> None:
 def list_data(as_json: AsJson = False) -> None:
     """List the data sets that can be named in a recipe, and whether they are here."""
     from svdistill import data
-    from svdistill.report import sheet
+    from svdistill.report.datasets import datasets_table
 
     known = [data.describe(name) for name in data.names()]
     if as_json:
         say_json([asdict(one) for one in known])
         return
-    results().print(sheet.datasets_table(known))
+    results().print(datasets_table(known))
     for one in known:
         if one.found is not None:
             say(f"{one.name} is in {one.found}")
@@ -83,6 +83,9 @@ def show(
     seed: Annotated[int, typer.Option(help="Of the augmentation.")] = 0,
 ) -> None:
     """Draw a sheet of sample images, before and after augmentation."""
+    from svdistill.report.extra import check_can_draw
+
+    check_can_draw("the sheet")
     from svdistill.jobs.data import samples
     from svdistill.report import sheet
 

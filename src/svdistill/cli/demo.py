@@ -34,10 +34,16 @@ def demo(
     from svdistill.cli.compare_progress import watch
     from svdistill.machine import usable_cores
     from svdistill.report import demo as report
-    from svdistill.report import plots, tables
+    from svdistill.report import extra, tables
 
     began = time.monotonic()
-    plots.check_writable(output)
+    drawn = extra.can_draw()
+    if drawn:
+        from svdistill.report import plots
+
+        plots.check_writable(output)
+    else:
+        note(f"no figure will be drawn: it {extra.ADVICE}")
     planned = sweep.plan_demo(seeds=seeds, runs=runs, epochs=epochs)
     with (
         sweep.open_pool(planned, jobs=usable_cores()) as pool,
@@ -49,8 +55,9 @@ def demo(
     note(f"{tables.seconds(time.monotonic() - began)} in all; the runs are in {runs} and are reused next time")
     if planned.failed:
         raise typer.Exit(1)
-    _draw(planned, output)
-    say(f"figure  {output}")
+    if drawn:
+        _draw(planned, output)
+        say(f"figure  {output}")
 
 
 def _draw(done: "Comparison", output: Path) -> None:

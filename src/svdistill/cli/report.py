@@ -21,6 +21,9 @@ def report(
     distilled features and confusion matrices, in one file that works offline.
     Runs that have not finished are left out.
     """
+    from svdistill.report.extra import check_can_draw
+
+    check_can_draw("the report")
     from svdistill.report import page
 
     written = page.write(runs, output)

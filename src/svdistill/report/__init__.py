@@ -1,5 +1,8 @@
-"""Tables and figures, made from records alone: no model and no GPU is needed."""
+"""Tables and figures, made from records alone: no model and no GPU is needed.
 
-from svdistill.report import plots, tables
+The modules that draw, among them `plots` and `page`, need matplotlib, an extra: import them by name.
+"""
 
-__all__ = ["plots", "tables"]
+from svdistill.report import tables
+
+__all__ = ["tables"]

@@ -1,22 +1,17 @@
-"""Data sets to be looked at: a table of what there is, and a sheet of sample images."""
+"""A sheet of sample images of a data set."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from rich import box
-from rich.table import Table
 
 from svdistill.atomic import replacing
 from svdistill.errors import DataError, ShapeError
 from svdistill.names import printable
-
-if TYPE_CHECKING:
-    from svdistill.data import Description
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -25,27 +20,6 @@ _CELL = 56
 _DPI = 100
 _NAME = FontProperties(size=9)
 _TITLE = FontProperties(size=11, weight="bold")
-
-
-def datasets_table(descriptions: Iterable["Description"]) -> Table:
-    """Return a table of the data sets: what they are, how large, and whether they are here.
-
-    Args:
-        descriptions: what `svdistill.data.describe` says of each.
-    """
-    table = Table(box=box.SIMPLE_HEAD)
-    for title in ("data set", "images", "classes", "train", "test", "download", "here"):
-        right = title in ("classes", "train", "test", "download")
-        table.add_column(title, justify="right" if right else "left", no_wrap=True)
-    for known in descriptions:
-        table.add_row(
-            known.name,
-            "any" if known.shape is None else "×".join(map(str, known.shape)),
-            *("any" if number is None else f"{number:,}" for number in (known.classes, known.train, known.test)),
-            f"{known.size / 1e6:.0f} MB" if known.size else "–",
-            "yes" if known.available else "no" if known.size else "–",
-        )
-    return table
 
 
 def draw_sheet(

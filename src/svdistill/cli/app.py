@@ -21,6 +21,7 @@ from svdistill.cli.evaluate import evaluate
 from svdistill.cli.export import export
 from svdistill.cli.hub import pull, push
 from svdistill.cli.networks import networks
+from svdistill.cli.new import new
 from svdistill.cli.predict import predict
 from svdistill.cli.recipes import recipes_app
 from svdistill.cli.report import report
@@ -42,6 +43,8 @@ EPILOG = """
   svdistill recipes                             what can be trained, in groups
 
   svdistill recipes show digits/svd             every setting of a recipe
+
+  svdistill new mine.yaml                       a recipe of your own
 
   svdistill train digits/svd seed=1             a student with KD-SVD
 
@@ -77,6 +80,7 @@ app = typer.Typer(
 )
 app.command(epilog="Example: svdistill demo --seeds 1 --epochs 10")(demo)
 app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")(train)
+app.command(epilog="Example: svdistill new mine.yaml --data photos --labels 500")(new)
 app.command(epilog="Example: svdistill doctor eccv/vgg-cifar100-svd train.precision=bf16-mixed")(doctor)
 app.command(epilog="Example: svdistill cache digits/svd views=8")(cache)
 app.command(epilog="Example: svdistill compare digits/svd loss.rank=[1,2] --methods alone,svd --seeds 3 --jobs 2")(

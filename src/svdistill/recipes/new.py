@@ -1,0 +1,139 @@
+"""A new recipe, with comments, from a few answers."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from svdistill.atomic import write_atomically
+from svdistill.choices import IMAGE_FOLDER
+from svdistill.errors import OptionError, RecipeError, nearest
+from svdistill.methods import BASELINE
+from svdistill.recipes import files
+from svdistill.recipes.load import lineage, load, methods
+from svdistill.recipes.naming import check_names
+
+_BATCH = 64
+_MIRRORED = "flip: true, shift: 2"
+_UPRIGHT = "rotation: 10, shift: 1"  # a mirrored digit is no digit
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a new recipe is made of.
+
+    Attributes:
+        data: name of a data set, or a folder of images.
+        student: name of the network that is trained.
+        teacher: name of the network that helps it and is trained first, or the file of a trained one; None without.
+        method: how the teacher helps, one of `recipes.methods`; ``alone`` needs no teacher.
+        labels: how many labelled images are trained on; None = all.
+        image_size: height and width of an image in pixels; None = that of the data set.
+    """
+
+    data: str
+    student: str
+    teacher: str | None
+    method: str
+    labels: int | None = None
+    image_size: int | None = None
+
+
+def write(file: Path, answers: Answers) -> list[Path]:
+    """Write a recipe, and beside it that of its teacher, where that is to be trained first.
+
+    Args:
+        file: the new file; that of the teacher has ``-teacher`` in its name.
+        answers: what it is made of.
+
+    Returns:
+        The files, that of the student first.
+
+    Raises:
+        OptionError: a file is there already or has another ending, or a method or the teacher is wrong.
+        RecipeError: the answers do not make a recipe.
+    """
+    if file.suffix not in files.SUFFIXES:
+        raise OptionError(f"{file} is no name of a recipe; give one that ends in .yaml")
+    texts = _texts(file, answers)
+    for path in texts:
+        if path.exists():
+            raise OptionError(f"there is a file {path} already; give another name, or remove it")
+    with tempfile.TemporaryDirectory() as folder:
+        tried = [Path(folder) / path.name for path in texts]
+        for path, text in zip(tried, texts.values(), strict=True):
+            path.write_text(text, encoding="utf-8")
+        check_names(*lineage(load(tried[0])))
+    try:
+        for path, text in reversed(list(texts.items())):
+            write_atomically(path, text.encode())
+    except OSError as error:
+        raise RecipeError(f"cannot write {file}: {error.strerror or error}; give another folder") from error
+    return list(texts)
+
+
+def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:
+    if answers.method not in methods():
+        raise OptionError(f"--method: no method {answers.method!r}{nearest(answers.method, methods())}")
+    alone = answers.method == BASELINE
+    if not alone and answers.teacher is None:
+        raise OptionError(f"--teacher: {answers.method!r} needs one; give a network or a trained one's file")
+    head = f"# Train it:       svdistill train {file}\n# All settings:   svdistill recipes show {file}\n"
+    if alone:
+        return {file: head + _about(answers, "the student alone") + _labels(answers) + _network(answers.student)}
+    if str(answers.teacher).endswith(".safetensors"):
+        helper = f"teacher:\n  checkpoint: {_quoted(str(Path(str(answers.teacher)).resolve()))}  # trained already\n"
+        about = _about(answers, "a student and a trained teacher", method=answers.method)
+        return {file: head + about + _labels(answers) + _network(answers.student) + helper}
+    other = file.with_name(f"{file.stem}-teacher{file.suffix}")
+    own = (
+        f"extends: [{_quoted(other.name)}, methods/{answers.method}]  # images and training as the teacher's\n"
+        f"description: {_quoted(f'{answers.student} with the help of {answers.teacher}')}\n"
+    )
+    labels, batch = _labels(answers), _batch(answers)
+    train = f"train: {{batch_size: {batch}}}  # no more than there are labelled images\n" if batch < _BATCH else ""
+    helper = f"teacher:\n  recipe: {_quoted(other.name)}  # trained first, once\n"
+    taught = replace(answers, labels=None)
+    teacher = f"# The teacher of {file.name}, on all labels.\n" + _about(taught, "the teacher")
+    return {
+        file: head + own + train + (f"data:\n{labels}" if labels else "") + _network(answers.student) + helper,
+        other: teacher + _network(str(answers.teacher)),
+    }
+
+
+def _about(answers: Answers, what: str, *, method: str | None = None) -> str:
+    """Write all that is said of images and training; the section of the images is the last, and open."""
+    is_folder = Path(answers.data).is_dir()
+    root = (
+        f"  root: {_quoted(str(Path(answers.data).resolve()))}  # train/CLASS/… and val/CLASS/…\n" if is_folder else ""
+    )
+    size = f"  image_size: {answers.image_size}  # pixels\n" if answers.image_size else ""
+    augment = _UPRIGHT if answers.data == "digits" else _MIRRORED
+    return (
+        (f"extends: methods/{method}\n" if method else "")
+        + f"description: {_quoted(f'{what} on {Path(answers.data).name}')}\n"
+        "optimizer: {name: sgd, lr: 0.05, weight_decay: 5.0e-4}  # a lower lr where the loss diverges\n"
+        f"train: {{epochs: 60, schedule: cosine, warm_up: 3, batch_size: {_batch(answers)}}}\n"
+        f"data:\n  name: {IMAGE_FOLDER if is_folder else _quoted(answers.data)}\n{root}{size}"
+        f"  augment: {{{augment}}}  # how images vary; 'svdistill data show' draws it\n"
+    )
+
+
+def _batch(answers: Answers) -> int:
+    return min(_BATCH, answers.labels or _BATCH)
+
+
+def _labels(answers: Answers) -> str:
+    if answers.labels is None:
+        return ""
+    rest = "" if answers.method == BASELINE else "  unlabelled: {name: rest}  # the teacher helps on the others too\n"
+    return f"  train_size: {answers.labels}  # labelled images\n{rest}"
+
+
+def _network(name: str) -> str:
+    return f"model:\n  name: {_quoted(name)}  # any of 'svdistill networks', or timm:NAME and the like\n"
+
+
+def _quoted(text: str) -> str:
+    """Write a text so that YAML takes it for one."""
+    return "'" + text.replace("'", "''") + "'"

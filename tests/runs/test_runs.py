@@ -1,5 +1,6 @@
 """Listing, telling apart and cleaning runs, of which some are broken."""
 
+import io
 import json
 import os
 import subprocess
@@ -204,6 +205,26 @@ def test_commands_need_no_torch(folder: Path) -> None:
     ):
         assert words in told, done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 50  # sentences go on; tables do not
+
+
+class Terminal(io.StringIO):
+    """Somebody at a terminal, who types."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+@pytest.mark.parametrize(("answer", "stays"), [("n", True), ("y", False)])
+def test_clean_does_what_is_answered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str, stays: bool
+) -> None:
+    """No removes nothing, and is no error."""
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
+    damaged = next(folder.glob("bags/soft-target/0-*"))
+    assert app.run(["runs", "clean", str(folder)]) == 0
+    assert damaged.exists() == stays
+    assert ("nothing is removed" in capsys.readouterr().out) == stays
 
 
 def test_clean_asks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

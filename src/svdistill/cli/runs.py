@@ -166,7 +166,9 @@ def clean(
     if not yes:
         if not sys.stdin.isatty():
             raise OptionError("nothing is removed, as there is no terminal to ask in; add --yes")
-        typer.confirm("Remove all of it?", abort=True)
+        if not typer.confirm("Remove all of it?"):
+            say("nothing is removed")
+            return
     freed = 0
     for one in found:
         if runs.remove(one):

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from svdistill.errors import DataError, SvdistillWarning
+from svdistill.errors import DataError, SvdistillWarning, first_cause
 
 
 @pytest.mark.parametrize("kind", [DataError, SvdistillWarning])
@@ -23,3 +23,11 @@ def test_others_stay_as_they_are() -> None:
     """To the letter, up to a length that fills a screen."""
     text = "a" * 1500
     assert str(DataError(text)) == text
+
+
+def test_the_first_cause() -> None:
+    """Its first line: what a compiler adds to it fills pages."""
+    error = RuntimeError("step 2 failed")
+    error.__cause__ = ValueError("Cannot view a tensor!\n\nWhile executing %view_27\n")
+    assert first_cause(error) == "Cannot view a tensor"
+    assert first_cause(KeyError()) == "KeyError"

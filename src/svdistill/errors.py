@@ -63,6 +63,14 @@ class SvdistillWarning(UserWarning):
         return _message(super().__str__())
 
 
+def first_cause(error: BaseException) -> str:
+    """Return the first line of the error that a chain of errors began with."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return one_line(lines[0]).rstrip(".!")
+
+
 def one_line(text: object) -> str:
     """Return a text, or the message of an error, in one line."""
     return printable(" ".join(str(text).split()))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from svdistill import nets
 from svdistill.atomic import digest
-from svdistill.errors import ExportError, OptionError, nearest, one_line
+from svdistill.errors import ExportError, OptionError, first_cause, nearest, one_line
 from svdistill.jobs.student import Student
 from svdistill.nets.outputs import find_logits
 from svdistill.version import __version__
@@ -245,7 +245,7 @@ def _no_operator(error: BaseException, name: str) -> str:
             operator = missing[1].replace("aten.", "torch.").replace("._", ".")
             return f"ONNX has no operator for {operator}, which {name} uses; take --to torch-export"
         cause = cause.__cause__
-    return f"{name} cannot be written as ONNX ({_first_line(error)}); take --to torch-export"
+    return f"{name} cannot be written as ONNX ({first_cause(error)}); take --to torch-export"
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import nn
 
-from svdistill.errors import OptionError, nearest, one_line
+from svdistill.errors import OptionError, first_cause, nearest, one_line
 
 
 class Wanted(NamedTuple):
@@ -121,18 +121,11 @@ def cannot_make(who: str, arguments: Mapping[str, Any], error: Exception, known:
         return OptionError(f"arguments.{wrong}: unknown to {who}{nearest(wrong, known)}")
     if isinstance(error, ImportError):  # of something that the network needs beside its library
         return OptionError(
-            f"{who} cannot be imported ({_root(error)}); install what is missing, or what fits this torch"
+            f"{who} cannot be imported ({first_cause(error)}); install what is missing, or what fits this torch"
         )
     given = f" of {', '.join(arguments)}" if arguments else ""
     reason = one_line(error).rstrip(".") or type(error).__name__
     return OptionError(f"{who} cannot be made{given} ({type(error).__name__}: {reason}); change model.arguments")
-
-
-def _root(error: BaseException) -> str:
-    """Say what an error began with."""
-    while (earlier := error.__cause__ or error.__context__) is not None:
-        error = earlier
-    return one_line(error).rstrip(".") or type(error).__name__
 
 
 def no_weights(who: str, error: Exception) -> OptionError:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from svdistill.choices import IMAGE_FOLDER
 from svdistill.data.files import Files, FileSet
 from svdistill.data.listing import LeftOut, Listing
 from svdistill.data.sets import UNLABELLED, Dataset, ImageSource, check_class_names
@@ -62,7 +63,7 @@ def load_image_folder(
             empty = chosen[int(found.labels.bincount(minlength=len(chosen)).argmin())]
             raise DataError(f"{train.path / empty} holds no image; remove it or fill it")
         parts.append(fit_in_memory(found, f"reading {part.path.name}", in_memory=in_memory))
-    return Dataset(name="image-folder", train=parts[0], test=parts[1], flip_allowed=True)
+    return Dataset(name=IMAGE_FOLDER, train=parts[0], test=parts[1], flip_allowed=True)
 
 
 def load_test_folder(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from svdistill import data, nets, recipes
+from svdistill.choices import IMAGE_FOLDER
 from svdistill.data import ImageSource, standardize
 from svdistill.data.sets import spread
 from svdistill.errors import OptionError
@@ -210,5 +211,5 @@ def _images(model: _Model, images: str, root: str | os.PathLike[str] | None) -> 
     if height != width:
         raise OptionError(f"{model.name} takes images of {height} × {width}, but those of a data set are square")
     if Path(images).is_dir():
-        return data.load_unlabelled("image-folder", root=images, image_size=height, channels=channels)
+        return data.load_unlabelled(IMAGE_FOLDER, root=images, image_size=height, channels=channels)
     return data.load_test(images, root=root, image_size=height, channels=channels)

@@ -26,6 +26,8 @@ _IMAGES, _LEAST = 256, 50
 _AT_ONCE = 64
 # In grey levels of 255: images that differ by less on average, and nowhere by more, show the same.
 _ALIKE, _NOWHERE = 0.5, 8.0
+# What may be left in a batch norm's running statistics of how they started: (1 − momentum) to the power of the steps.
+_LEFT, _USUAL_MOMENTUM = 0.05, 0.1
 # What a teacher gives that has nothing to teach, in words.
 _EMPTY = ((not_finite, "values that are not finite"), (all_zero, "zero"), (all_alike, "the same"))
 
@@ -77,6 +79,33 @@ def look(
             "the student is identical to its teacher, so there is nothing to learn: take a fresh or another network"
         ]
     return list(_look_at_teacher(images, teacher, engine, taps, file))
+
+
+def warn_of_slow_norms(name: str, student: nn.Module, steps: int) -> None:
+    """Warn of batch norms so slow that the run ends before their running statistics are those of the images.
+
+    Statistics that come with trained weights are left out, and so is a run too short for the usual momentum of 0.1.
+
+    Args:
+        name: of the recipe.
+        student: before its first step.
+        steps: of the whole run.
+    """
+    if (1 - _USUAL_MOMENTUM) ** steps > _LEFT:
+        return
+    for layer, norm in student.named_modules():
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not norm.momentum:
+            continue
+        fresh = norm.num_batches_tracked is not None and int(norm.num_batches_tracked) == 0
+        if fresh and (left := (1 - norm.momentum) ** steps) > _LEFT:
+            least = math.ceil(math.log(_LEFT) / math.log1p(-norm.momentum))
+            words = (
+                f"the batch norm {layer} has a momentum of {norm.momentum:g}: after {steps:,} steps {100 * left:.0f} % "
+                f"of its running statistics are those it started with, and the student is evaluated with them; give it "
+                f"{least:,} steps or more (train.epochs, train.batch_size), or a momentum of {_USUAL_MOMENTUM:g}"
+            )
+            warn(f"{name}: {words}", SvdistillWarning, stacklevel=2)
+            return
 
 
 def _look_at_teacher(

@@ -243,8 +243,10 @@ def _train_one(
     if distiller.left_out:
         callbacks.left_out(recipe, distiller.left_out)
     # A sharded teacher runs in all processes or in none; what is stored of one was looked at when it was stored.
-    if not run.record.last.exists() and not engine.global_rank and not _is_sharded(recipe, distiller, engine):
-        inspection.warn_of(recipe, on_device, distiller, teacher_file=teacher_file, engine=engine)
+    if not run.record.last.exists() and not engine.global_rank:
+        inspection.warn_of_slow_norms(recipe.name, distiller.student, plan.epochs * len(plan.batches))
+        if not _is_sharded(recipe, distiller, engine):
+            inspection.warn_of(recipe, on_device, distiller, teacher_file=teacher_file, engine=engine)
     with build.recomputing(recipe, distiller.student):
         training.fit(engine, plan, run.record, progress=callbacks.training(recipe, run))
     processes.on_rank_zero(lambda: _finish(recipe, run, distiller, on_device, engine))

@@ -12,6 +12,7 @@ import torch
 
 from svdistill import training
 from svdistill.distiller import Distiller
+from svdistill.jobs import inspection
 from svdistill.jobs.doctor.findings import StageFindings
 from svdistill.jobs.doctor.networks import MEASURED, sample
 from svdistill.recipes import Recipe, build
@@ -52,6 +53,7 @@ def try_steps(recipe: Recipe, distiller: Distiller, images: Images, engine: trai
     """
     distiller.to(engine.device)
     plan = build.training_plan(recipe, distiller, images)
+    inspection.warn_of_slow_norms(recipe.name, distiller.student, plan.epochs * len(plan.batches))
     state = RunState(distiller, plan.optimizer, plan.batches, device=engine.device)
     found = []
     with build.recomputing(recipe, distiller.student):

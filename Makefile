@@ -8,7 +8,7 @@ LIBRARIES := $(VENV)/libraries
 TOOLS := $(VENV)/dist-tools
 UNPACKED := $(VENV)/unpacked
 
-.PHONY: help install demo test test-gpu kill-test lint fuzz bench rehearse dist test-dist clean
+.PHONY: help install demo docs serve-docs test test-gpu kill-test lint fuzz bench rehearse dist test-dist clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,10 +36,16 @@ lint: $(STAMP)  ## style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP)  ## build the documentation site into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
+
+serve-docs: $(STAMP)  ## show the site at http://127.0.0.1:8000, built again whenever a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
 # A process for each core, of one thread: nearly all tests are too small to gain by more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
 
-test: lint $(LIBRARIES)  ## lint, then all tests, those of other libraries beside these
+test: lint docs $(LIBRARIES)  ## lint, the site, then all tests, those of other libraries beside these
 	$(PYTEST)
 	PYTHONPATH=$(CURDIR)/$(LIBRARIES) $(PYTEST) -k "timm or torchvision or torchdistill"
 
@@ -84,5 +90,5 @@ test-dist: dist  ## install the wheel in a clean environment, run the sdist's te
 	cd $(UNPACKED)/sdist && ../bin/python -m pytest -q tests/linalg tests/losses tests/test_gradients.py tests/test_public.py
 	cd $(UNPACKED) && bin/svdistill train digits/svd-recommended train.epochs=2 teacher.overrides.train.epochs=2
 
-clean:  ## remove .venv and caches; runs stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+clean:  ## remove .venv, site and caches; runs stay
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

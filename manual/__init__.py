@@ -1,0 +1,1 @@
+"""How the site is made of `docs/`: `make docs`."""

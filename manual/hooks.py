@@ -1,0 +1,31 @@
+"""What mkdocs calls while it builds the site (`mkdocs.yml`)."""
+
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from manual.links import COPIES, PAGES, for_site
+
+ROOT = Path(__file__).parent.parent
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that lie in the root of the repository."""
+    for source, name in PAGES.items():
+        if name not in files.src_uris:
+            files.append(File.generated(config, name, abs_src_path=str(ROOT / source)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Make links lead to what is on the site."""
+
+    def copy(source: str) -> None:
+        name = f"{COPIES}/{source}"
+        if name not in files.src_uris:
+            files.append(File.generated(config, name, abs_src_path=str(ROOT / source)))
+
+    sources = {name: source for source, name in PAGES.items()}
+    return for_site(markdown, sources.get(page.file.src_uri, f"docs/{page.file.src_uri}"), ROOT, copy)

@@ -102,6 +102,21 @@ def test_variants_of_a_method(tmp_path: Path) -> None:
     assert len(found.regimes) == 1
 
 
+def test_with_and_without_unlabelled_images(tmp_path: Path) -> None:
+    """They are two variants of a method, beside the same student alone, which can have none; neither is left out."""
+    make_run(tmp_path, "alone", data={"name": "bags", "train_size": 1000, "unlabelled": None})
+    for unlabelled in (None, {"name": "rest", "size": None}):
+        make_run(tmp_path, "svd", data={"name": "bags", "train_size": 1000, "unlabelled": unlabelled})
+    found = collect([tmp_path])
+    assert found.left_out == []
+    assert [group.key.variant for regime in found.regimes for group in regime.groups] == [
+        (),
+        (("data.unlabelled.name", None),),
+        (("data.unlabelled.name", "rest"),),
+    ]
+    assert all(group.gain is not None for group in found.regimes[0].groups[1:])
+
+
 def test_runs_of_an_older_version(tmp_path: Path) -> None:
     """A setting that they do not know does not count as a difference, and their method is told from the loss."""
     make_run(tmp_path, "svd", 0, train={"epochs": 6, "first_stage": 0, "evaluate_every": 1}, summary={"method": "svd"})

@@ -79,11 +79,11 @@ def test_everything(tmp_path: Path) -> None:
         for seed in (0, 1):
             make_run(tmp_path, method, seed, size=5000)
     html = page.render(collect([tmp_path]), made="today")
-    all_sections = ["results", "gain", "training", "cost", "settings", "health", "spectra", "dfv", "confusion", "runs"]
-    assert sections(html) == all_sections
+    drawn = ["gain", "training", "cost", "settings", "health", "spectra", "dfv", "confusion"]
+    assert sections(html) == ["results", "regimes", "why", "next", *drawn, "runs"]
     text = words(html)
     assert "Distillation on bags" in text
-    assert "1,000 labelled images: KD-SVD, rank 2 is best, at 75.50 ± 0.71 %, +3.00 points" in text
+    assert "1,000 labelled images: KD-SVD, rank 2 won, at 75.50 ± 0.71 %: +3.00 points" in text
     assert "The teacher reaches 90.00 %; the student has 20 % of its FLOPs." in text
     assert "5,000 labelled images" in text
     assert "Made by svdistill" in text
@@ -113,8 +113,8 @@ def test_one_plain_run(tmp_path: Path) -> None:
     np.savez(run / "insight.npz", **make_diagnostics(helped=False))
     finish_again(run)
     html = page.render(collect([run]))
-    assert sections(html) == ["results", "training", "spectra", "confusion", "runs"]
-    assert "Student alone reaches 72.00 %." in words(html)
+    assert sections(html) == ["results", "next", "training", "spectra", "confusion", "runs"]
+    assert "Student alone reaches 72.00 %; there is nothing to compare it with." in words(html)
 
 
 def test_older_runs(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_older_runs(tmp_path: Path) -> None:
     make_run(tmp_path, "alone", diagnostics=False)
     make_run(tmp_path, "svd", diagnostics=False)
     html = page.render(collect([tmp_path]))
-    assert sections(html) == ["results", "gain", "training", "health", "runs"]
-    assert "on one seed, which proves nothing" in words(html)
+    assert sections(html) == ["results", "why", "next", "gain", "training", "health", "runs"]
+    assert "on one seed: not seeds enough to tell it from chance" in words(html)
 
 
 def test_no_student_alone(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_many_regimes(tmp_path: Path) -> None:
         make_run(tmp_path, "svd", size=size, diagnostics=False)
     html = page.render(collect([tmp_path]))
     assert html.count("Test accuracy while training") == 2  # wide and narrow
-    assert len(re.findall("<caption>", html)) == 8
+    assert len(re.findall("<caption>", html.partition('id="regimes"')[0])) == 8
 
 
 def test_written_in_one_piece(tmp_path: Path) -> None:

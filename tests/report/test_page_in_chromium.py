@@ -144,7 +144,7 @@ def test_links_and_details_work(browser: Any, report: Path) -> None:
     """The contents lead to their sections, and the runs unfold without breaking the page's width."""
     show(browser, report, width=390, scheme="light")
     links = browser.execute_script("return [...document.querySelectorAll('nav a')].map(a => a.getAttribute('href'))")
-    assert len(links) == 10
+    assert len(links) == 13
     assert browser.execute_script("return arguments[0].every(l => document.querySelector('main ' + l))", links)
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390

@@ -25,7 +25,7 @@ MAX_EPOCHS = 1000  # a figure has about as many pixels
 
 _NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.unlabelled.root"})
 # What changes how a method helps, not what it is compared under: the student alone has none of it.
-_OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage")
+_OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage", "data.unlabelled")
 # Runs that differ in these are never compared with each other, even where each method has only one value.
 _OF_REGIME = ("data", "model", "train.epochs")
 _MOST = 32 << 20  # bytes of a comparison.json
@@ -216,6 +216,12 @@ def rank_of(run: RunView) -> int | None:
     return rank if isinstance(rank, int) else None
 
 
+def runs_folder(run: RunView) -> Path | None:
+    """Return the folder of all runs that a run lies in; None where its folder is not called after its recipe."""
+    path, name = run.path.resolve(), Path(run.name).parts
+    return path.parents[len(name)] if path.parts[-1 - len(name) : -1] == name else None
+
+
 def _find(path: Path) -> tuple[list[RunView], dict[str, str]]:
     if path.is_file():
         return _compared(path)
@@ -324,11 +330,8 @@ def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[
 
 def _teacher_folder(run: RunView) -> Path | None:
     """Return where the runs of the teacher's recipe are, in the folder of all runs that this run lies in."""
-    depth = len(Path(run.name).parts)
-    if run.teacher is None or Path(run.teacher).is_absolute():
-        return None
-    path = run.path.resolve()
-    return path.parents[depth] / run.teacher if path.parts[-1 - depth : -1] == Path(run.name).parts else None
+    folder = runs_folder(run)
+    return None if run.teacher is None or folder is None or Path(run.teacher).is_absolute() else folder / run.teacher
 
 
 def _in_folder(folder: Path) -> list[RunRecord]:
@@ -349,7 +352,13 @@ def _noted_teacher(run: RunView) -> str | None:
 def _differing(runs: Sequence[RunView]) -> list[str]:
     """Return the settings in which runs differ; one that a run of another version lacks does not count."""
     keys = dict.fromkeys(itertools.chain.from_iterable(run.settings for run in runs))
-    return [key for key in keys if len({run.settings[key] for run in runs if key in run.settings}) > 1]
+    return [key for key in keys if len({run.settings.get(key) for run in runs if _has(run, key)}) > 1]
+
+
+def _has(run: RunView, key: str) -> bool:
+    """Tell whether a run has a setting, or says that there is nothing that it would be a setting of."""
+    owners = itertools.accumulate(key.split(".")[:-1], lambda owner, part: f"{owner}.{part}")
+    return key in run.settings or any(owner in run.settings for owner in owners)
 
 
 def _is_of(key: str, prefixes: Sequence[str]) -> bool:

@@ -59,6 +59,36 @@ class Shown(NamedTuple):
     strips: Sequence[Strip]
 
 
+class Cell(NamedTuple):
+    """A cell of a table.
+
+    Attributes:
+        text: what stands in it.
+        kind: how it is written: ``code``, ``sure`` (bold), ``words`` (to the left) or ``""``.
+        note: stands below it.
+    """
+
+    text: str
+    kind: str = ""
+    note: str = ""
+
+
+class Rows(NamedTuple):
+    """A table of a section.
+
+    Attributes:
+        headings: of the columns; the first may be empty.
+        cells: one list a row.
+        caption: stands above it.
+        look: of the method that it is about; None = of several.
+    """
+
+    headings: Sequence[str]
+    cells: Sequence[Sequence[Cell]]
+    caption: str = ""
+    look: Look | None = None
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the page.
@@ -69,6 +99,7 @@ class Section:
         lead: what it shows and how to read it.
         legend: methods, and None for the teacher.
         marks: whether the legend shows each method's mark.
+        tables: come first.
         large: figures across the page.
         small: figures side by side.
         shown: images with their DFVs.
@@ -80,6 +111,7 @@ class Section:
     lead: str = ""
     legend: Sequence[Look | None] = ()
     marks: bool = False
+    tables: Sequence[Rows] = ()
     large: Sequence[Picture] = ()
     small: Sequence[Picture] = ()
     shown: Sequence[Shown] = ()
@@ -128,9 +160,9 @@ class PageContext(NamedTuple):
 
     @property
     def under(self) -> str:
-        """The conditions of the main regime, as the end of a sentence; empty where there is no other regime."""
+        """The conditions of the main regime in brackets, to end a phrase; empty where there is no other regime."""
         named = conditions(self.main)
-        return f", with {named}" if named else ""
+        return f" ({named})" if named else ""
 
 
 def conditions(regime: Regime) -> str:

@@ -15,6 +15,13 @@ _SETTINGS = {
     "train.epochs": "{} epochs",
     "loss.rank": "rank {}",
     "loss.weight": "weight {}",
+    "data.unlabelled.name": "with unlabelled {}",
+    "data.held_out": "measured on a held-out part, {}",
+}
+_SETTINGS_OF_NONE = {
+    "data.train_size": "all labelled images",
+    "data.unlabelled.name": "labels only",
+    "data.held_out": "measured on test images",
 }
 # One for each method of the standard comparison, in its order. After Okabe and Ito, darkened where white paper asks for
 # it; of each pair the second is for dark backgrounds.
@@ -66,9 +73,12 @@ def label(key: Key) -> str:
 
 def setting(name: str, value: Any) -> str:
     """Write a setting for people: ``1,000 labelled images``, ``loss.beta = 4``."""
+    if value is None and name in _SETTINGS_OF_NONE:
+        return _SETTINGS_OF_NONE[name]
+    if name.startswith("teacher.overrides."):
+        inner = name.removeprefix("teacher.overrides.")
+        return "teacher as its recipe" if value is None else f"teacher's {inner} = {_plain(value)}"
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _plain(value)
-    if name == "data.train_size" and value is None:
-        return "all labelled images"
     return _SETTINGS[name].format(text) if name in _SETTINGS and value is not None else f"{name} = {text}"
 
 

@@ -16,19 +16,19 @@ from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
 from svdistill.names import printable_lines
 from svdistill.records import RunRecord
-from svdistill.report import diagnostics, sections, tables
+from svdistill.report import diagnostics, next_steps, reasons, regimes, sections, tables, verdict
 from svdistill.report.collect import Collection, Group, Regime, RunView, collect, method_order
 from svdistill.report.context import PageContext, Section, accuracy, capital, conditions, plural
 from svdistill.report.methods import Look, looks
-from svdistill.report.numbers import points, signed, whole_percent
-from svdistill.report.statistics import Interval
+from svdistill.report.numbers import points, whole_percent
 from svdistill.report.svg import TEACHER_DASHES
 from svdistill.version import __version__
 
 TEMPLATE = "page.html.j2"
-MAX_SENTENCES = 4  # regimes that the headline speaks of
-
 _SECTIONS: tuple[Callable[[PageContext], Section | None], ...] = (
+    regimes.side_by_side,
+    reasons.reasons,
+    next_steps.next_steps,
     sections.gains,
     sections.curves,
     sections.cost,
@@ -79,6 +79,14 @@ def write(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
     return Written(output, len(found.runs), found.left_out)
 
 
+def context_of(found: Collection) -> PageContext:
+    """Choose the regime that is drawn where there is no room for all, and how each method is drawn."""
+    keys = [group.key for regime in found.regimes for group in regime.groups]
+    main = max(found.regimes, key=lambda regime: (_has_baseline(regime), sum(len(g.runs) for g in regime.groups)))
+    teacher = next(iter(found.teachers_of(main)), None)
+    return PageContext(found, main, looks(sorted(set(keys), key=method_order)), teacher)
+
+
 def render(found: Collection, *, made: str | None = None) -> str:
     """Return the page.
 
@@ -89,10 +97,7 @@ def render(found: Collection, *, made: str | None = None) -> str:
     Returns:
         HTML.
     """
-    keys = [group.key for regime in found.regimes for group in regime.groups]
-    main = max(found.regimes, key=lambda regime: (_has_baseline(regime), sum(len(g.runs) for g in regime.groups)))
-    teacher = next(iter(found.teachers_of(main)), None)
-    context = PageContext(found, main, looks(sorted(set(keys), key=method_order)), teacher)
+    context = context_of(found)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -179,39 +184,13 @@ def _models(runs: Sequence[RunView]) -> str:
 
 
 def _headline(context: PageContext) -> list[str]:
-    """Say in a sentence for each regime which method is best, and how sure that is."""
-    regimes = context.found.regimes if len(context.found.regimes) <= MAX_SENTENCES else [context.main]
-    said = [_finding(context, regime) for regime in regimes]
+    """Say what happened, and what the teacher reaches."""
+    said = verdict.headline(context)
     if context.teacher is not None:
         part = context.main.groups[0].mean("flops") / context.teacher.mean("flops")
         text = f"The teacher reaches {tables.percent(context.teacher_accuracy)}"
         said.append(f"{text}; the student has {whole_percent(part)} of its FLOPs.")
     return said
-
-
-def _finding(context: PageContext, regime: Regime) -> str:
-    best = max(regime.groups, key=lambda group: group.mean("accuracy"))
-    under = conditions(regime)
-    opening = f"{capital(under)}: " if under else ""
-    label = context.look(best).label
-    if len(regime.groups) == 1:
-        return f"{opening}{label if opening else capital(label)} reaches {accuracy(best)}."
-    text = f"{opening}{label if opening else capital(label)} is best, at {accuracy(best)}"
-    if best.key.method == BASELINE:
-        text += "; no method helped on average"
-    elif best.gain is not None:
-        text += f", {_gain(best.gain)}"
-    proven = [g for g in regime.groups if g is not best and g.gain and g.gain.low is not None and g.gain.low > 0]
-    rest = "; ".join(f"{context.look(g).label}, {points(g.gain)}" for g in proven if g.gain)
-    return f"{text}. Also better than the student alone: {rest}." if rest else f"{text}."
-
-
-def _gain(gain: Interval) -> str:
-    text = f"{signed(gain.mean)} points over the student alone"
-    if gain.low is None or gain.high is None:
-        return f"{text} on one seed, which proves nothing"
-    doubt = ", which includes zero" if gain.low <= 0 <= gain.high else ""
-    return f"{text} (95 % interval {signed(gain.low)} to {signed(gain.high)}{doubt})"
 
 
 def _tables(context: PageContext) -> list[tuple[str, list[_Row]]]:

@@ -337,4 +337,4 @@ def _rank(context: PageContext) -> tuple[Picture, list[Bar]] | None:
         frame = Frame(name, title, width, height=300)
         return figures.bars(items, frame, x_label=what, log=True, ticks=ticks, zero=gained)
 
-    return _responsive(draw, "rank", title, wide=HALF, note=capital(context.under.removeprefix(", "))), items
+    return _responsive(draw, "rank", title, wide=HALF, note=capital(conditions(context.main))), items

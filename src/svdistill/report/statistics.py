@@ -52,6 +52,23 @@ def paired_interval(differences: Sequence[float], *, level: float = 0.95) -> Int
     return Interval(mean, mean - half, mean + half)
 
 
+def seeds_needed(differences: Sequence[float], *, most: int, level: float = 0.95) -> int | None:
+    """Return how many differences like these would have an interval that excludes zero, if their mean stayed.
+
+    Args:
+        differences: at least two finite numbers.
+        most: more than so many are not looked for.
+        level: see :func:`paired_interval`.
+
+    Returns:
+        The smallest n with t(n) · s / √n < |mean|; None where there is none up to ``most``.
+    """
+    mean, deviation = abs(statistics.fmean(differences)), statistics.stdev(differences)
+    return next(
+        (n for n in range(2, most + 1) if student_quantile(level, n - 1) * deviation / math.sqrt(n) < mean), None
+    )
+
+
 def student_quantile(level: float, freedom: int) -> float:
     """Return the t that a number drawn from Student's distribution lies within, to either side, with a probability.
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from svdistill import signs
 from svdistill.jobs.doctor.findings import (
     CostFindings,
     ImageFindings,
@@ -16,9 +17,6 @@ from svdistill.recipes import Recipe
 _FEW_COPIES = 0.002  # as well-known data sets have them
 _UNEVEN = 10.0  # largest class over smallest
 _FEW_STEPS = 200  # of the whole run
-_WEAK, _STRONG = 0.01, 10.0  # of the transfer gradient over the main one
-_HELD_BACK = 0.05  # of the transfer gradient that a bound lets through
-_LITTLE_ENERGY = 0.3
 _DEAD = 0.5
 _SLOW_HOURS = 24.0
 _FULL = 0.9  # of the memory or the disk
@@ -138,13 +136,9 @@ def on_taps(taps: Sequence[TapFindings]) -> Iterator[Remark]:
                 f"{tap.dead:.0%} of the channels of the teacher's {tap.teacher} are zero for all images",
                 "leave this tap out, or train the teacher at a lower learning rate: what is dead teaches nothing",
             )
-        if tap.energy is not None and tap.energy < _LITTLE_ENERGY:
-            yield Remark(
-                "look",
-                "taps",
-                f"the vectors that are kept of the teacher's {tap.teacher} hold {tap.energy:.0%} of its energy",
-                "raise loss.rank, as most of the map is not compared",
-            )
+        yield from _as_remark(
+            signs.of_energy(tap.energy, f"the vectors that are kept of the teacher's {tap.teacher}"), "taps"
+        )
 
 
 def on_stages(stages: Sequence[StageFindings], recipe: Recipe, *, classes: int) -> Iterator[Remark]:
@@ -166,42 +160,16 @@ def on_stages(stages: Sequence[StageFindings], recipe: Recipe, *, classes: int) 
                 f"{where}the main loss rises from {stage.first_loss:.3g} to {stage.loss:.3g} in {stage.tried} steps",
                 "lower optimizer.lr",
             )
-        if stage.set_aside and stage.set_aside > 0.01:
-            yield Remark(
-                "look",
-                "steps",
-                f"{where}the transfer loss sets {stage.set_aside:.0%} of the images aside: their maps are zero or not "
-                "finite",
-                "look at the taps above; where the student's are dead, lower optimizer.lr",
-            )
-        yield from _on_gradients(stage, recipe, where)
+        rules = {loss.clip for loss in recipe.loss}
+        yield from _as_remark(
+            signs.of_set_aside(stage.set_aside, f"{stage.set_aside or 0:.0%} of the images"), "steps", where
+        )
+        yield from _as_remark(signs.of_gradients(stage.ratio, stage.passed, rules), "steps", where)
 
 
-def _on_gradients(stage: StageFindings, recipe: Recipe, where: str) -> Iterator[Remark]:
-    rules = {loss.clip for loss in recipe.loss}
-    if stage.ratio is not None and 0 < stage.ratio < _WEAK:
-        yield Remark(
-            "look",
-            "steps",
-            f"{where}the transfer gradient is {stage.ratio:.2g} of the main one, so it changes next to nothing",
-            f"raise loss.weight, for instance by {0.3 / stage.ratio:.0f} times",
-        )
-    elif stage.ratio is not None and stage.ratio > _STRONG and rules == {"none"}:
-        yield Remark(
-            "look",
-            "steps",
-            f"{where}the transfer gradient is {stage.ratio:.3g} times the main one, and nothing bounds it",
-            "lower loss.weight, or take loss.clip=own_norm",
-        )
-    # A bound of its own is meant to be small; one by the main gradient leaves nothing once that has vanished.
-    if stage.passed is not None and stage.passed < _HELD_BACK and not rules & {"own_norm", "none"}:
-        yield Remark(
-            "look",
-            "steps",
-            f"{where}the bound lets {stage.passed:.1%} of the transfer gradient through",
-            "take loss.clip=own_norm: the main gradient, which is the bound now, vanishes once few labelled images are "
-            "fitted",
-        )
+def _as_remark(sign: signs.Sign | None, part: str, where: str = "") -> Iterator[Remark]:
+    if sign is not None:
+        yield Remark("look", part, f"{where}{sign.found}", sign.advice)
 
 
 def on_cost(found: CostFindings, recipe: Recipe) -> Iterator[Remark]:

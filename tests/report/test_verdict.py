@@ -1,0 +1,141 @@
+"""What the page says first, against comparisons worked by hand."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from tests.report.runs import make_run
+
+from svdistill.report import next_steps, verdict
+from svdistill.report.collect import collect
+from svdistill.report.page import context_of
+
+ALONE = (0.70, 0.71, 0.72)
+
+
+def told(folder: Path, accuracies: Mapping[str, Sequence[float]], *, size: int = 1000) -> list[str]:
+    """Write runs with these accuracies, one for each seed, and return what is said of them."""
+    for method, values in accuracies.items():
+        for seed, accuracy in enumerate(values):
+            made = {"accuracy": accuracy, "best_accuracy": accuracy}
+            make_run(folder, method, seed, size=size, diagnostics=False, summary=made)
+    return verdict.headline(context_of(collect([folder])))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "says"),
+    [
+        # Gains 3, 4, 2: mean 3, s = 1, and t = 4.303 of two degrees of freedom gives ± 4.303 / √3 = 2.48.
+        # Over soft targets 1, 2, 0.5: mean 1.17, s = 0.764, ± 1.90. Their gains 2, 2, 1.5 exclude zero too.
+        (
+            {"alone": ALONE, "soft-target": (0.72, 0.73, 0.735), "svd": (0.73, 0.75, 0.74)},
+            "KD-SVD won, at 74.00 ± 1.00 %: +3.00 points over the student alone on 3 seeds (95 % interval +0.52 to "
+            "+5.48, which excludes zero). The runner-up is soft targets, at 72.83 ± 0.76 %: the two cannot be told "
+            "apart: 1.17 points between them on 3 seeds (95 % interval −0.73 to +3.06, which includes zero). Also "
+            "better than the student alone, with intervals that exclude zero: soft targets, +1.83 points.",
+        ),
+        # Over soft targets 2, 2.1, 2.2: mean 2.1, s = 0.1, ± 0.25.
+        (
+            {"alone": ALONE, "soft-target": (0.71, 0.729, 0.718), "svd": (0.73, 0.75, 0.74)},
+            "KD-SVD is ahead of it by 2.10 points on 3 seeds (95 % interval +1.85 to +2.35, which excludes zero).",
+        ),
+        # Gains 3, 1, 0.5: mean 1.5, s = 1.32, ± 3.29.
+        (
+            {"alone": ALONE, "svd": (0.73, 0.72, 0.725)},
+            "KD-SVD came out best, at 72.50 ± 0.50 %, but cannot be told apart from the student alone: +1.50 points "
+            "over the student alone on 3 seeds (95 % interval −1.79 to +4.79, which includes zero).",
+        ),
+        # Gains −2, −2, −3: mean −2.33, s = 0.577, ± 1.43.
+        (
+            {"alone": ALONE, "svd": (0.68, 0.69, 0.69)},
+            "Nothing beat the student alone, which reaches 71.00 ± 1.00 %. Next is KD-SVD, at 68.67 ± 0.58 %: the "
+            "student alone is ahead of it by 2.33 points on 3 seeds (95 % interval +0.90 to +3.77, which excludes "
+            "zero).",
+        ),
+        (
+            {"alone": ALONE, "svd": ALONE},
+            "Nothing beat the student alone, which reaches 71.00 ± 1.00 %. Next is KD-SVD, at 71.00 ± 1.00 %: the two "
+            "cannot be told apart: 0.00 points between them on 3 seeds (95 % interval 0.00 to 0.00, which includes "
+            "zero).",
+        ),
+        (
+            {"alone": ALONE[:1], "svd": (0.75,)},
+            "KD-SVD came out best, at 75.00 %, +5.00 points over the student alone on one seed: not seeds enough to "
+            "tell it from chance.",
+        ),
+        (
+            {"soft-target": (0.74, 0.74), "svd": (0.75, 0.75)},
+            "KD-SVD is best, at 75.00 ± 0.00 %; without a student alone, nobody knows what it gained. The runner-up "
+            "is soft targets, at 74.00 ± 0.00 %: KD-SVD is ahead of it by 1.00 points on 2 seeds",
+        ),
+        # One run of a method that is not done yet is not ranked, however good it is.
+        (
+            {"alone": ALONE, "soft-target": (0.9,), "svd": (0.73, 0.75, 0.74)},
+            "KD-SVD won, at 74.00 ± 1.00 %: +3.00 points over the student alone on 3 seeds (95 % interval +0.52 to "
+            "+5.48, which excludes zero). Not ranked, as they have one seed: soft targets, 90.00 %.",
+        ),
+        # Gains 0.002, 0.003, 0.0025 points: an end that is not zero is not written as 0.00.
+        (
+            {"alone": ALONE, "svd": (0.70002, 0.71003, 0.720025)},
+            "(95 % interval +0.001 to +0.004, which excludes zero)",
+        ),
+    ],
+)
+def test_one_regime(tmp_path: Path, accuracies: dict[str, tuple[float, ...]], says: str) -> None:
+    """A win, a lead, a tie, a loss, one seed, no baseline: each is said as it is."""
+    (sentence,) = told(tmp_path, accuracies)
+    assert says in sentence
+    assert ("won" in sentence) == ("won" in says or "is ahead of it by 2.10" in says or "0.001" in says)
+
+
+def test_several_regimes(tmp_path: Path) -> None:
+    """The first sentence is of all of them, and a method that wins in one only is not said to win in all."""
+    told(tmp_path, {"alone": ALONE, "svd": (0.73, 0.75, 0.74)})
+    first, *rest = told(tmp_path, {"alone": ALONE, "svd": (0.73, 0.72, 0.725)}, size=5000)
+    assert first == (
+        "Best, and better than the student alone with an interval that excludes zero: KD-SVD in 1 of 2 settings."
+    )
+    assert [text.partition(": ")[0] for text in rest] == ["1,000 labelled images", "5,000 labelled images"]
+    assert "won" in rest[0]
+    assert "cannot be told apart" in rest[1]
+
+
+def test_unequal_seeds(tmp_path: Path) -> None:
+    """A gain is of the seeds in common, and the sentence says so; there the highest mean may be a loss."""
+    (sentence,) = told(tmp_path, {"alone": (0.70, 0.71), "svd": (0.69, 0.69, 0.90, 0.90)})
+    assert "but cannot be told apart from the student alone: −1.50 points" in sentence
+    assert "over the student alone on 2 seeds in common" in sentence
+
+
+def test_next_steps(tmp_path: Path) -> None:
+    """What was seen leads to what to change: seeds that would suffice, epochs, and the rules of the doctor."""
+    lines = [
+        {
+            "epoch": e,
+            "loss": 1.0,
+            "ratio": 30.0,
+            "passed": 0.01,
+            "accuracy": 0.1 * e,
+            "alignment": 0.5,
+            "set_aside": 900,
+        }
+        for e in range(1, 7)
+    ]
+    lines = [{**line, "energy_student": 0.8, "energy_teacher": 0.2, "dropped": 0} for line in lines]
+    for seed, (alone, svd) in enumerate(zip(ALONE, (0.73, 0.72, 0.725), strict=True)):
+        make_run(tmp_path, "alone", seed, summary={"accuracy": alone, "best_accuracy": alone})
+        loss = {"name": "svd", "rank": 1, "clip": "per_variable", "weight": 1.0}
+        made = {"accuracy": svd, "best_accuracy": svd}
+        run = make_run(tmp_path, "svd", seed, summary=made, metrics=lines, loss=loss)
+    found = {step.seen: step for step in next_steps.steps(context_of(collect([tmp_path])))}
+    more = found["the interval of KD-SVD includes zero with 3 seeds"]
+    # 2.571 · 1.323 / √6 = 1.39 is the first half-width below 1.5.
+    assert (more.settings, "6 would tell 1.50 points from zero" in more.change) == ("seed=3,4,5", True)
+    assert more.command.count("svdistill train") == 2
+    settings = [step.settings for step in found.values()]
+    assert settings[1:5] == ["train.epochs=12", "loss.clip=own_norm", "loss.rank=2", ""]
+    assert any("5,400 samples in 18 epochs" not in seen and "samples in 18 epochs" in seen for seen in found)
+    assert any("alignment went from 0.50 to 0.50" in seen for seen in found)
+    rank = next(step for step in found.values() if step.settings == "loss.rank=2")
+    assert f"{run.parent}/0-" in rank.command
+    assert f"--runs {next_steps.os.path.relpath(tmp_path)}" in rank.command

@@ -6,6 +6,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from manual import commands, reference
 from manual.links import COPIES, PAGES, for_site
 
 ROOT = Path(__file__).parent.parent
@@ -20,12 +21,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Make links lead to what is on the site."""
+    """Make links lead to what is on the site, and fill in what is made of the program itself."""
 
     def copy(source: str) -> None:
         name = f"{COPIES}/{source}"
         if name not in files.src_uris:
             files.append(File.generated(config, name, abs_src_path=str(ROOT / source)))
 
+    if commands.MARKER in markdown:
+        markdown = markdown.replace(commands.MARKER, commands.page())
+    markdown = reference.fill(markdown)
     sources = {name: source for source, name in PAGES.items()}
     return for_site(markdown, sources.get(page.file.src_uri, f"docs/{page.file.src_uri}"), ROOT, copy)

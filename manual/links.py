@@ -22,6 +22,11 @@ _PART = re.compile(
 _ADDRESS = re.compile(r"[a-z]+:")
 
 
+def title(page: Path) -> str:
+    """Return the first heading of a page."""
+    return page.read_text("utf-8").partition("# ")[2].partition("\n")[0]
+
+
 def for_site(text: str, page: str, root: Path, copy: Callable[[str], None]) -> str:
     """Return the Markdown of a page with links that lead somewhere on the site.
 
@@ -32,10 +37,11 @@ def for_site(text: str, page: str, root: Path, copy: Callable[[str], None]) -> s
         copy: told of each file outside `docs/` that the site has to have a copy of, by its path from the root.
 
     Returns:
-        The text. A link to another page leads to that page, one to a file beside `docs/` to its copy below ``files/``;
-        of a link to a folder, or to nothing that is there, only the text is left.
+        The text. A link to another page leads to that page, and where its text is the file's name, that becomes the
+        page's title; one to a file beside `docs/` leads to its copy below ``files/``; of a link to a folder, or to
+        nothing that is there, only the text is left.
     """
-    here = PurePosixPath(PAGES.get(page, PurePosixPath(page).name))
+    here = PurePosixPath(PAGES.get(page, page.removeprefix("docs/")))
 
     def replace(part: re.Match[str]) -> str:
         if part["code"] or _ADDRESS.match(part["target"]):
@@ -52,6 +58,8 @@ def for_site(text: str, page: str, root: Path, copy: Callable[[str], None]) -> s
             found = f"{COPIES}/{target}"
         else:
             return part["text"]
-        return f"{part['mark']}[{part['text']}]({relpath(found, here.parent)}{part['anchor'] or ''})"
+        named = target.endswith(".md") and PurePosixPath(part["text"]).name == PurePosixPath(target).name
+        words = title(root / target) if named else part["text"]
+        return f"{part['mark']}[{words}]({relpath(found, here.parent)}{part['anchor'] or ''})"
 
     return _PART.sub(replace, text)

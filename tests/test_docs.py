@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from svdistill import data
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 QUICK = {
     "demo": ["--epochs", "1", "--seeds", "1"],
     "train": ["train.epochs=1", "teacher.overrides.train.epochs=1"],

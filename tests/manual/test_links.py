@@ -12,6 +12,12 @@ ROOT = Path(__file__).parent.parent.parent
     ("page", "text", "expected"),
     [
         ("docs/start.md", "[a](data.md#augmentation)", "[a](data.md#augmentation)"),
+        (
+            "docs/start.md",
+            "see [data.md](data.md#x) [docs/data.md](data.md)",
+            "see [Data](data.md#x) [Data](data.md)",
+        ),
+        ("docs/reference/data.md", "[a](../data.md) [b](nets.md)", "[a](../data.md) [b](nets.md)"),
         ("docs/start.md", "[a](#here) [b](https://host/x.md)", "[a](#here) [b](https://host/x.md)"),
         ("docs/start.md", "[`a`](../examples/ddp.py)", "[`a`](files/examples/ddp.py)"),
         ("docs/start.md", "[a](../CONTRIBUTING.md#add-a-loss)", "[a](contributing.md#add-a-loss)"),

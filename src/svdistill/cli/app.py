@@ -28,6 +28,7 @@ from svdistill.cli.report import report
 from svdistill.cli.runs import runs_app
 from svdistill.cli.taps import taps
 from svdistill.cli.train import train
+from svdistill.cli.watch import watch
 from svdistill.errors import SvdistillError, SvdistillWarning, is_out_of_memory
 from svdistill.ranks import find_ranks, refuse_several
 
@@ -60,6 +61,8 @@ EPILOG = """
 
   svdistill report runs/digits                  what was found, on one page
 
+  svdistill watch runs                          the same page, while they train
+
   svdistill runs list                           what was trained, what can go
 
   svdistill evaluate runs/digits/svd/1-…        accuracy of each class
@@ -86,7 +89,8 @@ app.command(epilog="Example: svdistill cache digits/svd views=8")(cache)
 app.command(epilog="Example: svdistill compare digits/svd loss.rank=[1,2] --methods alone,svd --seeds 3 --jobs 2")(
     compare
 )
-app.command(epilog="Example: svdistill report runs/digits --output digits.html")(report)
+app.command(epilog="Example: svdistill report runs/digits --output digits.html --open")(report)
+app.command(epilog="Example: svdistill watch runs --open")(watch)
 app.command(epilog="Example: svdistill evaluate runs/digits/svd/1-… --data digits")(evaluate)
 app.command(epilog="Example: svdistill predict runs/digits/svd/1-… photos/ --top 5")(predict)
 app.command(epilog="Example: svdistill export runs/digits/svd/1-… --to onnx --int8")(export)

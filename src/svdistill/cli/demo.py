@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svdistill.cli.console import note, results, say
+from svdistill.cli.arguments import AsJson
+from svdistill.cli.console import note, results, say, say_json
 
 if TYPE_CHECKING:
     from svdistill.sweep import Comparison
@@ -21,6 +22,7 @@ def demo(
         int | None,
         typer.Option(min=1, metavar="N", help="Train each network for only N epochs, for a quick look."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tell the whole story on embedded data, in two minutes.
 
@@ -50,14 +52,19 @@ def demo(
         watch(planned, runs, option="--runs") as observer,
     ):
         sweep.carry_out(planned, pool, observer=observer)
-    results().print(report.table(planned.record()))
-    results().print(f"\n{report.sentence(planned.record())}\n", markup=False)
+    record = planned.record()
+    if as_json:
+        say_json({**record, "sentence": report.sentence(record), "figure": output if drawn else None})
+    else:
+        results().print(report.table(record))
+        results().print(f"\n{report.sentence(record)}\n", markup=False)
     note(f"{tables.seconds(time.monotonic() - began)} in all; the runs are in {runs} and are reused next time")
     if planned.failed:
         raise typer.Exit(1)
     if drawn:
         _draw(planned, output)
-        say(f"figure  {output}")
+        if not as_json:
+            say(f"figure  {output}")
 
 
 def _draw(done: "Comparison", output: Path) -> None:

@@ -17,6 +17,7 @@ from svdistill.methods import BASELINE
 from svdistill.plain import parse_json, read_text
 from svdistill.records import ACCURACY, MACHINE_KEYS, VALIDATION_ACCURACY, RunRecord
 from svdistill.report import insight, sound
+from svdistill.report.named import named_in
 from svdistill.report.numbers import is_finite
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 from svdistill.runs import flat, losses_of, method_of
@@ -28,7 +29,6 @@ _NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.u
 _OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage", "data.unlabelled")
 # Runs that differ in these are never compared with each other, even where each method has only one value.
 _OF_REGIME = ("data", "model", "train.epochs")
-_MOST = 32 << 20  # bytes of a comparison.json
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +179,7 @@ def collect(paths: Sequence[str | os.PathLike[str]]) -> Collection:
         found, lacking = _find(path)
         runs |= {run.path.resolve(): run for run in found}
         left_out |= lacking
-    return _arrange(list(runs.values()), left_out)
+    return arrange(list(runs.values()), left_out)
 
 
 def read(path: str | os.PathLike[str]) -> RunView:
@@ -253,20 +253,15 @@ def _read_all(records: Iterable[RunRecord]) -> tuple[list[RunView], dict[str, st
 
 
 def _compared(file: Path) -> tuple[list[RunView], dict[str, str]]:
-    """Read the runs that a comparison names, in folders relative to its own; those that failed are left out."""
+    """Read the runs that a comparison names; those that failed are left out."""
+    named = named_in(file)
     try:
-        with file.open("rb") as content:
-            runs = parse_json(content.read(_MOST + 1))["runs"]
-        named = [(file.parent / run["folder"], run.get("state"), run.get("error")) for run in runs]
-        named = [(Path(os.path.relpath(folder)), state, error) for folder, state, error in named]
-        there = [folder for folder, _, _ in named if RunRecord(folder).exists]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{file} is not a comparison; give the comparison.json that 'svdistill compare' writes"
-        ) from error
+        there = [one.folder for one in named if RunRecord(one.folder).exists]
+    except (OSError, ValueError) as error:  # no folder can be called so
+        raise DataError(f"{file} names a folder that cannot be one ({error})") from error
     found, left_out = _read_all(map(RunRecord, there))
-    left_out |= {str(folder): "has not begun" for folder, _, _ in named if folder not in there}
-    left_out |= {str(folder): f"failed ({error})" for folder, state, error in named if state == "failed"}
+    left_out |= {str(one.folder): "has not begun" for one in named if one.folder not in there}
+    left_out |= {str(one.folder): f"failed ({one.error})" for one in named if one.state == "failed"}
     if not found:
         raise DataError(f"{file} names no run that has finished; call the same comparison again to resume it")
     return found, left_out
@@ -287,7 +282,14 @@ def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flat(recipe).items() if key not in _NOT_COMPARED}
 
 
-def _arrange(runs: Sequence[RunView], left_out: dict[str, str]) -> Collection:
+def arrange(runs: Sequence[RunView], left_out: Mapping[str, str]) -> Collection:
+    """Put runs in order, and find their teachers.
+
+    Args:
+        runs: at least one, as :func:`read` returns them.
+        left_out: the paths of runs that could not be read, with the reason of each.
+    """
+    left_out = dict(left_out)
     runs, teachers, unused = _split(runs)
     left_out |= {str(run.path): "is a teacher that no run here learned from" for run in unused}
     left_out |= {f"{RunRecord(run.path).diagnostics}": run.damage for run in (*runs, *teachers) if run.damage}

@@ -18,7 +18,7 @@ from svdistill.names import printable_lines
 from svdistill.records import RunRecord
 from svdistill.report import diagnostics, next_steps, reasons, regimes, sections, tables, verdict
 from svdistill.report.collect import Collection, Group, Regime, RunView, collect, method_order
-from svdistill.report.context import PageContext, Section, accuracy, capital, conditions, plural
+from svdistill.report.context import PageContext, Picture, Section, accuracy, capital, conditions, plural
 from svdistill.report.methods import Look, looks
 from svdistill.report.numbers import points, whole_percent
 from svdistill.report.svg import TEACHER_DASHES
@@ -47,11 +47,13 @@ class Written(NamedTuple):
         path: the page.
         runs: how many runs it reports on.
         left_out: runs that it does not report on, with the reason.
+        context: what it was made from.
     """
 
     path: Path
     runs: int
     left_out: Sequence[tuple[str, str]]
+    context: PageContext
 
 
 def write(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> Written:
@@ -70,13 +72,13 @@ def write(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
     output = Path(output)
     if output.is_dir():
         raise DataError(f"cannot write the report {output}: it is a folder; give a file, e.g. {output / 'report.html'}")
-    found = collect(paths)
-    page = render(found).encode(errors="backslashreplace")
+    context = context_of(collect(paths))
+    page = fill(contents(context)).encode(errors="backslashreplace")
     try:
         write_atomically(output, page)
     except OSError as error:
         raise DataError(f"cannot write the report {output}: {error.strerror or error}; choose another file") from error
-    return Written(output, len(found.runs), found.left_out)
+    return Written(output, len(context.found.runs), context.found.left_out, context)
 
 
 def context_of(found: Collection) -> PageContext:
@@ -97,7 +99,55 @@ def render(found: Collection, *, made: str | None = None) -> str:
     Returns:
         HTML.
     """
-    context = context_of(found)
+    return fill(contents(context_of(found)), made=made)
+
+
+def contents(context: PageContext) -> dict[str, Any]:
+    """Return what the page shows, drawn; this takes nearly all of the time of a page.
+
+    Args:
+        context: what it is made from.
+    """
+    found = context.found
+    names = dict.fromkeys(str((run.recipe.get("data") or {}).get("name", run.name)) for run in found.runs)
+    return {
+        "title": f"Distillation on {', '.join(names)}",
+        "subtitle": _subtitle(context),
+        "headline": _headline(context),
+        "looks": list(context.looks.values()),
+        "accuracy": context.accuracy,
+        "validation": tables.validation_note(run.summary for run in found.runs),
+        "tables": _tables(context),
+        "sections": [section for make in _SECTIONS if (section := make(context)) is not None],
+        "runs": _runs(context),
+        "recipes": _recipes(context),
+        "machines": _machines(found),
+        "left_out": found.left_out,
+    }
+
+
+def no_contents(title: str, left_out: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return what a page shows while no run has finished.
+
+    Args:
+        title: of the page.
+        left_out: runs that cannot be read, with the reason.
+    """
+    texts = dict.fromkeys(("subtitle", "accuracy", "validation"), "")
+    lists: dict[str, list[Any]] = {
+        name: [] for name in ("headline", "looks", "tables", "sections", "runs", "recipes", "machines")
+    }
+    return {"title": title, **texts, **lists, "left_out": left_out}
+
+
+def fill(shown: Mapping[str, Any], *, made: str | None = None, live: "Live | None" = None) -> str:
+    """Return a page as HTML.
+
+    Args:
+        shown: of :func:`contents` or :func:`no_contents`.
+        made: the date and time to write on it; None = now.
+        live: what is under way; None = a page that stays as it is, without a script.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -106,27 +156,58 @@ def render(found: Collection, *, made: str | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = dict.fromkeys(str((run.recipe.get("data") or {}).get("name", run.name)) for run in found.runs)
     page = environment.get_template(TEMPLATE).render(
-        title=f"Distillation on {', '.join(names)}",
-        subtitle=_subtitle(context),
-        headline=_headline(context),
-        looks=list(context.looks.values()),
-        swatch=_swatch,
-        accuracy=context.accuracy,
-        validation=tables.validation_note(run.summary for run in found.runs),
-        tables=_tables(context),
-        sections=[section for make in _SECTIONS if (section := make(context)) is not None],
-        runs=_runs(context),
-        recipes=_recipes(context),
-        machines=_machines(found),
-        left_out=found.left_out,
-        version=__version__,
-        made=made or time.strftime("%Y-%m-%d %H:%M"),
+        **shown, swatch=_swatch, version=__version__, made=made or time.strftime("%Y-%m-%d %H:%M"), live=live
     )
     # A line never ends between a number and its unit.
     page = re.sub(r"(?<=\d) (?=(?:%|s|min|h)(?!\w))", "\N{NO-BREAK SPACE}", page)
     return page.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
+class Live(NamedTuple):
+    """What is under way, on a page that renews itself.
+
+    Attributes:
+        version: differs from that of every other state of the page.
+        lead: in a sentence or two how far the runs are.
+        rows: one a run that has not finished.
+        looks: of the methods of these runs.
+        curves: their accuracy so far; None where nothing has been measured.
+        problems: what is wrong with some runs, or what is waited for.
+        script: renews the page.
+    """
+
+    version: str
+    lead: str
+    rows: Sequence["LiveRow"]
+    looks: Sequence[Look]
+    curves: Picture | None
+    problems: Sequence[str]
+    script: Markup
+
+
+class LiveRow(NamedTuple):
+    """A run that has not finished.
+
+    Attributes:
+        look: of its method.
+        name: of its recipe, with the seed.
+        state: ``training`` or ``interrupted``.
+        done: epochs.
+        epochs: that are to be, at least 1.
+        accuracy: the last that was measured.
+        loss: of the last epoch.
+        left: time to its end.
+    """
+
+    look: Look
+    name: str
+    state: str
+    done: int
+    epochs: int
+    accuracy: str
+    loss: str
+    left: str
 
 
 def _harmless(value: object) -> object:

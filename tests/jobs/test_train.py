@@ -91,12 +91,15 @@ def test_finished_run_is_found(tmp_path: Path) -> None:
 def test_teacher_is_trained_once(tmp_path: Path) -> None:
     """The teacher comes first, and students of another seed and method share it."""
     diary = Diary()
-    train("digits/svd", runs=tmp_path, callbacks=diary)
+    first = train("digits/svd", runs=tmp_path, callbacks=diary)
     train("digits/svd", "seed=1", runs=tmp_path, callbacks=diary)
     train("digits/soft-target", runs=tmp_path, callbacks=diary)
     trained, found = ("training", "digits/teacher"), ("found", "digits/teacher")
     svd, soft = ("training", "digits/svd"), ("training", "digits/soft-target")
     assert diary.entries == [trained, svd, found, svd, found, soft]
+    assert first.teacher is not None
+    assert first.teacher.summary["recipe"] == "digits/teacher"
+    assert first.teacher.teacher is None
     assert len([p for p in (tmp_path / "digits" / "teacher").iterdir() if p.is_dir()]) == 1
 
 

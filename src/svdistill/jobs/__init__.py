@@ -3,6 +3,7 @@
 from svdistill.jobs.cache import Stored, cache
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
 from svdistill.jobs.deployment import Export, Measured, Pictures, export
+from svdistill.jobs.diagnostics import Tapped, diagnose
 from svdistill.jobs.evaluate import evaluate
 from svdistill.jobs.hub import HubError, pull, push
 from svdistill.jobs.predict import Prediction, predict
@@ -21,7 +22,9 @@ __all__ = [
     "Run",
     "Stored",
     "Student",
+    "Tapped",
     "cache",
+    "diagnose",
     "evaluate",
     "export",
     "predict",

@@ -102,6 +102,16 @@ class Run:
         return self.record.summary()
 
     @property
+    def teacher(self) -> "Run | None":
+        """The run of the teacher's recipe; None where there is no teacher, or where it is a file or from outside."""
+        recipe = self.recipe
+        parent = recipes.teacher_of(recipe)
+        if parent is None:
+            return None
+        # <runs>/<recipe name>/<seed>-<digest>
+        return Run.of(parent, self.path.resolve().parents[len(Path(recipe.name).parts)])
+
+    @property
     def student_file(self) -> Path:
         """The trained network alone, as it was after the last epoch, or with ``data.validation`` after the best one."""
         return self.record.student

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svdistill import recipes, training
+from svdistill import training
 from svdistill.atomic import digest, write_atomically
 from svdistill.data import ImageSource
 from svdistill.data.folder import load_flat_folder
@@ -279,12 +279,8 @@ def _teacher(student: Student, *, allow_code: bool) -> tuple[Student | None, str
         return None, None
     if recipe.teacher.model is not None:
         return None, f"{recipe.teacher.model.name} is a network from outside, whose weights are in no file of ours"
-    parent = recipes.teacher_of(recipe)
-    if parent is None:
-        place = Path(str(recipe.teacher.checkpoint))
-    else:  # <runs>/<recipe name>/<seed>-<digest>
-        runs = run.path.resolve().parents[len(Path(recipe.name).parts)]
-        place = Run.of(parent, runs).path
+    parent = run.teacher
+    place = Path(str(recipe.teacher.checkpoint)) if parent is None else parent.path
     try:
         return Student.load(place, allow_code=allow_code), None
     except SvdistillError as error:

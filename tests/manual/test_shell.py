@@ -45,7 +45,7 @@ def test_commands(page):
         "svdistill taps resnet21",
         "svdistill demo --seed 1",
         "make tests",
-        "python -m benchmarks.drawings",
+        "python -m benchmarks.paintings",
     ],
 )
 def test_a_wrong_line_is_noticed(line):

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from benchmarks.drawing import RECIPE, look, trained
+from benchmarks.drawings.scene import look
 from PIL import Image
 
-from svdistill import jobs, nets, recipes, svd_loss
+from svdistill import nets, svd_loss
 from svdistill.errors import DataError, ShapeError
 from svdistill.jobs.diagnostics import Tapped
 from svdistill.losses.maps import channels_first
@@ -111,16 +111,3 @@ def test_a_pair_that_does_not_fit_is_refused(pair, tmp_path):
     ):
         with pytest.raises(ShapeError, match="two to 6 of equal widths; draw a pair that needs no adapters"):
             drawing.draw_method(pair._replace(teacher=teacher, student=student), tmp_path / "method.png")
-
-
-def test_the_pair_drawn_is_the_one_trained(tmp_path):
-    """The command draws a trained pair on a test image, with the answer of the student that lies in the run."""
-    overrides = ["train.epochs=1", "teacher.overrides.train.epochs=1"]
-    pair = trained(overrides, tmp_path, 0)
-    student = jobs.train(recipes.load(RECIPE, overrides), runs=tmp_path).student()
-    assert pair.weights[1] == sum(parameter.numel() for parameter in student.parameters()) < pair.weights[0]
-    assert [tap.name for tap in pair.student][:2] == ["block1", "block2"]
-    assert pair.label == "3"  # of the first test image
-    assert pair.outputs.sum() == pytest.approx(1)
-    assert len(drawing.distances(pair)) == len(pair.teacher) - 1
-    drawing.draw_method(pair, tmp_path / "method.png")

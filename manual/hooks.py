@@ -6,17 +6,21 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from manual import commands, reference
+from manual import commands, notebooks, reference
 from manual.links import COPIES, PAGES, for_site
 
 ROOT = Path(__file__).parent.parent
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie in the root of the repository."""
+    """Add the pages that lie in the root of the repository, and those that are made of notebooks."""
     for source, name in PAGES.items():
         if name not in files.src_uris:
             files.append(File.generated(config, name, abs_src_path=str(ROOT / source)))
+    for file in sorted(notebooks.FOLDER.glob("*.ipynb")):
+        text, pictures = notebooks.page(notebooks.read(file), file.stem)
+        for name, content in {f"{file.stem}.md": text, **pictures}.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
     return files
 
 

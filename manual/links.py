@@ -37,9 +37,9 @@ def for_site(text: str, page: str, root: Path, copy: Callable[[str], None]) -> s
         copy: told of each file outside `docs/` that the site has to have a copy of, by its path from the root.
 
     Returns:
-        The text. A link to another page leads to that page, and where its text is the file's name, that becomes the
-        page's title; one to a file beside `docs/` leads to its copy below ``files/``; of a link to a folder, or to
-        nothing that is there, only the text is left.
+        The text. A link to another page, or to a notebook, leads to that page, and where its text is the file's name,
+        that becomes the page's title; one to a file beside `docs/` leads to its copy below ``files/``; of a link to a
+        folder, or to nothing that is there, only the text is left.
     """
     here = PurePosixPath(PAGES.get(page, page.removeprefix("docs/")))
 
@@ -50,7 +50,7 @@ def for_site(text: str, page: str, root: Path, copy: Callable[[str], None]) -> s
         if (root / target).is_dir():
             return part["text"]
         if target.startswith("docs/"):
-            found = target.removeprefix("docs/")
+            found = re.sub(r"\.ipynb$", ".md", target.removeprefix("docs/"))
         elif target in PAGES:
             found = PAGES[target]
         elif (root / target).is_file() and not target.endswith(".md"):

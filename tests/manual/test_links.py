@@ -22,6 +22,9 @@ ROOT = Path(__file__).parent.parent.parent
         ("docs/start.md", "[`a`](../examples/ddp.py)", "[`a`](files/examples/ddp.py)"),
         ("docs/start.md", "[a](../CONTRIBUTING.md#add-a-loss)", "[a](contributing.md#add-a-loss)"),
         ("docs/start.md", "[a](../README.md) [b](../examples) [c](../gone.py)", "[a](index.md) b c"),
+        ("docs/notebooks/own.md", "[a](../data.md) ![b](own-1.png)", "[a](../data.md) ![b](own-1.png)"),
+        ("docs/method.md", "[a](notebooks/digits.ipynb)", "[a](notebooks/digits.md)"),
+        ("docs/notebooks/own.md", "[a](../../examples/ddp.py)", "[a](../files/examples/ddp.py)"),
         ("README.md", "![a](docs/demo.png) [b](docs/start.md)", "![a](demo.png) [b](start.md)"),
         ("README.md", "`[a](../src)` [b](LICENSE)", "`[a](../src)` [b](files/LICENSE)"),
         (

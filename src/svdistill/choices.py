@@ -24,6 +24,10 @@ CAPTURES: tuple[Capture, ...] = get_args(Capture)
 Schedule = Literal["steps", "cosine"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
+# Where the figures of a run go besides its own files; each is the name of a package, and of the extra that brings it.
+Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+TRACKERS: tuple[Tracker, ...] = get_args(Tracker)
+
 # The data set of one's own images: its root says which images they are, not only where they lie.
 IMAGE_FOLDER = "image-folder"
 

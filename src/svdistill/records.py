@@ -29,7 +29,7 @@ MACHINE_KEYS = (
     "train.channels_last",
     "train.recompute",
     "train.checkpoint_minutes",
-    "train.tensorboard",
+    "train.log",
     "teacher.shard",
 )
 
@@ -85,7 +85,8 @@ class RunRecord:
     ``checkpoints/best.pt``      the same, of the epoch with the best accuracy
     ``post-mortem.json``         steps that were not applied since they were not finite, if there were any
     ``checkpoints/post-mortem.pt``  the state of a run that such steps ended
-    ``tensorboard/``             training curves, where the recipe asks for them
+    ``tensorboard/``             training curves for TensorBoard, where the recipe asks for them
+    ``trackers/``                which runs of trackers this one is, where the recipe asks for them
     ===========================  =======================================================================
 
     Each line of the metrics, the environment and the summary carry a checksum, see :mod:`svdistill.checksums`, and the
@@ -108,6 +109,7 @@ class RunRecord:
         self.post_mortem = self.path / "post-mortem.json"
         self.post_mortem_state = self.checkpoints / "post-mortem.pt"
         self.tensorboard = self.path / "tensorboard"
+        self.trackers = self.path / "trackers"
         self._recipe = self.path / _RECIPE
         self._environment = self.path / "environment.json"
         self._metrics = self.path / "metrics.jsonl"

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -252,19 +251,6 @@ def test_wrong_before_work(tmp_path: Path, name: str, overrides: list[str], kind
     assert "\n" not in str(caught.value)
     assert caught.value.exit_status == 2  # type: ignore[attr-defined]
     assert not (tmp_path / "runs").exists()
-
-
-def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said before work starts; where it is there, asking for it renames no run."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(
-        RecipeError, match=r"^train\.tensorboard: TensorBoard needs the package tensorboard; install"
-    ) as caught:
-        train("digits/student", "train.tensorboard=true", runs=tmp_path / "runs")
-    assert caught.value.exit_status == 2
-    assert not (tmp_path / "runs").exists()
-    with_it, without = (recipes.load("digits/student", settings) for settings in (["train.tensorboard=true"], []))
-    assert recipes.identity(with_it) == recipes.identity(without)
 
 
 def test_teacher_from_a_file(tmp_path: Path) -> None:

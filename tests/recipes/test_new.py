@@ -9,7 +9,7 @@ from svdistill.cli import app
 from svdistill.errors import OptionError, RecipeError
 from svdistill.recipes.new import Answers, write
 
-FEW = Answers("digits", "resnet8", "resnet20", "svd-recommended", labels=50, image_size=16)
+FEW = Answers("digits", "resnet8", "resnet20", "svd-recommended", labels=50, image_size=16, log=("mlflow", "wandb"))
 
 
 def test_few_labels_and_a_teacher_that_is_trained_first(tmp_path: Path) -> None:
@@ -22,6 +22,7 @@ def test_few_labels_and_a_teacher_that_is_trained_first(tmp_path: Path) -> None:
     assert student.data.unlabelled is not None
     assert student.data.image_size == teacher.data.image_size == 16
     assert (student.train.batch_size, teacher.train.batch_size) == (50, 64)
+    assert student.train.log == teacher.train.log == ("mlflow", "wandb")
     assert student.to_dict()["loss"] == recipes.load("digits/svd", method="svd-recommended").to_dict()["loss"] | {
         "weight": 4.0
     }
@@ -56,6 +57,7 @@ def test_wrong_answers_write_nothing(tmp_path: Path) -> None:
         ({"student": "resnet9"}, "model.name: no network is called 'resnet9'"),
         ({"data": "digit"}, "data.name: no 'digit'; did you mean 'digits'"),
         ({"teacher": None}, "--teacher"),
+        ({"log": ("mflow",)}, "train.log: no tracker 'mflow'; did you mean 'mlflow'"),
     ):
         with pytest.raises((OptionError, RecipeError), match=match):
             write(tmp_path / "mine.yaml", Answers(**{**vars(FEW), **changed}))

@@ -394,8 +394,8 @@ def test_settings_out_of_range(make_run, options, message):
     """Before anything is written."""
     run = make_run()
     with pytest.raises(OptionError, match=message):
-        run.fit(**options, tensorboard=True)
-    assert not run.record.tensorboard.exists()
+        run.fit(**options)
+    assert not run.record.checkpoints.exists()
 
 
 def test_an_optimizer_of_another_network(make_run):

@@ -34,6 +34,9 @@ def new(
     image_size: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Height and width of an image in pixels.")
     ] = None,
+    log: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A tracker, e.g. mlflow; may be given several times.")
+    ] = None,
 ) -> None:
     """Write a recipe of your own, with comments, for 'svdistill train'.
 
@@ -57,7 +60,7 @@ def new(
 
     from svdistill.recipes.new import Answers, write
 
-    written = write(file, Answers(data, student, teacher, method, labels, size))
+    written = write(file, Answers(data, student, teacher, method, labels, size, tuple(log or ())))
     for path in written:
         say(f"wrote  {path}")
     say(f"train it         svdistill train {file}")

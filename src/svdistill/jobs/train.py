@@ -26,6 +26,7 @@ from svdistill.recipes.check import check_line, check_parts
 from svdistill.recipes.images import Images, Loaded, load_images, noise
 from svdistill.records import ACCURACY, VALIDATION_ACCURACY
 from svdistill.teacher_cache import TeacherCache
+from svdistill.trackers import Tracking
 
 _ASK_AGAIN_SECONDS = 1.0
 
@@ -247,9 +248,13 @@ def _train_one(
         inspection.warn_of_slow_norms(recipe.name, distiller.student, plan.epochs * len(plan.batches))
         if not _is_sharded(recipe, distiller, engine):
             inspection.warn_of(recipe, on_device, distiller, teacher_file=teacher_file, engine=engine)
-    with build.recomputing(recipe, distiller.student):
-        training.fit(engine, plan, run.record, progress=callbacks.training(recipe, run))
-    processes.on_rank_zero(lambda: _finish(recipe, run, distiller, on_device, engine))
+    logged = recipe.train.log if processes.is_rank_zero else ()
+    watching = callbacks.training(recipe, run)
+    with Tracking(logged, run.record, method=recipe.method, progress=watching) as tracking:
+        with build.recomputing(recipe, distiller.student):
+            training.fit(engine, plan, run.record, progress=tracking)
+        processes.on_rank_zero(lambda: _finish(recipe, run, distiller, on_device, engine))
+        tracking.hand_in()
 
 
 def _stored(look: Callable[..., Provided], processes: training.Processes, callbacks: Callbacks) -> TeacherCache:

@@ -322,7 +322,6 @@ def training_plan(
         checkpoint_minutes=knobs.checkpoint_minutes,
         compile=knobs.compile,
         accumulate=knobs.accumulate,
-        tensorboard=knobs.tensorboard,
         capture=knobs.capture,
         ema=knobs.ema,
         validates=images.validation is not None,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 from warnings import warn
@@ -21,7 +22,6 @@ from svdistill.recipes.images import Images, batches, noise
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
 from svdistill.recipes.suggested import with_taps
-from svdistill.training import tensorboard
 
 
 def check_parts(recipe: Recipe, *, processes: int = 1) -> None:
@@ -99,13 +99,11 @@ def check(
     Raises:
         RecipeError: an unknown network or tap, taps of different number or too few of them, a different number of
             classes, images of another size than the teacher's, an average over more steps than there are, or
-            TensorBoard is asked for and missing.
+            a tracker is asked for and missing.
         ShapeError: the losses cannot compare the maps.
         CheckpointError: the teacher's file is missing or damaged.
     """
-    if recipe.train.tensorboard:
-        with named("train.tensorboard"):
-            tensorboard.check_installed()
+    _check_trackers(recipe)
     _check_average(recipe, images)
     student = _student(recipe, images, processes=processes)
     criteria = build.losses(recipe)
@@ -163,6 +161,13 @@ def _student(recipe: Recipe, images: Images, *, processes: int) -> nn.Module:
             weights.check_savable(student, recipe=recipe, images=images)
     _warn_of_a_fresh_layer(recipe, student, images)
     return student
+
+
+def _check_trackers(recipe: Recipe) -> None:
+    for name in recipe.train.log:
+        found = find_spec(name)
+        if found is None or found.origin is None:  # a mere folder of this name, as wandb makes one, is not the package
+            raise RecipeError(f"train.log: {name} is not installed; install it with: pip install 'svdistill[{name}]'")
 
 
 def _check_average(recipe: Recipe, images: Images) -> None:

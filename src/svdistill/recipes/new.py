@@ -29,6 +29,7 @@ class Answers:
         method: how the teacher helps, one of `recipes.methods`; ``alone`` needs no teacher.
         labels: how many labelled images are trained on; None = all.
         image_size: height and width of an image in pixels; None = that of the data set.
+        log: trackers that are told of the runs.
     """
 
     data: str
@@ -37,6 +38,7 @@ class Answers:
     method: str
     labels: int | None = None
     image_size: int | None = None
+    log: tuple[str, ...] = ()
 
 
 def write(file: Path, answers: Answers) -> list[Path]:
@@ -108,12 +110,13 @@ def _about(answers: Answers, what: str, *, method: str | None = None) -> str:
         f"  root: {_quoted(str(Path(answers.data).resolve()))}  # train/CLASS/… and val/CLASS/…\n" if is_folder else ""
     )
     size = f"  image_size: {answers.image_size}  # pixels\n" if answers.image_size else ""
+    log = f", log: [{', '.join(map(_quoted, answers.log))}]" if answers.log else ""
     augment = _UPRIGHT if answers.data == "digits" else _MIRRORED
     return (
         (f"extends: methods/{method}\n" if method else "")
         + f"description: {_quoted(f'{what} on {Path(answers.data).name}')}\n"
         "optimizer: {name: sgd, lr: 0.05, weight_decay: 5.0e-4}  # a lower lr where the loss diverges\n"
-        f"train: {{epochs: 60, schedule: cosine, warm_up: 3, batch_size: {_batch(answers)}}}\n"
+        f"train: {{epochs: 60, schedule: cosine, warm_up: 3, batch_size: {_batch(answers)}{log}}}\n"
         f"data:\n  name: {IMAGE_FOLDER if is_folder else _quoted(answers.data)}\n{root}{size}"
         f"  augment: {{{augment}}}  # how images vary; 'svdistill data show' draws it\n"
     )

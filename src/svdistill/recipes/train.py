@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
-from svdistill.choices import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, Capture, Schedule
-from svdistill.errors import brief
+from svdistill.choices import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, TRACKERS, Capture, Schedule, Tracker
+from svdistill.errors import brief, nearest
 from svdistill.recipes.base import Fraction, Length, Settings, by_name, plain_length, switched, whole_epochs
 
 Epoch = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
@@ -85,7 +85,8 @@ class TrainSettings(Settings):
         recompute: keep only the inputs and outputs of the student's blocks and compute the rest again in the backward
             pass: less memory, more time; not together with ``compile``.
         checkpoint_minutes: within long epochs, save at least this often.
-        tensorboard: write the figures of each epoch for TensorBoard too, in the run's folder ``tensorboard/``.
+        log: trackers that are told the settings, the figures of each epoch and what the run comes to, besides its own
+            files: any of ``tensorboard``, ``mlflow``, ``wandb`` and ``trackio``.
         first_stage: how long the first of two stages is, in epochs (a whole number) or as a fraction of ``epochs``; 0 =
             one stage. It is of the transfer task alone, at the full learning rate, and comes before the ``epochs`` of
             the main task, which have the warm-up and the schedule and are of the main task alone but for the losses
@@ -119,7 +120,29 @@ class TrainSettings(Settings):
     channels_last: bool = False
     recompute: bool = False
     checkpoint_minutes: float = Field(default=10.0, gt=0, le=MAX_FACTOR)
-    tensorboard: bool = False
+    log: Annotated[tuple[Tracker, ...], Strict(False)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_name(cls, settings: Any) -> Any:
+        """Take ``tensorboard: true``, as earlier versions wrote it, for one of the trackers."""
+        if not isinstance(settings, dict) or "tensorboard" not in settings:
+            return settings
+        asked = settings["tensorboard"]
+        if not isinstance(asked, bool):
+            raise ValueError(f"tensorboard: expected true or false, got {brief(asked)}; better give log=[tensorboard]")
+        others = {key: value for key, value in settings.items() if key != "tensorboard"}
+        return {**others, "log": [*_listed(others.get("log")), "tensorboard"]} if asked else others
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _known_trackers(cls, value: Any) -> Any:
+        names = _listed(value)
+        for name in names:
+            if name not in TRACKERS:
+                hint = nearest(name, TRACKERS) if isinstance(name, str) else f"; known: {', '.join(TRACKERS)}"
+                raise ValueError(f"no tracker {brief(name)}{hint}")
+        return list(dict.fromkeys(names))
 
     @field_validator("milestones", mode="before")
     @classmethod
@@ -202,3 +225,8 @@ class TrainSettings(Settings):
     def _warm_up_text(self) -> str:
         whole = f"{self.warm_up_epochs} epoch{'s' if self.warm_up_epochs > 1 else ''}"
         return whole if isinstance(self.warm_up, int) else f"{self.warm_up:g} of the epochs, rounded up to {whole},"
+
+
+def _listed(value: Any) -> list[Any]:
+    """Take one name for a list of one, and null for none."""
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]

@@ -24,7 +24,8 @@ from svdistill.runs import flat, losses_of, method_of
 
 MAX_EPOCHS = 1000  # a figure has about as many pixels
 
-_NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.unlabelled.root"})
+# The last is what ``train.log`` was in runs of earlier versions.
+_NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.unlabelled.root", "train.tensorboard"})
 # What changes how a method helps, not what it is compared under: the student alone has none of it.
 _OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage", "data.unlabelled")
 # Runs that differ in these are never compared with each other, even where each method has only one value.

@@ -29,7 +29,6 @@ from svdistill.training.progress import NoProgress, Progress
 from svdistill.training.reduce import average_buffers
 from svdistill.training.state import RunState
 from svdistill.training.steps import Steps, make_steps
-from svdistill.training.tensorboard import TensorBoard
 from svdistill.training.trouble import all_alike, first_layer
 
 
@@ -59,7 +58,6 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
         progress: who is told how far the run is; of the steps only on rank zero.
 
     Raises:
-        OptionError: TensorBoard is asked for and not installed.
         CheckpointError: every checkpoint is damaged, or the last is of another model, optimizer or data set, or cannot
             be written.
         DataError: the metrics are damaged, and the checkpoint is of a version that kept no copy of them.
@@ -72,9 +70,7 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
     state = _begin(engine, plan)
     _resume(state, record, processes, epochs=plan.epochs)
     processes.broadcast_state(plan.distiller)
-    curves: Progress = TensorBoard(record.tensorboard) if plan.tensorboard and processes.is_rank_zero else NoProgress()
     stages, post_mortem = _Stages(engine, plan, state), PostMortem(record, state)
-    curves.start(plan.epochs, len(plan.batches), state.epoch)
     try:
         progress.start(plan.epochs, len(plan.batches), state.epoch)
         while state.epoch < plan.epochs:
@@ -89,14 +85,13 @@ def fit(engine: Engine, plan: TrainingPlan, record: RunRecord, *, progress: Prog
             )
             processes.vary_random_numbers(seed, state.epoch, plan.batches.position)
             metrics = _epoch(engine, plan, state, stages, monitor, processes)
-            _close_epoch(metrics, plan, state, record, processes, curves)
+            _close_epoch(metrics, plan, state, record, processes)
             progress.epoch(metrics)
     except SvdistillError as error:
         error.exit_status = 1  # work has begun
         raise
     finally:
         stages.end()
-        curves.finish()
         progress.finish()
     processes.on_rank_zero(partial(_settle, record))
     state.hand_over()
@@ -229,17 +224,11 @@ def _measure(engine: Engine, plan: TrainingPlan, state: RunState, processes: Pro
 
 
 def _close_epoch(
-    metrics: dict[str, Any],
-    plan: TrainingPlan,
-    state: RunState,
-    record: RunRecord,
-    processes: Processes,
-    curves: Progress,
+    metrics: dict[str, Any], plan: TrainingPlan, state: RunState, record: RunRecord, processes: Processes
 ) -> None:
     """Write an epoch down and close it, on rank zero with its checkpoints."""
     if processes.is_rank_zero:
         state.lines = (state.lines or "") + record.append(metrics)
-        curves.epoch(metrics)
     best = state.next_epoch(metrics.get(plan.measures))
     if processes.is_rank_zero:
         # last.pt comes last: what a kill before it leaves behind is written again, the same, when the run resumes.

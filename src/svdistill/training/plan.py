@@ -34,7 +34,6 @@ class TrainingPlan:
             takes much longer.
         accumulate: into how many parts each process divides its shard of a batch; see
             :class:`svdistill.training.Learner`.
-        tensorboard: whether the figures are also written for TensorBoard.
         capture: whether a step is captured as a CUDA graph: ``auto`` on a GPU wherever it can be, ``on`` is an error
             where it cannot, and on a CPU does the same without a graph.
         ema: decay of an exponential moving average of the weights, anew in each stage, 0 < ema < 1; None = no average.
@@ -56,7 +55,6 @@ class TrainingPlan:
     checkpoint_minutes: float = 10.0
     compile: bool = False
     accumulate: int = 1
-    tensorboard: bool = False
     capture: Capture = "auto"
     ema: float | None = None
     validates: bool = False

@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LIBRARIES := $(VENV)/libraries
+TRACKERS := $(VENV)/trackers
 TOOLS := $(VENV)/dist-tools
 UNPACKED := $(VENV)/unpacked
 
-.PHONY: help install demo docs serve-docs test test-gpu kill-test lint fuzz bench rehearse dist test-dist clean
+.PHONY: help install demo docs serve-docs test test-trackers test-gpu kill-test lint fuzz bench rehearse dist test-dist clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +22,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(LIBRARIES): tests/libraries.txt $(STAMP)
+	rm -rf $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ --requirement $<
+	@touch $@
+
+$(TRACKERS): tests/trackers.txt $(STAMP)
 	rm -rf $@
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ --requirement $<
 	@touch $@
@@ -48,6 +54,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 
 test: lint docs $(LIBRARIES)  ## lint, the site, then all tests, those of other libraries beside these
 	$(PYTEST)
 	PYTHONPATH=$(CURDIR)/$(LIBRARIES) $(PYTEST) -k "timm or torchvision or torchdistill"
+
+test-trackers: $(TRACKERS)  ## the tests of MLflow, Weights & Biases and Trackio, with a server on this machine; 320 MB more
+	PYTHONPATH=$(CURDIR)/$(TRACKERS) $(BIN)/pytest -q tests/trackers
 
 test-gpu: $(STAMP)  ## the tests of what computes, on a GPU; skipped where there is none
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \

@@ -96,7 +96,7 @@ def test_a_tracker_that_fails(diary, tmp_path, monkeypatch, where):
         raise OSError("no space\nleft on device")
 
     monkeypatch.setattr(diary, where, fail)
-    message = r"^trackio: no space left on device; the training continues, and is no longer logged there$"
+    message = r"^trackio: no space left on device; the run is no longer logged there, and otherwise the same$"
     with pytest.warns(SvdistillWarning, match=message) as caught:
         run = train(tmp_path / "a", ["trackio"])
     assert len([one for one in caught if issubclass(one.category, SvdistillWarning)]) == 1
@@ -110,7 +110,7 @@ def test_a_tracker_that_hangs(diary, tmp_path, monkeypatch):
     answer = threading.Event()
     monkeypatch.setattr(diary, "log", lambda *_: answer.wait())
     monkeypatch.setattr(tracking, "_CLOSE_SECONDS", 0.2)
-    with pytest.warns(SvdistillWarning, match="^trackio: it does not answer; the training continues"):
+    with pytest.warns(SvdistillWarning, match="^trackio: it does not answer; the run is no longer logged"):
         run = train(tmp_path, ["trackio"])
     answer.set()
     assert run.finished

@@ -128,7 +128,9 @@ class BehindThread:
     def _tell(self) -> None:
         if self._trouble is not None and not self._told:
             self._told = True
-            text = f"{self._name}: {self._trouble.rstrip('.')}; the training continues, and is no longer logged there"
+            text = (
+                f"{self._name}: {self._trouble.rstrip('.')}; the run is no longer logged there, and otherwise the same"
+            )
             warn(text, SvdistillWarning, stacklevel=2)
 
 

@@ -16,6 +16,7 @@ class WandB(Tracker):
 
     def open(self, about: About, known: Known | None) -> Known:
         """Begin a run, or resume the known one; without a terminal to ask on, and without a word on it."""
+        os.environ.setdefault("WANDB_SILENT", "true")  # its own setting is read too late for the login
         import wandb
 
         mode = os.environ.get("WANDB_MODE")

@@ -35,5 +35,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if commands.MARKER in markdown:
         markdown = markdown.replace(commands.MARKER, commands.page())
     markdown = reference.fill(markdown)
-    sources = {name: source for source, name in PAGES.items()}
-    return for_site(markdown, sources.get(page.file.src_uri, f"docs/{page.file.src_uri}"), ROOT, copy)
+    file = Path(page.file.abs_src_path or ROOT / "docs" / page.file.src_uri)
+    source = file.relative_to(ROOT).as_posix()
+    return for_site(markdown, source, ROOT, copy)

@@ -6,6 +6,7 @@ the environment and the address of the hub, which is the tests' stand-in, are re
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,42 +20,44 @@ from svdistill import data
 
 OUTPUTS = Path(__file__).parent / "outputs"
 WIDTH = 80
-_SHORT = "train.epochs=20 train.first_stage=10 teacher.overrides.train.epochs=10"
-_TINY = "train.epochs=4 teacher.overrides.train.epochs=10"
+_SHORT = "train.epochs=8 train.first_stage=4 teacher.overrides.train.epochs=5"
+_TINY = "train.epochs=2 teacher.overrides.train.epochs=5"
 _RUN = "runs/digits/svd-recommended"
 
 # In this order, since one uses what another has made; a command that is there several times has several examples.
 COMMANDS = [
-    "demo --seeds 2 --epochs 4 --output demo.png",
-    f"train digits/svd-recommended {_SHORT}",
-    "train digits/student train.epochs=20 --quiet",
+    "env",
+    "recipes list",
+    "recipes list digits",
+    "recipes methods",
+    "recipes show digits/svd",
+    "networks --taps resnext-student",
+    "taps vgg-student",
+    "data list",
+    "data fetch fashion-mnist",
+    "data show digits",
     "new mine.yaml --data digits --labels 50",
-    "doctor mine.yaml",
-    f"cache digits/svd views=2 {_TINY}",
-    f"compare digits/svd {_TINY} --methods alone,soft-target,svd --seeds 3",
-    "report comparisons/digits-svd/comparison.json",
+    f"train digits/svd-recommended {_SHORT}",
+    "train digits/student train.epochs=5 --quiet",
     f"evaluate {_RUN}",
     f"predict {_RUN} scans",
     f"export {_RUN} --int8",
     f"push {_RUN} me/digits-student",
     "pull me/digits-student",
-    "networks --classes 10 --image-size 16 --width 0.25",
-    "networks --taps resnext-student",
-    "taps vgg-student",
-    "taps resnet20 --pair resnet56",
-    "env",
+    "watch runs",
     "runs list runs/digits",
     f"runs show {_RUN}",
     f"runs compare {_RUN} runs/digits/student",
     "runs clean runs/digits --only checkpoints --yes",
-    "recipes list",
-    "recipes list digits",
-    "recipes methods",
-    "recipes show digits/svd",
-    "data list",
-    "data fetch digits",
-    "data show digits",
+    "doctor digits/svd-recommended",
+    f"cache digits/svd views=2 {_TINY}",
+    f"compare digits/svd {_TINY} --methods alone,svd --seeds 2",
+    "report comparisons/digits-svd/comparison.json",
+    "demo --seeds 1 --epochs 2",
 ]
+# What runs until Ctrl-C, and what it prints once it is ready for that.
+_ENDLESS = {"watch"}
+_SAYS_IT_IS_THERE = "Ctrl-C"
 
 
 def name_of(line: str) -> str:
@@ -66,7 +69,7 @@ def name_of(line: str) -> str:
 def run(line: str, folder: Path, **variables: str) -> str:
     """Call a command in a folder and return what it prints, both streams as a terminal would show them."""
     kept = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "OMP_NUM_THREADS")}
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "svdistill", *shlex.split(line)],
         cwd=folder,
         env=kept | {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "HOME": str(folder / "home")} | variables,
@@ -74,9 +77,16 @@ def run(line: str, folder: Path, **variables: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=True,
-    )
-    return tidy(done.stdout)
+    ) as process:
+        began = ""
+        if name_of(line) in _ENDLESS and process.stdout is not None:
+            while _SAYS_IT_IS_THERE not in began:
+                began += process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate()
+    if process.returncode:
+        sys.exit(f"error: status {process.returncode}: svdistill {line}\n{began}{rest}")
+    return tidy(began + rest)
 
 
 def tidy(text: str) -> str:
@@ -86,6 +96,7 @@ def tidy(text: str) -> str:
 
 def main() -> None:
     """Make all of it."""
+    OUTPUTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, serving() as hub:
         folder = Path(temporary).resolve()
         (folder / "scans").mkdir()
@@ -106,9 +117,9 @@ def main() -> None:
             text = run(line, folder, HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN)
             for mine, yours in names.items():
                 text = text.replace(mine, yours)
-            found.setdefault(name_of(line), []).append(f"$ svdistill {line}\n{text}\n")
-        for name, examples in found.items():
-            (OUTPUTS / f"{name.replace(' ', '-')}.txt").write_text("\n".join(examples), encoding="utf-8")
+            name = name_of(line)
+            found.setdefault(name, []).append(f"$ svdistill {line}\n{text}\n")
+            (OUTPUTS / f"{name.replace(' ', '-')}.txt").write_text("\n".join(found[name]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,22 @@ def test_bar_stays_with_the_result() -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_bar_on_a_narrow_terminal() -> None:
+    """At 40 columns the epoch and the time that is left are whole, and so is the seed at the end of a long title."""
+    out = io.StringIO()
+    bar = Bar(
+        "fashion-mnist/svd-recommended seed 12", Console(file=out, width=40, force_terminal=True, color_system=None)
+    )
+    play(bar, epochs=300)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    assert max(map(len, lines)) <= 40
+    assert re.fullmatch(r"….*recommended seed 12 +90\.00 %  [\d.]+ s", lines[-1])
+    wide = {"loss": "loss 0.500", "accuracy": "accuracy 90.0 %", "rate": "1,000 images/s", "left": "12.7 s left"}
+    assert bar._fitting(wide) == "accuracy 90.0 %, 12.7 s left"
+    assert bar._fitting(wide | {"left": "2 h 10 min left"}) == "accuracy 90.0 %, 2 h 10 min left"
+
+
 def test_bar_of_a_stopped_run() -> None:
     """A run that stops early is not shown as done, and finishing before the start is no error."""
     out = io.StringIO()

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.report.runs import make_comparison, make_run
@@ -12,6 +13,7 @@ from svdistill.atomic import locked
 from svdistill.records import RunRecord
 from svdistill.report import collect, live, progress
 from svdistill.report.live import LiveReport
+from svdistill.runs import epochs_of
 
 LINE = {"seconds": 2.0, "loss": 1.5}
 
@@ -77,7 +79,8 @@ def test_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(progress.time, "time", lambda since=since: run.noted + since)
         assert run.now().left == pytest.approx(left)
     assert progress.read(under_way(tmp_path, done=6, seed=1)).now().left == 0
-    assert [progress._length({"epochs": 10, "first_stage": first}) for first in (0, 0.25, 3)] == [10, 13, 13]
+    recipes: list[dict[str, Any]] = [{"train": {"epochs": 10, "first_stage": first}} for first in (0, 0.25, 3, None)]
+    assert [epochs_of(recipe) for recipe in (*recipes, {}, {"train": 3})] == [10, 13, 13, 10, None, None]
 
 
 def test_reads_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from svdistill.cli.console import notes
+from svdistill.cli.progress import NARROW, shortened
 from svdistill.errors import DataError
 from svdistill.names import printable
 from svdistill.report import comparison as report
@@ -21,6 +22,7 @@ from svdistill.report.tables import measured, percent, seconds
 if TYPE_CHECKING:
     from svdistill.sweep import Comparison, Member, Outcome, Task
 
+_BRIEF = 22  # columns for the epoch and the accuracy of a run
 PAUSE = 60.0  # seconds between two lines on the progress of all runs, where there is no terminal
 
 
@@ -39,9 +41,21 @@ class RunProgress:
     @property
     def text(self) -> str:
         """Epoch, loss and accuracy."""
-        epoch = f"epoch {min(self.epochs, int(self.done) + 1)}/{self.epochs}"
         loss = "" if self.loss is None else f"  loss {self.loss:.3f}"
-        return epoch + loss + ("" if self.accuracy is None else f"  {percent(self.accuracy, digits=1)}")
+        return self._epoch + loss + self._accuracy
+
+    @property
+    def brief(self) -> str:
+        """Epoch and accuracy."""
+        return self._epoch + self._accuracy
+
+    @property
+    def _epoch(self) -> str:
+        return f"epoch {min(self.epochs, int(self.done) + 1)}/{self.epochs}"
+
+    @property
+    def _accuracy(self) -> str:
+        return "" if self.accuracy is None else f"  {percent(self.accuracy, digits=1)}"
 
 
 class CompareProgress:
@@ -75,10 +89,11 @@ class CompareProgress:
         self._started = False
         self._trained = 0.0  # epochs, in all runs, since the first one started
         self._bars = self._all = None
+        self._narrow = console.width < NARROW
         if console.is_terminal:
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
-                BarColumn(bar_width=min(30, max(6, console.width - 62))),
+                *(() if self._narrow else (BarColumn(bar_width=min(30, max(6, console.width - 62))),)),
                 TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
                 console=console,
                 refresh_per_second=4,
@@ -121,7 +136,8 @@ class CompareProgress:
             starts = f"resumes after epoch {done_epochs}" if done_epochs else "starts"
             self._say(f"{title}: {starts}, {epochs} × {steps} steps")
         else:
-            run.bar = self._bars.add_task(printable(title), total=epochs, completed=done_epochs, state="")
+            shown = shortened(printable(title), self._console.width - _BRIEF) if self._narrow else printable(title)
+            run.bar = self._bars.add_task(shown, total=epochs, completed=done_epochs, state="")
         self._show(run)
 
     def stepped(self, task: "Task", *, done_steps: int, loss: float) -> None:
@@ -178,14 +194,15 @@ class CompareProgress:
     def _show(self, run: RunProgress | None) -> None:
         done = sum(self._epochs[key] for key in self._over) + sum(one.done for one in self._running.values())
         total = sum(self._epochs.values())
-        state = f"{len(self._over)}/{len(self._epochs)} runs"
+        state = f"{len(self._over)}/{len(self._epochs)}" + ("" if self._narrow else " runs")
         if self._trained > 1:
             left = (time.monotonic() - self._began) / self._trained * max(0.0, total - done)
-            state += f"  about {seconds(left)} left" if done < total else ""
+            about = "" if self._narrow else "about "
+            state += f"  {about}{seconds(left)} left" if done < total else ""
         if self._bars is not None and self._all is not None:
             self._bars.update(self._all, total=total or 1, completed=done, state=state)
             if run is not None and run.bar is not None:
-                self._bars.update(run.bar, completed=run.done, state=run.text)
+                self._bars.update(run.bar, completed=run.done, state=run.brief if self._narrow else run.text)
         elif time.monotonic() - self._told >= self._pause:
             running = "; ".join(f"{one.title}: {one.text}" for one in self._running.values())
             self._say(f"{state}; {running}" if running else state)

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 def results() -> Console:
     """Return a new console for results, so that it follows a redirected standard output."""
-    return Console(highlight=False, soft_wrap=False, quiet=not first())
+    from svdistill.cli.fitting import Fitting
+
+    console = Console(highlight=False, soft_wrap=False, quiet=not first())
+    console.push_render_hook(Fitting())
+    return console
 
 
 def notes() -> Console:

@@ -56,6 +56,14 @@ class Rate:
         return self.elapsed / self.steps * steps if self.steps > 1 else None
 
 
+NARROW = 60  # columns of a terminal that have no room for a bar beside a title and numbers
+
+
+def shortened(title: str, room: int) -> str:
+    """Return a title that fits, without its beginning where it is too long: what tells runs apart comes last."""
+    return title if len(title) <= room else "…" + title[-max(1, room - 1) :]
+
+
 class TwoLines(Progress):
     """A bar with a line of figures below it while it moves; narrow terminals have no room for both in one line."""
 
@@ -78,11 +86,13 @@ class Bar:
         self._measured: tuple[str, float] | None = None
         self._last = 0.0
         self._task: TaskID | None = None
+        self._width = console.width
+        narrow = self._width < NARROW
         # Titles of equal length keep the lines of several runs in columns.
-        self._title = f"{printable(title):<25}"
+        self._title = shortened(printable(title), self._width - 19) if narrow else f"{printable(title):<25}"
         self._progress = TwoLines(
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=min(40, max(8, console.width - 60))),
+            *(() if narrow else (BarColumn(bar_width=min(40, max(8, console.width - 60))),)),
             TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
             console=console,
             refresh_per_second=5,
@@ -125,16 +135,25 @@ class Bar:
         self._last = time.monotonic()
         if self._task is None:
             return
-        figures = [] if math.isnan(self._loss) else [f"loss {self._loss:.3f}"]
+        figures = {} if math.isnan(self._loss) else {"loss": f"loss {self._loss:.3f}"}
         if self._measured is not None:
             name, value = self._measured
-            figures.append(f"{name} {percent(value, digits=1)}")
-        figures.append(f"{self._rate.images_per_second:,.0f} images/s")
+            figures["accuracy"] = f"{name} {percent(value, digits=1)}"
+        figures["rate"] = f"{self._rate.images_per_second:,.0f} images/s"
         left = self._rate.left(self._total - self._done)
-        figures += [] if left is None else [f"{seconds(left)} left"]
-        self._progress.figures = ", ".join(figures)
+        if left is not None:
+            figures["left"] = f"{seconds(left)} left"
+        self._progress.figures = self._fitting(figures)
         state = f"epoch {min(self._epochs, self._done // max(1, self._steps) + 1)}/{self._epochs}"
         self._progress.update(self._task, completed=self._done, state=state)
+
+    def _fitting(self, figures: Mapping[str, str]) -> str:
+        """Join figures in one line; where there is no room for all, some are left out, and none is cut."""
+        there = dict(figures)
+        for least in ("rate", "loss", "accuracy"):
+            if len(", ".join(there.values())) + 2 > self._width:
+                there.pop(least, None)
+        return ", ".join(there.values())
 
 
 class Lines:

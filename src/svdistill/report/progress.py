@@ -1,6 +1,5 @@
 """How far runs are that have not finished, from the metrics that they have written so far."""
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from svdistill.report.collect import MAX_EPOCHS
 from svdistill.report.named import named_in
 from svdistill.report.numbers import is_finite
 from svdistill.report.tables import measured
-from svdistill.runs import method_of
+from svdistill.runs import epochs_of, method_of
 
 _FILES = ("recipe.yaml", "data.json", "metrics.jsonl", "summary.json", "insight.npz")
 _LAST = 5  # epochs that tell how long the next will take
@@ -130,7 +129,7 @@ def read(path: Path) -> Underway:
         name=str(recipe.get("name", path.parent.name)),
         seed=int(recipe.get("seed", 0)),
         method=method_of(recipe),
-        epochs=_length(recipe.get("train") or {}),
+        epochs=epochs_of(recipe) or 0,
         done=int(lines[-1]["epoch"]) if lines else 0,
         loss=float(loss) if is_finite(loss) else None,
         accuracy=points[-1][1] if points else None,
@@ -172,12 +171,3 @@ def _stamp(path: Path) -> Stamp:
             continue
         found.append((name, state.st_mtime_ns, state.st_size))
     return tuple(found)
-
-
-def _length(train: Mapping[str, Any]) -> int:
-    """Return how many epochs a training has, those of a first stage among them; 0 where its recipe does not say."""
-    epochs: Any = train.get("epochs")
-    first: Any = train.get("first_stage") or 0
-    if not isinstance(epochs, int) or not is_finite(first):
-        return 0
-    return epochs + (first if isinstance(first, int) else math.ceil(first * epochs - 1e-9))

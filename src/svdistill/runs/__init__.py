@@ -2,7 +2,7 @@
 
 from svdistill.runs.cleaning import KINDS, Removal, removals, remove
 from svdistill.runs.listing import SORTS, STATES, Filter, RunInfo, find, look, only_run, select
-from svdistill.runs.settings import changed, differing, flat, losses_of, method_of
+from svdistill.runs.settings import changed, differing, epochs_of, flat, losses_of, method_of
 
 __all__ = [
     "Filter",
@@ -13,6 +13,7 @@ __all__ = [
     "STATES",
     "changed",
     "differing",
+    "epochs_of",
     "find",
     "flat",
     "look",

@@ -10,7 +10,7 @@ from typing import Any
 from svdistill.atomic import is_locked
 from svdistill.errors import DataError, OptionError, nearest
 from svdistill.records import RunRecord, is_set_aside
-from svdistill.runs.settings import method_of
+from svdistill.runs.settings import epochs_of, method_of
 
 FINISHED, INTERRUPTED, TRAINING, DAMAGED, SET_ASIDE = STATES = (
     "finished",
@@ -176,7 +176,6 @@ def look(path: str | os.PathLike[str], *, is_ours: bool = False) -> RunInfo:
     record = RunRecord(path)
     recipe, summary, damage = _read(record)
     size, checkpoints = _sizes(record)
-    train = recipe.get("train")
     has_checkpoint = any(file.is_file() for file in (record.last, record.previous))
     return RunInfo(
         path=record.path,
@@ -186,7 +185,7 @@ def look(path: str | os.PathLike[str], *, is_ours: bool = False) -> RunInfo:
         state=_state(record, damaged=bool(damage), is_ours=is_ours),
         accuracy=_number(summary.get("accuracy")),
         epochs=_whole(summary.get("epochs")) or _epochs(record),
-        of_epochs=_whole(train.get("epochs")) if isinstance(train, Mapping) else None,
+        of_epochs=epochs_of(recipe),
         seconds=_number(summary.get("seconds")),
         bytes=size,
         checkpoint_bytes=checkpoints,

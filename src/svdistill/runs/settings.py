@@ -1,5 +1,6 @@
 """The settings of a run as its record has them, by dotted key."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,15 @@ def method_of(recipe: Mapping[str, Any]) -> str:
     train = recipe.get("train")
     stages = "-two-stage" if isinstance(train, Mapping) and train.get("first_stage") else ""
     return ("+".join(parts) or BASELINE) + stages
+
+
+def epochs_of(recipe: Mapping[str, Any]) -> int | None:
+    """Return how many epochs a run has, those of a first stage among them; None where its recipe does not say."""
+    train = recipe.get("train")
+    epochs, first = (train.get("epochs"), train.get("first_stage") or 0) if isinstance(train, Mapping) else (None, 0)
+    if not isinstance(epochs, int) or not isinstance(first, int | float) or not 0 <= first < math.inf:
+        return None
+    return epochs + (first if isinstance(first, int) else math.ceil(first * epochs - 1e-9))
 
 
 def losses_of(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:

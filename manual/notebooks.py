@@ -15,6 +15,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent.parent / "docs" / "notebooks"
 PARAMETER = re.compile(r"^(EPOCHS = )\d+", re.MULTILINE)
+_WRITES_YAML = re.compile(r"%%writefile \S+\.yaml\n")
 _MADE_OF = "made_of"  # where a notebook keeps the digest of the sources that its outputs are of
 
 Notebook = dict[str, Any]
@@ -98,7 +99,8 @@ def page(notebook: Notebook, name: str) -> tuple[str, dict[str, bytes]]:
         if cell["cell_type"] == "markdown":
             parts.append(source(cell))
         else:
-            parts.append(f"```python\n{source(cell)}\n```")
+            language = "yaml" if _WRITES_YAML.match(source(cell)) else "python"
+            parts.append(f"```{language}\n{source(cell)}\n```")
             for kind, content in shown(cell["outputs"]):
                 if kind == "text":
                     parts.append(f"```text\n{content}\n```")

@@ -73,3 +73,17 @@ def test_completion(words: str, word: str) -> None:
         [sys.executable, "-m", "svdistill"], capture_output=True, text=True, env={**os.environ, **variables}
     )
     assert word in done.stdout.split()
+
+
+@pytest.mark.parametrize("command", [[], ["compare"], ["runs", "list"]])
+def test_help_on_a_narrow_terminal(command: list[str]) -> None:
+    """At 40 columns no line is longer, and the names of options are whole."""
+    done = subprocess.run(
+        [sys.executable, "-m", "svdistill", *command, "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "40"},
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 40
+    assert "…" not in done.stdout.partition("Example")[0]
+    assert {"compare": "--allow-code", "runs": "--reverse"}.get("".join(command[:1]), "--version") in done.stdout

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -32,8 +33,12 @@ from svdistill.cli.watch import watch
 from svdistill.errors import SvdistillError, SvdistillWarning, is_out_of_memory
 from svdistill.ranks import find_ranks, refuse_several
 
-EPILOG = """
-[bold]Examples[/bold]
+# Frames and columns leave no room for words on a narrow terminal; plain help has neither.
+_COLUMNS = shutil.get_terminal_size().columns
+_WIDE = _COLUMNS >= 60
+
+EPILOG = f"""
+{"[bold]Examples[/bold]" if _WIDE else "Examples"}
 
   svdistill demo                                the whole story, two minutes
 
@@ -77,9 +82,12 @@ app = typer.Typer(
     help="Train a small image model with the help of a large one, by KD-SVD.",
     epilog=EPILOG,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="rich" if _WIDE else None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "terminal_width": None if _WIDE else max(20, _COLUMNS - 1),
+    },
 )
 app.command(epilog="Example: svdistill demo --seeds 1 --epochs 10")(demo)
 app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")(train)

@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -166,8 +166,10 @@ def _of_transfer(context: PageContext, group: Group) -> Iterator[Step]:
     found, run = reasons.health(group), group.runs[0]
     losses = losses_of(run.recipe)
     label, rank = context.look(group).label, rank_of(run)
-    weight = losses[0].get("weight") if len(losses) == 1 else None
-    strength = signs.of_gradients(found.ratio, found.passed, reasons.rules(group), weight=weight)
+    weight: Any = losses[0].get("weight") if len(losses) == 1 else None
+    strength = signs.of_gradients(
+        found.ratio, found.passed, reasons.rules(group), weight=weight if is_finite(weight) else None
+    )
     if strength is not None and not verdict.is_gain(group.gain):  # what gains needs no other weight
         yield _step(label, strength, run)
     for energy, whose in ((found.energy_teacher, "teacher"), (found.energy_student, "student")):

@@ -59,7 +59,7 @@ def check_mlflow(client, run):
     assert found.data.tags["torch"] == run.record.environment()["torch"]
     history = client.get_metric_history(found.info.run_id, "accuracy")
     assert sorted((point.step, point.value) for point in history) == accuracies(run)
-    assert found.data.metrics["summary/accuracy"] == pytest.approx(run.summary["accuracy"])
+    assert found.data.metrics["summary.accuracy"] == pytest.approx(run.summary["accuracy"])
     assert {file.path for file in client.list_artifacts(found.info.run_id)} >= FILES
 
 

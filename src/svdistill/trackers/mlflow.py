@@ -6,9 +6,11 @@ The extra brings ``mlflow_skinny``, MLflow without server and page, and for the 
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from svdistill.atomic import locked
 from svdistill.trackers.protocol import PROJECT, About, Known, Tracker
 
 if TYPE_CHECKING:
@@ -31,10 +33,17 @@ class MLflow(Tracker):
         """Begin a run in its experiment, or find the known one again."""
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, get_tracking_uri
+
+        _, is_file, file = str(get_tracking_uri()).partition("sqlite:///")
+        # Of several runs that begin side by side, one makes the tables, and MLflow lets them collide.
+        with locked(file) if is_file else nullcontext():
+            self._client = MlflowClient()
+            return self._begin(about, known)
+
+    def _begin(self, about: About, known: Known | None) -> Known:
         from mlflow.entities import Param
 
-        self._client = MlflowClient()
         run = None if known is None else self._find(known.id)
         if run is None:
             run = self._client.create_run(self._experiment(about.group), run_name=about.name, tags=dict(about.tags))
@@ -84,7 +93,8 @@ class MLflow(Tracker):
 
     def hand_in(self, figures: Mapping[str, float], files: Sequence[Path], epoch: int) -> None:
         """Send the summary and the files."""
-        self.log(figures, epoch)
+        # Behind a slash its page would show them first, each as a chart of one point.
+        self.log({name.replace("/", "."): value for name, value in figures.items()}, epoch)
         for file in files:
             self._client.log_artifact(self._run, str(file))
 

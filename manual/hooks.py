@@ -19,8 +19,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, name, abs_src_path=str(ROOT / source)))
     for file in sorted(notebooks.FOLDER.glob("*.ipynb")):
         text, pictures = notebooks.page(notebooks.read(file), file.stem)
-        for name, content in {f"{file.stem}.md": text, **pictures}.items():
-            files.append(File.generated(config, f"notebooks/{name}", content=content))
+        files.append(File.generated(config, f"notebooks/{file.stem}.md", content=text))
+        for name, picture in pictures.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=picture))
     return files
 
 

@@ -1,15 +1,18 @@
 """Makes `manual/outputs`, an example of each command's output: `python -m manual.record`, with all extras installed.
 
-Everything is trained anew in an empty folder, for few epochs; ten minutes on two cores. The home folder, the folder of
-the environment and the address of the hub, which is the tests' stand-in, are replaced by names that anybody may have.
+Everything is trained anew in an empty folder; ten minutes on two cores. The home folder, the
+folder of the environment and the address of the hub, which is the tests' stand-in, are replaced by names that
+anybody may have.
 """
 
 import os
+import platform
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -20,8 +23,6 @@ from svdistill import data
 
 OUTPUTS = Path(__file__).parent / "outputs"
 WIDTH = 80
-_SHORT = "train.epochs=8 train.first_stage=4 teacher.overrides.train.epochs=5"
-_TINY = "train.epochs=2 teacher.overrides.train.epochs=5"
 _RUN = "runs/digits/svd-recommended"
 
 # In this order, since one uses what another has made; a command that is there several times has several examples.
@@ -37,23 +38,23 @@ COMMANDS = [
     "data fetch fashion-mnist",
     "data show digits",
     "new mine.yaml --data digits --labels 50",
-    f"train digits/svd-recommended {_SHORT}",
-    "train digits/student train.epochs=5 --quiet",
+    "train digits/svd-recommended",
+    "train digits/student --quiet",
     f"evaluate {_RUN}",
     f"predict {_RUN} scans",
     f"export {_RUN} --int8",
     f"push {_RUN} me/digits-student",
     "pull me/digits-student",
-    "watch runs",
     "runs list runs/digits",
     f"runs show {_RUN}",
     f"runs compare {_RUN} runs/digits/student",
     "runs clean runs/digits --only checkpoints --yes",
     "doctor digits/svd-recommended",
-    f"cache digits/svd views=2 {_TINY}",
-    f"compare digits/svd {_TINY} --methods alone,svd --seeds 2",
+    "cache digits/svd views=2",
+    "compare digits/svd --methods alone,svd",
     "report comparisons/digits-svd/comparison.json",
-    "demo --seeds 1 --epochs 2",
+    "demo",
+    "watch runs",
 ]
 # What runs until Ctrl-C, and what it prints once it is ready for that.
 _ENDLESS = {"watch"}
@@ -77,16 +78,23 @@ def run(line: str, folder: Path, **variables: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=_hear_interrupts,
     ) as process:
         began = ""
         if name_of(line) in _ENDLESS and process.stdout is not None:
             while _SAYS_IT_IS_THERE not in began:
                 began += process.stdout.readline()
+            time.sleep(1)  # it is ready a moment later
             process.send_signal(signal.SIGINT)
         rest, _ = process.communicate()
     if process.returncode:
         sys.exit(f"error: status {process.returncode}: svdistill {line}\n{began}{rest}")
     return tidy(began + rest)
+
+
+def _hear_interrupts() -> None:
+    """Undo that a shell's background jobs, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tidy(text: str) -> str:
@@ -108,6 +116,7 @@ def main() -> None:
             str(folder): "/home/me/work",
             sys.prefix: "/home/me/env",
             hub.address: "https://huggingface.co",
+            platform.platform(): "Linux-6.1.0-x86_64-with-glibc2.36",
             f"  PYTHONPATH: {os.environ.get('PYTHONPATH')}\n": "",
             str(Path(data.__file__).parent.parent): "/home/me/env/lib/python3.11/site-packages/svdistill",
         }

@@ -15,6 +15,7 @@ from svdistill.linalg.svd import decompose, decompose_all
 from tests.waiting import DEVICE, WaitError, nothing_waits
 
 EPS = torch.finfo(torch.float32).eps
+TORCH = torch.torch_version.TorchVersion(torch.__version__)
 
 
 def symmetric(values: list[float], *, batch: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -174,6 +175,7 @@ def test_taps_together_as_alone(rank, gradient, dtype, tolerance):
             assert (change - right).norm() <= tolerance * expected.norm()
 
 
+@pytest.mark.skipif(TORCH < "2.7", reason="this torch breaks the graph at every context manager")
 def test_compiles_into_one_graph():
     """Forward and backward are captured whole, as a CUDA graph would have to, and give the same."""
     x = torch.rand(4, 12, 20, generator=torch.Generator().manual_seed(0))

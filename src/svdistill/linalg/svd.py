@@ -170,7 +170,8 @@ def decompose_all(
     return [found[tap] for tap in range(len(xs))]
 
 
-class _Asked(NamedTuple):
+@dataclass(frozen=True)
+class _Asked:
     """What is asked of one tap."""
 
     x: Tensor
@@ -260,7 +261,8 @@ class _Decompose(torch.autograd.Function):
             if index is None:
                 index = torch.arange(plan.rank, device=right.device).expand(len(right), -1)
             # The inputs, which the network keeps anyway: scaled copies are made again when their turn comes.
-            ctx.save_for_backward(*xs, *scaled.grams, *scaled[2:], *pairs[:2], small, right, index, defined)
+            scales = (scaled.norm, scaled.inverse_norm, scaled.factor, scaled.usable)
+            ctx.save_for_backward(*xs, *scaled.grams, *scales, pairs.values, pairs.rows, small, right, index, defined)
             ctx.complete, ctx.plan = pairs.complete, plan
             ctx.taps, ctx.grams = len(xs), len(scaled.grams)
         outputs = tuple(_by_tap(one, xs, plan.kept) for one in (singular, right, defined, energy, cosine))

@@ -21,13 +21,18 @@ from svdistill.report import server
 from svdistill.training import NoProgress
 
 
+def _hear_ctrl_c():
+    """Undo what a shell does to jobs in its background, which ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def watching(*arguments: str) -> Iterator[int]:
     """Start the command and yield its port; Ctrl-C must end it with status 0, without a traceback."""
     command = [sys.executable, "-m", "svdistill", "watch", *arguments]
     environment = {**os.environ, "COLUMNS": "200", "BROWSER": "", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_hear_ctrl_c
     ) as process:
         try:
             assert process.stdout is not None
@@ -37,7 +42,10 @@ def watching(*arguments: str) -> Iterator[int]:
             yield int(found[1])
         finally:
             process.send_signal(signal.SIGINT)
-            told, errors = process.communicate(timeout=60)
+            try:
+                told, errors = process.communicate(timeout=60)
+            finally:
+                process.kill()
     assert process.returncode == 0, errors
     assert errors.split("\n")[-2:] == ["ended", ""]
     assert ("there is no browser here" in told) == ("--open" in arguments)

@@ -25,8 +25,8 @@ QUICK = [
 
 def test_the_page_shows_the_recipe() -> None:
     """Word for word."""
-    (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "own-model.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert shown == (EXAMPLE / "own.yaml").read_text(encoding="utf-8")
+    shown = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "own-model.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert (EXAMPLE / "own.yaml").read_text(encoding="utf-8") in shown
 
 
 def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

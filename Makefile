@@ -21,12 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-$(LIBRARIES): tests/libraries.txt $(STAMP)
-	rm -rf $@
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ --requirement $<
-	@touch $@
-
-$(TRACKERS): tests/trackers.txt $(STAMP)
+$(LIBRARIES) $(TRACKERS): $(VENV)/%: tests/%.txt $(STAMP)
 	rm -rf $@
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ --requirement $<
 	@touch $@

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from tests.jobs.hub_server import TOKEN, serving
+from tests.processes import hear_interrupts
 
 from svdistill import data
 
@@ -78,7 +79,7 @@ def run(line: str, folder: Path, **variables: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=_hear_interrupts,
+        preexec_fn=hear_interrupts,
     ) as process:
         began = ""
         if name_of(line) in _ENDLESS and process.stdout is not None:
@@ -90,11 +91,6 @@ def run(line: str, folder: Path, **variables: str) -> str:
     if process.returncode:
         sys.exit(f"error: status {process.returncode}: svdistill {line}\n{began}{rest}")
     return tidy(began + rest)
-
-
-def _hear_interrupts() -> None:
-    """Undo that a shell's background jobs, and what they start, ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tidy(text: str) -> str:

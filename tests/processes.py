@@ -1,6 +1,7 @@
 """Starts a program in several processes, as torchrun does on one machine, without the seconds that torchrun takes."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -55,3 +56,8 @@ def run(*program, world=2, timeout=120):
         for child in children:
             child.kill()
     return [(child.returncode, *end) for child, end in zip(children, ends, strict=True)]
+
+
+def hear_interrupts():
+    """Undo that a shell's background jobs, and what they start, ignore Ctrl-C; called in a child before it begins."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

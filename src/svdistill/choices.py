@@ -1,5 +1,6 @@
 """What options may be, by name, where a recipe's settings and the functions themselves both have to know. No torch."""
 
+import math
 from typing import Literal, get_args
 
 # How a transfer gradient may be bounded; see `svdistill.gradients.combine`.
@@ -44,3 +45,8 @@ MAX_COUNT = 1_000_000_000  # images of a set
 MAX_EPOCHS = 1_000_000
 MAX_BATCH = 1_000_000
 MAX_FACTOR = 1e9  # weights of losses, learning rates and the like, in float32
+
+
+def whole_epochs(length: float, *, of: int) -> int:
+    """Return a length of a training in epochs: a number of epochs, or a fraction of so many, which is rounded up."""
+    return length if isinstance(length, int) else math.ceil(length * of - 1e-9)

@@ -14,16 +14,12 @@ from typing import Any
 
 import pytest
 from tests.jobs.shared_runs import ALONE
+from tests.processes import hear_interrupts
 
 from svdistill import jobs
 from svdistill.cli.app import run
 from svdistill.report import server
 from svdistill.training import NoProgress
-
-
-def _hear_ctrl_c():
-    """Undo what a shell does to jobs in its background, which ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
@@ -32,7 +28,7 @@ def watching(*arguments: str) -> Iterator[int]:
     command = [sys.executable, "-m", "svdistill", "watch", *arguments]
     environment = {**os.environ, "COLUMNS": "200", "BROWSER": "", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_hear_ctrl_c
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=hear_interrupts
     ) as process:
         try:
             assert process.stdout is not None

@@ -1,6 +1,5 @@
 """What all settings have in common."""
 
-import math
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,7 +8,7 @@ from svdistill.choices import MAX_EPOCHS
 from svdistill.errors import brief
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-# A number of epochs, or a fraction of them; see `plain_length` and `whole_epochs`.
+# A number of epochs, or a fraction of them; see `plain_length` and `svdistill.choices.whole_epochs`.
 Length = Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | Fraction
 
 
@@ -38,11 +37,6 @@ def plain_length(value: Any, *, none: str) -> Any:
     if not number or not (0 <= value < 1 or (isinstance(value, int) and value >= 1)):
         raise ValueError(f"expected epochs (1, 2, …), a fraction of them (0.5), or 0 for {none}; got {brief(value)}")
     return int(value) if value == 0 else value
-
-
-def whole_epochs(length: float, *, of: int) -> int:
-    """Return a `Length` in epochs, a fraction of so many rounded up."""
-    return length if isinstance(length, int) else math.ceil(length * of - 1e-9)
 
 
 def by_name(union: Any) -> dict[str, type[Any]]:

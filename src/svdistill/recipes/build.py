@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from svdistill import data, nets, training
-from svdistill.choices import BOUND
+from svdistill.choices import BOUND, whole_epochs
 from svdistill.distiller import Distiller
 from svdistill.errors import RecipeError
 from svdistill.losses.protocol import Losses
 from svdistill.nets.layouts import Layouts
 from svdistill.nets.trace import trace
-from svdistill.recipes.base import whole_epochs
 from svdistill.recipes.images import Images, batches, noise
 from svdistill.recipes.losses import AnyLoss, LossSettings
 from svdistill.recipes.naming import named

@@ -8,9 +8,9 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, PrivateAttr, Strict, field_validator, model_validator
 
-from svdistill.choices import MAX_RANK
+from svdistill.choices import MAX_RANK, whole_epochs
 from svdistill.methods import BASELINE
-from svdistill.recipes.base import Settings, whole_epochs
+from svdistill.recipes.base import Settings
 from svdistill.recipes.data import DataSettings
 from svdistill.recipes.losses import AnyLoss
 from svdistill.recipes.models import Layouts, ModelSettings, OutsideSettings, Taps

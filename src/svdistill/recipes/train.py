@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
-from svdistill.choices import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, TRACKERS, Capture, Schedule, Tracker
+from svdistill.choices import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, TRACKERS, Capture, Schedule, Tracker, whole_epochs
 from svdistill.errors import brief, nearest
-from svdistill.recipes.base import Fraction, Length, Settings, by_name, plain_length, switched, whole_epochs
+from svdistill.recipes.base import Fraction, Length, Settings, by_name, plain_length, switched
 
 Epoch = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from markupsafe import Markup
 
@@ -21,6 +21,8 @@ from svdistill.report.page import Live, LiveRow
 from svdistill.report.progress import Found, Stamp, Underway
 from svdistill.report.svg import NARROW, WIDE, Frame
 from svdistill.report.tables import percent, seconds
+
+T = TypeVar("T")
 
 SCRIPT = Path(__file__).with_name("live.js").read_text(encoding="utf-8")
 # What a browser is told to let run on the page: this script alone.
@@ -105,7 +107,7 @@ class LiveReport:
         kept = {path: one for path, one in self._progress.items() if path in found.open}
         for path, stamp in found.open.items():
             if path not in kept or kept[path][0] != stamp:
-                kept[path] = stamp, _sound(lambda path=path: progress.read(path))  # type: ignore[misc]
+                kept[path] = stamp, _sound(progress.read, path)
         self._progress = kept
         return [one if isinstance(one, str) else one.now() for _, one in kept.values()]
 
@@ -124,7 +126,7 @@ class LiveReport:
         self._views = {path: one for path, one in self._views.items() if path in found.ended}
         for path, stamp in found.ended.items():
             if path not in self._views or self._views[path][0] != stamp:
-                self._views[path] = stamp, _sound(lambda path=path: collect.read(path))  # type: ignore[misc]
+                self._views[path] = stamp, _sound(collect.read, path)
         views = [one for _, one in self._views.values() if isinstance(one, RunView)]
         wrong = {str(path): f"cannot be read ({one})" for path, (_, one) in self._views.items() if isinstance(one, str)}
         wrong |= {str(path): f"failed ({error})" for path, error in found.failed.items()}
@@ -136,10 +138,10 @@ class LiveReport:
         self._shown = key, shown
 
 
-def _sound(read: Callable[[], Any]) -> Any:
+def _sound(read: Callable[[Path], T], path: Path) -> T | str:
     """Read a run, or say what is wrong with it."""
     try:
-        return read()
+        return read(path)
     except (SvdistillError, OSError) as error:
         return str(error)
 

@@ -63,7 +63,7 @@ def standing(regime: Regime) -> Standing:
 
 
 def headline(context: PageContext) -> list[str]:
-    """Say what happened: of all regimes in one sentence, then of each in a paragraph, and what the teacher reaches."""
+    """Say what happened: of all regimes in one sentence, then of each in a paragraph."""
     regimes = context.found.regimes
     said = [_of_all(context, regimes)] if len(regimes) > 1 else []
     said += [finding(context, regime) for regime in (regimes if len(regimes) <= MAX_SENTENCES else [context.main])]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from svdistill.choices import whole_epochs
 from svdistill.methods import BASELINE
 
 
@@ -75,7 +76,7 @@ def epochs_of(recipe: Mapping[str, Any]) -> int | None:
     epochs, first = (train.get("epochs"), train.get("first_stage") or 0) if isinstance(train, Mapping) else (None, 0)
     if not isinstance(epochs, int) or not isinstance(first, int | float) or not 0 <= first < math.inf:
         return None
-    return epochs + (first if isinstance(first, int) else math.ceil(first * epochs - 1e-9))
+    return epochs + whole_epochs(first, of=epochs)
 
 
 def losses_of(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,5 +1,6 @@
 """What a tracker must offer."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +26,16 @@ class About(NamedTuple):
     settings: Mapping[str, Any]
     tags: Mapping[str, str]
     folder: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Settings and tags in one, for trackers that have no tags of this kind."""
+        return {**self.settings, **{f"tags.{name}": value for name, value in self.tags.items()}}
+
+    @property
+    def artifact(self) -> str:
+        """The name in the letters that a set of files may be called by."""
+        return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
 
 
 class Known(NamedTuple):

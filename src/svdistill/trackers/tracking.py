@@ -1,6 +1,5 @@
 """The trackers of a run, told of it as it goes."""
 
-import importlib.util
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from warnings import warn
 from svdistill import choices
 from svdistill.errors import SvdistillError, SvdistillWarning, one_line
 from svdistill.records import RunRecord
+from svdistill.report.extra import can_draw
 from svdistill.runs import flat
 from svdistill.trackers.behind import BehindThread
 from svdistill.trackers.mlflow import MLflow
@@ -117,7 +117,7 @@ class Tracking(Progress):
     def _files(self) -> list[Path]:
         """Return what is handed in, with a report that is kept until all trackers have it."""
         files = [self._record.student, *(self._record.path / name for name in ("recipe.yaml", "summary.json"))]
-        if importlib.util.find_spec("matplotlib") is None:
+        if not can_draw():
             return files
         from svdistill.report import page
 

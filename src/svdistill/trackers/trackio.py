@@ -1,7 +1,6 @@
 """A run for Trackio: in the folder of all its projects, unless the environment names a server or a Space."""
 
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,13 @@ class Trackio(Tracker):
         import trackio
 
         _hush()
-        self._name = about.name
+        self._name, self._artifact = about.name, about.artifact
         self._run = trackio.init(
             project=PROJECT,
             name=about.name,
             group=about.group,
             resume="allow" if known else "never",
-            config={**about.settings, **{f"tags.{name}": value for name, value in about.tags.items()}},
+            config=about.config,
             embed=False,
             auto_log_cpu=False,
             auto_log_gpu=False,
@@ -49,7 +48,7 @@ class Trackio(Tracker):
         import trackio
 
         self.log(figures, epoch)
-        artifact = trackio.Artifact(name=re.sub(r"[^A-Za-z0-9._-]", "-", self._name), type="run")
+        artifact = trackio.Artifact(name=self._artifact, type="run")
         for file in files:
             artifact.add_file(file)
         self._run.log_artifact(artifact)

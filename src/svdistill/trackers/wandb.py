@@ -1,7 +1,6 @@
 """A run for Weights & Biases: online where somebody is logged in, else in files for ``wandb sync``."""
 
 import os
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ class WandB(Tracker):
         if mode is None:
             mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
         identity = known.id if known else uuid.uuid4().hex[:12]
-        self._name = about.name
+        self._artifact = about.artifact
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             group=os.environ.get("WANDB_RUN_GROUP", about.group),
@@ -31,7 +30,7 @@ class WandB(Tracker):
             name=about.name,
             id=identity,
             resume="allow" if mode == "online" else None,  # offline it means nothing, and is warned of
-            config={**about.settings, **{f"tags.{name}": value for name, value in about.tags.items()}},
+            config=about.config,
             mode=mode,
             reinit="create_new",  # a run that the caller has open stays open
             settings=wandb.Settings(silent=True, console="off", init_timeout=_CONNECT_SECONDS),
@@ -47,7 +46,7 @@ class WandB(Tracker):
         import wandb
 
         self._run.summary.update(dict(figures))
-        artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9._-]", "-", self._name), type="run")
+        artifact = wandb.Artifact(self._artifact, type="run")
         for file in files:
             artifact.add_file(str(file))
         self._run.log_artifact(artifact)

@@ -6,20 +6,21 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import svdistill
 
 SOURCE = str(Path(svdistill.__file__).parents[1])
 
 
-def free_port():
+def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        return int(listener.getsockname()[1])
 
 
-def start(*program, world=2, **options):
+def start(*program: object, world: int = 2, **options: Any) -> list[subprocess.Popen[str]]:
     """Start Python programs that find each other; returns the processes, by rank.
 
     Args:
@@ -47,7 +48,7 @@ def start(*program, world=2, **options):
     ]
 
 
-def run(*program, world=2, timeout=120):
+def run(*program: object, world: int = 2, timeout: float = 120) -> list[tuple[int, str, str]]:
     """Run programs to their end; returns status, output and error output of each."""
     children = start(*program, world=world, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
@@ -58,6 +59,6 @@ def run(*program, world=2, timeout=120):
     return [(child.returncode, *end) for child, end in zip(children, ends, strict=True)]
 
 
-def hear_interrupts():
+def hear_interrupts() -> None:
     """Undo that a shell's background jobs, and what they start, ignore Ctrl-C; called in a child before it begins."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -39,4 +39,4 @@ def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runpy.run_path(str(EXAMPLE / "folders.py"), run_name="__main__")
     assert (len(list(Path("photos/train").rglob("*.png"))), len(os.listdir("labelled/train"))) == (400, 10)
     run = svdistill.train("own.yaml", overrides=QUICK)
-    print(run.accuracy if hasattr(run, "accuracy") else run.record.metrics()[-1])
+    print(run.accuracy if hasattr(run, "accuracy") else run.record.metrics.read()[-1])

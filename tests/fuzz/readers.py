@@ -98,7 +98,7 @@ def _records(folder: Path) -> dict[str, Reader]:
     record = RunRecord(made)
     # Without checksums, as an earlier version wrote them: what is damaged gets beyond those.
     bare = json.dumps(record.summary()).encode()
-    metrics = b"".join(json.dumps(line).encode() + b"\n" for line in record.metrics())
+    metrics = b"".join(json.dumps(line).encode() + b"\n" for line in record.metrics.read())
     (made / "metrics.jsonl").write_bytes(metrics)
     (made / "summary.json").write_bytes(bare)
     seen = {

@@ -161,7 +161,7 @@ def trained(device, folder, *, loss=None, progress=None, capture="on", ema=None)
     engine = training.launch(device=str(device), seed=4)
     record = RunRecord(folder) if RunRecord(folder).exists else RunRecord.create(folder, {"name": "run"})
     training.fit(engine, plan, record, progress=progress)
-    return distiller.state_dict(), record.metrics()
+    return distiller.state_dict(), record.metrics.read()
 
 
 @pytest.mark.parametrize("at", [2, 4, 6])

@@ -169,7 +169,7 @@ def _equal(first: Path, second: Path) -> bool:
     runs = RunRecord(first.parent), RunRecord(second.parent)
     match first.name:
         case "metrics.jsonl":
-            ours, theirs = ([_timeless(line) for line in run.metrics()] for run in runs)
+            ours, theirs = ([_timeless(line) for line in run.metrics.read()] for run in runs)
             return bool(ours) and ours == theirs
         case "summary.json":
             return _timeless(runs[0].summary()) == _timeless(runs[1].summary())
@@ -257,5 +257,5 @@ def _moment(runs: Path) -> str:
     records = [record for record in RunRecord.find(runs) if not record.finished]
     if not records:
         return "while no run was open"
-    done = len(records[0].metrics())
+    done = len(records[0].metrics.read())
     return f"after epoch {done}" if done else "in the first epoch"

@@ -54,7 +54,7 @@ def make_run(
     helped = recipe["teacher"] is not None
     last = 0.9 if teacher else 0.7 + GAINS[method] + 0.01 * seed + 0.00002 * size
     for line in metrics or [_epoch(e, epochs, last, helped=helped, method=method) for e in range(1, epochs + 1)]:
-        record.append(line)
+        record.metrics.append(line)
     record.student.write_bytes(b"weights of the teacher" if teacher else b"weights")
     noted = hashlib.sha256(b"weights of the teacher").hexdigest() if helped else None
     (record.path / "data.json").write_text(json.dumps({"labels": "…", "teacher": noted}))

@@ -95,7 +95,7 @@ def test_reads_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = report.current()
     assert len(seen) == 4
     seen.clear()
-    RunRecord(paths[1]).append({"epoch": 4, "accuracy": 0.9, **LINE})
+    RunRecord(paths[1]).metrics.append({"epoch": 4, "accuracy": 0.9, **LINE})
     clock.now += 1
     assert report.current() is first
     clock.now += 100

@@ -141,7 +141,7 @@ def test_a_run_hands_over_the_average_of_its_last_stage(make_run, capture):
     run = make_run()
     kept = Kept(run)
     run.fit(stages=STAGES, ema=0.8, progress=kept, capture=capture)
-    lines, raw = run.record.metrics(), plain.record.metrics()
+    lines, raw = run.record.metrics.read(), plain.record.metrics.read()
     assert [line["raw_accuracy"] for line in lines] == [line["accuracy"] for line in raw]
     assert [line["loss"] for line in lines] == [line["loss"] for line in raw]
     assert "raw_accuracy" not in raw[0]
@@ -168,7 +168,7 @@ def test_a_stopped_run_continues_its_average(make_run, steps, capture):
     parts = make_run()
     parts.fit(**options)
     assert same(weights(whole), weights(parts))
-    assert without_time(whole.record.metrics()) == without_time(parts.record.metrics())
+    assert without_time(whole.record.metrics.read()) == without_time(parts.record.metrics.read())
     again = make_run()
     again.fit(**options)
     assert same(weights(again), weights(parts))

@@ -34,8 +34,8 @@ def test_the_earliest_of_the_best_epochs(make_run, monkeypatch):
     run.fit(stages=STAGES, validates=True, progress=kept)
     assert same(weights(run), kept.states[1])
     assert not run.distiller.training
-    assert [line["validation_accuracy"] for line in run.record.metrics()] == [0.5, 0.9, 0.9, 0.7]
-    assert not any("accuracy" in line for line in run.record.metrics())
+    assert [line["validation_accuracy"] for line in run.record.metrics.read()] == [0.5, 0.9, 0.9, 0.7]
+    assert not any("accuracy" in line for line in run.record.metrics.read())
     last = checkpoint.load(run.record.last, model=run.distiller)
     assert same(last["model"], kept.states[3])
 
@@ -57,7 +57,7 @@ def test_the_average_of_the_best_epoch(make_run, monkeypatch):
     monkeypatch.setattr("svdistill.training.loop.evaluate", lambda *_, **__: {"accuracy": next(accuracies)})
     run = make_run()
     run.fit(epochs=3, ema=0.8, validates=True)
-    lines = run.record.metrics()
+    lines = run.record.metrics.read()
     assert [line["validation_accuracy"] for line in lines] == [0.6, 0.8, 0.7]
     assert [line["raw_validation_accuracy"] for line in lines] == [0.1, 0.2, 0.9]
     shorter = make_run(name="shorter")
@@ -78,7 +78,7 @@ def test_a_stopped_run_ends_with_the_same(make_run, steps, options):
     parts.record.best.unlink()
     parts.fit(**options)
     assert same(weights(whole), weights(parts))
-    assert without_time(whole.record.metrics()) == without_time(parts.record.metrics())
+    assert without_time(whole.record.metrics.read()) == without_time(parts.record.metrics.read())
     again = make_run()
     again.fit(**options)
     assert same(weights(again), weights(whole))

@@ -57,7 +57,7 @@ def same(first, second):
     for state in states:
         del state["seconds"], state["lines"]
     lines = [
-        [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in record.metrics()]
+        [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in record.metrics.read()]
         for record in (first, second)
     ]
     return equal(*states) and lines[0] == lines[1]

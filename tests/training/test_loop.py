@@ -115,7 +115,7 @@ def test_a_run_learns_and_writes_everything_down(make_run):
     """The stand-in task is easy: accuracy rises far above one in three."""
     run, listener = make_run(), Listener()
     run.fit(epochs=12, milestones=(10,), gamma=0.5, progress=listener)
-    metrics = run.record.metrics()
+    metrics = run.record.metrics.read()
     assert [line["epoch"] for line in metrics] == list(range(1, 13))
     expected = (
         "epoch seconds images_per_second lr loss transfer train_accuracy accuracy ratio clipped dropped passed "
@@ -142,7 +142,7 @@ def test_the_rate_that_is_written_down_is_the_one_applied(make_run, capture):
     run.optimizer.register_step_pre_hook(lambda optimizer, *_: applied.append(float(optimizer.param_groups[0]["lr"])))
     stage = training.Stage(4, schedule="cosine", warm_up=1)
     run.fit(stages=[stage], capture=capture)
-    rates = [line["lr"] for line in run.record.metrics()]
+    rates = [line["lr"] for line in run.record.metrics.read()]
     assert rates == pytest.approx([0.0005, 0.05, 0.0375, 0.0125])
     assert applied[-24:] == [rate for rate in rates for _ in range(6)]
 
@@ -163,7 +163,7 @@ def test_a_student_alone_has_no_figures_of_a_transfer(make_run):
     run = make_run(teacher=False)
     run.fit(epochs=1)
     keys = {"epoch", "seconds", "images_per_second", "lr", "loss", "train_accuracy", "accuracy"}
-    assert run.record.metrics()[0].keys() == keys
+    assert run.record.metrics.read()[0].keys() == keys
 
 
 def test_last_and_best_checkpoint_are_those_epochs(make_run, monkeypatch):
@@ -187,7 +187,7 @@ def test_a_seed_fixes_everything(make_run, optimizer):
     second = make_run(name="second", optimizer=optimizer)
     second.fit()
     assert same(weights(first), weights(second))
-    assert without_time(first.record.metrics()) == without_time(second.record.metrics())
+    assert without_time(first.record.metrics.read()) == without_time(second.record.metrics.read())
     third = make_run(name="third", optimizer=optimizer)
     torch.manual_seed(99)  # of the dropout alone
     third.fit()
@@ -208,7 +208,7 @@ def test_a_stopped_run_continues_bit_for_bit(make_run, steps, minutes, optimizer
     parts, listener = make_run(optimizer=optimizer), Listener()
     parts.fit(epochs=3, milestones=(1,), checkpoint_minutes=minutes, progress=listener)
     assert same(weights(whole), weights(parts))
-    assert without_time(whole.record.metrics()) == without_time(parts.record.metrics())
+    assert without_time(whole.record.metrics.read()) == without_time(parts.record.metrics.read())
     assert listener.calls[0] == ("start", 3, 6, (steps - 1) // 6)
     skipped = (steps - 1) % 6 if minutes == 0 else 0
     assert [images for _, images in listener.named("step")][:skipped] == [0] * skipped
@@ -222,7 +222,7 @@ def test_a_run_that_is_done_is_not_done_again(make_run):
     again = make_run()
     again.fit(epochs=2)
     assert same(weights(run), weights(again))
-    assert len(again.record.metrics()) == 2
+    assert len(again.record.metrics.read()) == 2
 
 
 def test_a_run_can_be_made_longer(make_run):
@@ -288,7 +288,7 @@ def test_the_real_losses_on_the_real_networks(tmp_path, stand_in, loss, keys):
         stages=[training.Stage(1)],
     )
     training.fit(engine, plan, RunRecord.create(tmp_path, {}))
-    (metrics,) = RunRecord(tmp_path).metrics()
+    (metrics,) = RunRecord(tmp_path).metrics.read()
     assert metrics.keys() >= keys
     assert all(math.isfinite(value) for value in metrics.values())
     assert metrics["transfer"] > 0
@@ -338,10 +338,10 @@ def test_what_is_not_finite_ends_the_run(make_run, monkeypatch, look, at, minute
     for path in (run.record.last, run.record.best):
         state = checkpoint.load(path, model=run.distiller)
         assert all(value.isfinite().all() for value in state["model"].values())
-    assert [line["epoch"] for line in run.record.metrics()] == [1]
+    assert [line["epoch"] for line in run.record.metrics.read()] == [1]
     again = make_run()
     again.fit(epochs=2)
-    assert len(again.record.metrics()) == 2
+    assert len(again.record.metrics.read()) == 2
 
 
 def test_a_first_epoch_that_is_not_finite_says_that_there_is_no_checkpoint(make_run):
@@ -367,7 +367,7 @@ def test_half_of_the_samples_set_aside_is_shown_and_continues(make_run, stand_in
     """Only most of them is too many."""
     run = make_run(loss=stand_in.MapDistance(aside=4))
     run.fit(epochs=1)
-    assert run.record.metrics()[0]["set_aside"] == 24
+    assert run.record.metrics.read()[0]["set_aside"] == 24
 
 
 def test_the_device_is_asked_seldom(make_run, monkeypatch):

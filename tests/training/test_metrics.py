@@ -186,4 +186,4 @@ def test_nobody_waits_for_a_reading_that_is_on_its_way(make_run, monkeypatch):
     assert [event.asked for event in events] == [3, 3, 0]
     assert [math.isfinite(loss) for loss in losses] == [False, False, True, True, True, True]
     assert losses[2] == losses[3] == losses[4] != losses[5]
-    assert math.isfinite(run.record.metrics()[0]["loss"])
+    assert math.isfinite(run.record.metrics.read()[0]["loss"])

@@ -39,7 +39,7 @@ def state(folder):
 
 def metrics(folder):
     """Return the run's lines without what a clock says."""
-    lines = RunRecord(folder).metrics()
+    lines = RunRecord(folder).metrics.read()
     return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
 
 

@@ -84,7 +84,7 @@ def test_schedule_and_momentum_begin_anew_in_each_stage(make_run):
     run = make_run()
     seen = recorded(run)
     run.fit(stages=TWO_STAGES)
-    metrics = run.record.metrics()
+    metrics = run.record.metrics.read()
     assert [line["lr"] for line in metrics] == pytest.approx([0.05, 0.05, 0.05, 0.005, 0.005])
     assert [line["stage"] for line in metrics] == [1, 1, 2, 2, 2]
     assert [line["epoch"] for line in metrics] == [1, 2, 3, 4, 5]
@@ -119,7 +119,7 @@ def test_a_part_learns_alone(make_run):
     kept = Snapshots(run)
     run.fit(stages=PROBE, progress=kept)
     assert changed(kept.states[1], kept.states[3]) == {"student.4.weight", "student.4.bias"}
-    assert [line["lr"] for line in run.record.metrics()] == pytest.approx([0.05, 0.025, 0.025])
+    assert [line["lr"] for line in run.record.metrics.read()] == pytest.approx([0.05, 0.025, 0.025])
     assert all(parameter.requires_grad for parameter in run.distiller.student.parameters())
     run.distiller.train()
     assert all(module.training for module in run.distiller.student.modules())
@@ -169,7 +169,7 @@ def test_the_second_stage_runs_without_the_teacher(make_run):
     run.distiller.teacher.register_forward_pre_hook(lambda *_: ran.append(1))
     run.fit(stages=TWO_STAGES)
     assert len(ran) == 12
-    first, second = run.record.metrics()[0], run.record.metrics()[2]
+    first, second = run.record.metrics.read()[0], run.record.metrics.read()[2]
     always = {"epoch", "stage", "seconds", "images_per_second", "lr", "loss", "train_accuracy", "accuracy"}
     assert second.keys() == always
     # There is no main gradient that the transfer gradient could be compared with.
@@ -180,7 +180,7 @@ def test_one_stage_has_no_number(make_run):
     """Nobody asks which of one."""
     run = make_run()
     run.fit(epochs=1)
-    assert "stage" not in run.record.metrics()[0]
+    assert "stage" not in run.record.metrics.read()[0]
 
 
 HELPED = (
@@ -225,7 +225,7 @@ def test_a_run_of_two_stages_continues_bit_for_bit(make_run, steps, minutes, opt
         del content["seconds"], content["lines"]  # which say how long it took
     assert equal(left, right)
     assert {name.partition(".")[0] for name in left["model"]} == {"student", "adapters", "losses"}
-    assert without_time(whole.record.metrics()) == without_time(parts.record.metrics())
+    assert without_time(whole.record.metrics.read()) == without_time(parts.record.metrics.read())
 
 
 def test_images_without_labels_count_as_images_but_not_for_the_accuracy(make_run):
@@ -239,7 +239,7 @@ def test_images_without_labels_count_as_images_but_not_for_the_accuracy(make_run
 
     run.fit(epochs=4, progress=Listener())
     assert heard == [12] * 24
-    right = [48 * line["train_accuracy"] for line in run.record.metrics()]
+    right = [48 * line["train_accuracy"] for line in run.record.metrics.read()]
     assert right == pytest.approx([round(count) for count in right])
     assert any(round(count) % 3 for count in right)  # a fraction of 72 would look the same otherwise
 
@@ -251,7 +251,7 @@ def test_other_epochs_are_not_evaluated(make_run, every, evaluated):
     plain.fit(stages=TWO_STAGES)
     run = make_run()
     run.fit(stages=TWO_STAGES, evaluate_every=every)
-    metrics, full = without_time(run.record.metrics()), without_time(plain.record.metrics())
+    metrics, full = without_time(run.record.metrics.read()), without_time(plain.record.metrics.read())
     assert [line["epoch"] for line in metrics if "accuracy" in line] == evaluated
     for line, other in zip(metrics, full, strict=True):
         assert {**other, **line} == other
@@ -315,7 +315,7 @@ def test_a_compiled_student_whose_taps_come_and_go(make_run, monkeypatch):
     run = make_run()
     stages = [training.Stage(1), training.Stage(1, training.Objective(weights={})), training.Stage(1)]
     run.fit(stages=stages, compile=True)
-    assert [("transfer" in line) for line in run.record.metrics()] == [True, False, True]
+    assert [("transfer" in line) for line in run.record.metrics.read()] == [True, False, True]
 
 
 def test_an_optimizer_without_the_adapters_is_refused(make_run):

@@ -183,7 +183,7 @@ def _read(record: "RunRecord") -> tuple[dict[str, Any], dict[str, Any], list[dic
     return (
         _sound(record.recipe, {}),
         _sound(record.summary, {}) if record.ended else {},
-        _sound(record.metrics, []),
+        _sound(record.metrics.read, []),
     )
 
 

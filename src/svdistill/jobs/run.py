@@ -94,7 +94,7 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """One mapping an epoch; DataError where a line is damaged."""
-        return self.record.metrics()
+        return self.record.metrics.read()
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -271,7 +271,7 @@ def _compared(file: Path) -> tuple[list[RunView], dict[str, str]]:
 def _metrics(record: RunRecord, evaluated: Any) -> dict[str, NDArray[np.float64]]:
     """Read a run's metrics, figure by figure; of a long run, every n-th of the epochs after which it was evaluated."""
     every = evaluated if isinstance(evaluated, int) and evaluated > 0 else 1
-    lines = record.metrics(most=MAX_EPOCHS, every=every)
+    lines = record.metrics.read(most=MAX_EPOCHS, every=every)
     lines = [line for line in lines if is_finite(line.get("epoch"))]
     names = dict.fromkeys(itertools.chain.from_iterable(lines))
     return {

@@ -120,7 +120,7 @@ def read(path: Path) -> Underway:
     recipe = record.recipe()
     if fault := sound.recipe_fault(recipe):
         raise DataError(f"the recipe of {path} is damaged ({fault})")
-    lines = record.metrics(most=MAX_EPOCHS)
+    lines = record.metrics.read(most=MAX_EPOCHS)
     points = [(line["epoch"], found[1]) for line in lines if (found := measured(line)) and is_finite(found[1])]
     took = [float(line["seconds"]) for line in lines[-_LAST:] if is_finite(line.get("seconds"))]
     loss: Any = lines[-1].get("loss") if lines else None

@@ -124,7 +124,7 @@ def figures_of(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
 
     Args:
         summary: as ``RunRecord.summary`` returns it; {} of a run that has not ended.
-        metrics: as ``RunRecord.metrics`` returns them.
+        metrics: as ``Metrics.read`` returns them.
     """
     found = {key: summary.get(key) for key in _FIGURES}
     return {**found, **{key: value for key, value in health(metrics).items() if key in _HEALTH}}

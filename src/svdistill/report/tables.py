@@ -128,7 +128,7 @@ def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
 
     Args:
         summary: as ``RunRecord.summary`` returns it.
-        metrics: as ``RunRecord.metrics`` returns them.
+        metrics: as ``Metrics.read`` returns them.
 
     Returns:
         A heading and a table of two columns.

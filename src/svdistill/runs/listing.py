@@ -239,7 +239,7 @@ def _number(value: Any) -> float | None:
 
 def _epochs(record: RunRecord) -> int:
     try:
-        return record.epochs_noted()
+        return record.metrics.count()
     except OSError:
         return 0
 

@@ -70,7 +70,7 @@ class Tracking(Progress):
     def start(self, epochs: int, steps: int, done_epochs: int) -> None:
         """Open all of them, side by side."""
         if self._trackers:
-            about, lines = self._about(), self._record.metrics()
+            about, lines = self._about(), self._record.metrics.read()
             for tracker in self._trackers:
                 tracker.open(about, lines)
             self._begun = True

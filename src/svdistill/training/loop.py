@@ -228,7 +228,7 @@ def _close_epoch(
 ) -> None:
     """Write an epoch down and close it, on rank zero with its checkpoints."""
     if processes.is_rank_zero:
-        state.lines = (state.lines or "") + record.append(metrics)
+        state.lines = (state.lines or "") + record.metrics.append(metrics)
     best = state.next_epoch(metrics.get(plan.measures))
     if processes.is_rank_zero:
         # last.pt comes last: what a kill before it leaves behind is written again, the same, when the run resumes.
@@ -249,7 +249,7 @@ def _resume(state: RunState, record: RunRecord, processes: Processes, *, epochs:
     found = processes.on_rank_zero(partial(_choose, record))
     if found is not None:
         processes.on_all_ranks(partial(state.load, found))
-    elif processes.on_rank_zero(record.epochs_noted) > 1:
+    elif processes.on_rank_zero(record.metrics.count) > 1:
         warn(
             f"no checkpoint of {record.path} is left, though its metrics tell of more than one epoch; it begins again",
             SvdistillWarning,
@@ -284,14 +284,14 @@ def _there(record: RunRecord) -> list[Path]:
     """Return the checkpoints that there are, the last first."""
     there = [path for path in (record.last, record.previous, record.best) if path.exists()]
     # The best alone was left by a kill in the first epoch: such a run begins again. Later, the others were lost.
-    return [] if there == [record.best] and record.epochs_noted() <= 1 else there
+    return [] if there == [record.best] and record.metrics.count() <= 1 else there
 
 
 def _restore(state: RunState, record: RunRecord) -> None:
     """Let the metrics be those of the epochs that are done."""
     if state.lines is None:
-        state.lines = record.rewind(state.epoch)
-    elif record.restore(state.lines):
+        state.lines = record.metrics.rewind(state.epoch)
+    elif record.metrics.restore(state.lines):
         warn(
             f"the metrics of {record.path} did not agree with the checkpoint and were restored from it",
             SvdistillWarning,

@@ -10,42 +10,24 @@ import warnings
 
 import pytest
 import torch
+from tests.records.examples import RECIPE, earlier
 
-import svdistill
 from svdistill.errors import DataError, SvdistillWarning
-from svdistill.records import RunRecord, environment
-
-RECIPE = {"name": "digits/svd", "seed": 3, "optimizer": {"lr": 0.01, "milestones": [10, 20]}, "teacher": None, "µ": "ü"}
-
-
-@pytest.fixture
-def record(tmp_path):
-    """A run that has just begun."""
-    return RunRecord.create(tmp_path / "runs" / "one", RECIPE)
+from svdistill.records import RunRecord
 
 
 def test_create_writes_recipe_and_environment(record):
     """Both come back as they were; nothing has finished yet."""
     assert record.recipe() == RECIPE
     assert record.environment()["torch"] == torch.__version__
-    assert record.metrics() == []
+    assert record.metrics.read() == []
     assert not record.finished
-
-
-def test_environment_names_versions_and_machine():
-    """Everything that a result depends on besides its recipe."""
-    found = environment()
-    assert found.keys() >= {"svdistill", "python", "torch", "platform", "cpu", "gpu", "threads"}
-    assert found["svdistill"] == svdistill.__version__
-    assert found["threads"] == torch.get_num_threads()
-    assert found["cpu"]
-    json.dumps(found)
 
 
 def test_create_again_keeps_what_is_there(record):
     """A run that is resumed keeps its metrics."""
-    record.append({"epoch": 1})
-    assert RunRecord.create(record.path, RECIPE).metrics() == [{"epoch": 1}]
+    record.metrics.append({"epoch": 1})
+    assert RunRecord.create(record.path, RECIPE).metrics.read() == [{"epoch": 1}]
 
 
 def test_names_of_the_files(record):
@@ -87,10 +69,10 @@ def test_set_aside_keeps_everything(tmp_path):
     kept = []
     for loss in (1, 2):
         record = RunRecord.create(tmp_path / "one", RECIPE)
-        record.append({"epoch": 1, "loss": loss})
+        record.metrics.append({"epoch": 1, "loss": loss})
         kept.append(record.set_aside())
         assert not record.exists
-    assert [RunRecord(path).metrics() for path in kept] == [[{"epoch": 1, "loss": 1}], [{"epoch": 1, "loss": 2}]]
+    assert [RunRecord(path).metrics.read() for path in kept] == [[{"epoch": 1, "loss": 1}], [{"epoch": 1, "loss": 2}]]
     assert RunRecord(tmp_path / "one").set_aside() is None
 
 
@@ -106,71 +88,6 @@ def test_create_where_no_folder_can_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write to the run folder"):
         RunRecord.create(tmp_path / "file" / "run", RECIPE)
-
-
-def test_metrics_come_back_in_order(record):
-    """One mapping an epoch, one line each."""
-    lines = [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": 1e-30, "name": "ü"}]
-    for line in lines:
-        record.append(line)
-    assert record.metrics() == lines
-    assert (record.path / "metrics.jsonl").read_text().count("\n") == 2
-
-
-def test_numbers_that_are_not_finite_become_null(record):
-    """JSON has no NaN, and what is written must be JSON."""
-    record.append({"epoch": 1, "ratio": math.inf, "nested": [math.nan, {"x": -math.inf}], "kept": 1.5})
-    assert record.metrics() == [{"epoch": 1, "ratio": None, "nested": [None, {"x": None}], "kept": 1.5}]
-
-
-def test_rewind_drops_the_epochs_that_run_again(record):
-    """The lines of epochs that are done stay."""
-    for epoch in (1, 2, 3):
-        record.append({"epoch": epoch})
-    record.rewind(2)
-    assert [line["epoch"] for line in record.metrics()] == [1, 2]
-    record.append({"epoch": 3})
-    assert [line["epoch"] for line in record.metrics()] == [1, 2, 3]
-    record.rewind(0)
-    assert record.metrics() == []
-
-
-def test_rewind_without_metrics_does_nothing(tmp_path):
-    """A run that was killed before its first epoch has none."""
-    record = RunRecord(tmp_path)
-    record.rewind(0)
-    assert record.metrics() == []
-
-
-@pytest.mark.parametrize("written", [0, 1])
-def test_rewind_refuses_where_lines_are_missing(tmp_path, written):
-    """A run that resumed without them would end with the wrong number of epochs, or with none that was evaluated."""
-    record = RunRecord(tmp_path)
-    for epoch in range(1, written + 1):
-        record.append({"epoch": epoch})
-    with pytest.raises(DataError, match=rf"has lines for {written} epochs, but the run's checkpoint has 2"):
-        record.rewind(2)
-
-
-def test_a_line_cut_off_by_an_interruption_is_left_out_and_rewound(record):
-    """The rest of the run is still readable, and the next line does not stick to it."""
-    record.append({"epoch": 1})
-    with (record.path / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 2, "lo')
-    assert record.metrics() == [{"epoch": 1}]
-    record.rewind(1)
-    record.append({"epoch": 2})
-    assert record.metrics() == [{"epoch": 1}, {"epoch": 2}]
-
-
-@pytest.mark.parametrize("damage", ["{]\n", "[1]\n", "\n", '{"epoch": 2, "checksum": "0"}\n'])
-def test_a_damaged_line_is_named(record, damage):
-    """Which file and which line, not a guess."""
-    record.append({"epoch": 1})
-    with (record.path / "metrics.jsonl").open("a") as file:
-        file.write(damage)
-    with pytest.raises(DataError, match=r"metrics\.jsonl, line 2, is damaged"):
-        record.metrics()
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "environment.json", "summary.json"])
@@ -196,17 +113,6 @@ def test_finish_makes_a_run_finished(record):
     record.reopen()
     assert not record.finished
     record.reopen()
-
-
-@pytest.fixture
-def finished(record):
-    """A run that has finished: two epochs, a student, diagnostics."""
-    for epoch in (1, 2):
-        record.append({"epoch": epoch, "accuracy": 0.5 + 0.1 * epoch})
-    record.student.write_bytes(b"weights")
-    record.diagnostics.write_bytes(b"arrays")
-    record.finish({"accuracy": 0.7, "epochs": 2})
-    return record
 
 
 FILES = ["recipe.yaml", "metrics.jsonl", "student.safetensors", "insight.npz"]
@@ -268,57 +174,7 @@ def test_a_summary_that_is_damaged_is_said_where_it_is_read(finished):
     assert finished.finished
     assert finished.damage() == {"summary.json": "is damaged"}
     with pytest.raises(DataError, match=r"summary\.json is damaged"):
-        finished.metrics()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda lines: lines[1:], "line 1, is of epoch 2"),
-        (lambda lines: [lines[0], *lines], "line 2, is of epoch 1"),
-        (lambda lines: [lines[0], lines[1].replace("0.7", "0.8")], "line 2, is damaged .*checksum"),
-        (lambda lines: [lines[0], '{"epoch": 2}\n'], "lines without a checksum among others"),
-        (lambda lines: ['{"epoch": 1}\n', lines[1]], "lines without a checksum among others"),
-    ],
-)
-def test_lines_that_are_missing_twice_or_edited(finished, change, message):
-    """Noticed in a run that is yet to finish by order and checksums, in one that has by the whole file's checksum."""
-    file = finished.path / "metrics.jsonl"
-    file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
-    with pytest.raises(DataError, match=r"metrics\.jsonl has changed since the run finished; call the same"):
-        finished.metrics()
-    finished.reopen()
-    with pytest.raises(DataError, match=message):
-        finished.metrics()
-
-
-def test_restore(record):
-    """What a checkpoint has kept replaces what does not agree with it; epochs that run again are dropped in silence."""
-    lines = [record.append({"epoch": epoch, "ü": "µ"}) for epoch in (1, 2, 3)]
-    kept, file = "".join(lines[:2]), record.path / "metrics.jsonl"
-    assert file.read_text() == "".join(lines)
-    for there, wrong in [(lines, False), (lines[:2], False), (lines[:1], True), (lines[1:], True), ([], True)]:
-        file.write_text("".join(there))
-        assert record.restore(kept) is wrong
-        assert file.read_text() == kept
-    before = file.stat().st_ino
-    assert not record.restore(kept)
-    assert file.stat().st_ino == before  # what agrees is not written again
-    file.unlink()
-    assert record.restore(kept)
-    assert [line["epoch"] for line in record.metrics()] == [1, 2]
-
-
-def earlier(record):
-    """Let the files be as a version without checksums wrote them."""
-    for name in ("summary.json", "environment.json"):
-        content = json.loads((record.path / name).read_text())
-        (record.path / name).write_text(
-            json.dumps({k: v for k, v in content.items() if k not in ("checksum", "files")})
-        )
-    file = record.path / "metrics.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    file.write_text("".join(json.dumps({k: line[k] for k in ("epoch", "accuracy")}) + "\n" for line in lines))
+        finished.metrics.read()
 
 
 def test_a_run_of_an_earlier_version(finished):
@@ -329,22 +185,12 @@ def test_a_run_of_an_earlier_version(finished):
         assert finished.finished
         assert finished.damage() == {}
         assert finished.summary() == {"accuracy": 0.7, "epochs": 2}
-        assert [line["epoch"] for line in finished.metrics()] == [1, 2]
+        assert [line["epoch"] for line in finished.metrics.read()] == [1, 2]
         assert finished.environment()["torch"] == torch.__version__
     assert [str(one.message).partition(",")[0] for one in told] == ["files of an earlier version are read"]
     finished.student.unlink()
     with pytest.warns(SvdistillWarning):
         assert finished.damage() == {"student.safetensors": "is missing"}
-
-
-def test_rewind_gives_a_run_of_an_earlier_version_its_checksums(finished):
-    """The lines that stay are those that :meth:`RunRecord.restore` would want."""
-    earlier(finished)
-    finished.reopen()
-    with pytest.warns(SvdistillWarning, match="carry no checksums"):
-        kept = finished.rewind(1)
-    assert (finished.path / "metrics.jsonl").read_text() == kept
-    assert finished.metrics() == [{"epoch": 1, "accuracy": 0.6}]  # a warning would be an error here
 
 
 def test_leftovers_of_processes_that_are_gone(record):
@@ -358,47 +204,6 @@ def test_leftovers_of_processes_that_are_gone(record):
     record.clear_leftovers()
     for folder in (record.path, record.last.parent):
         assert [file.name for file in folder.glob(".*")] == [f".x.{os.getpid()}.tmp"]
-
-
-def test_metrics_of_a_long_run(record):
-    """Of more lines than wanted every n-th and the last are read, n a multiple of what is asked for; few stay all."""
-    lines = [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, 102)]
-    for line in lines:
-        record.append(line)
-    assert [line["epoch"] for line in record.metrics(most=10)] == [*range(11, 100, 11), 101]
-    assert [line["epoch"] for line in record.metrics(most=10, every=4)] == [*range(12, 97, 12), 101]
-    assert record.metrics(most=101, every=7) == lines
-    record.finish({})
-    assert record.metrics(most=10) == [*lines[10:99:11], lines[100]]
-
-
-@pytest.mark.parametrize("finished", [False, True])
-def test_damage_to_a_line_that_is_not_wanted(record, finished):
-    """It is noticed all the same, before and after the run has ended."""
-    for epoch in range(1, 10):
-        record.append({"epoch": epoch, "loss": 0.5})
-    if finished:
-        record.finish({})
-    file = record.path / "metrics.jsonl"
-    file.write_bytes(file.read_bytes().replace(b'"epoch": 2, "loss": 0.5', b'"epoch": 2, "loss": 0.7'))
-    with pytest.raises(DataError, match="changed since the run finished" if finished else "line 2.*checksum"):
-        record.metrics(most=3)
-
-
-def test_what_the_system_does_not_let_us_read(record, monkeypatch):
-    """A folder in place of the metrics, text that is not UTF-8, and a machine that does not tell its processor."""
-    file = record.path / "metrics.jsonl"
-    file.write_bytes(b'{"epoch": 1, "name": "\xff"}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl cannot be read"):
-        record.metrics()
-    file.unlink()
-    file.mkdir()
-    with pytest.raises(DataError, match=r"metrics\.jsonl cannot be read .*Is a directory"):
-        record.metrics()
-    monkeypatch.setattr(
-        "svdistill.records.Path", lambda _: record.path
-    )  # which is a folder, as little as a file as /proc
-    assert environment()["cpu"]
 
 
 def test_what_a_checkpoint_cannot_give_back(finished):

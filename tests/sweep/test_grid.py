@@ -83,6 +83,17 @@ def test_settings_of_the_transfer_spare_the_student_alone(tmp_path: Path) -> Non
         (["seed=3"], {}, "seed: the seeds are given beside the settings"),
         (["loss.name=fsp"], {}, "loss.name: the methods are given beside the settings"),
         (["teacher.recpe=x"], {"methods": ["alone"]}, "teacher.recpe: unknown key; did you mean 'recipe'"),
+        (["train.capture=[on,off]"], {}, "train.capture: runs are not told apart by it"),
+        (
+            ["teacher.overrides.train.capture=[on,off]"],
+            {"methods": ["svd"]},
+            "teacher.overrides.train.capture: runs are not told apart by it",
+        ),
+        (
+            ["data.unlabelled=[{name: image-folder, root: a},{name: image-folder, root: b}]"],
+            {},
+            "data.unlabelled.root: runs are not told apart by it",
+        ),
     ],
 )
 def test_wrong_settings(tmp_path: Path, overrides: list[str], options: dict[str, object], match: str) -> None:

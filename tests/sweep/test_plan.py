@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from tests.sweep.small import plan, titles
 
-from svdistill import jobs, sweep
+from svdistill import jobs, recipes, sweep
 from svdistill.errors import DataError, RecipeError
+from svdistill.recipes.images import Images
+from svdistill.sweep.plan import _remembering
 
 
 def test_teachers_first_then_seed_by_seed(tmp_path: Path) -> None:
@@ -87,6 +89,30 @@ def test_finished_runs_are_found_and_broken_ones_told(tmp_path: Path) -> None:
     (alone.run.path / "data.json").write_text(json.dumps({**noted, "labels": "other"}))
     with pytest.raises(DataError, match="was made with other images"):
         plan(tmp_path)
+
+
+def test_images_that_a_seed_chooses_are_found_again(tmp_path: Path) -> None:
+    """Where the seed chooses images without labels, each seed's run is known by its own."""
+    overrides = ["data.train_size=null", "data.unlabelled={name: digits, size: 10, batch_size: 5}"]
+    for member in plan(tmp_path, *overrides, seeds=[0, 1]).members:
+        jobs.train(member.recipe, runs=tmp_path)
+    again = plan(tmp_path, *overrides, seeds=[0, 1])
+    assert {member.state for member in again.members} == {"finished"}
+
+
+def test_images_are_shared_by_those_that_have_the_same() -> None:
+    """Recipes share what is loaded, but for those whose network says how large the images are."""
+    loaded: list[recipes.Recipe] = []
+
+    def load(recipe: recipes.Recipe) -> Images:
+        loaded.append(recipe)
+        return object()  # type: ignore[return-value]
+
+    images = _remembering(load)
+    base = ["data.name=image-folder", "data.root=x", "data.train_size=null", "model.width=1"]
+    for name in ("vgg-student", "vgg-stride-student", "transformers:vit", "transformers:beit", "vgg-student"):
+        images(recipes.load("digits/student", [*base, f"model.name={name}"]))
+    assert [recipe.model.name for recipe in loaded] == ["vgg-student", "transformers:vit", "transformers:beit"]
 
 
 def test_a_teacher_that_is_gone_is_not_made_again_for_nothing(tmp_path: Path) -> None:

@@ -238,6 +238,11 @@ class DataSettings(Settings):
         return self
 
     @property
+    def chosen_by_seed(self) -> bool:
+        """Whether some of the images are chosen at random, by the seed of the recipe."""
+        return self.train_size is not None or (self.unlabelled is not None and self.unlabelled.size is not None)
+
+    @property
     def measured_on(self) -> Literal["test", "held-out"]:
         """Which images the accuracy is of."""
         return "test" if self.held_out is None else "held-out"

@@ -91,7 +91,7 @@ def _images(recipe: Recipe) -> dict[str, Any]:
     other = recipe.data.unlabelled
     if other is not None:
         data["unlabelled"] = {"name": other.name, "size": other.size}
-    if recipe.data.train_size is not None or (other is not None and other.size is not None):
+    if recipe.data.chosen_by_seed:
         data["seed"] = recipe.seed
     return data
 

@@ -17,10 +17,13 @@ MACHINE_KEYS = (
     "train.log",
     "teacher.shard",
 )
+# What a run's folder is not called after: also where the images without labels lie.
+NOT_TOLD_APART = (*MACHINE_KEYS, "data.unlabelled.root")
 
 __all__ = [
     "ACCURACY",
     "MACHINE_KEYS",
+    "NOT_TOLD_APART",
     "VALIDATION_ACCURACY",
     "Metrics",
     "RunRecord",

@@ -15,7 +15,7 @@ from svdistill import methods
 from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
 from svdistill.plain import parse_json, read_text
-from svdistill.records import ACCURACY, MACHINE_KEYS, VALIDATION_ACCURACY, RunRecord
+from svdistill.records import ACCURACY, NOT_TOLD_APART, VALIDATION_ACCURACY, RunRecord
 from svdistill.report import insight, sound
 from svdistill.report.named import named_in
 from svdistill.report.numbers import is_finite
@@ -25,7 +25,7 @@ from svdistill.runs import flat, losses_of, method_of
 MAX_EPOCHS = 1000  # a figure has about as many pixels
 
 # The last is what ``train.log`` was in runs of earlier versions.
-_NOT_COMPARED = frozenset({"name", "description", "seed", *MACHINE_KEYS, "data.unlabelled.root", "train.tensorboard"})
+_NOT_COMPARED = frozenset({"name", "description", "seed", *NOT_TOLD_APART, "train.tensorboard"})
 # What changes how a method helps, not what it is compared under: the student alone has none of it.
 _OF_METHOD = ("loss", "teacher", "model.taps", "train.first_stage", "data.unlabelled")
 # Runs that differ in these are never compared with each other, even where each method has only one value.

@@ -10,9 +10,12 @@ from svdistill import recipes
 from svdistill.errors import RecipeError
 from svdistill.jobs.run import Run
 from svdistill.methods import TEACHER
+from svdistill.nets import foreign
 from svdistill.recipes import Recipe, files
 from svdistill.recipes.check import check_line, check_parts
 from svdistill.recipes.images import Images, load_images
+from svdistill.records import NOT_TOLD_APART
+from svdistill.runs import flat
 from svdistill.sweep.comparison import Comparison, Member
 from svdistill.sweep.grid import Cell, Grid
 from svdistill.sweep.scheduler import Outcome
@@ -76,10 +79,26 @@ def _students(grid: Grid, seeds: Sequence[int], runs: Path) -> Iterator[Member]:
         if name not in distinct:
             settings = [*cell.settings, f"seed={seeds[0]}"]
             distinct[name] = cell, recipes.load(grid.recipe, settings, method=cell.method)
+    _check_told_apart([recipe for _, recipe in distinct.values()], runs)
     for seed in seeds:
         for cell, recipe in distinct.values():
             own = recipe.model_copy(update={"seed": seed})
             yield Member(cell.method, cell.values, seed, own, Run.of(own, runs))
+
+
+def _check_told_apart(students: Sequence[Recipe], runs: Path) -> None:
+    """Refuse to vary what no run's folder is called after: one run would stand for all of its values."""
+    known: dict[Path, Mapping[str, Any]] = {}
+    for student in students:
+        for depth, member in enumerate(recipes.lineage(student)):
+            settings = flat(member.to_dict())
+            before = known.setdefault(Run.of(member, runs).path, settings)
+            key = next((key for key in NOT_TOLD_APART if settings.get(key) != before.get(key)), None)
+            if key is not None:
+                raise RecipeError(
+                    f"{'teacher.overrides.' * depth}{key}: runs are not told apart by it, so that one would stand for "
+                    "all its values; compare each value by itself, with its own folder of runs (--runs)"
+                )
 
 
 def _teachers(students: Sequence[Member], axes: Mapping[str, Sequence[Any]], runs: Path) -> list[Member]:
@@ -150,10 +169,10 @@ def _remembering(load: Callable[[Recipe], Images], *, size: int = 8) -> Callable
 
     def images(recipe: Recipe) -> Images:
         settings = recipe.to_dict()
-        # The seed chooses the labelled images.
-        seed = None if recipe.data.train_size is None else recipe.seed
-        # A network that begins with trained weights has images of its own scale.
-        network = settings["model"] if recipe.model.trained or recipe.model.mean else None
+        seed = recipe.seed if recipe.data.chosen_by_seed else None
+        # A network that begins with trained weights has images of its own scale, one of a library of its own size.
+        own = recipe.model.trained or recipe.model.mean or foreign.is_of_library(recipe.model.name)
+        network = settings["model"] if own else None
         name = json.dumps([settings["data"], recipe.train.batch_size, bool(recipe.loss), seed, network])
         if name not in kept:
             while len(kept) >= size:

@@ -551,3 +551,12 @@ def test_stored_without_singular_values() -> None:
     """What is stored of the teacher is refused where a part of it is missing."""
     with pytest.raises(ShapeError, match=r"\(v0, v1\) lacks sigma; store it again"):
         SVDLoss().unpack({"v0": torch.rand(2, 1, 3), "v1": torch.rand(2, 1, 3)})
+
+
+@pytest.mark.parametrize("stored", [1, 3])
+def test_stored_for_another_rank(stored: int) -> None:
+    """What is stored of the teacher is refused by a loss of another rank, which would compare other vectors."""
+    maps = [torch.rand(2, 4, 3, 3), torch.rand(2, 4, 3, 3)]
+    packed = (loss := SVDLoss(rank=stored)).pack(loss.extract(maps, maps))
+    with pytest.raises(ShapeError, match=f"is of rank {stored}, the loss of rank 2; store it again"):
+        SVDLoss(rank=2).unpack(packed)

@@ -16,7 +16,10 @@ import torch
 
 from svdistill import checksums
 from svdistill.atomic import locked
-from svdistill.errors import DataError, ShapeError
+from svdistill.distiller import Distiller
+from svdistill.errors import DataError, OptionError, ShapeError
+from svdistill.losses import SVDLoss
+from svdistill.nets import default_taps
 from svdistill.teacher_cache import Key, TeacherCache
 from svdistill.teacher_cache.key import REASONS
 from tests.teacher_cache import store_interruptibly as storing
@@ -167,6 +170,14 @@ def test_a_stale_cache_is_refused(taken, change, match):
 def test_every_part_of_the_key_is_compared():
     """No field is forgotten in the test above."""
     assert {field.name for field in dataclasses.fields(Key)} == {*REASONS, "losses"}
+
+
+def test_a_loss_of_other_settings_is_refused(taken):
+    """Also where nobody has said what the cache must be of."""
+    student = storing.distiller().student
+    taps = default_taps("vgg-student")[:2]
+    with pytest.raises(OptionError, match="for svd with rank=1, basis=own, not rank=2, basis=own; store it again"):
+        Distiller(student, TeacherCache.open(taken), loss={"svd": SVDLoss(rank=2)}, student_taps=taps)
 
 
 def test_losses_that_are_stored_beside_do_no_harm(taken):

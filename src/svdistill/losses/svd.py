@@ -225,10 +225,15 @@ class SVDLoss(nn.Module, TransferLoss[Maps, list[TapGoal]]):
         }
 
     def unpack(self, stored: Mapping[str, Tensor]) -> list[TapGoal]:
-        """Return the goal that `pack` was given; ShapeError where what is stored lacks a part of it."""
+        """Return the goal that `pack` was given; ShapeError where a part of it is lacking, or it is of another rank."""
         targets = numbered(stored, "v")
         if "sigma" not in stored:
             raise ShapeError(f"what is stored of the teacher ({', '.join(stored)}) lacks sigma; store it again")
+        if (rank := stored["sigma"].shape[2]) != self.settings.rank:
+            raise ShapeError(
+                f"what is stored of the teacher is of rank {rank}, the loss of rank {self.settings.rank}; store it "
+                "again, or take the loss that it was stored for"
+            )
         return [
             TapGoal(vectors, stored["sigma"][:, tap, : vectors.shape[1]], stored.get(f"left{tap}"))
             for tap, vectors in enumerate(targets)

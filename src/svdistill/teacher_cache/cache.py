@@ -20,10 +20,10 @@ from torch import Tensor
 from svdistill import checksums
 from svdistill.atomic import digest
 from svdistill.errors import DataError, OptionError, ShapeError
-from svdistill.losses.protocol import Losses
+from svdistill.losses.protocol import Losses, Settings
 from svdistill.plain import parse_json, read_text
 from svdistill.teacher import Request, Teacher
-from svdistill.teacher_cache.key import Key, difference
+from svdistill.teacher_cache.key import Key, difference, listed
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -51,10 +51,19 @@ class TeacherCache(Teacher):
         tap_shapes: the shape of each of the teacher's taps, without the batch.
     """
 
-    def __init__(self, arrays: Arrays, *, tap_shapes: Sequence[Sequence[int]] = (), path: Path | None = None) -> None:
+    def __init__(
+        self,
+        arrays: Arrays,
+        *,
+        tap_shapes: Sequence[Sequence[int]] = (),
+        path: Path | None = None,
+        settings: Mapping[str, Settings] | None = None,
+    ) -> None:
         self.path = path
         self.tap_shapes = tuple(tuple(shape) for shape in tap_shapes)
         self._arrays = arrays
+        # Of each loss those that decide what is stored, where they are known.
+        self._settings = dict(settings or {})
         # What `bring` has brought, and where.
         self._brought: dict[str, dict[str, Tensor]] = {}
 
@@ -118,7 +127,7 @@ class TeacherCache(Teacher):
         for file in spec.files:
             if known.get(file) != digest(path / file):
                 raise DataError(f"{path / file} has changed since it was written; {_FRESH}")
-        return cls(arrays, tap_shapes=spec.tap_shapes, path=path)
+        return cls(arrays, tap_shapes=spec.tap_shapes, path=path, settings=found.get("losses"))
 
     def __repr__(self) -> str:
         size = f"{self.images} images x {self.views} views, {self.bytes} bytes"
@@ -161,7 +170,8 @@ class TeacherCache(Teacher):
             losses: by name.
 
         Raises:
-            OptionError: what one of them needs is too large to be stored, or is not there.
+            OptionError: what one of them needs is too large to be stored, is not there, or was stored for other
+                settings.
         """
         for name, loss in losses.items():
             if not loss.storable:
@@ -172,6 +182,11 @@ class TeacherCache(Teacher):
                 raise OptionError(
                     f"what {name!r} needs of the teacher is not stored, only what is needed by "
                     f"{', '.join(self.losses)}; store it with this loss"
+                )
+            if (found := self._settings.get(name)) not in (None, wanted := dict(loss.extracts)):
+                raise OptionError(
+                    f"what is stored of the teacher is for {name} with {listed(found)}, not {listed(wanted)}; store it "
+                    "again, or take the loss that it was stored for"
                 )
 
     def maps(self, images: Tensor) -> list[Tensor]:

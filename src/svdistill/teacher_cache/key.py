@@ -80,9 +80,10 @@ def difference(found: Mapping[str, Any], key: Key) -> str | None:
         if loss not in stored:
             return f"for {', '.join(stored)}, and lacks what {loss} needs"
         if stored[loss] != settings:
-            return f"for {loss} with {_listed(stored[loss])}, not {_listed(settings)}"
+            return f"for {loss} with {listed(stored[loss])}, not {listed(settings)}"
     return None
 
 
-def _listed(settings: Settings) -> str:
+def listed(settings: Settings) -> str:
+    """Write settings of a loss as ``rank=1, basis=own``."""
     return ", ".join(f"{name}={value}" for name, value in settings.items())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ def only(found: Collection) -> dict[str, Group]:
     """Return the methods of the one regime that there is."""
     assert len(found.regimes) == 1
     return {group.key.method: group for group in found.regimes[0].groups}
+
+
+def only_groups(found: Collection) -> Sequence[Group]:
+    """Return the groups of the one regime that there is."""
+    assert len(found.regimes) == 1
+    return found.regimes[0].groups
 
 
 def test_groups_methods_and_seeds(tmp_path: Path) -> None:
@@ -115,6 +122,56 @@ def test_with_and_without_unlabelled_images(tmp_path: Path) -> None:
         (("data.unlabelled.name", "rest"),),
     ]
     assert all(group.gain is not None for group in found.regimes[0].groups[1:])
+
+
+def note_images(run: Path, **pixels: str) -> None:
+    """Write down of which images a run is."""
+    noted = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**noted, "shapes": [[9, 3, 8, 8]], "pixels": pixels}))
+    finish_again(run)
+
+
+def test_folders_of_images_are_data_sets(tmp_path: Path) -> None:
+    """All are called image-folder: what is in them counts, so a copy is the same, and changed images are others."""
+    for method, root, images in (
+        ("alone", "/pets", "1"),
+        ("svd", "/copy", "1"),
+        ("svd-k2", "/flowers", "2"),
+        ("soft-target", "/pets", "3"),
+    ):
+        run = make_run(tmp_path, method, data={"name": "image-folder", "root": root, "train_size": None})
+        note_images(run, train="same", test=images)
+    found = collect([tmp_path])
+    groups = {regime.conditions: [group.key.method for group in regime.groups] for regime in found.regimes}
+    assert groups == {
+        (("data.root", "/flowers"),): ["svd-k2"],
+        (("data.root", "/pets"),): ["alone", "svd"],
+        (("data.root", "/pets with other images (2)"),): ["soft-target"],
+    }
+    assert [group.gain is None for regime in found.regimes for group in regime.groups] == [True, True, False, True]
+
+
+def test_folders_of_an_older_version_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    """Where nothing says what is in them, the path must do; of other data sets it only says where they lie."""
+    for root in ("/pets", "/flowers"):
+        make_run(tmp_path, "svd", data={"name": "image-folder", "root": root, "train_size": None})
+        make_run(tmp_path, "alone", data={"name": "bags", "root": root, "train_size": None})
+    assert len(collect([tmp_path]).regimes) == 3
+
+
+def test_folders_of_unlabelled_images_are_variants_of_a_method(tmp_path: Path) -> None:
+    """The student alone, which has none, is what each is compared with."""
+    make_run(tmp_path, "alone")
+    for root in ("/one", "/two"):
+        unlabelled = {"name": "image-folder", "root": root, "size": None}
+        run = make_run(tmp_path, "svd", data={"name": "bags", "train_size": 1000, "unlabelled": unlabelled})
+        note_images(run, train="1", test="1", unlabelled=root)
+    groups = only_groups(collect([tmp_path]))
+    assert [group.key.variant for group in groups[1:]] == [
+        (("data.unlabelled.root", "/one"),),
+        (("data.unlabelled.root", "/two"),),
+    ]
+    assert all(group.gain is not None for group in groups[1:])
 
 
 def test_runs_of_an_older_version(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import itertools
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
 from svdistill.plain import parse_json, read_text
 from svdistill.records import ACCURACY, NOT_TOLD_APART, VALIDATION_ACCURACY, RunRecord
-from svdistill.report import insight, sound
+from svdistill.report import folders, insight, sound
 from svdistill.report.named import named_in
 from svdistill.report.numbers import is_finite
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
@@ -280,7 +280,8 @@ def _metrics(record: RunRecord, evaluated: Any) -> dict[str, NDArray[np.float64]
 
 
 def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat(recipe).items() if key not in _NOT_COMPARED}
+    settings = flat(recipe)
+    return {key: value for key, value in settings.items() if key not in _NOT_COMPARED} | folders.roots(settings)
 
 
 def arrange(runs: Sequence[RunView], left_out: Mapping[str, str]) -> Collection:
@@ -291,6 +292,7 @@ def arrange(runs: Sequence[RunView], left_out: Mapping[str, str]) -> Collection:
         left_out: the paths of runs that could not be read, with the reason of each.
     """
     left_out = dict(left_out)
+    runs = _by_images(runs)
     runs, teachers, unused = _split(runs)
     left_out |= {str(run.path): "is a teacher that no run here learned from" for run in unused}
     left_out |= {f"{RunRecord(run.path).diagnostics}": run.damage for run in (*runs, *teachers) if run.damage}
@@ -310,6 +312,12 @@ def arrange(runs: Sequence[RunView], left_out: Mapping[str, str]) -> Collection:
             )
         )
     return Collection(made, teachers, sorted(left_out.items()))
+
+
+def _by_images(runs: Sequence[RunView]) -> list[RunView]:
+    """Let folders of images be told apart by what is in them: a copy is the same, one that has changed another."""
+    known = folders.Folders()
+    return [replace(run, settings={**run.settings, **known.titles(run.settings, _noted(run))}) for run in runs]
 
 
 def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[RunView]]:
@@ -345,11 +353,17 @@ def _in_folder(folder: Path) -> list[RunRecord]:
 
 
 def _noted_teacher(run: RunView) -> str | None:
-    try:
-        noted = parse_json(read_text(RunRecord(run.path).data)).get("teacher")
-    except (OSError, ValueError, AttributeError):
-        return None
+    noted = _noted(run).get("teacher")
     return noted if isinstance(noted, str) else None
+
+
+def _noted(run: RunView) -> Mapping[str, Any]:
+    """Return what a run has written down of what it was made with; {} where that cannot be read."""
+    try:
+        noted = parse_json(read_text(RunRecord(run.path).data))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, Mapping) else {}
 
 
 def _differing(runs: Sequence[RunView]) -> list[str]:

@@ -17,11 +17,15 @@ _SETTINGS = {
     "loss.weight": "weight {}",
     "data.unlabelled.name": "with unlabelled {}",
     "data.held_out": "measured on a held-out part, {}",
+    "data.root": "images of {}",
+    "data.unlabelled.root": "with unlabelled images of {}",
 }
 _SETTINGS_OF_NONE = {
     "data.train_size": "all labelled images",
     "data.unlabelled.name": "labels only",
     "data.held_out": "measured on test images",
+    "data.root": "no folder of images",
+    "data.unlabelled.root": "no folder of unlabelled images",
 }
 # One for each method of the standard comparison, in its order. After Okabe and Ito, darkened where white paper asks for
 # it; of each pair the second is for dark backgrounds.

@@ -1,6 +1,7 @@
 """Tests of the distiller: what runs when, what is compared, and that the teacher stays a guest."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -227,6 +228,18 @@ def helped(**options):
     return Distiller(network(4), network(6), **{"loss": loss, **TAPS, **options})
 
 
+def test_a_copy_has_losses_of_its_own_also_where_they_were_compiled():
+    """What it compares reaches its own regressor, not that of the distiller that it was copied from."""
+    module = helped()
+    module.prepare(IMAGES)
+    module.train().compile_losses(backend="eager")
+    module(IMAGES)
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        other(IMAGES).terms["fitnet"].backward()
+        assert other.losses["fitnet"].regressor.weight.grad is not None
+        assert module.losses["fitnet"].regressor.weight.grad is None
+
+
 def test_prepare_makes_adapters_where_widths_differ():
     """It says which; they are in the state and among the parameters, and not in the student."""
     module = helped()
@@ -391,7 +404,7 @@ def test_helpers_move_along():
 
 def test_without_prepare_unequal_widths_are_refused():
     """With what to do; nothing is made in the middle of a step."""
-    with pytest.raises(ShapeError, match="4 channels in the student and 6 in the teacher"):
+    with pytest.raises(ShapeError, match="4 channels in the student and 6 in the teacher; call prepare of a Distiller"):
         helped(loss=SVDLoss())(IMAGES)
     with pytest.raises(ShapeError, match="no regressor yet; call prepare"):
         helped(loss=FitNetLoss())(IMAGES)

@@ -317,7 +317,8 @@ class Distiller(nn.Module):
         """Compile the transfer losses with `torch.compile`: their many small operations become few.
 
         On a GPU that is what counts, since launching them takes longer than they do; there KD-SVD reads no value on
-        the host, so that it compiles as a whole. What cannot be compiled runs as it is. Only rounding differs.
+        the host, so that it compiles as a whole. What cannot be compiled runs as it is. Only rounding differs. A copy
+        of the distiller has to be told anew.
 
         Args:
             options: of `torch.compile`, for instance ``backend``.
@@ -356,6 +357,10 @@ class Distiller(nn.Module):
         """Return the shapes at the teacher's taps for such images, without the batch."""
         self._choose_taps(images)
         return tuple(tuple(one.shape[1:]) for one in self._teacher.maps(images[:1]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what `compile_losses` has compiled: in a copy it would run this distiller's own losses."""
+        return {**self.__dict__, "_compare": {}}
 
     def _requests(self, losses: Losses, logits: Tensor, maps: Sequence[Tensor]) -> dict[str, Request]:
         """Say what the losses ask of the teacher, with the student's side in its shape: the lifting itself can wait."""

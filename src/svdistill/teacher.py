@@ -173,6 +173,10 @@ class LiveTeacher(Teacher):
         self._shared: list[nn.Module] = []
         self._extract: dict[str, Callable[[Any, Any], Any]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is compiled: in a copy it would run the losses of the other."""
+        return {**self.__dict__, "_extract": {}}
+
     @property
     def network(self) -> nn.Module:
         """The frozen network."""

@@ -190,8 +190,8 @@ def wide_dtype(*features: Tensor) -> torch.dtype:
 def _check_width(student: Tensor, wanted: int, tap: int) -> None:
     if width(student) != wanted:
         raise ShapeError(
-            f"tap {tap} has {width(student)} channels in the student and {wanted} in the teacher; use a Distiller, "
-            "which makes an adapter, or choose taps or widths that agree"
+            f"tap {tap} has {width(student)} channels in the student and {wanted} in the teacher; call prepare of a "
+            "Distiller before the optimizer is made, which makes an adapter, or choose taps or widths that agree"
         )
 
 

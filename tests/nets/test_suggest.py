@@ -5,7 +5,7 @@ import torch
 from tests.nets.test_foreign import installed
 from torch import Tensor, nn
 
-from svdistill.errors import OptionError, ShapeError
+from svdistill.errors import OptionError, ShapeError, SvdistillWarning
 from svdistill.nets import Taps, create, default_taps, suggest, suggest_pair
 from svdistill.nets.trace import trace
 
@@ -364,3 +364,29 @@ def test_the_output_layer(network: nn.Module, layer: str | None) -> None:
     """It is the last linear layer, a 1×1 convolution before pooling too; a backbone has none."""
     found = trace(network, IMAGES).output
     assert (None if found is None else found.name) == layer
+
+
+class Mixer(nn.Module):
+    """Blocks on 16 tokens, which are added outside of them, so that nothing passes through their outputs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 8, 8)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(4))
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Run it."""
+        x = self.patches(images).flatten(2).mT
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x.mean(1))
+
+
+def test_maps_that_do_not_show_their_channels_are_warned_of() -> None:
+    """As many tokens as channels: what is passed over in the suggestion is said."""
+    assert "blocks.3" in suggest(Mixer(12), IMAGES).names
+    words = r"^'blocks.0' of Mixer \(and 3 more\) gives \(2, 16, 16\), which does not show .* name the taps, and their"
+    with pytest.warns(SvdistillWarning, match=words):
+        found = suggest(Mixer(16), IMAGES)
+    assert not [name for name in found.names if name.startswith("blocks")]

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
+from warnings import warn
 
 from torch import Tensor, nn
 
-from svdistill.errors import OptionError
+from svdistill.errors import OptionError, SvdistillWarning
 from svdistill.nets.taps import tap_names
 from svdistill.nets.trace import Place, Trace, trace
 
@@ -55,7 +56,8 @@ def suggest(model: nn.Module, images: Tensor) -> Suggestion:
 
     They are the ends of its stages: the last, outermost submodule before the resolution changes; of a network of equal
     blocks, such as a vision transformer, four of these, evenly spaced. The last hidden features, which the output layer
-    reads, end them.
+    reads, end them. Maps that do not show where their channels are, having as many positions as channels for instance,
+    are passed over with a warning.
 
     Args:
         model: any module; it stays as it is.
@@ -68,6 +70,7 @@ def suggest(model: nn.Module, images: Tensor) -> Suggestion:
         OptionError: the network cannot take the images, or there is no place to tap.
     """
     seen = trace(model, images)
+    _warn_of_unclear(model, seen)
     features = seen.features
     usable = [place for place in seen.places if not place.obstacle and place.share > 0]
     if features is not None:
@@ -109,6 +112,27 @@ def named(model: nn.Module, images: Tensor, names: Sequence[str], *, fixed: bool
     last = places[-1] if seen.features is not None and places[-1].source == seen.features.source else None
     stages = places if last is None else places[:-1]
     return Suggestion(stages, last, stages, _prefix_tokens(seen, stages), seen, fixed)
+
+
+def _warn_of_unclear(model: nn.Module, seen: Trace) -> None:
+    """Warn of places that might have been suggested, had their maps shown where the channels are."""
+    maps = {place.name for place in seen.places if place.unclear or not place.obstacle}
+    # Inside of another place none is missed.
+    unclear = [one for one in seen.places if one.unclear and maps.isdisjoint(_around(one.name))]
+    if unclear:
+        first = min(unclear, key=lambda place: (place.depth, place.order))
+        more = f" (and {len(unclear) - 1} more)" if unclear[1:] else ""
+        warn(
+            f"{first.name!r} of {type(model).__name__}{more} {first.obstacle}, so that no tap is suggested there; name "
+            "the taps, and their layout",
+            SvdistillWarning,
+            stacklevel=3,
+        )
+
+
+def _around(name: str) -> Iterator[str]:
+    """Yield the names of the submodules around one."""
+    return accumulate(name.split(".")[:-1], "{}.{}".format)
 
 
 def _stages(

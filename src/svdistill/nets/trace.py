@@ -17,6 +17,7 @@ from svdistill.nets.layouts import Layers, arranged, find_layout, last_layers
 from svdistill.nets.modes import eval_mode
 from svdistill.nets.taps import describe, only_tensor
 
+_UNCLEAR = "which does not show where the channels are"
 # What networks raise over images that they cannot take.
 REFUSALS = (RuntimeError, AssertionError, TypeError, ValueError)
 
@@ -53,6 +54,11 @@ class Place:
     def depth(self) -> int:
         """How deep it lies: 1 for a child of the network."""
         return self.name.count(".") + 1
+
+    @property
+    def unclear(self) -> bool:
+        """Whether it cannot be tapped only because its shape does not show where the channels are."""
+        return self.obstacle.endswith(_UNCLEAR)
 
     @property
     def positions(self) -> int:
@@ -195,7 +201,7 @@ def _map(run: _Run, images: Tensor, layers: Layers) -> tuple[tuple[int, ...], La
     try:
         layout = find_layout(output, images, layers, name=run.name)
     except ShapeError:
-        return (), None, f"gives {tuple(output.shape)}, which does not show where the channels are"
+        return (), None, f"gives {tuple(output.shape)}, {_UNCLEAR}"
     return tuple(arranged(output, layout).shape[1:]), layout, ""
 
 

@@ -1,13 +1,16 @@
 """Measuring a trained network."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from svdistill import jobs, nets
-from svdistill.errors import CheckpointError, DataError, OptionError, RecipeError
+from svdistill import data, jobs, nets
+from svdistill.errors import CheckpointError, DataError, OptionError, RecipeError, SvdistillWarning
 from svdistill.jobs import Run
-from svdistill.jobs.student import student_file
+from svdistill.jobs.student import Student, student_file
 
 TINY = ["model.width=0.1", "data.train_size=20", "train.batch_size=10", "train.epochs=1", "train.device=cpu"]
 
@@ -115,3 +118,20 @@ def test_of_a_teacher_that_tells_turns_apart(tmp_path: Path) -> None:
     assert jobs.train("digits/svd", overrides=student, runs=tmp_path).summary["accuracy"] >= 0
     with pytest.raises(RecipeError, match=r"^teacher: it tells 4 classes apart and the student 2"):
         jobs.train("digits/soft-target", overrides=student, runs=tmp_path)
+
+
+def test_classes_of_another_data_set(tmp_path: Path) -> None:
+    """The same in another order are numbered as the network's; others are warned of."""
+    settings: dict[str, Any] = {"name": "vgg-student", "num_classes": 10, "in_channels": 1, "width": 0.1}
+    told = {"mean": "[0.3]", "std": "[0.3]", "image_size": "8"}
+    numbers = list(map(str, range(10)))
+    named = {"reversed": numbers[::-1], "other": ["nought", *numbers[1:]]}
+    network, files = nets.create(**settings), {key: tmp_path / f"{key}.safetensors" for key in named}
+    for key, classes in named.items():
+        nets.save(network, files[key], **settings, extra={**told, "classes": json.dumps(classes)})
+    own = data.load_test("digits")
+    found = Student.load(files["reversed"]).test_images("digits")
+    assert found.classes == tuple(numbers[::-1])
+    assert torch.equal(found.labels, 9 - own.labels)
+    with pytest.warns(SvdistillWarning, match="compared by their number: '0' stands there for 'nought'"):
+        jobs.evaluate(files["other"], name="digits", device="cpu")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from warnings import warn
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from svdistill import data, nets
 from svdistill.data.decoding import Pixels, squared
 from svdistill.data.files import BACKGROUNDS, check_background
 from svdistill.data.sets import check_image_size
-from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError
+from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError, SvdistillWarning
 from svdistill.jobs.run import Run
 from svdistill.nets.outputs import find_logits
 from svdistill.recipes import weights
@@ -183,6 +184,8 @@ class Student:
     def test_images(self, name: str | None = None, root: str | os.PathLike[str] | None = None) -> data.ImageSource:
         """Load the test images of a data set, prepared as when the network was saved but for `standardize`.
 
+        Classes are numbered as the network's where the data set has the same; a warning tells of others.
+
         Args:
             name: the data set; None = the one that the network was trained on.
             root: folder with its files; None = that of the run, or where they usually are.
@@ -196,7 +199,7 @@ class Student:
         test = data.load_test(name, root=root, **self._options(name))
         test = data.turned(test) if self._is_turned else test
         self._check_fits(name, test)
-        return test
+        return self._in_order(name, test)
 
     def training_images(self, name: str | None = None, root: str | os.PathLike[str] | None = None) -> data.ImageSource:
         """Load the training images of a data set, all of them and unvaried; see `test_images`."""
@@ -236,6 +239,21 @@ class Student:
                 f"{name} has {images.shape[0]} channels and {images.num_classes} classes, but {self.file} takes "
                 f"{self.channels} and tells {len(self.classes)} apart; name a data set that fits"
             )
+
+    def _in_order(self, name: str, images: data.ImageSource) -> data.ImageSource:
+        """Number the classes of a data set as the network's, which are the same in another order, or warn of others."""
+        if self._is_turned or "classes" not in self.spec or images.classes == self.classes:
+            return images
+        if set(images.classes) == set(self.classes):
+            return images.select(self.classes)
+        theirs, ours = next(pair for pair in zip(images.classes, self.classes, strict=True) if pair[0] != pair[1])
+        warn(
+            f"the classes of {name} are not those of {self.file} and are compared by their number: "
+            f"{theirs!r} stands there for {ours!r}, for instance; take a data set of the same classes, or rename them",
+            SvdistillWarning,
+            stacklevel=3,
+        )
+        return images
 
 
 def student_file(path: str | os.PathLike[str]) -> Path:

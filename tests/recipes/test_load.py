@@ -175,6 +175,18 @@ def test_teacher_of_another_folder_keeps_its_folder(tmp_path: Path) -> None:
         assert (teacher.data.root, teacher.data.classes, teacher.data.held_out) == (str(expected), classes, held_out)
 
 
+def test_a_link_to_the_students_folder_is_that_folder(tmp_path: Path) -> None:
+    """A teacher must not train on what its student holds out because it has another path to it."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    held_out = {"name": "image-folder", "root": str(tmp_path / "mine"), "image_size": 8, "held_out": 0.5}
+    given = {"name": "image-folder", "root": str(tmp_path / "link"), "image_size": 8}
+    student = recipes.load("digits/svd", {"data": held_out, "teacher": {"overrides": {"data": given}}})
+    teacher = recipes.teacher_of(student)
+    assert teacher is not None
+    assert teacher.data.held_out == 0.5
+
+
 def test_wrong_teacher() -> None:
     """Errors of the teacher's recipe name the key under which it was given."""
     with pytest.raises(

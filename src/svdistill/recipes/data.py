@@ -1,5 +1,6 @@
 """The settings of a recipe's images: which, how many, and how they are varied. Knows no torch."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
@@ -33,6 +34,11 @@ def _in_order(most: float) -> BeforeValidator:
 
 Area = Annotated[tuple[float, float], _in_order(1.0)]
 Ratio = Annotated[tuple[float, float], _in_order(MAX_RATIO)]
+
+
+def same_folder(one: str | None, other: str | None) -> bool:
+    """Tell whether two paths lead to one folder, links followed; none is the current one."""
+    return Path(one or "").resolve() == Path(other or "").resolve()
 
 
 class ResizedCropSettings(Settings):
@@ -152,6 +158,15 @@ class UnlabelledSettings(Settings):
     root: str | None = None
     size: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH)
+
+    @model_validator(mode="after")
+    def _rest_is_elsewhere(self) -> Self:
+        if self.name == "rest" and self.root is not None:
+            raise ValueError(
+                "root: 'rest' are images of the labelled ones' folder; give data.unlabelled.name=image-folder too, or "
+                "take data.unlabelled.root=null"
+            )
+        return self
 
 
 class DataSettings(Settings):

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from svdistill import data, nets, training
+from svdistill.choices import IMAGE_FOLDER
 from svdistill.errors import OptionError, RecipeError
 from svdistill.recipes import normalization
-from svdistill.recipes.data import AugmentSettings, DataSettings, UnlabelledSettings
+from svdistill.recipes.data import AugmentSettings, DataSettings, UnlabelledSettings, same_folder
 from svdistill.recipes.naming import check_names, named
 from svdistill.recipes.schema import Recipe
 
@@ -176,6 +177,8 @@ def _unlabelled(recipe: Recipe, dataset: data.Dataset) -> data.ImageSource | Non
                     f"the images of {settings.name} hold those of data.validation; take data.unlabelled.name=rest with "
                     "a data.train_size, or data.validation=null"
                 )
+            if not same:
+                _check_apart(settings, recipe.data)
             load = data.load if same else data.load_unlabelled
             others = load(
                 settings.name,
@@ -199,7 +202,21 @@ def _same_set(other: UnlabelledSettings, settings: DataSettings) -> bool:
     if other.name != settings.name:
         return False
     chosen_by_root = data.describe(other.name).shape is None
-    return not chosen_by_root or Path(other.root or "").resolve() == Path(settings.root or "").resolve()
+    return not chosen_by_root or same_folder(other.root, settings.root)
+
+
+def _check_apart(other: UnlabelledSettings, settings: DataSettings) -> None:
+    """Refuse a folder that holds those of the labelled images which are not to be trained on."""
+    left_out = next((key for key in ("held_out", "validation") if getattr(settings, key) is not None), None)
+    if left_out is None or not other.name == settings.name == IMAGE_FOLDER:
+        return
+    theirs, ours = (Path(root or "").resolve() for root in (other.root, settings.root))
+    theirs, ours = theirs / "train" if (theirs / "train").is_dir() else theirs, ours / "train"
+    if theirs == ours or theirs in ours.parents or ours in theirs.parents:
+        raise RecipeError(
+            f"the images of {other.root} hold those of data.{left_out}; take images that lie elsewhere, "
+            f"data.unlabelled.name=rest with a data.train_size, or data.{left_out}=null"
+        )
 
 
 def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) -> data.Batches | data.Mixed:

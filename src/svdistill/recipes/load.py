@@ -22,6 +22,7 @@ from svdistill.recipes.data import (
     ErasingSettings,
     ResizedCropSettings,
     UnlabelledSettings,
+    same_folder,
 )
 from svdistill.recipes.losses import LOSSES
 from svdistill.recipes.models import ModelSettings, OutsideSettings
@@ -253,7 +254,8 @@ def _is_same_data(recipe: Recipe, teacher: Mapping[str, Any]) -> bool:
     """Whether a teacher's recipe is of the student's data set; of folders of images the root says which it is."""
     if teacher.get("name") != recipe.data.name:
         return False
-    return recipe.data.name != IMAGE_FOLDER or teacher.get("root") in (None, recipe.data.root)
+    root = teacher.get("root")
+    return recipe.data.name != IMAGE_FOLDER or root is None or same_folder(str(root), recipe.data.root)
 
 
 def _on_same_images(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Recipes from a few answers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from svdistill import recipes
+from svdistill import nets, recipes
 from svdistill.cli import app
 from svdistill.errors import OptionError, RecipeError
 from svdistill.recipes.new import Answers, write
@@ -42,6 +43,8 @@ def test_folder_alone(tmp_path: Path, name: str) -> None:
 
 def test_trained_teacher(tmp_path: Path) -> None:
     """A file is taken as the teacher, and no recipe is written for it."""
+    settings: dict[str, Any] = {"name": "resnet20", "num_classes": 10, "in_channels": 1, "width": 0.25}
+    nets.save(nets.create(**settings), tmp_path / "big.safetensors", **settings)
     answers = Answers("digits", "resnet8", str(tmp_path / "big.safetensors"), "soft-target", labels=500)
     (file,) = write(tmp_path / "b.yaml", answers)
     recipe = recipes.load(file)
@@ -57,6 +60,7 @@ def test_wrong_answers_write_nothing(tmp_path: Path) -> None:
         ({"student": "resnet9"}, "model.name: no network is called 'resnet9'"),
         ({"data": "digit"}, "data.name: no 'digit'; did you mean 'digits'"),
         ({"teacher": None}, "--teacher"),
+        ({"teacher": "no.safetensors"}, "--teacher: no saved network at no.safetensors"),
         ({"log": ("mflow",)}, "train.log: no tracker 'mflow'; did you mean 'mlflow'"),
     ):
         with pytest.raises((OptionError, RecipeError), match=match):
@@ -68,6 +72,15 @@ def test_wrong_answers_write_nothing(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"there is a file .*mine-teacher\.yaml already"):
         write(tmp_path / "mine.yaml", FEW)
     assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_teacher_that_cannot_be_read(tmp_path: Path) -> None:
+    """What is no network of ours is found now, not when training begins."""
+    file = tmp_path / "big.safetensors"
+    file.write_text("no network")
+    with pytest.raises(OptionError, match=r"^--teacher: .*big\.safetensors is damaged or not a safetensors file"):
+        write(tmp_path / "mine.yaml", Answers("digits", "resnet8", str(file), "svd"))
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_no_terminal_to_ask_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

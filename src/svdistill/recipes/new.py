@@ -7,7 +7,7 @@ from pathlib import Path
 
 from svdistill.atomic import write_atomically
 from svdistill.choices import IMAGE_FOLDER
-from svdistill.errors import OptionError, RecipeError, nearest
+from svdistill.errors import CheckpointError, OptionError, RecipeError, nearest
 from svdistill.methods import BASELINE
 from svdistill.recipes import files
 from svdistill.recipes.load import lineage, load, methods
@@ -84,6 +84,7 @@ def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:
     if alone:
         return {file: head + _about(answers, "the student alone") + _labels(answers) + _network(answers.student)}
     if str(answers.teacher).endswith(".safetensors"):
+        _check_trained(Path(str(answers.teacher)))
         helper = f"teacher:\n  checkpoint: {_quoted(str(Path(str(answers.teacher)).resolve()))}  # trained already\n"
         about = _about(answers, "a student and a trained teacher", method=answers.method)
         return {file: head + about + _labels(answers) + _network(answers.student) + helper}
@@ -101,6 +102,16 @@ def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:
         file: head + own + train + (f"data:\n{labels}" if labels else "") + _network(answers.student) + helper,
         other: teacher + _network(str(answers.teacher)),
     }
+
+
+def _check_trained(file: Path) -> None:
+    """Make sure that a teacher's file is there and says what network it is of."""
+    from svdistill import nets  # late: torch takes seconds, and only this answer needs it
+
+    try:
+        nets.spec(file)
+    except CheckpointError as error:
+        raise OptionError(f"--teacher: {error}") from error
 
 
 def _about(answers: Answers, what: str, *, method: str | None = None) -> str:

@@ -50,3 +50,17 @@ MAX_FACTOR = 1e9  # weights of losses, learning rates and the like, in float32
 def whole_epochs(length: float, *, of: int) -> int:
     """Return a length of a training in epochs: a number of epochs, or a fraction of so many, which is rounded up."""
     return length if isinstance(length, int) else math.ceil(length * of - 1e-9)
+
+
+def stage_lengths(epochs: int, first_stage: float, *, counts: bool) -> tuple[int, int]:
+    """Return in epochs how long the first of two stages is, and how long that of the main task.
+
+    Args:
+        epochs: of the main task; where the first stage ``counts``, of both together.
+        first_stage: a number of epochs, or a fraction of those of the main task; 0 = one stage.
+        counts: whether the first stage's epochs are among the ``epochs``, or come in addition.
+    """
+    if not counts or first_stage == 0:
+        return whole_epochs(first_stage, of=epochs), epochs
+    main = epochs - first_stage if isinstance(first_stage, int) else math.floor(epochs / (1 + first_stage) + 1e-9)
+    return epochs - main, main

@@ -396,6 +396,10 @@ def test_two_stages(shared: Path) -> None:
     assert [line["lr"] for line in metrics] == pytest.approx([0.02] * 4 + [0.002] * 2)
     assert ["transfer" in line for line in metrics] == [True, True, False, False, False, False]
     assert (run.summary["epochs"], run.summary["method"]) == (6, "svd-two-stage")
+    counted = train(
+        "digits/svd", "train.first_stage=0.5", "train.epochs=6", "train.first_stage_counts=true", runs=shared
+    )
+    assert [line["stage"] for line in counted.metrics] == [1, 1, 2, 2, 2, 2]
 
 
 HELPED = (

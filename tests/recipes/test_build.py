@@ -99,6 +99,9 @@ def test_two_stages() -> None:
     first, second = build.stages(loaded(*cosine, "train.first_stage=2"))
     assert [first.rate(epoch) for epoch in range(2)] == [1, 1]
     assert (second.schedule, second.warm_up, second.epochs) == ("cosine", 2, 8)
+    counted = ("train.epochs=9", "train.first_stage=0.5", "train.first_stage_counts=true", "train.milestones=[0.5]")
+    first, second = build.stages(loaded(*counted))
+    assert (first.epochs, second.epochs, second.milestones) == (3, 6, (3,))
     (first, _) = build.stages(loaded("train.first_stage=3", "train.first_stage_norm=null"))
     assert (first.epochs, first.objective.max_norm) == (3, None)
 

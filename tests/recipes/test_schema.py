@@ -266,6 +266,43 @@ def test_first_stage_epochs(first: str, epochs: int, expected: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("first", "epochs", "expected"),
+    [
+        ("0", 30, (0, 30)),
+        ("0.5", 30, (10, 20)),
+        ("0.25", 30, (6, 24)),
+        ("0.5", 8, (3, 5)),  # 5 and half of 5 are not more than 8
+        ("0.5", 2, (1, 1)),
+        ("0.001", 2, (1, 1)),
+        ("0.1", 33, (3, 30)),
+        ("7", 30, (7, 23)),
+    ],
+)
+def test_a_first_stage_that_counts(first: str, epochs: int, expected: tuple[int, int]) -> None:
+    """Both stages together are as long as is said, and a fraction is still one of the main task's epochs."""
+    settings = [f"train.first_stage={first}", f"train.epochs={epochs}", "train.first_stage_counts=true"]
+    train = recipes.load("digits/svd", settings).train
+    assert (train.first_stage_epochs, train.main_epochs) == expected
+    plain = recipes.load("digits/svd", settings[:2]).train
+    assert plain.main_epochs == epochs
+
+
+def test_what_a_first_stage_that_counts_must_leave() -> None:
+    """Epochs for the main task, and its milestones and warm-up within them; without a first stage it says nothing."""
+    counts = "train.first_stage_counts=true"
+    for first, epochs in (("0.5", 1), ("4", 4), ("5", 4)):
+        with pytest.raises(RecipeError, match=rf"^train\.first_stage: {first} leaves the main task none of {epochs}"):
+            recipes.load("digits/svd", [f"train.first_stage={first}", f"train.epochs={epochs}", counts])
+    for late in ("milestones=[20]", "warm_up=20"):
+        with pytest.raises(RecipeError, match=r"20.* is not below the 20 epochs that the first stage leaves"):
+            recipes.load("digits/svd", ["train.first_stage=0.5", "train.epochs=30", f"train.{late}", counts])
+    one = recipes.load("digits/svd")
+    assert recipes.load("digits/svd", [counts]).digest() == one.digest()
+    two = [recipes.load("digits/svd", ["train.first_stage=0.5", *more]).digest() for more in ((), (counts,))]
+    assert len({one.digest(), *two}) == 3
+
+
+@pytest.mark.parametrize(
     ("preset", "expected"),
     [
         ("eccv2018", {"rank": 1, "extra": 1, "assignment": "argmax", "gradient": "paper", "clip": "per_variable"}),

@@ -81,6 +81,8 @@ def test_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert progress.read(under_way(tmp_path, done=6, seed=1)).now().left == 0
     recipes: list[dict[str, Any]] = [{"train": {"epochs": 10, "first_stage": first}} for first in (0, 0.25, 3, None)]
     assert [epochs_of(recipe) for recipe in (*recipes, {}, {"train": 3})] == [10, 13, 13, 10, None, None]
+    counted = [{"train": recipe["train"] | {"first_stage_counts": True}} for recipe in recipes]
+    assert [epochs_of(recipe) for recipe in counted] == [10] * 4
 
 
 def test_reads_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,27 @@ def test_unequal_seeds(tmp_path: Path) -> None:
     assert "over the student alone on 2 seeds in common" in sentence
 
 
+def test_unequal_lengths(tmp_path: Path) -> None:
+    """A lead of a longer training is said to be one, and the command makes all as long."""
+    for method, lengths in (("alone", 6), ("soft-target", 8), ("svd", 9)):
+        for seed in range(2):
+            made = {"accuracy": 0.7 + 0.01 * lengths + 0.001 * seed, "epochs": lengths}
+            make_run(tmp_path, method, seed, diagnostics=False, summary=made)
+    context = context_of(collect([tmp_path]))
+    (sentence,) = verdict.headline(context)
+    assert (
+        "KD-SVD trained for 9 epochs, the student alone for 6 and soft targets for 8: a part of the difference may be "
+        "the longer training."
+    ) in sentence
+    (step,) = (step for step in next_steps.steps(context) if "trained for" in step.seen)
+    assert step.seen == "KD-SVD trained for 9 epochs, the student alone for 6"
+    assert step.settings == "train.epochs=9 train.first_stage_counts=true"
+    assert step.command.startswith("for s in 0 1; do svdistill train ")
+    assert step.command.count("train.epochs=9") == 2
+    assert step.command.count("train.first_stage_counts=true") == 1
+    assert "trained for" not in told(tmp_path / "alike", {"alone": ALONE, "svd": (0.73, 0.75, 0.74)})[0]
+
+
 def test_next_steps(tmp_path: Path) -> None:
     """What was seen leads to what to change: seeds that would suffice, epochs, and the rules of the doctor."""
     lines = [

@@ -66,6 +66,18 @@ def test_settings_of_the_transfer_spare_the_student_alone(tmp_path: Path) -> Non
     assert helped.data.unlabelled is not None
 
 
+def test_a_first_stage_that_counts_spares_methods_without_one(tmp_path: Path) -> None:
+    """They are the runs that they are without it; the other is as long as they are."""
+    methods = ("alone", "fsp", "svd-recommended")
+    plain, counted = (
+        plan(tmp_path, "train.epochs=30", *more, methods=methods) for more in ((), ("train.first_stage_counts=true",))
+    )
+    same = [one.key == other.key for one, other in zip(plain.members[1:], counted.members[1:], strict=True)]
+    assert same == [True, True, False]
+    train = counted.members[3].recipe.train
+    assert (train.first_stage_epochs, train.main_epochs) == (10, 20)
+
+
 @pytest.mark.parametrize(
     ("overrides", "options", "match"),
     [

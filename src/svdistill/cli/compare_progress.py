@@ -104,7 +104,7 @@ class CompareProgress:
 
     @staticmethod
     def _length(member: "Member") -> int:
-        return member.recipe.train.epochs + member.recipe.train.first_stage_epochs
+        return member.recipe.train.main_epochs + member.recipe.train.first_stage_epochs
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -226,7 +226,7 @@ def stages(recipe: Recipe, *, output_layer: str | None = None) -> tuple[training
     """
     knobs, probe = recipe.train, recipe.train.linear_probe
     main = training.Stage(
-        knobs.epochs,
+        knobs.main_epochs,
         _objective(recipe),
         milestones=knobs.milestone_epochs,
         gamma=knobs.gamma,
@@ -270,7 +270,7 @@ def _objective(recipe: Recipe) -> training.Objective:
     return training.Objective(
         main=recipe.main_weight,
         weights={loss.name: loss.weight for loss in terms},
-        warm_up=_warm_up(terms, recipe.train.epochs),
+        warm_up=_warm_up(terms, recipe.train.main_epochs),
         clip=next(iter(clipped), "none"),
         bound=next((loss.bound for loss in terms if loss.clip == "own_norm"), BOUND),
         beside=frozenset(loss.name for loss in terms if loss.clip == "none") if clipped else frozenset(),

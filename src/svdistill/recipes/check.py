@@ -174,7 +174,7 @@ def _check_average(recipe: Recipe, images: Images) -> None:
     """Refuse to average the weights of more steps than there are: the first ones would count more than the last."""
     if recipe.train.ema is None:
         return
-    steps = recipe.train.epochs * (len(images.train) // recipe.train.batch_size)
+    steps = recipe.train.main_epochs * (len(images.train) // recipe.train.batch_size)
     averaged = 1 / (1 - recipe.train.ema)
     if averaged > steps * (1 + 1e-9):
         raise RecipeError(

@@ -179,7 +179,7 @@ class Recipe(Settings):
         if two and not any(loss.stage in (None, "first", "both") for loss in self.loss):
             raise ValueError("train.first_stage: no loss takes part in it; give one with stage=first, or 0")
         for loss in self.loss:
-            lengths = [self.train.epochs] if not two or loss.stage in ("second", "both") else []
+            lengths = [self.train.main_epochs] if not two or loss.stage in ("second", "both") else []
             lengths += [self.train.first_stage_epochs] if two and loss.stage != "second" else []
             if whole_epochs(loss.warm_up, of=min(lengths)) > min(lengths):
                 raise ValueError(
@@ -287,7 +287,8 @@ class Recipe(Settings):
         if settings["model"].pop("checkpoint", None) is not None:
             settings["model"]["weights"] = weights
         if not self.train.first_stage_epochs:
-            settings["train"].pop("first_stage_norm", None)
+            for key in ("first_stage_norm", "first_stage_counts"):
+                settings["train"].pop(key, None)
         if self.train.schedule == "cosine":
             for key in ("milestones", "gamma"):
                 settings["train"].pop(key, None)

@@ -5,7 +5,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
-from svdistill.choices import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, TRACKERS, Capture, Schedule, Tracker, whole_epochs
+from svdistill.choices import (
+    MAX_BATCH,
+    MAX_EPOCHS,
+    MAX_FACTOR,
+    TRACKERS,
+    Capture,
+    Schedule,
+    Tracker,
+    stage_lengths,
+    whole_epochs,
+)
 from svdistill.errors import brief, nearest
 from svdistill.recipes.base import Fraction, Length, Settings, by_name, plain_length, switched
 
@@ -91,6 +101,8 @@ class TrainSettings(Settings):
             one stage. It is of the transfer task alone, at the full learning rate, and comes before the ``epochs`` of
             the main task, which have the warm-up and the schedule and are of the main task alone but for the losses
             whose ``stage`` says otherwise.
+        first_stage_counts: whether the epochs of the first stage are among the ``epochs``, so that the run is as long
+            as one of a single stage; otherwise they come in addition.
         first_stage_norm: bound on the norm of the whole gradient in the first of two stages, in which no main gradient
             bounds that of the transfer task; null = no bound.
         linear_probe: train the output layer alone in the ``epochs`` of the main task, on the features that the first
@@ -102,6 +114,7 @@ class TrainSettings(Settings):
 
     epochs: int = Field(ge=1, le=MAX_EPOCHS)
     first_stage: Length = 0
+    first_stage_counts: bool = False
     first_stage_norm: float | None = Field(default=1.0, gt=0, le=MAX_FACTOR)
     linear_probe: LinearProbeSettings | None = None
     evaluate_every: int = Field(default=1, ge=1, le=MAX_EPOCHS)
@@ -155,23 +168,32 @@ class TrainSettings(Settings):
         return value
 
     @model_validator(mode="after")
+    def _some_epochs_left(self) -> Self:
+        if self.main_epochs < 1:
+            raise ValueError(
+                f"first_stage: {self.first_stage:g} leaves the main task none of {self.epochs} epochs; take a shorter "
+                "one, more epochs, or first_stage_counts=false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _milestones_in_order(self) -> Self:
         whole = [m for m in self.milestones if isinstance(m, int)]
-        if whole and whole[-1] >= self.epochs:
+        if whole and whole[-1] >= self.main_epochs:
             raise ValueError(
-                f"milestones: {whole[-1]} is not below epochs, {self.epochs}; take lower ones, or fractions of all "
+                f"milestones: {whole[-1]} is not below {self._main_text}; take lower ones, or fractions of all "
                 "epochs, for instance [0.5,0.75]"
             )
-        positions = [m if isinstance(m, int) else m * self.epochs for m in self.milestones]
+        positions = [m if isinstance(m, int) else m * self.main_epochs for m in self.milestones]
         if any(later <= earlier for earlier, later in itertools.pairwise(positions)):
             raise ValueError(f"milestones: must rise, got {list(self.milestones)}")
         return self
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
-        if self.warm_up_epochs >= self.epochs:
-            raise ValueError(f"warm_up: {self._warm_up_text} is not below epochs, {self.epochs}")
-        first = min(self.milestone_epochs, default=self.epochs)
+        if self.warm_up_epochs >= self.main_epochs:
+            raise ValueError(f"warm_up: {self._warm_up_text} is not below {self._main_text}")
+        first = min(self.milestone_epochs, default=self.main_epochs)
         if self.warm_up_epochs >= first:
             raise ValueError(
                 f"warm_up: {self._warm_up_text} would end after the rate falls, at {first}; take a shorter one, or "
@@ -204,7 +226,12 @@ class TrainSettings(Settings):
     @property
     def first_stage_epochs(self) -> int:
         """The length of the first of two stages in epochs, a fraction rounded up; 0 where there is one stage."""
-        return self._epochs(self.first_stage)
+        return self._stages[0]
+
+    @property
+    def main_epochs(self) -> int:
+        """The length of the stage of the main task in epochs, which is the only one or the second of two."""
+        return self._stages[1]
 
     @property
     def warm_up_epochs(self) -> int:
@@ -216,10 +243,20 @@ class TrainSettings(Settings):
         """The milestones of the schedule as epochs; fractions are rounded up, and those at the end are left out."""
         if self.schedule == "cosine":
             return ()
-        return tuple(epoch for epoch in map(self._epochs, self.milestones) if epoch < self.epochs)
+        return tuple(epoch for epoch in map(self._epochs, self.milestones) if epoch < self.main_epochs)
+
+    @property
+    def _stages(self) -> tuple[int, int]:
+        return stage_lengths(self.epochs, self.first_stage, counts=self.first_stage_counts)
 
     def _epochs(self, length: float) -> int:
-        return whole_epochs(length, of=self.epochs)
+        return whole_epochs(length, of=self.main_epochs)
+
+    @property
+    def _main_text(self) -> str:
+        if self.main_epochs == self.epochs:
+            return f"epochs, {self.epochs}"
+        return f"the {self.main_epochs} epochs that the first stage leaves"
 
     @property
     def _warm_up_text(self) -> str:

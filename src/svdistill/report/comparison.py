@@ -58,6 +58,7 @@ class Row:
         best_gain: of the best epoch, over the same seeds; None where there is none.
         parameters: of the network.
         flops: of one image.
+        epochs: of a run, those of a first stage among them; None where no run says it.
         seconds: mean time of a run.
         failed: for each seed that failed, what went wrong.
     """
@@ -72,6 +73,7 @@ class Row:
     best_gain: Interval | None = None
     parameters: float | None = None
     flops: float | None = None
+    epochs: int | None = None
     seconds: float | None = None
     failed: Mapping[int, str] = field(default_factory=dict)
 
@@ -113,6 +115,7 @@ def _row(runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]
             "best_gain": _gain(runs, baseline, "best_accuracy"),
             "parameters": done[0]["parameters"],
             "flops": done[0]["flops"],
+            "epochs": done[0].get("epochs"),
             "seconds": statistics.fmean(run["seconds"] for run in done),
         }
     return Row(runs[0]["method"], runs[0]["axes"], len(runs), failed=failed, **row)
@@ -149,7 +152,34 @@ def table(record: Mapping[str, Any]) -> Group:
         drawn.add_row(plain(row.method), *(plain(_value(row, axis)) for axis in axes), *figures, *costs, style=style)
     lines = [] if len(students) > 1 else [plain(line) for line in _cost_lines(done)]
     failed = [plain(f"failed  {line}", style="red") for line in failures(done)]
-    return Group(plain(_title(record), style="bold"), *lines, drawn, *failed)
+    notes = [plain(note)] if (note := uneven(done)) else []
+    return Group(plain(_title(record), style="bold"), *lines, drawn, *notes, *failed)
+
+
+def uneven(done: Sequence[Row]) -> str:
+    """Say which methods trained for how long, where some that are compared trained longer than others; else "".
+
+    Args:
+        done: the rows of a comparison.
+    """
+    by_length: dict[str, dict[int, list[str]]] = {}
+    for row in done:
+        if row.method != TEACHER and row.epochs is not None:
+            asked = json.dumps(row.axes.get("train.epochs"))  # who lets it vary compares lengths
+            by_length.setdefault(asked, {}).setdefault(row.epochs, []).append(row.method)
+    for methods in by_length.values():
+        if len(methods) > 1:
+            usual = max(methods, key=lambda epochs: len(methods[epochs]))
+            named = []
+            for epochs in sorted(methods, reverse=True):
+                names = list(dict.fromkeys(methods[epochs]))
+                who = "the others" if epochs == usual and len(names) > 1 else ", ".join(names)
+                named.append(f"{who} {count(epochs)} epochs")
+            return (
+                f"Not trained equally long: {'; '.join(named)}. With train.first_stage_counts=true all have as many as "
+                "train.epochs says."
+            )
+    return ""
 
 
 def _costs(row: Row) -> tuple[str, str]:
@@ -177,20 +207,21 @@ def markdown(record: Mapping[str, Any]) -> str:
         The page.
     """
     axes, done = list(record["axes"]), rows(record)
-    last = ("seeds", "last, %", "best, %", "gain, points [95 %]", "parameters", "MFLOPs", "seconds")
+    last = ("seeds", "last, %", "best, %", "gain, points [95 %]", "parameters", "MFLOPs", "epochs", "seconds")
     headings = ["method", *(f"`{axis}`" for axis in axes), *last]
     lines = [f"# {_title(record)}", ""]
     if record["overrides"]:
         lines += ["Settings: " + ", ".join(f"`{text}`" for text in record["overrides"]), ""]
     lines += [_line(headings), _line(["---", *["---:"] * (len(headings) - 1)])]
     for row in done:
-        costs = (_or_dash(row.parameters, count), _or_dash(row.flops, flops), _or_dash(row.seconds, "{:.1f}".format))
+        costs = (_or_dash(row.parameters, count), _or_dash(row.flops, flops), _or_dash(row.epochs, count))
         figures = (_seeds(row), spread(row.accuracy), spread(row.best), gain_interval(row.gain))
-        lines.append(_line([row.method, *(_value(row, axis) for axis in axes), *figures, *costs]))
+        took = _or_dash(row.seconds, "{:.1f}".format)
+        lines.append(_line([row.method, *(_value(row, axis) for axis in axes), *figures, *costs, took]))
     notes = [note.format(accuracy=_accuracy(record).capitalize()) for note in NOTES]
     students = _summaries({"runs": [run for run in record["runs"] if run["method"] != TEACHER]})
     notes += [FLATTERED] if any(VALIDATION_ACCURACY not in summary for summary in students) else []
-    notes += [note] if (note := validation_note(students)) else []
+    notes += [note for note in (validation_note(students), uneven(done)) if note]
     lines += ["", *(part for note in notes for part in (note, ""))]
     if failed := list(failures(done)):
         lines += ["## Failed", "", *(f"- {_escaped(failure)}" for failure in failed), ""]
@@ -228,6 +259,7 @@ def _flat(row: Row, axes: Sequence[str]) -> dict[str, Any]:
         **dict(zip(("best_gain", "best_gain_low", "best_gain_high"), best_gain, strict=True)),
         "parameters": row.parameters,
         "flops": row.flops,
+        "epochs": row.epochs,
         "seconds": row.seconds,
         "failed": "; ".join(f"seed {seed}: {error}" for seed, error in row.failed.items()),
     }
@@ -256,6 +288,7 @@ def as_json(record: Mapping[str, Any], *, folder: Path) -> str:
             "best_gain": _named(Interval._fields, row.best_gain),
             "parameters": row.parameters,
             "flops": row.flops,
+            "epochs": row.epochs,
             "seconds": row.seconds,
             "failed": {str(seed): error for seed, error in row.failed.items()},
         }

@@ -54,6 +54,7 @@ def _method(context: PageContext, group: Group) -> Mapping[str, Any]:
         "gain": _interval(group.gain),
         "gains": [value / 100 for value in group.gains],
         **{name: group.mean(name) for name in ("parameters", "flops", "seconds")},
+        "epochs": verdict.epochs(group),
         "health": reasons.health(group)._asdict(),
         "runs": [str(run.path) for run in group.runs],
     }

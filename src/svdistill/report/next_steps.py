@@ -64,6 +64,7 @@ def steps(context: PageContext) -> list[Step]:
     return [
         *_of_result(context, found, helped),
         *_of_teacher(context, found),
+        *_of_lengths(context, found),
         *_of_length(context, found.best),
         *(step for group in looked_at for step in _of_transfer(context, group)),
     ]
@@ -137,6 +138,22 @@ def _of_teacher(context: PageContext, found: Standing) -> Iterator[Step]:
     if context.teacher is not None and context.teacher.mean("accuracy") <= found.best.mean("accuracy"):
         seen = "the teacher is no better than its student"
         yield Step(seen, "train it longer, or take a larger one: a teacher that knows no more has little to teach")
+
+
+def _of_lengths(context: PageContext, found: Standing) -> Iterator[Step]:
+    """Advise to train all for as long, where the best method trained for longer."""
+    for other in verdict.longer(found)[:1]:
+        label, epochs = context.look(found.best).label, verdict.epochs(found.best)
+        who = "the student alone" if other is found.alone else context.look(other).label
+        as_long = f"train.epochs={epochs}"
+        settings = (as_long, "train.first_stage_counts=true")
+        commands = command(other.runs[0], "seed=$s", as_long), command(found.best.runs[0], "seed=$s", *settings)
+        yield Step(
+            f"{label} trained for {epochs} epochs, {who} for {verdict.epochs(other)}",
+            "let the first stage count among the epochs, so that all train for as long",
+            " ".join(settings),
+            _loop([run.seed for run in other.runs], *commands),
+        )
 
 
 def _of_length(context: PageContext, best: Group) -> Iterator[Step]:

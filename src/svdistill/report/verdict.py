@@ -75,7 +75,7 @@ def finding(context: PageContext, regime: Regime) -> str:
     found, under = standing(regime), conditions(regime)
     text = _first(context, found)
     text = f"{capital(under)}: {text}" if under else capital(text)
-    return " ".join([text, *_second(context, found), *_others(context, regime, found)])
+    return " ".join([text, *_longer(context, found), *_second(context, found), *_others(context, regime, found)])
 
 
 def seeds_for(gain: Interval | None, gains: Sequence[float]) -> int | None:
@@ -126,6 +126,34 @@ def _first(context: PageContext, found: Standing) -> str:
     doubt = "" if is_loss(best.gain) else ", which includes zero"
     but = "but where both have a seed" if is_loss(best.gain) else "but cannot be told apart from the student alone"
     return f"{label} came out best, at {reaches}, {but}: {by} ({_interval(best.gain)}{doubt})."
+
+
+def longer(found: Standing) -> list[Group]:
+    """Return which of the student alone and the runner-up trained for fewer epochs than the best method."""
+    others = dict.fromkeys(group for group in (found.alone, found.runner_up) if group not in (None, found.best))
+    best = epochs(found.best)
+    return [group for group in others if group is not None and best is not None and (epochs(group) or best) < best]
+
+
+def epochs(group: Group) -> int | None:
+    """Return for how many epochs a method trained, those of a first stage among them."""
+    found = group.runs[0].summary.get("epochs")
+    return found if isinstance(found, int) else None
+
+
+def _longer(context: PageContext, found: Standing) -> list[str]:
+    """Say that the best method trained for longer than what it is compared with."""
+    shorter = longer(found)
+    if not shorter:
+        return []
+    label = context.look(found.best).label
+    rest = " and ".join(
+        f"{'the student alone' if group is found.alone else context.look(group).label} for {epochs(group)}"
+        for group in shorter
+    )
+    return [
+        f"{label} trained for {epochs(found.best)} epochs, {rest}: a part of the difference may be the longer training."
+    ]
 
 
 def _second(context: PageContext, found: Standing) -> list[str]:

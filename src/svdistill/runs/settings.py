@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from svdistill.choices import whole_epochs
+from svdistill.choices import stage_lengths
 from svdistill.methods import BASELINE
 
 
@@ -73,10 +73,13 @@ def method_of(recipe: Mapping[str, Any]) -> str:
 def epochs_of(recipe: Mapping[str, Any]) -> int | None:
     """Return how many epochs a run has, those of a first stage among them; None where its recipe does not say."""
     train = recipe.get("train")
-    epochs, first = (train.get("epochs"), train.get("first_stage") or 0) if isinstance(train, Mapping) else (None, 0)
+    if not isinstance(train, Mapping):
+        return None
+    epochs, first = train.get("epochs"), train.get("first_stage") or 0
     if not isinstance(epochs, int) or not isinstance(first, int | float) or not 0 <= first < math.inf:
         return None
-    return epochs + whole_epochs(first, of=epochs)
+    first_epochs, main_epochs = stage_lengths(epochs, first, counts=train.get("first_stage_counts") is True)
+    return first_epochs + main_epochs
 
 
 def losses_of(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:

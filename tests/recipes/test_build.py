@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -198,6 +199,17 @@ def test_tokens_to_drop() -> None:
     assert build.drop_tokens(said, recipes.teacher_of(said)) == (0, 0)
     assert build.drop_tokens(loaded("model.drop_tokens=1", "teacher.drop_tokens=3"), None) == (1, 3)
     assert build.drop_tokens(recipes.load("digits/student"), None) == (0, 0)
+
+
+def test_a_file_says_which_tokens_to_drop(tmp_path: Path) -> None:
+    """With the taps that it names, so that a teacher given by its file is tapped as one given by its recipe."""
+    told = weights.metadata(loaded("model.taps=[block2,block3]", "model.drop_tokens=2"), twelve_images())
+    settings: dict[str, Any] = {"name": "vgg-bn-teacher", "num_classes": 10, "in_channels": 1, "width": 0.1}
+    path = tmp_path / "tokens.safetensors"
+    nets.save(nets.create(**settings), path, **settings, extra=told)
+    for said, drop in (([], 2), (["teacher.drop_tokens=1"], 1), (["teacher.taps=[block1]"], 0)):
+        assert build.drop_tokens(recipes.load("digits/svd", [f"teacher.checkpoint={path}", *said]), None) == (0, drop)
+    assert "drop_tokens" not in weights.metadata(loaded("model.taps=[block2]"), twelve_images())
 
 
 def test_all_that_learns_is_in_the_optimizer() -> None:

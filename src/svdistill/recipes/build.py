@@ -121,12 +121,21 @@ def drop_tokens(recipe: Recipe, teacher: Recipe | None) -> tuple[int, int]:
         recipe: the student's recipe.
         teacher: the teacher's recipe; None where there is none or it is a checkpoint.
     """
-    own = 0 if teacher is None else teacher.model.drop_tokens
+    own = _told_drop_tokens(recipe) if teacher is None else teacher.model.drop_tokens
     if recipe.teacher is not None and recipe.teacher.drop_tokens is not None:
         own = recipe.teacher.drop_tokens
     if recipe.found is not None:
         return recipe.model.drop_tokens or recipe.found.student_drop_tokens, own or recipe.found.teacher_drop_tokens
     return recipe.model.drop_tokens, own
+
+
+def _told_drop_tokens(recipe: Recipe) -> int:
+    """Return what a teacher's file says of the tokens in front at the taps that it names; 0 where it says nothing."""
+    if recipe.teacher is None or recipe.teacher.checkpoint is None or recipe.teacher.taps is not None:
+        return 0
+    with named("teacher.checkpoint"):
+        file = Path(recipe.teacher.checkpoint)
+        return int(told(file, nets.spec(file), "drop_tokens") or 0)
 
 
 def layouts(recipe: Recipe, teacher: Recipe | None) -> tuple[Layouts, Layouts]:

@@ -34,7 +34,7 @@ class TeacherSettings(Settings):
         checkpoint: path of a ``.safetensors`` file that an earlier run has written.
         model: a network of another library or of one's own, and its weights.
         taps: as for the model; null = the taps of the teacher's recipe or model.
-        drop_tokens: as for the model; null = as in the teacher's recipe, 0 for a checkpoint.
+        drop_tokens: as for the model; null = as in the teacher's recipe, or as its file says beside the taps.
         layout: as for the model; null = as in the teacher's recipe.
         views: how many fixed variants of each image to train on; the teacher is run over them once, and what the
             losses need of it is stored and read from disk; null = new ones each time, with the teacher in every step.

@@ -25,7 +25,7 @@ def told(path: Path, spec: Mapping[str, Any], key: str) -> Any:
 
     Returns:
         A tuple of texts (``classes``, ``turned``, ``taps``) or of numbers (``mean``, ``std``, ``input_size``), or a
-        number (``image_size``, ``held_out``); None where nothing is said.
+        number (``image_size``, ``drop_tokens``, ``held_out``); None where nothing is said.
 
     Raises:
         CheckpointError: something else stands there.

@@ -28,12 +28,16 @@ def metadata(recipe: Recipe, images: Images) -> dict[str, str]:
 
     Returns:
         ``recipe``, ``data``, and as JSON ``image_size``, ``classes``, ``mean``, ``std`` and, where the recipe names
-        them, ``taps`` and ``held_out``. With the task ``rotation`` also ``task``, and ``turned``, the classes of the
-        images that were turned. Where it is not white, ``background`` as it is.
+        them, ``taps``, with ``drop_tokens`` where there are any, and ``held_out``. With the task ``rotation`` also
+        ``task``, and ``turned``, the classes of the images that were turned. Where it is not white, ``background`` as
+        it is.
     """
     settings, named = recipe.data, {}
     if recipe.model.taps is not None or recipe.found is not None:
         named["taps"] = json.dumps(recipe.model.taps if recipe.found is None else recipe.found.student)
+        found = 0 if recipe.found is None else recipe.found.student_drop_tokens
+        if drop := recipe.model.drop_tokens or found:
+            named["drop_tokens"] = json.dumps(drop)
     if settings.held_out is not None:
         named["held_out"] = json.dumps(settings.held_out)
     if settings.background != "white":

@@ -124,6 +124,19 @@ def test_with_and_without_unlabelled_images(tmp_path: Path) -> None:
     assert all(group.gain is not None for group in found.regimes[0].groups[1:])
 
 
+def test_bounds_of_a_first_stage_are_variants_of_a_method(tmp_path: Path) -> None:
+    """The student alone has one stage, so that it stands beside each of them, whichever its recipe names."""
+    make_run(tmp_path, "alone", train={"epochs": 6, "first_stage": 0, "first_stage_norm": 1.0})
+    for norm in (1.0, 3.0):
+        make_run(tmp_path, "svd", train={"epochs": 6, "first_stage": 3, "first_stage_norm": norm})
+    groups = only_groups(collect([tmp_path]))
+    assert [group.key.variant for group in groups[1:]] == [
+        (("train.first_stage_norm", 1.0),),
+        (("train.first_stage_norm", 3.0),),
+    ]
+    assert all(group.gain is not None for group in groups[1:])
+
+
 def note_images(run: Path, **pixels: str) -> None:
     """Write down of which images a run is."""
     noted = json.loads((run / "data.json").read_text())

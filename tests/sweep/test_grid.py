@@ -60,6 +60,8 @@ def test_a_list_setting_is_no_axis(tmp_path: Path) -> None:
 def test_settings_of_the_transfer_spare_the_student_alone(tmp_path: Path) -> None:
     """Two stages and unlabelled images mean nothing to a student alone."""
     planned = plan(tmp_path, "train.first_stage=0.5", "data.unlabelled={name: rest, batch_size: 5}")
+    bounds = plan(tmp_path, "train.first_stage=0.5", "train.first_stage_norm=[1,3]")
+    assert titles(bounds)[1:] == ["alone seed 0", "svd first_stage_norm=1 seed 0", "svd first_stage_norm=3 seed 0"]
     alone, helped = planned.members[1].recipe, planned.members[2].recipe
     assert (alone.train.first_stage, alone.data.unlabelled) == (0, None)
     assert helped.train.first_stage == 0.5

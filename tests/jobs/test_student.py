@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,28 @@ def test_predictions_are_those_of_the_evaluation(run: Run, photos: Path) -> None
         assert dict(one.classes) == pytest.approx(dict(zip(CLASSES, row.tolist(), strict=True)), rel=1e-5)
         probabilities = [probability for _, probability in one.classes]
         assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_random_numbers_are_left_alone(run: Run, photos: Path, tmp_path: Path) -> None:
+    """A loop that measures its network after each epoch does not draw the same images in all of them."""
+
+    def drawn() -> tuple[float, ...]:
+        return torch.rand(()).item(), np.random.rand(), random.random()
+
+    def seed() -> None:
+        torch.manual_seed(3)
+        np.random.seed(3)
+        random.seed(3)
+
+    seed()
+    expected = [drawn() for _ in range(3)]
+    seed()
+    jobs.evaluate(run.path, device="cpu")
+    assert drawn() == expected[0]
+    list(jobs.predict(run.path, photos / "val", device="cpu"))
+    assert drawn() == expected[1]
+    jobs.export(run.path, to="torch-export", output=tmp_path / "student.pt2")
+    assert drawn() == expected[2]
 
 
 def test_a_picture_that_cannot_be_read_is_told(run: Run, photos: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def evaluate(
     """
     student = Student.load(path, allow_code=allow_code)
     test = student.test_images(name, root)
-    engine = training.launch(device=device, seed=0)
+    engine = training.launch(device=device, seed=None)
     mean, std = torch.tensor(student.mean), torch.tensor(student.std)
     network = student.network.to(engine.device)
     result = training.evaluate(engine, network, test, mean=mean, std=std, confusion=True)

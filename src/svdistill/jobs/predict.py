@@ -80,7 +80,7 @@ def predict(
     places = list(_find([images] if isinstance(images, str | os.PathLike) else images))
     if not places:
         raise DataError("no picture is named; give files, or folders with pictures in them")
-    engine = training.launch(device=device, seed=0)
+    engine = training.launch(device=device, seed=None)
     student.network.to(engine.device)
     # All that can be wrong is found by now, not when the first prediction is asked for.
     return _predictions(student, places, top=min(top, len(student.classes)), device=engine.device)

@@ -76,7 +76,7 @@ class Engine:
         return tuple(tensor.to(self.device, non_blocking=non_blocking) for tensor in tensors)
 
 
-def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> Engine:
+def launch(*, device: str = "auto", precision: str = "32-true", seed: int | None) -> Engine:
     """Choose the device, set the precision, seed everything and connect the processes, where several were started.
 
     With one seed, one number of threads and one version of torch, a run on a CPU gives the same weights bit for bit.
@@ -90,7 +90,7 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> En
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or, in one process, ``cuda:N``.
         precision: ``32-true``, or ``bf16-mixed`` for autocast. float16 is left out: it needs a scaled loss, and the two
             gradients of a step, taken one by one, would each need its own scale.
-        seed: seeds torch, numpy and random; 0 to 2³² − 1.
+        seed: seeds torch, numpy and random; 0 to 2³² − 1. None leaves their numbers alone, where none are drawn.
 
     Returns:
         The engine: its device, its autocast, its transfers, and which of how many processes this is.
@@ -101,7 +101,7 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> En
     """
     if precision not in PRECISIONS:
         raise OptionError(f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}")
-    if not 0 <= seed < 2**32:
+    if seed is not None and not 0 <= seed < 2**32:
         raise OptionError(f"the seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
     ranks = find_ranks()
     engine = Engine(_device(device, ranks), precision, ranks)
@@ -113,7 +113,8 @@ def launch(*, device: str = "auto", precision: str = "32-true", seed: int) -> En
         _divide_cores(ranks)
         if not dist.is_initialized():
             _connect(engine)
-    _seed(seed)
+    if seed is not None:
+        _seed(seed)
     return engine
 
 

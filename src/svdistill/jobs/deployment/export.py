@@ -145,7 +145,7 @@ def export(
     kind = formats.check_format(to, int8=int8, inside=preprocessing)
     student = Student.load(path, allow_code=allow_code)
     files = _free_files(student, output, kind, int8=int8)
-    training.launch(device="cpu", seed=0)
+    training.launch(device="cpu", seed=None)
     images, source = _compared_on(student, pictures)
     calibrated_with = _calibrated_with(student, pictures) if int8 else None
     prepare = _pixels if preprocessing else student.standardize
@@ -306,12 +306,13 @@ def _measured(
     preprocessing: bool,
 ) -> tuple[Measured, ...]:
     """Measure the teacher and the student in PyTorch, and each export; the last ones are given the same image."""
-    pixels = torch.randint(256, (1, *student.shape), dtype=torch.uint8)
+    random = torch.Generator().manual_seed(0)  # of its own: a caller's numbers are left alone
+    pixels = torch.randint(256, (1, *student.shape), dtype=torch.uint8, generator=random)
     own = _composed(student.standardize, student.logits) if preprocessing else student.logits
     image = pixels if preprocessing else student.standardize(pixels)
     runs = {name: (one.run, image) for name, one in made.items()} | {PYTORCH: (own, image)}
     if teacher is not None:
-        runs[TEACHER] = (teacher.logits, torch.rand(1, *teacher.shape))
+        runs[TEACHER] = (teacher.logits, torch.rand(1, *teacher.shape, generator=random))
     seconds = verify.latency(runs)
     networks = [] if teacher is None else [Measured(TEACHER, PYTORCH, teacher.file, _size(teacher), seconds[TEACHER])]
     right = _share(found[STUDENT].right, found[STUDENT])

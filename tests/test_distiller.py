@@ -527,6 +527,16 @@ def test_a_frozen_batch_norm_stays_frozen():
     assert norm.training
 
 
+def test_a_batch_norm_stays_frozen_where_the_student_alone_is_put_in_eval_mode():
+    """As by a loop that measures its student, and had frozen the norm after `train`."""
+    module = distiller().train()
+    norm = module.student[0][1].eval()
+    module(IMAGES)
+    module.student.eval()
+    assert module.train().student.training
+    assert not norm.training
+
+
 def test_a_student_that_comes_in_eval_mode_is_trained_as_a_whole():
     """As one that was loaded from a file."""
     module = Distiller(network().eval(), network(), loss=Recorder("maps"), **TAPS)

@@ -254,8 +254,7 @@ class Distiller(nn.Module):
         Args:
             mode: whether to train.
         """
-        if self.student.training:
-            self._frozen = [module for module in self.student.modules() if not module.training]
+        self._note_frozen()
         # Whatever has been put in train mode since is no longer frozen.
         frozen = [module for module in self._frozen if not module.training]
         super().train(mode)
@@ -295,6 +294,7 @@ class Distiller(nn.Module):
         if not self.training:
             return DistillOutput(self._reader.logits(self.student, images), None, {}, {})
         _check_told(losses, labels)
+        self._note_frozen()  # the student alone may be put in eval mode before `train` is called again
         self._choose_taps(images)
         # Tapped also where no map is read: a compiled student does not notice that hooks have come or gone.
         logits, maps = self._reader.run(self.student, images)
@@ -312,6 +312,11 @@ class Distiller(nn.Module):
             terms[name], figures = compare(side, goals[name], *told)
             health |= figures
         return DistillOutput(logits, sum(terms.values(), start=logits.new_zeros(())), health, terms)
+
+    def _note_frozen(self) -> None:
+        """Remember what is in eval mode while the student trains."""
+        if self.student.training:
+            self._frozen = [module for module in self.student.modules() if not module.training]
 
     def compile_losses(self, **options: Any) -> None:
         """Compile the transfer losses with `torch.compile`: their many small operations become few.

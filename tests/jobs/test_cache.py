@@ -221,11 +221,12 @@ def test_students_of_several_seeds(runs: Path) -> None:
 
 
 def test_what_changes_nothing_of_the_teachers_side_shares_it(runs: Path) -> None:
-    """Learning rate, beta and the student's width do; rank, augmentation and views have their own."""
+    """Learning rate, beta and the student's width do; rank, augmentation, views and normalization have their own."""
     path = cache("views=2", runs=runs).path
     for same in ("optimizer.lr=0.1", "loss.beta=4", "model.width=0.2", "train.epochs=1", "loss.gradient=paper"):
         assert cache("views=2", same, runs=runs).path == path, same
-    for other in ("loss.rank=2", "data.augment.shift=2", "views=3", "loss.basis=teacher", "loss.name=attention"):
+    others = ("loss.rank=2", "data.augment.shift=2", "views=3", "loss.basis=teacher", "loss.name=attention")
+    for other in (*others, "model={mean: [0.3], std: [0.4]}"):
         assert cache("views=2", other, runs=runs).path != path, other
 
 

@@ -80,6 +80,8 @@ def folder(recipe: Recipe, wanted: teacher_cache.Key) -> Path:
         "teacher": wanted.teacher if parent is None else identity(parent),
         "images": _images(recipe),
     }
+    if recipe.model.trained or recipe.model.mean is not None:  # no setting of the images says how they are scaled
+        about |= {"mean": wanted.mean, "std": wanted.std}
     letters = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
     return Path(FOLDER) / name / f"{wanted.views}-{letters}"
 

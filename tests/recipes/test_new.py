@@ -59,7 +59,8 @@ def test_wrong_answers_write_nothing(tmp_path: Path) -> None:
         ({"method": "svdd"}, "did you mean 'svd'"),
         ({"student": "resnet9"}, "model.name: no network is called 'resnet9'"),
         ({"data": "digit"}, "data.name: no 'digit'; did you mean 'digits'"),
-        ({"teacher": None}, "--teacher"),
+        ({"teacher": None}, "--teacher: 'svd-recommended' needs one"),
+        ({"method": "alone"}, "--teacher: 'alone' trains without one"),
         ({"teacher": "no.safetensors"}, "--teacher: no saved network at no.safetensors"),
         ({"log": ("mflow",)}, "train.log: no tracker 'mflow'; did you mean 'mlflow'"),
     ):

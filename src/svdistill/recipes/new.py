@@ -80,6 +80,8 @@ def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:
     alone = answers.method == BASELINE
     if not alone and answers.teacher is None:
         raise OptionError(f"--teacher: {answers.method!r} needs one; give a network or a trained one's file")
+    if alone and answers.teacher is not None:
+        raise OptionError(f"--teacher: {answers.method!r} trains without one; leave it out, or take another --method")
     head = f"# Train it:       svdistill train {file}\n# All settings:   svdistill recipes show {file}\n"
     if alone:
         return {file: head + _about(answers, "the student alone") + _labels(answers) + _network(answers.student)}

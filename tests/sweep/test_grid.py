@@ -57,6 +57,13 @@ def test_a_list_setting_is_no_axis(tmp_path: Path) -> None:
     assert plan(tmp_path, "train.milestones=[[0.5],[0.25,0.75]]").axes == {"train.milestones": ([0.5], [0.25, 0.75])}
 
 
+def test_lists_that_belong_together_are_no_axes(tmp_path: Path) -> None:
+    """A mean is accepted only with a deviation; beside them another setting may vary."""
+    planned = plan(tmp_path, "model.mean=[0.3]", "optimizer.lr=[0.1,0.2]", "model.std=[0.4]")
+    assert planned.axes == {"optimizer.lr": (0.1, 0.2)}
+    assert {(member.recipe.model.mean, member.recipe.model.std) for member in planned.members[1:]} == {((0.3,), (0.4,))}
+
+
 def test_settings_of_the_transfer_spare_the_student_alone(tmp_path: Path) -> None:
     """Two stages and unlabelled images mean nothing to a student alone."""
     planned = plan(tmp_path, "train.first_stage=0.5", "data.unlabelled={name: rest, batch_size: 5}")

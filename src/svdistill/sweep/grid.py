@@ -65,7 +65,7 @@ class Grid:
                 self._fixed[key] = text
         self._losses = {method: self._losses_of(method) for method in methods}
         for key, (values, text) in lists.items():
-            self._sort_list(key, values, text)
+            self._sort_list(key, values, text, [other for name, (_, other) in lists.items() if name != key])
 
     def _losses_of(self, method: str) -> dict[str, dict[str, Any]]:
         """Return the losses of a method by name, each with all its settings; none for a student alone."""
@@ -82,10 +82,14 @@ class Grid:
     def _without_losses(self) -> list[str]:
         return [text for key, text in self._fixed.items() if not _is_of_loss(key)]
 
-    def _sort_list(self, key: str, values: list[Any], text: str) -> None:
-        """Decide whether a list is one value of a setting or the values that it takes in turn."""
+    def _sort_list(self, key: str, values: list[Any], text: str, others: Sequence[str]) -> None:
+        """Decide whether a list is one value of a setting or the values that it takes in turn.
+
+        A setting may be accepted only beside another that takes a list too, as mean and standard deviation are.
+        """
         methods = [method for method in self._losses if self._name(key, method) is not None]
-        if self._accepts(text, methods[0] if methods else next(iter(self._losses))):
+        method = methods[0] if methods else next(iter(self._losses))
+        if any(self._accepts([text, *beside], method) for beside in ([], *([other] for other in others))):
             self._fixed[key] = text
             return
         if not values:
@@ -93,10 +97,10 @@ class Grid:
         distinct = {json.dumps(value): value for value in values}
         self.axes[key] = [(value, f"{key}={written}") for written, value in distinct.items()]
 
-    def _accepts(self, text: str, method: str) -> bool:
+    def _accepts(self, texts: Sequence[str], method: str) -> bool:
         fixed = [setting for key, setting in self._fixed.items() if self._name(key, method) == key]
         try:
-            recipes.lineage(recipes.load(self.recipe, [*fixed, text], method=method))
+            recipes.lineage(recipes.load(self.recipe, [*fixed, *texts], method=method))
         except SvdistillError:
             return False
         return True

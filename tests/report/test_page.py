@@ -106,6 +106,19 @@ def test_a_teacher_for_each_seed(tmp_path: Path) -> None:
     assert "teacher 2 seeds 85.00 ± 7.07 %" in text
 
 
+def test_a_teacher_of_other_classes(tmp_path: Path) -> None:
+    """Its accuracy is of other images: the page says so, draws it beside no student's and advises nothing from it."""
+    make_run(tmp_path, "teacher", summary={"accuracy": 0.2}, data={"name": "shoes", "root": None})
+    for method in ("alone", "svd"):
+        make_run(tmp_path, method)
+    html = page.render(collect([tmp_path]))
+    text = words(html)
+    assert "The teacher reaches 20.00 % on other images or classes; the student has 20 % of its FLOPs." in text
+    assert "teacher, on other images or classes 1 seed 20.00 %" in text
+    assert "the teacher is no better than its student" not in text
+    assert "cost" not in sections(html)
+
+
 def test_one_plain_run(tmp_path: Path) -> None:
     """A student alone has curves, spectra and a confusion matrix, and nothing that would need a second method."""
     run = make_run(tmp_path, "alone")

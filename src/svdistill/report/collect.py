@@ -32,6 +32,9 @@ _OF_METHOD = ("loss", "teacher", "model.taps", *_OF_STAGES, "data.unlabelled")
 # Runs that differ in these are never compared with each other, even where each method has only one value.
 _OF_REGIME = ("data", "model", "train.epochs")
 
+# What decides which images an accuracy is of, and what is told of them.
+_OF_TEST = ("data.name", "data.root", "data.classes", "data.held_out", "data.task")
+
 
 @dataclass(frozen=True, eq=False)
 class RunView:
@@ -209,6 +212,11 @@ def read(path: str | os.PathLike[str]) -> RunView:
         raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics; train it again")
     diagnostics, lacking = ({}, lacking) if lacking else insight.read(record.diagnostics)
     return RunView(record.path, recipe, summary, metrics, diagnostics, settings, lacking)
+
+
+def measured_alike(one: RunView, other: RunView) -> bool:
+    """Whether the accuracies of two runs are of the same images and the same classes."""
+    return all(one.settings.get(key) == other.settings.get(key) for key in _OF_TEST)
 
 
 def rank_of(run: RunView) -> int | None:

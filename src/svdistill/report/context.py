@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from svdistill.methods import BASELINE, OWN
 from svdistill.report import tables
-from svdistill.report.collect import Collection, Group, Key, Regime
+from svdistill.report.collect import Collection, Group, Key, Regime, measured_alike
 from svdistill.report.methods import Look, setting
 
 MAX_ALSO = 2  # more settings that change along with others, for instance with the data set, only clutter a title
@@ -150,8 +150,10 @@ class PageContext(NamedTuple):
 
     @property
     def teacher_accuracy(self) -> float | None:
-        """The teacher's accuracy after its last epoch, 0 to 1, mean over its seeds."""
-        return None if self.teacher is None else self.teacher.mean("accuracy")
+        """The teacher's accuracy after its last epoch, 0 to 1, mean over its seeds; None if it is of other images."""
+        if self.teacher is None or not measured_alike(self.teacher.runs[0], self.main.groups[0].runs[0]):
+            return None
+        return self.teacher.mean("accuracy")
 
     @property
     def accuracy(self) -> str:

@@ -135,7 +135,8 @@ def _loop(seeds: Sequence[int], *commands: str) -> str:
 
 
 def _of_teacher(context: PageContext, found: Standing) -> Iterator[Step]:
-    if context.teacher is not None and context.teacher.mean("accuracy") <= found.best.mean("accuracy"):
+    reached = context.teacher_accuracy
+    if reached is not None and reached <= found.best.mean("accuracy"):
         seen = "the teacher is no better than its student"
         yield Step(seen, "train it longer, or take a larger one: a teacher that knows no more has little to teach")
 

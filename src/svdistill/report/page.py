@@ -17,7 +17,7 @@ from svdistill.methods import BASELINE
 from svdistill.names import printable_lines
 from svdistill.records import RunRecord
 from svdistill.report import diagnostics, next_steps, reasons, regimes, sections, tables, verdict
-from svdistill.report.collect import Collection, Group, Regime, RunView, collect, method_order
+from svdistill.report.collect import Collection, Group, Regime, RunView, collect, measured_alike, method_order
 from svdistill.report.context import PageContext, Picture, Section, accuracy, capital, conditions, plural
 from svdistill.report.methods import Look, looks
 from svdistill.report.numbers import points, whole_percent
@@ -269,7 +269,8 @@ def _headline(context: PageContext) -> list[str]:
     said = verdict.headline(context)
     if context.teacher is not None:
         part = context.main.groups[0].mean("flops") / context.teacher.mean("flops")
-        text = f"The teacher reaches {tables.percent(context.teacher_accuracy)}"
+        text = f"The teacher reaches {tables.percent(context.teacher.mean('accuracy'))}"
+        text += " on other images or classes" if context.teacher_accuracy is None else ""
         said.append(f"{text}; the student has {whole_percent(part)} of its FLOPs.")
     return said
 
@@ -279,9 +280,15 @@ def _tables(context: PageContext) -> list[tuple[str, list[_Row]]]:
     for regime in context.found.regimes:
         top = max(group.mean("accuracy") for group in regime.groups)
         rows = [_row(group, context.look(group), top=group.mean("accuracy") == top) for group in regime.groups]
-        rows += [_row(teacher, None) for teacher in context.found.teachers_of(regime)]
+        rows += [_teacher_row(teacher, regime) for teacher in context.found.teachers_of(regime)]
         made.append((capital(conditions(regime)), rows))
     return made
+
+
+def _teacher_row(teacher: Group, regime: Regime) -> _Row:
+    row = _row(teacher, None)
+    alike = measured_alike(teacher.runs[0], regime.groups[0].runs[0])
+    return row if alike else row._replace(label=f"{row.label}, on other images or classes")
 
 
 def _row(group: Group, look: Look | None, *, top: bool = False) -> _Row:

@@ -71,7 +71,7 @@ def curves(context: PageContext) -> Section | None:
         f"{called} in percent. Line: mean over the seeds{bands}. The first epochs may lie below the figure."
         f"{_thinned(shown)}"
     )
-    legend = context.legend(shown, teacher=context.teacher is not None and ACCURACY in measured)
+    legend = context.legend(shown, teacher=context.teacher_accuracy is not None and ACCURACY in measured)
     return Section("training", "Training", lead, legend, large=pictures) if pictures else None
 
 
@@ -90,7 +90,7 @@ def cost(context: PageContext) -> Section | None:
     regimes = _same_but(context, "model.")
     groups = [group for regime in regimes for group in regime.groups]
     items = [_bar(group, context.look(group), x=group.mean("flops") / 1e6) for group in groups]
-    if context.teacher is not None:
+    if context.teacher is not None and context.teacher_accuracy is not None:
         items.append(_bar(context.teacher, None, x=context.teacher.mean("flops") / 1e6))
     positions = sorted({item.x for item in items})
     if len(positions) < 2 or positions[0] <= 0:
@@ -111,7 +111,7 @@ def cost(context: PageContext) -> Section | None:
         "floating-point operations. Mark: mean over the seeds; bar: one deviation to either side. Methods that train "
         "the same network cost the same and stand side by side."
     )
-    legend = context.legend(groups, teacher=context.teacher is not None)
+    legend = context.legend(groups, teacher=context.teacher_accuracy is not None)
     picture = _responsive(draw, "cost", "", note=_confounded(regimes))
     return Section("cost", "Accuracy against cost", lead, legend, marks=True, large=[picture])
 

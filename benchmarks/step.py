@@ -5,6 +5,7 @@ the logits, one from the taps, and the optimizer's step.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from shutil import which
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from benchmarks.measure import machine, peak_bytes, ratio, side_by_side, spread, target, write
 from benchmarks.straightforward import straightforward_loss
 from svdistill import Distiller
+from svdistill.errors import SvdistillWarning
 from svdistill.losses import SVDLoss
 from svdistill.losses.maps import number, numbered
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
@@ -157,7 +159,9 @@ def parts_one_by_one(pair: Pair, *, rounds: int) -> dict[str, Any]:
             times.setdefault(name, []).append(now - last)
             last = now
 
-        pair.parts(note)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SvdistillWarning)  # of the decay, which is no part of them
+            pair.parts(note)
     return {name: spread(seconds) for name, seconds in times.items()}
 
 

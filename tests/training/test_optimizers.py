@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from svdistill.errors import OptionError
+from svdistill.errors import OptionError, SvdistillWarning
+from svdistill.training import backward
 from svdistill.training.optimizers import add_main_decay, make_optimizer, set_learning_rate, trained
 
 
@@ -109,6 +110,20 @@ def test_main_decay_is_added_to_weights_only():
     assert add_main_decay(optimizer, (gradient, None, bias))[1] is None
     assert torch.equal(gradient, torch.ones(1, 2).double())
     assert not weight.requires_grad
+
+
+def test_decay_that_nobody_adds_is_warned_of():
+    """As in a loop of one's own that calls `loss.backward()`; not where `backward` stands in its place."""
+    net = nn.Linear(2, 1)
+    optimizer = make_optimizer("sgd", net, lr=0.1, weight_decay=0.5)
+    for _ in range(2):
+        output = net(torch.ones(3, 2)).mean()
+        backward(output, output**2, optimizer)
+        optimizer.step()
+    net(torch.ones(3, 2)).mean().backward()
+    with pytest.warns(SvdistillWarning, match=r"after loss\.backward\(\) there is none; take torch\.optim\.SGD"):
+        optimizer.step()
+    make_optimizer("sgd", net, lr=0.1).step()
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])

@@ -2,16 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from typing import Any
+from warnings import warn
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from svdistill.distiller import Distiller
-from svdistill.errors import OptionError, nearest
+from svdistill.errors import OptionError, SvdistillWarning, nearest
 
 OPTIMIZERS = ("sgd", "adamw")
 # Devices that torch has fused forms for; of them only the CPU's were run here. Elsewhere the plain ones serve.
 _FUSED_ON = ("cpu", "cuda")
+# Those whose gradients have been given their ``main_decay`` since the last step.
+_decayed: WeakSet[torch.optim.Optimizer] = WeakSet()
 
 
 def make_optimizer(
@@ -26,7 +30,8 @@ def make_optimizer(
 
     With ``sgd`` the weight decay belongs to the main gradient g_m, whose norm limits the transfer gradient
     (docs/method.md, step 7). Torch's own decay would come after that, so it stays 0; the group says ``main_decay``
-    instead, which :func:`svdistill.training.step` adds to g_m. With ``adamw`` the decay is torch's own,
+    instead, which :func:`svdistill.training.step` and :func:`svdistill.backward` add to g_m; a step without either has
+    no decay, and warns of it. With ``adamw`` the decay is torch's own,
     decoupled from all gradients.
 
     On a CPU and on CUDA torch's fused form is taken: one pass over each parameter instead of one for each operation.
@@ -63,10 +68,23 @@ def make_optimizer(
         made = torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=fused)
     else:
         made = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+        made.register_step_pre_hook(_warn_of_no_decay)
         if momentum and fused:
             made.register_step_pre_hook(_begin_at_zero)
     made.register_step_pre_hook(_lay_alike)
     return made
+
+
+def _warn_of_no_decay(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Warn of a step whose gradients lack the ``main_decay``, as after a plain ``loss.backward()``."""
+    if any(group.get("main_decay") for group in optimizer.param_groups) and optimizer not in _decayed:
+        warn(
+            "the weight decay of this optimizer is part of the main gradient, to which svdistill.backward and "
+            "training.step add it, and after loss.backward() there is none; take torch.optim.SGD in such a loop",
+            SvdistillWarning,
+            stacklevel=2,
+        )
+    _decayed.discard(optimizer)
 
 
 def _begin_at_zero(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -137,6 +155,7 @@ def add_main_decay(
     Returns:
         The gradients with the decay; where None came, and another loss reaches the parameter, the decay alone.
     """
+    _decayed.add(optimizer)
     decays = [group.get("main_decay", 0.0) for group in optimizer.param_groups for p in _trained(group)]
     others = [None] * len(gradients) if besides is None else besides
 

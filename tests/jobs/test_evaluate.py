@@ -104,6 +104,10 @@ def test_of_a_run_that_held_images_out(tmp_path: Path) -> None:
     settings = ["teacher.recipe=null", f"teacher.checkpoint={run.student_file}", "data.held_out=0.1"]
     with pytest.raises(RecipeError, match=r"^data\.held_out: 0\.1 of the images .* trained with 0\.05 held out; give"):
         jobs.train("digits/svd", overrides=[*settings, "train.device=cpu"], runs=tmp_path)
+    outside = f"{{model: {{name: vgg-bn-teacher, width: 0.1, checkpoint: {run.student_file}}}}}"
+    for other in (f"model.checkpoint={run.student_file}", f"teacher={outside}"):
+        with pytest.raises(RecipeError, match=r"^data\.held_out: 0\.1 of the images .* trained with 0\.05 held out; "):
+            jobs.train("digits/svd", overrides=[other, "data.held_out=0.1", "train.device=cpu"], runs=tmp_path)
 
 
 def test_of_a_teacher_that_tells_turns_apart(tmp_path: Path) -> None:

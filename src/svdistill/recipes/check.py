@@ -1,16 +1,17 @@
 """Whether a recipe's student, teacher, losses and images fit each other, found out before work starts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
 from svdistill import nets, training
+from svdistill.choices import IMAGE_FOLDER
 from svdistill.distiller import Adapted, Distiller
 from svdistill.errors import RecipeError, SvdistillError, SvdistillWarning, one_line
 from svdistill.losses.protocol import Losses
@@ -105,6 +106,7 @@ def check(
     """
     _check_trackers(recipe)
     _check_average(recipe, images)
+    _check_held_out(recipe, images)
     student = _student(recipe, images, processes=processes)
     criteria = build.losses(recipe)
     _check_mixed(recipe, criteria)
@@ -256,7 +258,6 @@ def _untrained_teacher(
             )
         with named("teacher.checkpoint"):
             network, spec = weights.load_teacher(path, images, allow_code=recipe.allow_code), nets.spec(path)
-        _check_held_out(recipe, path, spec)
         size, home, classes = spec.get("image_size"), spec.get("data"), weights.told(path, spec, "classes")
         key = ""
     else:
@@ -274,14 +275,37 @@ def _untrained_teacher(
     return network, classes
 
 
-def _check_held_out(recipe: Recipe, path: Path, spec: Mapping[str, Any]) -> None:
-    """Refuse a trained teacher that has seen images of which the student's accuracy is to be."""
-    wanted, there = recipe.data.held_out, weights.told(path, spec, "held_out")
-    if wanted is not None and spec.get("data") == recipe.data.name and there != wanted:
-        raise RecipeError(
-            f"data.held_out: {wanted:g} of the images are held out, but the teacher's file was trained with "
-            f"{'none' if there is None else there} held out; give the teacher by teacher.recipe"
-        )
+def _check_held_out(recipe: Recipe, images: Images) -> None:
+    """Refuse trained weights that have seen images of which the student's accuracy is to be."""
+    wanted, teacher = recipe.data.held_out, recipe.teacher
+    files = {"model.checkpoint": recipe.model.checkpoint}
+    if teacher is not None:
+        files["teacher.checkpoint"] = teacher.checkpoint
+        files["teacher.model.checkpoint"] = None if teacher.model is None else teacher.model.checkpoint
+    for key, file in files.items():
+        if wanted is None or file is None or not nets.files.is_ours(file):
+            continue
+        with named(key):
+            there = weights.told(Path(file), nets.spec(file), "held_out")
+        if there != wanted and _of_same_images(recipe, images, Path(file)):
+            what, change = "the teacher's file", "give the teacher by teacher.recipe"
+            if key == "model.checkpoint":
+                what, change = key, "begin with weights that have not seen them"
+            raise RecipeError(
+                f"data.held_out: {wanted:g} of the images are held out, but {what} was trained with "
+                f"{'none' if there is None else there} held out; {change}"
+            )
+
+
+def _of_same_images(recipe: Recipe, images: Images, file: Path) -> bool:
+    """Tell whether weights may have been trained on a recipe's data set; all folders of images have one name."""
+    spec = nets.spec(file)
+    if spec.get("data") != recipe.data.name:
+        return False
+    if recipe.data.name != IMAGE_FOLDER or "rotation" in (recipe.data.task, spec.get("task")):
+        return True
+    classes = weights.told(file, spec, "classes")
+    return classes is None or bool({*classes} & {*images.train.classes})
 
 
 def _trace(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.report.runs import LOSSES, finish_again, make_comparison, make_run
 
+from svdistill import recipes
 from svdistill.errors import DataError
 from svdistill.records import RunRecord
 from svdistill.report import collect as module
@@ -228,6 +229,13 @@ def test_method_of_a_recipe(loss: Any, stage: float, method: str) -> None:
     """The word that a summary of today writes down."""
     assert method_of({"loss": loss, "train": {"first_stage": stage}}) == method
     assert method_of({"loss": loss}) == method.removesuffix("-two-stage")
+
+
+@pytest.mark.parametrize("method", recipes.methods())
+def test_every_method_is_called_the_same_before_and_after_its_end(method: str) -> None:
+    """A run that has not ended has no summary, which has the recipe's own word."""
+    recipe = recipes.load("digits/svd", method=method)
+    assert method_of(recipe.to_dict()) == recipe.method
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from svdistill.choices import stage_lengths
-from svdistill.methods import BASELINE
+from svdistill.methods import BASELINE, OWN
 
 
 def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,14 +60,20 @@ def differing(recipes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]
 
 def method_of(recipe: Mapping[str, Any]) -> str:
     """Return the name of what a recipe helps its student with: ``alone``, ``svd-k2``, ``svd+soft-target``."""
-    parts = []
-    for loss in losses_of(recipe):
-        preset, rank = loss.get("preset"), loss.get("rank")
-        variant = f"-{preset}" if preset else f"-k{rank}" if isinstance(rank, int) and rank > 1 else ""
-        parts.append(f"{loss.get('name', '?')}{variant}")
+    parts = ["-".join([str(loss.get("name", "?")), *_variant(loss)]) for loss in losses_of(recipe)]
     train = recipe.get("train")
     stages = "-two-stage" if isinstance(train, Mapping) and train.get("first_stage") else ""
     return ("+".join(parts) or BASELINE) + stages
+
+
+def _variant(loss: Mapping[str, Any]) -> list[str]:
+    """Return what a method's name says of a loss after the loss's own; see `recipes.losses.LossSettings.variant`."""
+    if preset := loss.get("preset"):
+        return [str(preset)]
+    rank = loss.get("rank")
+    parts = [f"k{rank}"] if isinstance(rank, int) and rank > 1 else []
+    parts += ["own-norm"] if loss.get("name") == OWN and loss.get("clip") == "own_norm" else []
+    return [*parts, *(["standardized"] if loss.get("standardize") is True else [])]
 
 
 def epochs_of(recipe: Mapping[str, Any]) -> int | None:

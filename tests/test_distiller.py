@@ -23,6 +23,7 @@ from svdistill.losses import (
     soft_target_loss,
     svd_loss,
 )
+from svdistill.nets import compile_module
 from tests.distillers import IMAGES, TAPS, Recorder, distiller, network
 from tests.plain_loss import PlainLoss
 
@@ -238,6 +239,20 @@ def test_a_copy_has_losses_of_its_own_also_where_they_were_compiled():
         other(IMAGES).terms["fitnet"].backward()
         assert other.losses["fitnet"].regressor.weight.grad is not None
         assert module.losses["fitnet"].regressor.weight.grad is None
+
+
+def test_prepare_sees_through_what_is_compiled():
+    """A tap that is changed in place later is given as it was, whichever comes first."""
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 3))
+    module = Distiller(student, network(), loss=Recorder("maps"), student_taps=["0"], teacher_taps=["0"])
+    compile_module(module.student, backend="aot_eager")
+    module.prepare(IMAGES)
+    try:
+        module.train()(IMAGES)
+    finally:
+        torch.compiler.reset()
+    torch.testing.assert_close(module.losses["transfer"].given[0][0], student[0](IMAGES))
 
 
 def test_prepare_makes_adapters_where_widths_differ():

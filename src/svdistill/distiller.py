@@ -1,6 +1,7 @@
 """A student with its frozen teacher, or with what is stored of it: images in, logits and the transfer loss out."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Self
 from warnings import warn
 
@@ -13,6 +14,7 @@ from svdistill.errors import OptionError, ShapeError, SvdistillWarning, nearest
 from svdistill.losses import Adapters
 from svdistill.losses.protocol import READS, Losses, TransferLoss
 from svdistill.nets import compile_function, eval_mode
+from svdistill.nets.compiling import is_compiled
 from svdistill.nets.layouts import Layouts
 from svdistill.nets.reader import Reader
 from svdistill.nets.taps import tap_names, warn_of_logits
@@ -398,8 +400,10 @@ class Distiller(nn.Module):
         self._unnamed = None
 
     def _look_at_student(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Run the student in eval mode and leave its mode as it was."""
-        with eval_mode(self.student):
+        """Run the student in eval mode, uncompiled so that it can be watched, and leave its mode as it was."""
+        # Asked for only where needed: it imports what takes seconds.
+        eager = torch.compiler.set_stance("force_eager") if is_compiled(self.student) else nullcontext()
+        with eager, eval_mode(self.student):
             return self._reader.run(self.student, images)
 
     def _chosen(self, only: Collection[str] | None) -> Losses:

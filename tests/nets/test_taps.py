@@ -240,6 +240,13 @@ def test_tied_module_under_both_names() -> None:
         assert taps.collect()[0] is output
 
 
+def test_two_names_of_one_module() -> None:
+    """Together they are refused: both would give its last output."""
+    layer = nn.Linear(3, 3)
+    with pytest.raises(OptionError, match="taps '0' and '2' are one submodule of Sequential, of which only the last"):
+        Taps(nn.Sequential(layer, nn.ReLU(), layer), ["0", "2"])
+
+
 class Shapes(nn.Module):
     """Gives tokens, a map and a vector, each from a submodule of its own."""
 

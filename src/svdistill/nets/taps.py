@@ -66,7 +66,7 @@ class Taps:
         memory: what earlier taps of the same model and names have noted; None = nothing.
 
     Raises:
-        OptionError: there are no names, the model has no submodule of a name, or drop_tokens is below 0.
+        OptionError: there are no names, the model has no submodule of a name, two are of one, or drop_tokens is below 0.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ def tap_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
         names: dotted names as in ``model.named_modules()``.
 
     Raises:
-        OptionError: there are no names, or the model has no submodule of a name.
+        OptionError: there are no names, the model has no submodule of a name, or two are of one submodule.
     """
     known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     if isinstance(names, str):
@@ -234,6 +234,13 @@ def tap_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in known:
             raise OptionError(f"{type(model).__name__} has no submodule {name!r}{nearest(str(name), known)}")
+    first: dict[nn.Module, str] = {}
+    for name in names:
+        if (other := first.setdefault(model.get_submodule(name), name)) != name:
+            raise OptionError(
+                f"taps {other!r} and {name!r} are one submodule of {type(model).__name__}, of which only the last "
+                "output counts; name one of them, or make them modules of their own"
+            )
     return tuple(names)
 
 

@@ -66,7 +66,7 @@ class Taps:
         memory: what earlier taps of the same model and names have noted; None = nothing.
 
     Raises:
-        OptionError: there are no names, the model has no submodule of a name, two are of one, or drop_tokens is below 0.
+        OptionError: names are missing, unknown or two of one submodule, or drop_tokens is below 0.
     """
 
     def __init__(

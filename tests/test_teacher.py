@@ -56,20 +56,21 @@ def test_a_stored_teacher_takes_the_place_of_one_that_runs(name, width):
     """Losses, health and gradients are those of the teacher that ran, adapters included; no teacher is there."""
     loss = STORABLE[name]()
     torch.manual_seed(0)
+    three = torch.rand(3, 1, 8, 8)  # of two, RKD would compare one distance with itself
     live = Distiller(network(), network(width), loss=loss, **TAPS)
-    live.prepare(IMAGES)
+    live.prepare(three)
     live.student[3].p = 0.0  # dropout would draw anew
-    notes = Notebook(live.extract(IMAGES), live.teacher_shapes(IMAGES))
+    notes = Notebook(live.extract(three), live.teacher_shapes(three))
     stored = Distiller(copy.deepcopy(live.student), notes, loss=copy.deepcopy(loss), student_taps=("0", "1"))
     assert stored.teacher is None
-    assert stored.prepare(IMAGES) == live.adapted
+    assert stored.prepare(three) == live.adapted
     stored.load_state_dict(live.state_dict())
-    order = torch.tensor([1, 0])
-    images = IMAGES[order]
-    labels = torch.tensor([2, -1])
+    order = torch.tensor([1, 2, 0])
+    images = three[order]
+    labels = torch.tensor([2, -1, 0])
     expected = live(images, labels=labels)
-    found = stored(images, indices=order, views=torch.zeros(2, dtype=torch.int64), labels=labels)
-    assert notes.asked == [(tuple(live._losses), [1, 0], [0, 0], "cpu")]
+    found = stored(images, indices=order, views=torch.zeros(3, dtype=torch.int64), labels=labels)
+    assert notes.asked == [(tuple(live._losses), [1, 2, 0], [0, 0, 0], "cpu")]
     assert found.terms.keys() == expected.terms.keys()
     assert found.transfer.item() == pytest.approx(expected.transfer.item(), rel=1e-5)
     assert found.transfer.item() > 0

@@ -11,7 +11,7 @@ from tests.report.runs import make_run
 
 SHORT = (
     *("digits/student", "model.width=0.1", "data.image_size=16", "data.train_size=10", "train.batch_size=5"),
-    *("train.epochs=2", "train.device=cpu", "train.checkpoint_minutes=1e-6"),
+    *("train.epochs=20", "train.device=cpu", "train.checkpoint_minutes=1e-6"),
 )
 
 

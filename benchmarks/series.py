@@ -26,8 +26,13 @@ PICTURE = Path(__file__).resolve().parent.parent / "docs" / "cifar100.png"
 _OWN, _OTHERS = "#0072B2", ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8a8f98", "#6b4fa0", "#7a5230")
 _DASHES = {regimes.PUBLISHED: (4, 2), "svd-recommended": (1, 0)}
 _SUM_DASHES = (1.5, 1.2)
-_MARKERS = {regimes.PUBLISHED: "o", "svd-recommended": "X"}
-_SUM_MARKERS = {"svd-soft-target": "h", "svd-soft-target-standardized": "d", "svd-dkd": "*"}
+_MARKERS = {
+    regimes.PUBLISHED: "o",
+    "svd-recommended": "X",
+    "svd-soft-target": "h",
+    "svd-soft-target-standardized": "d",
+    "svd-dkd": "*",
+}
 
 
 class Curve(NamedTuple):
@@ -134,7 +139,7 @@ class _Look(NamedTuple):
 def _look(method: str) -> _Look:
     if method.startswith("svd"):
         width = 1.4 if method == regimes.PUBLISHED else 2.4
-        return _Look(_OWN, _DASHES.get(method, _SUM_DASHES), width, (_MARKERS | _SUM_MARKERS)[method])
+        return _Look(_OWN, _DASHES.get(method, _SUM_DASHES), width, _MARKERS[method])
     others = [name for name in regimes.METHODS if not name.startswith("svd") and name not in (BASELINE, "fitnet-hint")]
     place = others.index(method) % len(_OTHERS)
     return _Look(_OTHERS[place], (1, 0), 1.0, "sD^v<>P"[place])

@@ -1,10 +1,10 @@
 """Whether a recipe's student, teacher, losses and images fit each other, found out before work starts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from warnings import warn
 
 import torch
@@ -286,8 +286,9 @@ def _check_held_out(recipe: Recipe, images: Images) -> None:
         if wanted is None or file is None or not nets.files.is_ours(file):
             continue
         with named(key):
-            there = weights.told(Path(file), nets.spec(file), "held_out")
-        if there != wanted and _of_same_images(recipe, images, Path(file)):
+            spec = nets.spec(file)
+            there = weights.told(Path(file), spec, "held_out")
+        if there != wanted and _of_same_images(recipe, images, Path(file), spec):
             what, change = "the teacher's file", "give the teacher by teacher.recipe"
             if key == "model.checkpoint":
                 what, change = key, "begin with weights that have not seen them"
@@ -297,9 +298,8 @@ def _check_held_out(recipe: Recipe, images: Images) -> None:
             )
 
 
-def _of_same_images(recipe: Recipe, images: Images, file: Path) -> bool:
+def _of_same_images(recipe: Recipe, images: Images, file: Path, spec: Mapping[str, Any]) -> bool:
     """Tell whether weights may have been trained on a recipe's data set; all folders of images have one name."""
-    spec = nets.spec(file)
     if spec.get("data") != recipe.data.name:
         return False
     if recipe.data.name != IMAGE_FOLDER or "rotation" in (recipe.data.task, spec.get("task")):

@@ -1,9 +1,24 @@
-"""What a result depends on besides its recipe: versions, processor, GPU, threads."""
+"""What a result depends on besides its recipe, and what of the recipe it does not depend on."""
 
 import platform
 import sys
 from pathlib import Path
 from typing import Any
+
+# Where the files lie, on what the run runs and how often it saves: none of it changes the result beyond rounding.
+MACHINE_KEYS = (
+    "data.root",
+    "train.device",
+    "train.compile",
+    "train.capture",
+    "train.channels_last",
+    "train.recompute",
+    "train.checkpoint_minutes",
+    "train.log",
+    "teacher.shard",
+)
+# What a run's folder is not called after: also where the images without labels lie.
+NOT_TOLD_APART = (*MACHINE_KEYS, "data.unlabelled.root")
 
 
 def environment() -> dict[str, Any]:

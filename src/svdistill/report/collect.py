@@ -20,15 +20,14 @@ from svdistill.report import folders, insight, sound
 from svdistill.report.named import named_in
 from svdistill.report.numbers import is_finite
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
-from svdistill.runs import flat, losses_of, method_of
+from svdistill.runs import OF_STAGES, flat, losses_of, method_of
 
 MAX_EPOCHS = 1000  # a figure has about as many pixels
 
 # The last is what ``train.log`` was in runs of earlier versions.
 _NOT_COMPARED = frozenset({"name", "description", "seed", *NOT_TOLD_APART, "train.tensorboard"})
 # What changes how a method helps, not what it is compared under: the student alone has none of it.
-_OF_STAGES = ("train.first_stage", "train.first_stage_counts", "train.first_stage_norm")
-_OF_METHOD = ("loss", "teacher", "model.taps", *_OF_STAGES, "data.unlabelled")
+_OF_METHOD = ("loss", "teacher", "model.taps", *OF_STAGES, "data.unlabelled")
 # Runs that differ in these are never compared with each other, even where each method has only one value.
 _OF_REGIME = ("data", "model", "train.epochs")
 

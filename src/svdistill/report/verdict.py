@@ -90,6 +90,19 @@ def seeds_for(gain: Interval | None, gains: Sequence[float]) -> int | None:
     return seeds_needed(gains, most=_MOST_SEEDS)
 
 
+def longer(found: Standing) -> list[Group]:
+    """Return which of the student alone and the runner-up trained for fewer epochs than the best method."""
+    best = epochs(found.best)
+    others = dict.fromkeys((found.alone, found.runner_up))
+    return [group for group in others if group is not None and best is not None and (epochs(group) or best) < best]
+
+
+def epochs(group: Group) -> int | None:
+    """Return for how many epochs a method trained, those of a first stage among them."""
+    found = group.runs[0].summary.get("epochs")
+    return found if isinstance(found, int) else None
+
+
 def _of_all(context: PageContext, regimes: Sequence[Regime]) -> str:
     """Sum up several regimes: how often each method won."""
     counts: dict[str, int] = {}
@@ -126,19 +139,6 @@ def _first(context: PageContext, found: Standing) -> str:
     doubt = "" if is_loss(best.gain) else ", which includes zero"
     but = "but where both have a seed" if is_loss(best.gain) else "but cannot be told apart from the student alone"
     return f"{label} came out best, at {reaches}, {but}: {by} ({_interval(best.gain)}{doubt})."
-
-
-def longer(found: Standing) -> list[Group]:
-    """Return which of the student alone and the runner-up trained for fewer epochs than the best method."""
-    others = dict.fromkeys(group for group in (found.alone, found.runner_up) if group not in (None, found.best))
-    best = epochs(found.best)
-    return [group for group in others if group is not None and best is not None and (epochs(group) or best) < best]
-
-
-def epochs(group: Group) -> int | None:
-    """Return for how many epochs a method trained, those of a first stage among them."""
-    found = group.runs[0].summary.get("epochs")
-    return found if isinstance(found, int) else None
 
 
 def _longer(context: PageContext, found: Standing) -> list[str]:

@@ -2,11 +2,12 @@
 
 from svdistill.runs.cleaning import KINDS, Removal, removals, remove
 from svdistill.runs.listing import SORTS, STATES, Filter, RunInfo, find, look, only_run, select
-from svdistill.runs.settings import changed, differing, epochs_of, flat, losses_of, method_of
+from svdistill.runs.settings import OF_STAGES, changed, differing, epochs_of, flat, losses_of, method_of
 
 __all__ = [
     "Filter",
     "KINDS",
+    "OF_STAGES",
     "Removal",
     "RunInfo",
     "SORTS",

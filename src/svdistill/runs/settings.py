@@ -7,6 +7,9 @@ from typing import Any
 from svdistill.choices import stage_lengths
 from svdistill.methods import BASELINE, OWN
 
+# The settings, by dotted key, of a first stage of the transfer task alone: the method's own, which others are without.
+OF_STAGES = ("train.first_stage", "train.first_stage_counts", "train.first_stage_norm")
+
 
 def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a recipe by dotted key, those of each of several losses under its name.

@@ -9,10 +9,10 @@ from svdistill import recipes
 from svdistill.errors import RecipeError, SvdistillError
 from svdistill.methods import OWN
 from svdistill.recipes import files
+from svdistill.runs import OF_STAGES
 
 # Settings that only mean something with a teacher; a student alone is trained without them.
-_OF_STAGES = ("train.first_stage", "train.first_stage_counts", "train.first_stage_norm")
-_NEED_A_TEACHER = ("loss", "teacher", "data.unlabelled", *_OF_STAGES)
+_NEED_A_TEACHER = ("loss", "teacher", "data.unlabelled", *OF_STAGES)
 _HAVE_OPTIONS = {
     "seed": "the seeds are given beside the settings (--seeds)",
     "loss": "the methods are given beside the settings (--methods)",

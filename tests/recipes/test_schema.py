@@ -401,6 +401,20 @@ def test_digest_of_schedules() -> None:
     other = recipes.load("digits/svd", [*cosine, "train.gamma=0.5", "train.milestones=[3]", "train.epochs=150"])
     assert other.digest() == digests[1]
     assert other.train.milestone_epochs == ()
+    without = "train.milestones=[]"
+    assert (
+        recipes.load("digits/svd", [without, "train.gamma=0.5"]).digest()
+        == recipes.load("digits/svd", [without]).digest()
+    )
+
+
+@pytest.mark.parametrize("override", ["loss.clip=none", "loss.bound=2", "loss.main_weight=0.5"])
+def test_digest_of_a_loss_of_the_first_stage_alone(override: str) -> None:
+    """How it would be combined with a main gradient tells no runs apart, unless it meets one."""
+    common = ["loss.clip=own_norm", "train.first_stage=2"]
+    assert recipes.load("digits/svd", common).digest() == recipes.load("digits/svd", [*common, override]).digest()
+    both = [*common, "loss.stage=both"]
+    assert recipes.load("digits/svd", both).digest() != recipes.load("digits/svd", [*both, override]).digest()
 
 
 def test_digest_does_not_see_defaults() -> None:

@@ -54,7 +54,8 @@ def test_axes_multiply_and_teachers_follow(tmp_path: Path) -> None:
 def test_a_list_setting_is_no_axis(tmp_path: Path) -> None:
     """A setting that takes a list keeps it; a list of lists varies it."""
     assert plan(tmp_path, "train.milestones=[0.5,0.75]").axes == {}
-    assert plan(tmp_path, "train.milestones=[[0.5],[0.25,0.75]]").axes == {"train.milestones": ([0.5], [0.25, 0.75])}
+    varied = plan(tmp_path, "train.milestones=[[0.5],[0.25,0.75]]", "train.epochs=4")
+    assert varied.axes == {"train.milestones": ([0.5], [0.25, 0.75])}
 
 
 def test_lists_that_belong_together_are_no_axes(tmp_path: Path) -> None:
@@ -115,6 +116,17 @@ def test_a_first_stage_that_counts_spares_methods_without_one(tmp_path: Path) ->
             {},
             "data.unlabelled.root: runs are not told apart by it",
         ),
+        (["train.gamma=[0.2,0.5]"], {}, r"train.gamma: 0.2 and 0.5 come to the same run, .*; give one value"),
+        (
+            ["train.first_stage_counts=[true,false]"],
+            {"methods": ["alone", "svd"]},
+            "train.first_stage_counts: true and",
+        ),
+        (
+            ["loss.bound=[1,2]", "loss.clip=own_norm", "train.first_stage=1"],
+            {"methods": ["svd"]},
+            "loss.bound: 1 and 2 come to the same run",
+        ),
     ],
 )
 def test_wrong_settings(tmp_path: Path, overrides: list[str], options: dict[str, object], match: str) -> None:
@@ -123,3 +135,13 @@ def test_wrong_settings(tmp_path: Path, overrides: list[str], options: dict[str,
         plan(tmp_path, *overrides, **options)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_matters_to_one_method_or_beside_one_value_may_vary(tmp_path: Path) -> None:
+    """A factor of milestones where some runs have milestones, and the length of stages where a method has two."""
+    gamma = plan(tmp_path, "train.gamma=[0.2,0.5]", "train.milestones=[[],[0.5]]", "train.epochs=4", methods=["alone"])
+    assert len({member.run.path for member in gamma.members if member.method == "alone"}) == 3
+    options = {"methods": ["alone", "svd-two-stage"], "seeds": [0]}
+    counts = plan(tmp_path, "train.first_stage_counts=[true,false]", "train.epochs=4", **options)
+    paths = [[member.run.path for member in counts.members if member.method == name] for name in counts.methods]
+    assert [len(set(one)) for one in paths] == [1, 2]

@@ -12,6 +12,9 @@ from svdistill.recipes.base import Length, Settings, by_name, plain_length
 class LossSettings(Settings):
     """What every transfer loss may be told about its part beside the main task.
 
+    In a first stage of the transfer task alone there is no main gradient: a loss that takes part in that stage only has
+    no use for ``clip``, ``bound`` and ``main_weight``; ``train.first_stage_norm`` bounds what it does.
+
     Attributes:
         compares_taps: whether it compares feature maps, so that ``model.taps`` count; not so logits.
         makes: the class that these settings are of, as ``module:class``; imported when a loss is made.

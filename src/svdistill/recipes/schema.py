@@ -289,11 +289,14 @@ class Recipe(Settings):
         if not self.train.first_stage_epochs:
             for key in ("first_stage_norm", "first_stage_counts"):
                 settings["train"].pop(key, None)
-        if self.train.schedule == "cosine":
+        if not self.train.milestone_epochs:
             for key in ("milestones", "gamma"):
                 settings["train"].pop(key, None)
-        for loss in settings.get("loss", ()):
+        for loss, own in zip(settings.get("loss", ()), self.loss, strict=True):
             loss.pop("preset", None)  # what it stands for counts
+            if own not in self.beside_main:  # no main gradient bounds it, or stands beside it
+                for key in ("clip", "bound", "main_weight"):
+                    loss.pop(key, None)
         if self.model.taps is None and any(loss.compares_taps for loss in self.loss):
             settings["model"]["taps"] = NETWORK_TAPS
         settings.get("loss", []).sort(key=lambda loss: str(loss["name"]))  # a sum has no order

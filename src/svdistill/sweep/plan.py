@@ -80,6 +80,7 @@ def _students(grid: Grid, seeds: Sequence[int], runs: Path) -> Iterator[Member]:
             settings = [*cell.settings, f"seed={seeds[0]}"]
             distinct[name] = cell, recipes.load(grid.recipe, settings, method=cell.method)
     _check_told_apart([recipe for _, recipe in distinct.values()], runs)
+    _check_axes_matter(list(distinct.values()), runs)
     for seed in seeds:
         for cell, recipe in distinct.values():
             own = recipe.model_copy(update={"seed": seed})
@@ -99,6 +100,23 @@ def _check_told_apart(students: Sequence[Recipe], runs: Path) -> None:
                     f"{'teacher.overrides.' * depth}{key}: runs are not told apart by it, so that one would stand for "
                     "all its values; compare each value by itself, with its own folder of runs (--runs)"
                 )
+
+
+def _check_axes_matter(students: Sequence[tuple[Cell, Recipe]], runs: Path) -> None:
+    """Refuse to vary what makes no difference to any method: all values of it would be one and the same run."""
+    for key in dict.fromkeys(key for cell, _ in students for key in cell.values):
+        alike: dict[str, set[Path]] = {}
+        values: dict[str, None] = {}
+        for cell, recipe in students:
+            if key in cell.values:
+                others = {name: value for name, value in cell.values.items() if name != key}
+                alike.setdefault(json.dumps([cell.method, others]), set()).add(Run.of(recipe, runs).path)
+                values[json.dumps(cell.values[key])] = None
+        if len(values) > 1 and all(len(paths) == 1 for paths in alike.values()):
+            raise RecipeError(
+                f"{key}: {' and '.join(values)} come to the same run, as it changes nothing beside the other settings; "
+                "give one value"
+            )
 
 
 def _teachers(students: Sequence[Member], axes: Mapping[str, Sequence[Any]], runs: Path) -> list[Member]:

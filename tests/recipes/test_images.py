@@ -195,10 +195,10 @@ def test_validation_that_cannot_be(overrides: list[str], error: type[Exception],
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("root", ["photos/train", "photos/train/sea", "."])
+@pytest.mark.parametrize("root", ["photos/train", "photos/train/sea"])
 @pytest.mark.parametrize("left_out", ["held_out", "validation"])
 def test_images_that_are_left_out_do_not_come_back_without_labels(tmp_path: Path, root: str, left_out: str) -> None:
-    """A folder within the labelled images', or around it, holds them too; without such images it may be taken."""
+    """A folder within the labelled images' holds them too; without such images it may be taken."""
     tree(tmp_path / "photos", classes=("sea", "sky"))
     folder = {"name": "image-folder", "root": str(tmp_path / "photos"), "image_size": 8, "train_size": None}
     unlabelled = {"name": "image-folder", "root": str(tmp_path / root)}
@@ -206,4 +206,16 @@ def test_images_that_are_left_out_do_not_come_back_without_labels(tmp_path: Path
     assert load_images(recipes.load("digits/svd", settings)).unlabelled is not None
     settings["data"][left_out] = 0.25
     with pytest.raises(RecipeError, match=rf"^data\.unlabelled: the images of .* hold those of data\.{left_out}; take"):
+        load_images(recipes.load("digits/svd", settings))
+
+
+@pytest.mark.parametrize("root", ["photos/val", "photos/val/sea", ".", "link"])
+def test_test_images_are_not_trained_on_without_labels(tmp_path: Path, root: str) -> None:
+    """Not from their own folder, one in it or around it, or a link to it."""
+    tree(tmp_path / "photos", classes=("sea", "sky"))
+    (tmp_path / "link").symlink_to(tmp_path / "photos" / "val")
+    folder = {"name": "image-folder", "root": str(tmp_path / "photos"), "image_size": 8, "train_size": None}
+    unlabelled = {"name": "image-folder", "root": str(tmp_path / root)}
+    settings = {"data": {**folder, "unlabelled": unlabelled}, "train": {"batch_size": 2}}
+    with pytest.raises(RecipeError, match=r"^data\.unlabelled: the images of .* hold the test images, those in .*val"):
         load_images(recipes.load("digits/svd", settings))

@@ -50,7 +50,7 @@ def load_image_folder(
         OptionError: no folder or no size is named, an unknown class, or one named twice.
     """
     base, size = _given(root, image_size)
-    train, test = _Part(_train_folder(base)), _Part(_test_folder(base))
+    train, test = _Part(_train_folder(base)), _Part(test_folder(base))
     if not train.folders:
         raise DataError(f"{train.path} holds no folders; expected one a class, with images in it")
     known = list(train.folders)
@@ -94,7 +94,7 @@ def load_test_folder(
         OptionError: no folder or no size is named, or a class is named twice or without images.
     """
     base, size = _given(root, image_size)
-    test = _Part(_test_folder(base))
+    test = _Part(test_folder(base))
     train = base / "train"
     known = list((_Part(train) if train.is_dir() else test).folders)
     if classes is None or train.is_dir():
@@ -207,7 +207,8 @@ def _train_folder(base: Path) -> Path:
     return base / "train"
 
 
-def _test_folder(base: Path) -> Path:
+def test_folder(base: Path) -> Path:
+    """Return the part of a tree whose images are measured on; a `DataError` where there is none."""
     for name in _TEST_FOLDERS:
         if (base / name).is_dir() and Listing(base / name).folders():
             return base / name

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from svdistill import data, nets, training
 from svdistill.choices import IMAGE_FOLDER
+from svdistill.data.folder import test_folder
 from svdistill.errors import OptionError, RecipeError
 from svdistill.recipes import normalization
 from svdistill.recipes.data import AugmentSettings, DataSettings, UnlabelledSettings, same_folder
@@ -206,17 +207,27 @@ def _same_set(other: UnlabelledSettings, settings: DataSettings) -> bool:
 
 
 def _check_apart(other: UnlabelledSettings, settings: DataSettings) -> None:
-    """Refuse a folder that holds those of the labelled images which are not to be trained on."""
-    left_out = next((key for key in ("held_out", "validation") if getattr(settings, key) is not None), None)
-    if left_out is None or not other.name == settings.name == IMAGE_FOLDER:
+    """Refuse a folder that holds images of the labelled ones' tree which are not to be trained on."""
+    if not other.name == settings.name == IMAGE_FOLDER:
         return
     theirs, ours = (Path(root or "").resolve() for root in (other.root, settings.root))
-    theirs, ours = theirs / "train" if (theirs / "train").is_dir() else theirs, ours / "train"
-    if theirs == ours or theirs in ours.parents or ours in theirs.parents:
+    theirs = theirs / "train" if (theirs / "train").is_dir() else theirs
+    left_out = next((key for key in ("held_out", "validation") if getattr(settings, key) is not None), None)
+    if left_out and _overlap(theirs, ours / "train"):
         raise RecipeError(
             f"the images of {other.root} hold those of data.{left_out}; take images that lie elsewhere, "
             f"data.unlabelled.name=rest with a data.train_size, or data.{left_out}=null"
         )
+    if _overlap(theirs, tested := test_folder(ours).resolve()):
+        raise RecipeError(
+            f"the images of {other.root} hold the test images, those in {tested}, which no training may see; take "
+            "images that lie elsewhere"
+        )
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    """Tell whether one folder is the other, or lies in it."""
+    return one == other or one in other.parents or other in one.parents
 
 
 def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) -> data.Batches | data.Mixed:

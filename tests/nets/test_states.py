@@ -79,6 +79,15 @@ def test_averaged_weights_are_taken(how: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in b.items())
 
 
+@pytest.mark.parametrize("other", ["semantic_head", "swapped", "cinema"])
+def test_names_that_only_look_like_those_of_averages(other: str, tmp_path: Path) -> None:
+    """The network is what its wrapper is called after, and nothing is said of averaged weights."""
+    source, network = Small(3), Small(3)
+    torch.save({"model": source.state_dict(), other: Small(3).state_dict()}, tmp_path / "weights.pt")
+    fit(network, read(tmp_path / "weights.pt"), what="it")
+    assert torch.equal(network.head.weight, source.head.weight)
+
+
 def test_safetensors(tmp_path: Path) -> None:
     """Plain ones, and ours, whose checksum is compared."""
     source, network = Small(3), Small(3)

@@ -1,5 +1,6 @@
 """Weights by name, fitted to a network whatever wrappers have put before and into their names."""
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
@@ -9,8 +10,8 @@ from svdistill.errors import CheckpointError
 
 State = dict[str, Tensor]
 
-# What stands in the names of averaged weights.
-AVERAGED = ("ema", "averag", "swa")
+# What stands as a word in the names of averaged weights, and not as a part of one: not the ema in semantic.
+_AVERAGED = re.compile(r"(?<![a-z])(ema|swa|averag[a-z]*)(?![a-z])", re.IGNORECASE)
 # What wrappers put into names, wherever it stands.
 _INFIXES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 # Of the wrapper itself, not of the network in it.
@@ -56,7 +57,7 @@ def _under_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
     ranked: dict[tuple[int, bool], list[str]] = {}
     for prefix in sorted({"", *_prefixes(plain, expected)}):
         fitting = sum(prefix + key in plain for key in expected)
-        ranked.setdefault((fitting, any(word in prefix for word in AVERAGED)), []).append(prefix)
+        ranked.setdefault((fitting, averaged(prefix)), []).append(prefix)
     most = max(ranked)
     best, *others = ranked[most]
     if others and most[0]:
@@ -64,6 +65,11 @@ def _under_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
             f"{what} holds several networks of this kind, under {' and '.join((best, *others))}; save one of them alone"
         )
     return {key[len(best) :]: value for key, value in plain.items() if key.startswith(best)}
+
+
+def averaged(name: str) -> bool:
+    """Tell whether a name says that the weights under it are an average (EMA, SWA) of those of several steps."""
+    return _AVERAGED.search(name) is not None
 
 
 def _prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> set[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svdistill.errors import CheckpointError, SvdistillWarning, one_line
 from svdistill.nets import files
-from svdistill.nets.fit import AVERAGED, State
+from svdistill.nets.fit import State, averaged
 from svdistill.unpickle import TENSORS, WRONG, ForbiddenNameError, Name, follow_archive
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "network", "net", "module", "weights", "student")
@@ -76,16 +76,16 @@ def _unwrapped(held: Any, file: Path, depth: int = 0) -> State:
     if found := {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, Tensor)}:
         return found
     inside = [key for key, value in held.items() if isinstance(key, str) and _holds_weights(value)]
-    averaged = [key for key in inside if any(word in key.lower() for word in AVERAGED)]
-    if averaged and len(inside) > 1:
+    averages = [key for key in inside if averaged(key)]
+    if averages and len(inside) > 1:
         warnings.warn(
-            f"{file} holds {' and '.join(inside)}; the averaged weights, {averaged[0]}, are taken",
+            f"{file} holds {' and '.join(inside)}; the averaged weights, {averages[0]}, are taken",
             SvdistillWarning,
             stacklevel=2,
         )
     known = [key for key in _WRAPPERS if key in inside]
-    chosen = averaged or known or inside
-    if not chosen or (not averaged and not known and len(inside) > 1):
+    chosen = averages or known or inside
+    if not chosen or (not averages and not known and len(inside) > 1):
         told = f"weights under {', '.join(inside)}" if inside else "no weights by name"
         raise CheckpointError(f"{file} holds {told}; {_WHOLE_FILE}")
     return _unwrapped(held[chosen[0]], file, depth + 1)

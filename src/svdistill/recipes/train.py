@@ -192,7 +192,7 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
         if self.warm_up_epochs >= self.main_epochs:
-            raise ValueError(f"warm_up: {self._warm_up_text} is not below {self._main_text}")
+            raise ValueError(f"warm_up: {self._warm_up_text} is not below {self._main_text}; take a shorter one")
         first = min(self.milestone_epochs, default=self.main_epochs)
         if self.warm_up_epochs >= first:
             raise ValueError(
@@ -255,7 +255,7 @@ class TrainSettings(Settings):
     @property
     def _main_text(self) -> str:
         if self.main_epochs == self.epochs:
-            return f"epochs, {self.epochs}"
+            return f"the {self.epochs} of train.epochs"
         return f"the {self.main_epochs} epochs that the first stage leaves"
 
     @property

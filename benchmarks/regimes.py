@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks.layout import Figures, grid
 from benchmarks.measure import machine
 from svdistill.methods import BASELINE, TEACHER
+from svdistill.report.numbers import points
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 from svdistill.report.tables import mean_deviation
 
@@ -105,13 +106,19 @@ _VGG_REGIMES = {
     "other-classes": ("the same, from a teacher that knows the other half of the classes alone", False),
     "turned": ("the same, from a teacher that learnt without labels which way images were turned", False),
 }
+
+
+def _of_few(images: str) -> Iterator[Regime]:
+    """Name the regimes of few labels of a data set."""
+    for name, (title, same_classes) in _VGG_REGIMES.items():
+        alone = f"{images}-few" if name == "unlabelled" else None
+        yield Regime(f"{images}-{name}", title, same_classes=same_classes, alone=alone)
+
+
 SECTIONS: Mapping[str, tuple[Regime, ...]] = {
-    "regimes-digits": (
-        *(Regime(f"digits-{name}", title, same_classes=same) for name, (title, same) in _VGG_REGIMES.items()),
-        Regime("digits-all", "all labels"),
-    ),
+    "regimes-digits": (*_of_few("digits"), Regime("digits-all", "all labels")),
     "regimes-fashion-mnist": (
-        *(Regime(f"fashion-mnist-{name}", title, same_classes=same) for name, (title, same) in _VGG_REGIMES.items()),
+        *_of_few("fashion-mnist"),
         Regime("fashion-mnist-ten-percent", "10 % of the labels, nothing else"),
     ),
     "regimes-cifar100": tuple(_series()),
@@ -209,10 +216,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def _signed(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    mean, low, high = (None if value is None else f"{value:+.2f}".replace("-", "−") for value in interval)
-    return f"{mean}" if low is None else f"{mean} ({low} to {high})"
+    return "" if interval is None else points(interval)
 
 
 def _teacher(found: Mapping[str, Mapping[str, Figures]]) -> str:

@@ -24,13 +24,13 @@ def test_gains_are_paired_and_what_is_missing_is_said() -> None:
         "svd-recommended": runs(0.90, 0.94, 0.98),
         "fsp": runs(0.79),
     }
-    made = regimes.table({"regimes": {"digits-unlabelled": found}})
+    made = regimes.table({"regimes": {"digits-few": found}})
     assert "Teacher 97.00 % of its own task, 9.00 MFLOPs; student 2.00 MFLOPs, 50 labels." in made
     assert "| KD-SVD as we recommend it | 94.00 ± 4.00 | +12.00 (+7.03 to +16.97) | | 3 | 7 |" in made
     assert "| student alone | 82.00 ± 2.00 | | +12.00 (+7.03 to +16.97) | 3 | 7 |" in made
     assert "| FSP | 79.00 | −1.00 | +11.00 | 1 | 7 |" in made
     assert "Not measured: soft targets; soft targets, standardized; DKD; FitNets; AT; RKD; KD-SVD as published;" in made
-    without = regimes.table({"regimes": {"digits-unlabelled": {"svd-recommended": runs(0.9)}}})
+    without = regimes.table({"regimes": {"digits-few": {"svd-recommended": runs(0.9)}}})
     assert "Not measured: student alone; soft targets;" in without
     assert "| KD-SVD as we recommend it | 90.00 | |  | 1 | 7 |" in without
 

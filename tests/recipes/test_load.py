@@ -285,7 +285,8 @@ def test_a_method_s_own_name_is_told_by_the_settings(method: str) -> None:
 def test_a_method_takes_the_place_of_the_one_that_a_recipe_extends(method: str) -> None:
     """Nothing of `svd-recommended` is left, neither its bounds nor its stages; what the recipe says itself stays."""
     replaced = recipes.load("regimes/digits-few", method=method)
-    plain = recipes.load("digits/student", ["teacher.recipe=digits/teacher", "train.evaluate_every=10"], method=method)
+    train = ["train.epochs=225", "train.first_stage_counts=true", "train.evaluate_every=15"]
+    plain = recipes.load("digits/student", ["teacher.recipe=digits/teacher", *train], method=method)
     assert (replaced.loss, replaced.train) == (plain.loss, plain.train)
     own = recipes.load("digits/svd", method=method)  # has a weight of its own, for KD-SVD
     assert [loss.weight for loss in own.loss] == [5 if loss.name == "svd" else loss.weight for loss in replaced.loss]

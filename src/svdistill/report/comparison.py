@@ -401,7 +401,7 @@ def gain_interval(values: Interval | None) -> str:
     if values is None:
         return DASH
     mean, low, high = values
-    return f"{100 * mean:+.2f}" + ("" if low is None or high is None else f" [{100 * low:+.2f}, {100 * high:+.2f}]")
+    return f"{100 * mean:+z.2f}" + ("" if low is None or high is None else f" [{100 * low:+z.2f}, {100 * high:+z.2f}]")
 
 
 def _short(value: float) -> str:

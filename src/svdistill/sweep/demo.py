@@ -86,10 +86,11 @@ def plan_demo(*, seeds: int = 3, runs: str | os.PathLike[str] = "runs/demo", epo
     for name, value in (("seeds", seeds), ("epochs", epochs)):
         if value is not None and value < 1:
             raise OptionError(f"{name}: expected at least 1, got {value}")
+    own = "train.first_stage_counts=false"  # a look of a few epochs must leave the main task some
     shorter = [] if epochs is None else [f"teacher.overrides.train.epochs={epochs}"]
     members: list[Member] = []
     for name, part in PARTS.items():
-        overrides = [f"train.epochs={epochs or part.epochs}", *shorter]
+        overrides = [f"train.epochs={epochs or part.epochs}", own, *shorter]
         planned = plan(part.recipe, overrides=overrides, methods=part.methods, seeds=range(seeds), runs=runs)
         members += [replace(member, axes={**member.axes, AXIS: name}) for member in planned.members]
     return Comparison(

@@ -9,6 +9,7 @@ from tests.sweep.telling import train_and_tell
 
 from svdistill import jobs, recipes, sweep
 from svdistill.methods import TEACHER
+from svdistill.recipes.images import load_images
 from svdistill.teacher_cache import TeacherCache
 
 
@@ -19,6 +20,28 @@ def test_compare_trains_everything(tmp_path: Path) -> None:
     assert done.failed == []
     assert [member.summary["method"] for member in done.members if member.summary] == ["alone", "alone", "svd"]
     assert all(recipes.identity(member.recipe) == member.run.path.name for member in done.members)
+
+
+def test_students_of_a_teacher_that_is_made_again(tmp_path: Path) -> None:
+    """They stand where it comes out the same; one of another teacher is not compared with them."""
+
+    def compare(methods: list[str]) -> dict[str, tuple[str, str | None]]:
+        done = sweep.compare("digits/svd", overrides=TINY, methods=methods, seeds=[1], runs=tmp_path)
+        return {member.method: (member.state, member.error) for member in done.members}
+
+    teacher, same, other = sweep.plan(
+        "digits/svd", overrides=TINY, methods=["svd", "fsp"], seeds=[1], runs=tmp_path
+    ).members
+    compare(["svd", "fsp"])
+    before = (same.run.path / "summary.json").read_bytes()
+    other.run.note_data(load_images(other.recipe), same.run.student_file)
+    teacher.run.path.rename(tmp_path / "gone")
+    found = compare(["svd", "fsp", "soft-target"])
+    state, error = found.pop("fsp")
+    assert found == dict.fromkeys([TEACHER, "svd", "soft-target"], ("finished", None))
+    assert (same.run.path / "summary.json").read_bytes() == before
+    assert state == "failed"
+    assert error is not None and "was begun with another teacher" in error
 
 
 def test_students_side_by_side_share_one_teacher_cache(tmp_path: Path) -> None:

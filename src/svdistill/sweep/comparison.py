@@ -55,6 +55,11 @@ class Member:
                 self.error = str(damage)
         self.state = "finished" if self.error is None else "failed"
 
+    def unsettle(self) -> None:
+        """Take a run that had finished for one to be taken up again; any other stays as it is."""
+        if self.state == "finished":
+            self.state, self.summary, self.found = "begun", None, False
+
     @property
     def key(self) -> str:
         """Identifies the run: its folder, as text."""

@@ -149,15 +149,20 @@ def _check(members: Sequence[Member], runs: Path) -> None:
                 checked.add(name)
                 _check_one(member.recipe, images)
         _look_up(member, images, runs)
-    needed = {
-        str(Run.of(recipe, runs).path)
+    taught_by = {
+        member.key: {str(Run.of(recipe, runs).path) for recipe in recipes.lineage(member.recipe)[1:]}
         for member in members
-        if member.state != "finished"
-        for recipe in recipes.lineage(member.recipe)[1:]
     }
-    for member in members:
-        if member.method == TEACHER and member.state != "finished" and member.key not in needed:
-            member.state = "unneeded"
+    needed = {teacher for member in members if member.state != "finished" for teacher in taught_by[member.key]}
+    lost = [member for member in members if member.method == TEACHER and member.state != "finished"]
+    for teacher in lost:
+        if teacher.key not in needed:
+            teacher.state = "unneeded"
+            continue
+        # It is trained again, and may come out as another; whoever takes up its students then compares the two.
+        for member in members:
+            if teacher.key in taught_by[member.key]:
+                member.unsettle()
 
 
 def _check_one(recipe: Recipe, images: Callable[[Recipe], Images]) -> None:

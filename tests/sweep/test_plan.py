@@ -116,7 +116,7 @@ def test_images_are_shared_by_those_that_have_the_same() -> None:
 
 
 def test_a_teacher_that_is_gone_is_not_made_again_for_nothing(tmp_path: Path) -> None:
-    """With all students there, the teacher is not needed; with one missing it is, and the others are looked at again."""
+    """With all students there, it is not needed; with one missing it is, and the others are looked at again."""
     planned = plan(tmp_path, methods=["soft-target"])
     jobs.train(planned.members[1].recipe, runs=tmp_path)
     planned.members[0].run.path.rename(tmp_path / "gone")

@@ -24,7 +24,7 @@ from svdistill.report.statistics import Interval
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "cifar100.png"
 # Okabe and Ito's palette; KD-SVD is blue, alone or in a sum, and stands out by its width.
 _OWN, _OTHERS = "#0072B2", ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8a8f98", "#6b4fa0", "#7a5230")
-_DASHES = {regimes.PUBLISHED: (4, 2), "svd-recommended": (1, 0)}
+_DASHES = {regimes.PUBLISHED: (4, 2), "svd-recommended": (1, 0), "svd-projected": (1, 0)}
 _SUM_DASHES = (1.5, 1.2)
 _MARKERS = {
     regimes.PUBLISHED: "o",
@@ -32,6 +32,8 @@ _MARKERS = {
     "svd-soft-target": "h",
     "svd-soft-target-standardized": "d",
     "svd-dkd": "*",
+    "svd-projected": "P",
+    "svd-projected-dkd": "D",
 }
 
 

@@ -349,6 +349,8 @@ def method_of(name: str) -> str:
         "svd-soft-target": "svd-own-norm+soft-target-two-stage",
         "svd-soft-target-standardized": "svd-own-norm+soft-target-standardized-two-stage",
         "svd-dkd": "svd-own-norm+dkd-two-stage",
+        "svd-projected": "svd-k8-teacher-basis-own-norm-two-stage",
+        "svd-projected-dkd": "svd-k8-teacher-basis-own-norm+dkd-two-stage",
     }
     return spelt.get(name, name)
 
@@ -360,6 +362,8 @@ HELPED_TO_THE_END = (
     "svd-soft-target",
     "svd-soft-target-standardized",
     "svd-dkd",
+    "svd-projected",
+    "svd-projected-dkd",
 )
 
 

@@ -277,6 +277,8 @@ def test_a_method_s_own_name_is_told_by_the_settings(method: str) -> None:
         "svd-soft-target": "svd-own-norm+soft-target-two-stage",
         "svd-soft-target-standardized": "svd-own-norm+soft-target-standardized-two-stage",
         "svd-dkd": "svd-own-norm+dkd-two-stage",
+        "svd-projected": "svd-k8-teacher-basis-own-norm-two-stage",
+        "svd-projected-dkd": "svd-k8-teacher-basis-own-norm+dkd-two-stage",
     }
     assert recipes.load("digits/soft-target", method=method).method == spelt.get(method, method)
 

@@ -134,9 +134,13 @@ class SVDLossSettings(LossSettings):
 
     @property
     def variant(self) -> str:
-        """The preset, else the rank where it is above 1 and the bound where it is one of its own."""
-        parts = [f"k{self.rank}"] if self.rank > 1 else []
-        return self.preset or "-".join([*parts, *(["own-norm"] if self.clip == "own_norm" else [])])
+        """The preset, else the rank where it is above 1, the basis and the bound where they are not the published."""
+        parts = {
+            f"k{self.rank}": self.rank > 1,
+            "teacher-basis": self.basis == "teacher",
+            "own-norm": self.clip == "own_norm",
+        }
+        return self.preset or "-".join(part for part, said in parts.items() if said)
 
 
 class SoftTargetLossSettings(LossSettings):

@@ -75,6 +75,7 @@ def _variant(loss: Mapping[str, Any]) -> list[str]:
         return [str(preset)]
     rank = loss.get("rank")
     parts = [f"k{rank}"] if isinstance(rank, int) and rank > 1 else []
+    parts += ["teacher-basis"] if loss.get("basis") == "teacher" else []
     parts += ["own-norm"] if loss.get("name") == OWN and loss.get("clip") == "own_norm" else []
     return [*parts, *(["standardized"] if loss.get("standardize") is True else [])]
 

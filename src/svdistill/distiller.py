@@ -171,8 +171,9 @@ class Distiller(nn.Module):
         Args:
             only: the losses, by name; None = all.
         """
-        reasons = (f"{name}: {loss.waits}" for name, loss in self._chosen(only).items() if loss.waits is not None)
-        return next(reasons, None)
+        stored = self.teacher is None
+        reasons = ((name, loss.waits_stored if stored else loss.waits) for name, loss in self._chosen(only).items())
+        return next((f"{name}: {reason}" for name, reason in reasons if reason is not None), None)
 
     @property
     def taps(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -203,6 +203,20 @@ def test_a_loss_that_waits_says_so(loss):
         steps.step()
 
 
+def test_vectors_that_are_stored_are_not_waited_for():
+    """Where all that is decomposed is the teacher's, a cache takes it out of the step; the student's own stay in it."""
+    projected = losses.SVDLoss(6, basis="teacher")
+    with fused_forms():
+        distiller = small_pair(projected, stored=True).to(DEVICE)
+        assert distiller.waits() is None
+        distiller.source.bring(torch.device(DEVICE))
+        steps, *_ = buffered(distiller, device=DEVICE)
+    steps.begin(0)
+    with fused_forms(), nothing_waits():
+        steps.step()
+    assert "needs a decomposition by cuSOLVER" in small_pair(losses.SVDLoss(5), stored=True).waits()
+
+
 def test_stored_knowledge_is_read_on_the_device():
     """Nothing of it passes by the host, and it is what the host reads."""
     loss = losses.SVDLoss(2)

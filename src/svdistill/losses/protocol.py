@@ -56,6 +56,11 @@ class TransferLoss(Protocol[Side, Goal]):
         return None
 
     @property
+    def waits_stored(self) -> str | None:
+        """The same where its goals are stored, so that only the student's side is computed."""
+        return self.waits
+
+    @property
     def extracts(self) -> Settings:
         """The settings that decide what a goal consists of."""
         return {}

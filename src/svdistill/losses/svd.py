@@ -174,6 +174,11 @@ class SVDLoss(nn.Module, TransferLoss[Maps, list[TapGoal]]):
         )
 
     @property
+    def waits_stored(self) -> str | None:
+        """The same where its goals are stored: in the teacher's basis nothing is decomposed then."""
+        return self.waits if self.settings.basis == "own" else None
+
+    @property
     def extracts(self) -> dict[str, int | float | str]:
         """The settings that decide what `extract` gives."""
         return {"rank": self.settings.rank, "basis": self.settings.basis}

@@ -32,7 +32,7 @@ _MARKERS = {
     "svd-soft-target": "h",
     "svd-soft-target-standardized": "d",
     "svd-dkd": "*",
-    "svd-projected": "P",
+    "svd-projected": "p",
     "svd-projected-dkd": "D",
 }
 

@@ -86,10 +86,12 @@ def same(first, second):
 @pytest.mark.parametrize("method", methods.shipped())
 def test_fifty_steps_are_the_same_to_the_bit(method):
     """Every method: weights, momentum, statistics, figures of each epoch, random numbers."""
+    # The teacher's eight vectors can be read from a cache only.
+    fewer = ["loss.svd.rank=5"] if method.startswith("svd-projected") else []
     recipe = recipes.load(
         "digits/svd",
         ["model.width=0.1", "train.batch_size=4", "data.train_size=null", "teacher.overrides.model.width=0.12",
-         "data.image_size=16", "train.epochs=40"],
+         "data.image_size=16", "train.epochs=40", *fewer],
         method=method,
     )  # fmt: skip
     expected, found = (run(recipe, capture=capture) for capture in ("off", "on"))

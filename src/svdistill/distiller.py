@@ -165,13 +165,14 @@ class Distiller(nn.Module):
         """What the losses' goals come from: a network that runs, what is stored of one, or nothing."""
         return self._teacher
 
-    def waits(self, only: Collection[str] | None = None) -> str | None:
+    def waits(self, only: Collection[str] | None = None, *, stored: bool | None = None) -> str | None:
         """Return why a step with these losses must wait for the host, by the loss's name; None where none does.
 
         Args:
             only: the losses, by name; None = all.
+            stored: whether their goals come from what is stored of the teacher; None = as they do now.
         """
-        stored = self.teacher is None
+        stored = self.teacher is None if stored is None else stored
         reasons = ((name, loss.waits_stored if stored else loss.waits) for name, loss in self._chosen(only).items())
         return next((f"{name}: {reason}" for name, reason in reasons if reason is not None), None)
 

@@ -16,6 +16,7 @@ TINY += ["train.device=cpu", *(f"teacher.overrides.{key}" for key in TINY)]
 UNLABELLED = ["data.unlabelled.name=rest", "data.unlabelled.size=16", "data.unlabelled.batch_size=6"]
 WAYS = {
     "stored views, unlabelled": ["teacher.views=2", *UNLABELLED],
+    "stored vectors": ["teacher.views=2", "loss.basis=teacher", "loss.rank=6"],
     "two stages": ["train.first_stage=1", *UNLABELLED],
     "parts, adamw": ["train.accumulate=2", "optimizer.name=adamw", "optimizer.lr=0.001"],
     "bfloat16, channels-last": ["train.precision=bf16-mixed", "train.channels_last=true"],
@@ -70,6 +71,7 @@ def test_a_run_is_the_same_to_the_bit(way: str, tmp_path: Path) -> None:
     ("setting", "why"),
     [
         (["loss.rank=5"], "svd: rank 5 with 1 extra vectors needs a decomposition by cuSOLVER"),
+        (["loss.rank=6", "loss.basis=teacher"], "svd: rank 6 needs a decomposition by cuSOLVER"),
         (["train.recompute=true"], "activations that are recomputed restore random numbers"),
     ],
 )

@@ -189,10 +189,12 @@ def _check_capture(recipe: Recipe, images: Images, distiller: Distiller, *, proc
     """Refuse to capture steps where something stands in the way of it that is known before they are tried."""
     if recipe.train.capture != "on":
         return
+    objectives = [stage.objective for stage in build.stages(recipe)]
+    stored = recipe.teacher is not None and recipe.teacher.stored
     with build.recomputing(recipe, distiller.student):
         reason = training.obstacle_to_buffers(
             distiller, batches(recipe, images), device=images.train.device, processes=processes
-        ) or training.obstacle_to_capture(distiller, [stage.objective for stage in build.stages(recipe)])
+        ) or training.obstacle_to_capture(distiller, objectives, stored=stored)
     if reason is not None:
         raise RecipeError(f"train.capture: the step cannot be captured: {reason}; take train.capture=auto")
 

@@ -151,13 +151,18 @@ def obstacle_to_buffers(
     return None
 
 
-def obstacle_to_capture(distiller: Distiller, objectives: Iterable[Objective]) -> str | None:
+def obstacle_to_capture(
+    distiller: Distiller, objectives: Iterable[Objective], *, stored: bool | None = None
+) -> str | None:
     """Say why steps on buffers cannot be captured as far as one can tell without trying; None where nothing is known.
 
     Args:
         distiller: student, teacher and losses.
         objectives: of all stages.
+        stored: whether steps read what is stored of the teacher; None = as the distiller does now.
     """
     if recomputes_activations(distiller.student):
         return "activations that are recomputed restore random numbers, which a graph cannot"
-    return next((reason for one in objectives if (reason := distiller.waits(one.names)) is not None), None)
+    return next(
+        (reason for one in objectives if (reason := distiller.waits(one.names, stored=stored)) is not None), None
+    )

@@ -49,11 +49,6 @@ class LossSettings(Settings):
             raise ValueError(f"bound: only clip=own_norm has one, not {self.clip}; take bound={BOUND:g}")
         return self
 
-    @property
-    def variant(self) -> str:
-        """What a method's name says of it after the loss's name, e.g. ``k2``; "" for nothing."""
-        return ""
-
 
 # KD-SVD as each of its sources has it; they disagree (docs/method.md). What a recipe says itself goes first.
 # All of them sum over the batch.
@@ -132,16 +127,6 @@ class SVDLossSettings(LossSettings):
             return given
         return {**PRESETS.get(preset, {}), **given}
 
-    @property
-    def variant(self) -> str:
-        """The preset, else the rank where it is above 1, the basis and the bound where they are not the published."""
-        parts = {
-            f"k{self.rank}": self.rank > 1,
-            "teacher-basis": self.basis == "teacher",
-            "own-norm": self.clip == "own_norm",
-        }
-        return self.preset or "-".join(part for part, said in parts.items() if said)
-
 
 class SoftTargetLossSettings(LossSettings):
     """Soft targets (Hinton et al. 2015): temperature² times the divergence of the softened outputs.
@@ -162,11 +147,6 @@ class SoftTargetLossSettings(LossSettings):
     standardize: bool = False
     weight: float = Field(default=0.9, gt=0, le=MAX_FACTOR)
     main_weight: float = Field(default=0.1, ge=0, le=MAX_FACTOR)
-
-    @property
-    def variant(self) -> str:
-        """Whether z-scores are compared."""
-        return "standardized" if self.standardize else ""
 
 
 class FitNetLossSettings(LossSettings):

@@ -9,13 +9,13 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, PrivateAttr, Strict, field_validator, model_validator
 
 from svdistill.choices import MAX_RANK, whole_epochs
-from svdistill.methods import BASELINE
 from svdistill.recipes.base import Settings
 from svdistill.recipes.data import DataSettings
 from svdistill.recipes.losses import AnyLoss
 from svdistill.recipes.models import Layouts, ModelSettings, OutsideSettings, Taps
 from svdistill.recipes.train import AnyOptimizer, TrainSettings
 from svdistill.records import MACHINE_KEYS
+from svdistill.runs import method_of
 
 # In a digest, for a network's own taps where they are compared. They did not always end with the last hidden features:
 # whoever changes them again changes this word, so that runs of other taps are not taken for the same.
@@ -236,8 +236,7 @@ class Recipe(Settings):
     @property
     def method(self) -> str:
         """What helps the student, in a word: ``alone``, ``fsp-two-stage``, ``svd-poster``, ``svd+soft-target``."""
-        parts = [f"{loss.name}-{loss.variant}" if loss.variant else loss.name for loss in self.loss]
-        return ("+".join(parts) or BASELINE) + ("-two-stage" if self.train.first_stage_epochs else "")
+        return method_of(self.to_dict())
 
     _found: FoundTaps | None = PrivateAttr(default=None)
 

@@ -70,7 +70,7 @@ def method_of(recipe: Mapping[str, Any]) -> str:
 
 
 def _variant(loss: Mapping[str, Any]) -> list[str]:
-    """Return what a method's name says of a loss after the loss's own; see `recipes.losses.LossSettings.variant`."""
+    """Return what a method's name says of a loss after the loss's own: the preset, else what is not the default."""
     if preset := loss.get("preset"):
         return [str(preset)]
     rank = loss.get("rank")

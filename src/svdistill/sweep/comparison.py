@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from svdistill import recipes
 from svdistill.errors import SvdistillError
 from svdistill.jobs.run import Run
 from svdistill.methods import TEACHER
-from svdistill.recipes import Recipe
 from svdistill.sweep.scheduler import Outcome
 
 
@@ -33,7 +33,7 @@ class Member:
     method: str
     axes: Mapping[str, Any]
     seed: int
-    recipe: Recipe
+    recipe: recipes.Recipe
     run: Run
     state: str = "new"
     error: str | None = None
@@ -64,6 +64,10 @@ class Member:
     def key(self) -> str:
         """Identifies the run: its folder, as text."""
         return str(self.run.path)
+
+    def taught_by(self, runs: Path) -> tuple[str, ...]:
+        """Identify the runs of its teacher, its teacher's teacher and so on, in a folder of runs."""
+        return tuple(str(Run.of(recipe, runs).path) for recipe in recipes.lineage(self.recipe)[1:])
 
     @property
     def title(self) -> str:

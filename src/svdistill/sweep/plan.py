@@ -149,10 +149,7 @@ def _check(members: Sequence[Member], runs: Path) -> None:
                 checked.add(name)
                 _check_one(member.recipe, images)
         _look_up(member, images, runs)
-    taught_by = {
-        member.key: {str(Run.of(recipe, runs).path) for recipe in recipes.lineage(member.recipe)[1:]}
-        for member in members
-    }
+    taught_by = {member.key: member.taught_by(runs) for member in members}
     needed = {teacher for member in members if member.state != "finished" for teacher in taught_by[member.key]}
     lost = [member for member in members if member.method == TEACHER and member.state != "finished"]
     for teacher in lost:

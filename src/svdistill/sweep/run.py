@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from svdistill import recipes
 from svdistill.errors import OptionError, RecipeError, nearest
-from svdistill.jobs.run import Run
 from svdistill.sweep.comparison import Comparison, Member
 from svdistill.sweep.plan import plan
 from svdistill.sweep.pool import local_pool
@@ -119,8 +117,8 @@ def _tasks(comparison: Comparison) -> list[Task]:
     missing = {member.key: member for member in comparison.members if member.state not in ("finished", "unneeded")}
     tasks = []
     for member in missing.values():
-        needs = (str(Run.of(recipe, comparison.runs).path) for recipe in recipes.lineage(member.recipe)[1:])
-        tasks.append(Task(member.key, member.recipe, tuple(need for need in needs if need in missing)))
+        needs = tuple(teacher for teacher in member.taught_by(comparison.runs) if teacher in missing)
+        tasks.append(Task(member.key, member.recipe, needs))
     return tasks
 
 

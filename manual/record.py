@@ -81,13 +81,14 @@ def run(line: str, folder: Path, **variables: str) -> str:
         text=True,
         preexec_fn=hear_interrupts,
     ) as process:
+        assert process.stdout is not None
         began = ""
-        if name_of(line) in _ENDLESS and process.stdout is not None:
+        if name_of(line) in _ENDLESS:
             while _SAYS_IT_IS_THERE not in began:
                 began += process.stdout.readline()
             time.sleep(1)  # it is ready a moment later
             process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate()
+        rest = process.stdout.read()  # communicate() would lose lines that readline() has buffered
     if process.returncode:
         sys.exit(f"error: status {process.returncode}: svdistill {line}\n{began}{rest}")
     return tidy(began + rest)

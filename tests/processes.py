@@ -59,6 +59,17 @@ def run(*program: object, world: int = 2, timeout: float = 120) -> list[tuple[in
     return [(child.returncode, *end) for child, end in zip(children, ends, strict=True)]
 
 
+def rest_of(process: subprocess.Popen[str], timeout: float = 60) -> tuple[str, str]:
+    """Await the end of a process whose output was read in part; returns what is left of output and error output.
+
+    ``communicate`` would lose the lines that came with the one that ``readline`` returned. Both must fit their pipes.
+    """
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.wait(timeout)
+    return process.stdout.read(), process.stderr.read()
+
+
 def hear_interrupts() -> None:
     """Undo that a shell's background jobs, and what they start, ignore Ctrl-C; called in a child before it begins."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

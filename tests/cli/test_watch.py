@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.jobs.shared_runs import ALONE
-from tests.processes import hear_interrupts
+from tests.processes import hear_interrupts, rest_of
 
 from svdistill import jobs
 from svdistill.cli.app import run
@@ -39,7 +39,7 @@ def watching(*arguments: str) -> Iterator[int]:
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                told, errors = process.communicate(timeout=60)
+                told, errors = rest_of(process)
             finally:
                 process.kill()
     assert process.returncode == 0, errors

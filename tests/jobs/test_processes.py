@@ -35,7 +35,7 @@ def together(tmp_path_factory):
         with held.locked():
             said = children[0].stdout.readline()
             assert not held.path.exists()
-        ends = [child.communicate(timeout=120) for child in children]
+        ends = [processes.rest_of(child, timeout=120) for child in children]
     finally:
         for child in children:
             child.kill()

@@ -32,6 +32,11 @@ KEYS = [
         (Key("svdx"), "svdx"),
         (Key("soft-target-standardized"), "soft targets, standardized"),
         (Key("svd+dkd"), "KD-SVD + DKD"),
+        (Key("svd-teacher-basis"), "KD-SVD, teacher's basis"),
+        (
+            Key("svd-k8-teacher-basis-own-norm-two-stage"),
+            "KD-SVD, rank 8, teacher's basis, own-norm, two stages",
+        ),
     ],
 )
 def test_label(key: Key, name: str) -> None:

@@ -124,9 +124,11 @@ def _part(part: str) -> str:
     name = _stem(part, "(-|$)")
     if name is None:
         return part
-    rest = part.removeprefix(name).removeprefix("-")
-    rank = re.fullmatch(r"k(\d+)", rest)
-    return f"{methods.shipped()[name].label}" + (f", rank {rank[1]}" if rank else f", {rest}" if rest else "")
+    said = re.fullmatch(r"-?(?:k(\d+)(?:-|$))?(teacher-basis(?:-|$))?(.*)", part.removeprefix(name))
+    assert said is not None  # the last part takes whatever there is
+    rank, basis, rest = said.groups()
+    words = (f"rank {rank}" if rank else None, "teacher's basis" if basis else None, rest)
+    return ", ".join([str(methods.shipped()[name].label), *filter(None, words)])
 
 
 def _stem(method: str, end: str) -> str | None:

@@ -175,6 +175,18 @@ def test_teacher_basis_does_not_depend_on_scale(scale):
     torch.testing.assert_close(found, svd_loss(student, teacher, basis="teacher"), rtol=1e-5, atol=0)
 
 
+def test_powers_of_two_change_no_digit():
+    """Maps that are brought to size give the loss and gradient of those that need not be, to the last bit."""
+    student, teacher = both_maps()
+    factor = 2.0**60
+    plain, large = ([(s * scale).requires_grad_() for s in student] for scale in (1.0, factor))
+    expected = svd_loss(plain, teacher, rank=3, basis="teacher")
+    found = svd_loss(large, [t * factor for t in teacher], rank=3, basis="teacher")
+    assert torch.equal(found, expected)
+    for one, other in zip(torch.autograd.grad(found, large), torch.autograd.grad(expected, plain), strict=True):
+        assert torch.equal(one * factor, other)
+
+
 def test_extra_components_of_the_basis():
     """A teacher's map of one position has one component, whatever the rank."""
     student, teacher = both_maps()

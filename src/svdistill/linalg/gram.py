@@ -128,7 +128,7 @@ def powers_of_two(*xs: Tensor, warns: bool, what: str = "matrices") -> tuple[Ten
         The factors (S,), tap after tap, and which samples can be used (S,): those that are finite and not zero. The
         factor of the others is 1; `clean` applies both.
     """
-    largest = torch.cat([torch.linalg.vector_norm(x, math.inf, dim=(1, 2)) for x in xs])
+    largest = torch.cat([_largest(x) for x in xs])
     finite = largest.isfinite()
     if warns and not bool(finite.all()):
         warn(
@@ -139,6 +139,14 @@ def powers_of_two(*xs: Tensor, warns: bool, what: str = "matrices") -> tuple[Ten
         )
     usable = finite & (largest >= torch.finfo(largest.dtype).tiny)
     return torch.exp2(-torch.floor(torch.log2(torch.where(usable, largest, torch.ones_like(largest))))), usable
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Return the largest magnitude in each sample (B, D, N), NaN where there is one."""
+    if x.device.type == "cpu":  # where this is thirty times as fast as the norm, which elsewhere is one launch
+        return torch.maximum(x.amax((1, 2)), -x.amin((1, 2)))
+    largest: Tensor = torch.linalg.vector_norm(x, math.inf, dim=(1, 2))
+    return largest
 
 
 def clean(x: Tensor, factor: Tensor, usable: Tensor) -> Tensor:

@@ -398,12 +398,16 @@ def _project(student: Tensor, targets: Tensor, left: Tensor) -> _Answer:
 
 
 def _tamed(x: Tensor) -> Tensor:
-    """Bring each sample of (B, D, N) to a largest magnitude of 1 to 2, and a broken one to zero.
+    """Bring each sample of (B, D, N) to a largest magnitude of 1 to 2 where that matters, and a broken one to zero.
 
     Directions do not depend on the scale, so it is taken as constant and their derivative stays exact.
     """
-    # On a GPU the warning would keep the host waiting; there only the health tells how many were set aside.
-    return clean(x, *powers_of_two(x.detach(), warns=x.device.type == "cpu", what="maps"))
+    # On a GPU a look at the data would keep the host waiting; there only the health tells how many were set aside.
+    looks = x.device.type == "cpu"
+    factor, usable = powers_of_two(x.detach(), warns=looks, what="maps")
+    if looks and bool((usable & (factor > 2**-20) & (factor < 2**20)).all()):
+        return x  # no square of these leaves the number format, so a power of two would change no digit
+    return clean(x, factor, usable)
 
 
 def _widen(numbers: Tensor, missing: int) -> Tensor:

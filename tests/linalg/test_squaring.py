@@ -9,9 +9,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from svdistill.errors import OptionError
 from svdistill.linalg import assign, rbf_distance, truncated_svd
-from svdistill.linalg.solvers import choose_solver
+from svdistill.linalg.solvers import MAX_SQUARING_RANK, choose_solver
 from svdistill.linalg.squaring import leading, resolvent, separate
 from svdistill.linalg.svd import decompose, decompose_all
+from tests.features import as_matrices, post_relu_maps
 from tests.waiting import DEVICE, WaitError, nothing_waits
 
 EPS = torch.finfo(torch.float32).eps
@@ -81,7 +82,7 @@ def test_separate(size, noise):
     assert (found - expected).abs().max() < 1e-8
 
 
-@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("rank", [1, 3, 8])
 def test_any_scale_of_noise_below_the_rank(rank):
     """Matrices of rank 1 and 0 give their own vectors and zeros."""
     one = torch.rand(1, 6, 1, generator=torch.Generator().manual_seed(0)) @ torch.ones(1, 1, 9)
@@ -93,22 +94,36 @@ def test_any_scale_of_noise_below_the_rank(rank):
     assert (v[:, :, 1:] == 0).all()
 
 
+@pytest.mark.parametrize("tap", range(3))
+def test_the_most_vectors(tap):
+    """As many as it finds, on post-ReLU features in float32: vectors to 3e−6 and their gradient to 1e−4."""
+    m = as_matrices(post_relu_maps(48)[tap]).contiguous()
+    cotangent = torch.randn(48, m.shape[2], MAX_SQUARING_RANK, generator=torch.Generator().manual_seed(1))
+    single, double = m.clone().requires_grad_(), m.double().requires_grad_()
+    v = truncated_svd(single, MAX_SQUARING_RANK, solver="squaring")[1]
+    expected = truncated_svd(double, MAX_SQUARING_RANK, solver="lapack")[1]
+    assert (v - expected).norm(dim=1).median() < 3e-6
+    (gradient,) = torch.autograd.grad((v * cotangent).sum(), single)
+    (exact,) = torch.autograd.grad((expected * cotangent).sum(), double)
+    assert ((gradient - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).median() < 1e-4
+
+
 def test_too_many_vectors():
     """A rank for which it is the wrong solver is refused; `auto` takes another."""
-    with pytest.raises(OptionError, match="up to 5 vectors, got rank 6"):
-        truncated_svd(torch.rand(2, 9, 9), 6, solver="squaring")
-    assert choose_solver(9, 6, torch.float32, torch.device("cuda")) != "squaring"
+    with pytest.raises(OptionError, match="up to 8 vectors, got rank 9"):
+        truncated_svd(torch.rand(2, 9, 9), 9, solver="squaring")
+    assert choose_solver(9, 9, torch.float32, torch.device("cuda")) != "squaring"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rank", [1, 5])
+@pytest.mark.parametrize("rank", [1, 8])
 def test_auto_takes_it_where_waiting_costs(rank, dtype):
     """`auto` never waits on a GPU."""
     assert choose_solver(64, rank, dtype, torch.device("cuda")) == "squaring"
 
 
 @pytest.mark.parametrize("gradient", ["exact", "paper"])
-@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("rank", [1, 4, 7])
 @pytest.mark.parametrize(("channels", "positions"), [(12, 20), (20, 12), (3, 3)])
 def test_nothing_waits(gradient, rank, channels, positions):
     """On a device without values, teacher's and student's part run forward and backward, and so does the distance."""

@@ -20,7 +20,7 @@ SOLVERS: tuple[Solver, ...] = get_args(Solver)
 # The smallest Gram matrix, by number of vectors, from which the block iteration beats eigh; beyond the table it never
 # does. Measured in float32 at batch 128; `python -m benchmarks decomposition` measures it again and prints these lines.
 SUBSPACE_FROM = {1: 12, 2: 24, 3: 24, 4: 24, 5: 24, 8: 32}
-MAX_SQUARING_RANK = 5  # each vector costs as much as the first: beyond, the other solvers are the better choice
+MAX_SQUARING_RANK = 8  # each vector costs as much as the first
 FIRST_PRODUCTS = 3
 MAX_PRODUCTS = 24
 CHEBYSHEV_DEGREE = 4
@@ -69,7 +69,7 @@ def squaring(gram: Tensor, rank: int) -> Eigenpairs:
 
     Args:
         gram: (B, m, m) Gram matrices of trace 1, or all zero.
-        rank: number of vectors, at most 5.
+        rank: number of vectors, at most `MAX_SQUARING_RANK`.
 
     Raises:
         OptionError: more vectors are wanted.

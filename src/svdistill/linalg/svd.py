@@ -73,7 +73,7 @@ def truncated_svd(
         gradient: "exact", the derivative of the leading vectors including what lies outside them, or "paper", the
             published rearrangement, which keeps the part inside them.
         solver: "lapack" (full SVD), "eigh" (Gram matrix, complete), "subspace" (Gram matrix, block iteration),
-            "squaring" (Gram matrix, rank ≤ 5, by products alone, so that a GPU never waits; a vector counts as found
+            "squaring" (Gram matrix, rank ≤ 8, by products alone, so that a GPU never waits; a vector counts as found
             where the next λ is at most 0.998 of its own) or "auto": on a CPU the faster of "eigh" and "subspace" for
             this shape, elsewhere "squaring" where the rank allows it.
 

@@ -295,23 +295,25 @@ def _settings(
 def _extract(teacher_maps: Maps, student_maps: Maps, settings: _Settings) -> list[TapGoal]:
     pairs = pair_up(student_maps, teacher_maps, method="KD-SVD", least=2, equal_widths=True)
     if settings.basis == "teacher":
-        return [_look_both_sides(teacher, student, settings.rank) for student, teacher in pairs]
+        return _look_both_sides(pairs, settings.rank)
     # As many vectors as the student's map can answer.
     kept = [min(settings.rank, *channels_first(student).shape[1:]) for student, _ in pairs]
     return TapGoal.of([channels_first(teacher) for _, teacher in pairs], kept)
 
 
-def _look_both_sides(teacher: Tensor, student: Tensor, rank: int) -> TapGoal:
-    """Decompose a map and bring its left vectors to the size at which the student's is projected on them."""
-    grids = as_grid(student, teacher), as_grid(teacher, student)
-    size, dtype = smaller(*grids), wide_dtype(student)
-    with full_float32(teacher.device):
-        y = _tamed(grids[1].to(dtype).flatten(2))
-        (goal,) = TapGoal.of([y], [min(rank, y.shape[1])])
-        left = torch.bmm(goal.targets, y)
-        left = average_pool(left.reshape(*left.shape[:2], *grids[1].shape[2:]), size)
-        unit = nn.functional.normalize(left.flatten(2), dim=2, eps=torch.finfo(dtype).tiny)
-        return goal._replace(left=unit.reshape(left.shape))
+def _look_both_sides(pairs: Sequence[tuple[Tensor, Tensor]], rank: int) -> list[TapGoal]:
+    """Decompose the teacher's maps and bring their left vectors to the size at which the student's are projected."""
+    with full_float32(pairs[0][1].device):
+        grids = [as_grid(teacher, student).to(wide_dtype(student)) for student, teacher in pairs]
+        maps = [_tamed(grid.flatten(2)) for grid in grids]
+        goals = TapGoal.of(maps, [min(rank, y.shape[1]) for y in maps])
+        found = []
+        for goal, y, grid, (student, teacher) in zip(goals, maps, grids, pairs, strict=True):
+            left = torch.bmm(goal.targets, y).unflatten(2, grid.shape[2:])
+            left = average_pool(left, smaller(as_grid(student, teacher), grid))
+            unit = nn.functional.normalize(left.flatten(2), dim=2, eps=torch.finfo(left.dtype).tiny)
+            found.append(goal._replace(left=unit.reshape(left.shape)))
+        return found
 
 
 def _compare(student_maps: Maps, goals: Sequence[TapGoal], settings: _Settings) -> tuple[Tensor, dict[str, Tensor]]:

@@ -14,16 +14,8 @@ from svdistill.linalg.svd import decompose
 EPS = torch.finfo(torch.float32).eps
 SHAPES = [(64, 16), (256, 64), (16, 128), (1024, 48)]
 RATIO = 0.8  # of neighbouring singular values
-WAYS = [
-    ("auto", 1),
-    ("auto", 4),
-    ("auto", 9),
-    ("squaring", 1),
-    ("squaring", MAX_SQUARING_RANK),
-    ("eigh", 4),
-    ("subspace", 2),
-]
-WAYS += [("lapack", 2)]
+WAYS = [("auto", 1), ("auto", 4), ("auto", 9), ("squaring", 1), ("squaring", MAX_SQUARING_RANK), ("eigh", 4)]
+WAYS += [("subspace", 2), ("lapack", 2)]
 
 
 def matrices(positions, channels, *, batch=6, seed=0):

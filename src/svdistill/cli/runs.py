@@ -148,8 +148,9 @@ def clean(
 
     That is: the checkpoints of runs that have finished and are whole, with
     which one that loses a file later cannot be mended; damaged runs that
-    their training would not mend; and runs that --fresh has set aside. What
-    was interrupted stays, and what another process has locked.
+    their training would not mend and whose network is lost; and runs that
+    --fresh has set aside. What was interrupted stays, what another process
+    has locked, and every file that no training has written.
     """
     from svdistill import runs
     from svdistill.report import runs as tables

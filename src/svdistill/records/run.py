@@ -11,10 +11,10 @@ import yaml
 
 from svdistill.atomic import clear_leftovers, digest, write_atomically
 from svdistill.errors import DataError
-from svdistill.plain import parse_yaml
+from svdistill.plain import MAX_JSON, parse_yaml
 from svdistill.records.metrics import Metrics
 from svdistill.records.provenance import environment
-from svdistill.records.sealed import mapping, read, sealed, text_of
+from svdistill.records.sealed import mapping, parse, read, sealed, text_of
 
 _RECIPE = "recipe.yaml"
 _FILES = "files"  # where the summary names the run's other files, each with its SHA-256
@@ -136,9 +136,29 @@ class RunRecord:
         return self._recipe.exists()
 
     @property
-    def is_begun(self) -> bool:
-        """Whether a training has written more into the folder than a recipe, which may be anybody's."""
-        return any(file.exists() for file in (self._environment, self.metrics.path, self._summary, self.checkpoints))
+    def is_ours(self) -> bool:
+        """Whether a file in the folder says by its checksum that svdistill wrote it: the names alone are anybody's."""
+        return any(map(_is_sealed, (self._environment, self._summary, self.metrics.path)))
+
+    def own_files(self) -> list[Path]:
+        """Return the files of the folder that a training writes; whatever else lies there is somebody's work."""
+        single = (*self._kept, self._environment, self._summary, self.post_mortem)
+        parts = (*self.checkpoints.glob("*.pt"), *self.tensorboard.rglob("*"), *self.trackers.glob("*.json"))
+        return [file for file in (*single, *sorted(parts)) if file.is_file() or file.is_symlink()]
+
+    def remove(self) -> None:
+        """Remove the files that a training writes, and the folders that are empty then.
+
+        Raises:
+            OSError: one of them cannot be removed.
+        """
+        self.clear_leftovers()
+        for file in self.own_files():
+            file.unlink()
+        inner = [path for path in sorted(self.tensorboard.rglob("*"), reverse=True) if path.is_dir()]
+        for folder in (*inner, self.tensorboard, self.trackers, self.checkpoints, self.path):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     @property
     def finished(self) -> bool:
@@ -187,6 +207,11 @@ class RunRecord:
         except DataError:
             known = None
         return known or (digest(self.student) if self.ended and self.student.is_file() else None)
+
+    def has_whole_student(self) -> bool:
+        """Whether the trained network is there, and nothing says that it has changed since the run ended."""
+        known = self.student_digest()
+        return known is not None and not _damage(self.student, known)
 
     def can_finish_again(self, damage: Collection[str]) -> bool:
         """Whether what :meth:`damage` has named is all made again when a run is finished from a checkpoint."""
@@ -249,6 +274,18 @@ class RunRecord:
 def _plain_yaml(recipe: Mapping[str, Any]) -> bytes:
     text: str = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
     return text.encode()
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether a JSON file, or its first line, carries a checksum that agrees with it."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.readline(MAX_JSON) if path.suffix == ".jsonl" else file.read(MAX_JSON)
+        return parse(text, path)[1]
+    except (DataError, OSError, ValueError):
+        return False
 
 
 def _damage(path: Path, known: str | None) -> str:

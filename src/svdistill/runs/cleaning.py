@@ -1,7 +1,6 @@
 """What of the runs in a folder can go, and its removal; what a run or another process still needs stays."""
 
 import os
-import shutil
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ class Removal:
     """What of one run can go.
 
     Attributes:
-        kind: ``checkpoints`` of a finished run, or all of a ``damaged`` or ``set-aside`` one.
+        kind: ``checkpoints`` of a finished run, or all that a training wrote of a ``damaged`` or ``set-aside`` one.
         run: the run.
         bytes: how much that frees.
     """
@@ -32,7 +31,7 @@ class Removal:
 
     @property
     def path(self) -> Path:
-        """The folder that is removed."""
+        """The folder whose files are removed."""
         return RunRecord(self.run.path).checkpoints if self.kind == CHECKPOINTS else self.run.path
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,8 +43,9 @@ def removals(runs: Iterable[RunInfo], kinds: Collection[str] = KINDS) -> list[Re
     """Return what of some runs can go.
 
     Checkpoints can where a run has finished and every file of it is sound, as only they could mend one that is not. A
-    damaged run can where calling its training again would not mend it; one that was interrupted, or that another
-    process has locked, never.
+    damaged run can where calling its training again would not mend it and its trained network is lost; one that was
+    interrupted, or that another process has locked, never. Nor can a folder that only looks like that of a run, or
+    what a user has put beside a run's own files.
 
     Args:
         runs: of `find`; all that lie in one folder, since a folder with another run in it stays.
@@ -84,7 +84,7 @@ def remove(removal: Removal) -> bool:
                 for file in _checkpoints(RunRecord(run)):
                     file.unlink()
             else:
-                shutil.rmtree(run)
+                RunRecord(run).remove()
             if removal.kind == SET_ASIDE:  # nobody trains under this name
                 run.with_name(f".{run.name}.lock").unlink(missing_ok=True)
     except BlockingIOError:
@@ -94,13 +94,19 @@ def remove(removal: Removal) -> bool:
 
 def _of(run: RunInfo) -> Removal | None:
     record = RunRecord(run.path)
+    if not record.is_ours:
+        return None
     if run.state == SET_ASIDE:
-        return Removal(SET_ASIDE, run, run.bytes)
-    if run.state == DAMAGED and not run.mends and record.is_begun:
-        return Removal(DAMAGED, run, run.bytes)
+        return Removal(SET_ASIDE, run, _bytes(record.own_files()))
+    if run.state == DAMAGED and not run.mends and not record.has_whole_student():
+        return Removal(DAMAGED, run, _bytes(record.own_files()))
     if run.state == FINISHED and (files := list(_checkpoints(record))) and not record.damage():
-        return Removal(CHECKPOINTS, run, sum(os.lstat(file).st_size for file in files))
+        return Removal(CHECKPOINTS, run, _bytes(files))
     return None
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(os.lstat(file).st_size for file in files)
 
 
 def _checkpoints(record: RunRecord) -> Iterator[Path]:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.sweep.small import plan, titles
+from tests.sweep.small import TINY, plan, titles
 
+from svdistill import sweep
 from svdistill.errors import RecipeError
 
 
@@ -56,6 +57,18 @@ def test_a_list_setting_is_no_axis(tmp_path: Path) -> None:
     assert plan(tmp_path, "train.milestones=[0.5,0.75]").axes == {}
     varied = plan(tmp_path, "train.milestones=[[0.5],[0.25,0.75]]", "train.epochs=4")
     assert varied.axes == {"train.milestones": ([0.5], [0.25, 0.75])}
+
+
+def test_a_list_without_which_the_others_are_refused(tmp_path: Path) -> None:
+    """Fewer epochs than the recipe's milestones stand beside lower milestones, whatever else varies."""
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: digits/svd\ndescription: long\ntrain: {epochs: 200, milestones: [100, 150]}\n")
+    fewer = [*TINY, "train.epochs=8", "train.milestones=[4,6]"]
+    planned = sweep.plan(own, overrides=[*fewer, "train.batch_size=[5,10]"], methods=["alone", "svd"], runs=tmp_path)
+    assert planned.axes == {"train.batch_size": (5, 10)}
+    assert {member.recipe.train.milestones for member in planned.members[1:]} == {(4, 6)}
+    with pytest.raises(RecipeError, match=r"train\.milestones: 100 is not below the 8"):
+        sweep.plan(own, overrides=fewer[:-1], methods=["alone"], runs=tmp_path)
 
 
 def test_lists_that_belong_together_are_no_axes(tmp_path: Path) -> None:

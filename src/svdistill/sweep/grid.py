@@ -63,21 +63,27 @@ class Grid:
                 lists[key] = value, text
             else:
                 self._fixed[key] = text
-        self._losses = {method: self._losses_of(method) for method in methods}
+        beside = [text for key, (_, text) in lists.items() if not _is_of_loss(key)]
+        self._losses = {method: self._losses_of(method, beside) for method in methods}
         for key, (values, text) in lists.items():
             self._sort_list(key, values, text, [other for name, (_, other) in lists.items() if name != key])
 
-    def _losses_of(self, method: str) -> dict[str, dict[str, Any]]:
-        """Return the losses of a method by name, each with all its settings; none for a student alone."""
-        try:
-            recipe = recipes.load(self.recipe, self._without_losses(), method=method)
-        except RecipeError as error:
-            common = [text for key, text in self._fixed.items() if not _needs_a_teacher(key)]
-            try:
-                recipe = recipes.load(self.recipe, common, method=method)
-            except RecipeError:
-                raise error from None
-        return {loss.name: loss.model_dump() for loss in recipe.loss}
+    def _losses_of(self, method: str, lists: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the losses of a method by name, each with all its settings; none for a student alone.
+
+        The other settings may be accepted only beside one of the lists, as fewer epochs are beside lower milestones.
+        """
+        common = [text for key, text in self._fixed.items() if not _needs_a_teacher(key)]
+        errors = []
+        for settings in (self._without_losses(), common):
+            for beside in ([], *([text] for text in lists)):
+                try:
+                    recipe = recipes.load(self.recipe, [*settings, *beside], method=method)
+                except RecipeError as error:
+                    errors.append(error)
+                else:
+                    return {loss.name: loss.model_dump() for loss in recipe.loss}
+        raise errors[0] from None
 
     def _without_losses(self) -> list[str]:
         return [text for key, text in self._fixed.items() if not _is_of_loss(key)]

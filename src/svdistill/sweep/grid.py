@@ -18,6 +18,7 @@ _HAVE_OPTIONS = {
     "loss": "the methods are given beside the settings (--methods)",
     "loss.name": "the methods are given beside the settings (--methods)",
 }
+_MOST_WAYS = 64  # of many lists, to look for those that belong together
 
 
 class Cell(NamedTuple):
@@ -63,20 +64,20 @@ class Grid:
                 lists[key] = value, text
             else:
                 self._fixed[key] = text
-        beside = [text for key, (_, text) in lists.items() if not _is_of_loss(key)]
-        self._losses = {method: self._losses_of(method, beside) for method in methods}
-        for key, (values, text) in lists.items():
-            self._sort_list(key, values, text, [other for name, (_, other) in lists.items() if name != key])
+        beside = {key: given for key, given in lists.items() if not _is_of_loss(key)}
+        self._losses = {method: self._losses_of(method, _ways(beside)) for method in methods}
+        for key in lists:
+            self._sort_list(key, lists)
 
-    def _losses_of(self, method: str, lists: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def _losses_of(self, method: str, ways: Sequence[Sequence[str]]) -> dict[str, dict[str, Any]]:
         """Return the losses of a method by name, each with all its settings; none for a student alone.
 
-        The other settings may be accepted only beside one of the lists, as fewer epochs are beside lower milestones.
+        Other settings may be accepted only beside lists, see `_ways`, as fewer epochs are beside lower milestones.
         """
         common = [text for key, text in self._fixed.items() if not _needs_a_teacher(key)]
         errors = []
         for settings in (self._without_losses(), common):
-            for beside in ([], *([text] for text in lists)):
+            for beside in ways:
                 try:
                     recipe = recipes.load(self.recipe, [*settings, *beside], method=method)
                 except RecipeError as error:
@@ -88,14 +89,16 @@ class Grid:
     def _without_losses(self) -> list[str]:
         return [text for key, text in self._fixed.items() if not _is_of_loss(key)]
 
-    def _sort_list(self, key: str, values: list[Any], text: str, others: Sequence[str]) -> None:
+    def _sort_list(self, key: str, lists: Mapping[str, tuple[list[Any], str]]) -> None:
         """Decide whether a list is one value of a setting or the values that it takes in turn.
 
-        A setting may be accepted only beside another that takes a list too, as mean and standard deviation are.
+        A setting may be accepted only beside others that came as lists, see `_ways`, as a mean is beside a deviation.
         """
+        values, text = lists[key]
         methods = [method for method in self._losses if self._name(key, method) is not None]
         method = methods[0] if methods else next(iter(self._losses))
-        if any(self._accepts([text, *beside], method) for beside in ([], *([other] for other in others))):
+        others = {name: given for name, given in lists.items() if name != key and self._name(name, method) == name}
+        if any(self._accepts([text, *beside], method) for beside in _ways(others)):
             self._fixed[key] = text
             return
         if not values:
@@ -184,6 +187,12 @@ class Grid:
                 if key in choice:
                     values[key] = choice[key][0]
         return Cell(method, values, settings)
+
+
+def _ways(lists: Mapping[str, tuple[list[Any], str]]) -> list[Sequence[str]]:
+    """Return the texts that may have to stand beside a setting: none, or each list, as it is or by its first value."""
+    each = [(text, *(f"{key}={json.dumps(value)}" for value in values[:1])) for key, (values, text) in lists.items()]
+    return [[], *itertools.islice(itertools.product(*each), _MOST_WAYS)] if each else [[]]
 
 
 def _split(text: str) -> tuple[str, Any, str]:

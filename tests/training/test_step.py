@@ -351,6 +351,26 @@ def test_images_without_labels_leave_the_main_loss_alone(make_run, stand_in):
     agree(found, expected)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_images_of_which_none_has_a_label(make_run, smoothing):
+    """The transfer task learns from them, within a bound of its own; the main loss is zero and has no gradient."""
+    run = make_run(unlabelled=9)
+    images, labels = batch(run)
+    objective = Objective(clip="own_norm", bound=1e9, label_smoothing=smoothing)
+    g_transfer = gradient(forward(run, images, labels.clamp(min=0))[1].transfer, run.distiller)
+    nothing = dict.fromkeys(g_transfer)
+    expected = {name: plus(g, g_transfer[name]) for name, g in decayed(run.distiller, nothing, g_transfer).items()}
+    before = {name: p.detach().clone() for name, p in named(run.distiller).items()}
+    result, found = taken(run, images, torch.full_like(labels, -1), objective=objective)
+    assert bool(result.applied)
+    assert result.main == 0
+    agree(
+        {name: g for name, g in found.items() if expected[name] is not None},
+        {n: g for n, g in expected.items() if g is not None},
+    )
+    assert any(not torch.equal(p, before[name]) for name, p in named(run.distiller).items())
+
+
 def test_the_student_alone_passes_over_images_without_labels(make_run):
     """A batch of which some have none gives the gradient of the others' main loss."""
     run = make_run(teacher=False, unlabelled=9)

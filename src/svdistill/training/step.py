@@ -18,7 +18,7 @@ from svdistill.training.metrics import sums
 from svdistill.training.objective import Objective
 from svdistill.training.optimizers import add_main_decay, check_reached, step_where, trained
 from svdistill.training.processes import Processes
-from svdistill.training.reduce import Gradients, Reducer
+from svdistill.training.reduce import Gradients, Reducer, all_reduce
 from svdistill.training.skips import Buffers, Skips, all_finite
 
 DEFAULT = Objective()
@@ -54,15 +54,15 @@ class Learner:
 
     Two gradients are not combined linearly, so the combination is defined on the whole batch: both gradients
     are first summed over the parts that the batch is worked on in, which are several processes, or several passes in
-    one, and then combined, once. Batch norm, and a loss that compares images with each other, see the images of their
-    part alone; but for them the parts change nothing beyond rounding.
+    one, and then combined, once. The main loss is the mean over the labelled images of all parts, however many of them
+    a part has. Batch norm, and a loss that compares images with each other, see the images of their part alone; but for
+    them the parts change nothing beyond rounding.
 
     Attributes:
         engine: gives the precision, and the number of processes.
         distiller: student and teacher, in train mode, on the device.
         optimizer: of the distiller's parameters; those that it holds learn, and its ``main_decay`` joins the main loss.
-        accumulate: in how many passes each process works on its shard of a batch, which needs less memory; the parts
-            must have equally many labelled images.
+        accumulate: in how many passes each process works on its shard of a batch, which needs less memory.
         reducer: sums over the processes, and remembers what is to be summed; None makes one for each step alone.
 
     Raises:
@@ -193,8 +193,9 @@ def take_step(
             f"{number} images cannot be worked on in {passes} equal parts; give a multiple of {passes}, or fewer parts"
         )
     buffers = Buffers(learner.distiller)
-    parts = (forward_backward(learner, examples.every(passes, start=i), objective, epoch=epoch) for i in range(passes))
-    part = reduce(_added, parts)
+    labelled = _labelled(learner, examples.labels)
+    pieces = (examples.every(passes, start=i) for i in range(passes))
+    part = reduce(_added, (forward_backward(learner, one, objective, epoch=epoch, labelled=labelled) for one in pieces))
     reducer = learner.reducer or Reducer(Processes(learner.engine))
     (main, transfer), figures = reducer([part.main, part.transfer], part.figures)
     gradients = _combined(learner, main, transfer, epoch=epoch, objective=objective, health=health)
@@ -241,6 +242,16 @@ def _check_mode(distiller: Distiller) -> None:
     raise TrainingError(f"the {who} is in eval mode, in which nothing is to be learnt; call distiller.train() first")
 
 
+def _labelled(learner: Learner, labels: Tensor) -> Tensor | None:
+    """Count the labelled images of a step in all its parts, 0-dim; None where it is worked on in one."""
+    if learner.parts == 1:
+        return None
+    count = (labels != UNLABELLED).sum()
+    if learner.engine.world_size > 1:
+        all_reduce(count)
+    return count
+
+
 def _is_sound(loss: Tensor | None, parameters: Sequence[nn.Parameter]) -> Tensor:
     """Return whether the main loss, where it counts, and all gradients are finite, 0-dim bool."""
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -267,25 +278,45 @@ def main_loss(logits: Tensor, examples: Examples, *, label_smoothing: float = 0.
         label_smoothing: how much of each label is spread evenly over all classes.
 
     Returns:
-        0-dim; NaN where no image has a label.
+        0-dim; zero, with a gradient of zeros, where no image has a label.
     """
     labels, others, share = examples.labels, examples.others, examples.share
+    known = labels != UNLABELLED
     if others is None or share is None:
-        return F.cross_entropy(logits, labels, ignore_index=UNLABELLED, label_smoothing=label_smoothing)
+        some = known.any()  # where there is none, any labels stand in, and count for nothing
+        stand_in = torch.where(some, labels, torch.zeros_like(labels))
+        return F.cross_entropy(logits, stand_in, ignore_index=UNLABELLED, label_smoothing=label_smoothing) * some
     own, other = (
         F.cross_entropy(logits, one, ignore_index=UNLABELLED, label_smoothing=label_smoothing, reduction="none")
         for one in (labels, others)
     )
-    return (share * own + (1 - share) * other).sum() / (labels != UNLABELLED).sum()
+    return (share * own + (1 - share) * other).sum() / known.sum().clamp_min(1)
 
 
-def forward_backward(learner: Learner, examples: Examples, objective: Objective, *, epoch: float | Tensor) -> Part:
-    """Work on one part of a batch: losses, then the gradient of either task."""
+def forward_backward(
+    learner: Learner,
+    examples: Examples,
+    objective: Objective,
+    *,
+    epoch: float | Tensor,
+    labelled: Tensor | None = None,
+) -> Part:
+    """Work on one part of a batch: losses, then the gradient of either task.
+
+    Args:
+        learner: student, teacher and optimizer.
+        examples: of this part.
+        objective: the losses that take part.
+        epoch: of the stage, from 0.
+        labelled: how many images of all parts have a label, 0-dim; None = as many in each as in this one.
+    """
     images, labels, indices, views = examples[:4]
     distiller, parameters, parts = learner.distiller, trained(learner.optimizer), learner.parts
     with learner.engine.autocast():
         output: DistillOutput = distiller(images, only=objective.names, indices=indices, views=views, labels=labels)
         main = main_loss(output.logits, examples, label_smoothing=objective.label_smoothing)
+    if labelled is not None:
+        main = main * ((labels != UNLABELLED).sum() * parts).to(main.dtype) / labelled.clamp_min(1)
     if parts > 1:  # a mean of the batch is the mean of the parts' means, a sum their sum
         main = main / parts
     weighted = {

@@ -193,6 +193,28 @@ def test_runs_that_wait_for_memory(terminal: bool, tmp_path: Path) -> None:
     assert "the GPU's memory holds 1 run at a time (each needs 30.0 GB); the others wait their turn" in lines
 
 
+def test_another_comparison_of_the_recipe_loses_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It has a folder of its own; the same one again, or with more seeds, is written where it was."""
+    arguments = ["compare", "digits/student", *OWN, "train.epochs=1", "train.device=cpu", "--methods", "alone"]
+    folder = tmp_path / "comparisons" / "digits-student"
+    for more in (
+        ["--seeds", "1"],
+        ["train.epochs=2", "--seeds", "1"],
+        ["--seeds", "2"],
+        ["train.epochs=2", "--seeds", "2"],
+    ):
+        assert app.run([*arguments, *more]) == 0
+    assert "written to comparisons/digits-student-2/comparison.md" in capsys.readouterr().err
+    assert {path.name for path in folder.parent.iterdir()} == {"digits-student", "digits-student-2"}
+    for path, epochs in ((folder, 1), (folder.with_name("digits-student-2"), 2)):
+        runs = json.loads((path / "comparison.json").read_text())["runs"]
+        assert [run["summary"]["epochs"] for run in runs] == [epochs] * 2
+    folder.joinpath("comparison.json").write_text("mine")
+    assert app.run([*arguments, "--seeds", "1"]) == 0
+    assert folder.joinpath("comparison.json").read_text() == "mine"
+    assert folder.with_name("digits-student-3").is_dir()
+
+
 def test_a_failed_run_gives_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Table and files say what failed."""
     arguments = ["digits/svd", *TINY, "train.device=cpu", "optimizer.lr=1e9", "train.epochs=3", "--methods", "alone"]

@@ -13,7 +13,7 @@ from rich.console import Console
 from svdistill import jobs, nets
 from svdistill.errors import DataError, RecipeError
 from svdistill.jobs.doctor import Diagnosis, examine, remarks, trial
-from svdistill.jobs.doctor.findings import CostFindings, StageFindings, TapFindings, TeacherFindings
+from svdistill.jobs.doctor.findings import CostFindings, ImageFindings, StageFindings, TapFindings, TeacherFindings
 from svdistill.recipes import load
 from svdistill.report.doctor import doctor_tables
 
@@ -176,6 +176,17 @@ def test_steps(changed: dict[str, float], says: str | None) -> None:
     found = list(remarks.on_stages([dataclasses.replace(STAGE, **changed)], load("digits/svd"), classes=10))
     assert [says in remark.found for remark in found if says] == [True] * len(found)
     assert bool(found) == (says is not None)
+
+
+def test_few_steps_are_those_of_both_stages() -> None:
+    """A first stage counts: 2 steps an epoch in 30 + 60 epochs, which is few, and in 34 + 68, which is not."""
+    found = ImageFindings(
+        name="digits", shape=(1, 8, 8), train=50, test=797, unlabelled=0, classes=10, fewest=("0", 5), most=("1", 5),
+        untrained=(), untested=(), looked_at=847, in_both=0, twice=0, contradicting=0, blank=0, bytes=0,
+    )  # fmt: skip
+    for epochs, said in ((60, ["50 training images in batches of 25 make 180 steps altogether"]), (68, [])):
+        recipe = load("digits/svd-recommended", [f"train.epochs={epochs}"])
+        assert [remark.found for remark in remarks.on_images(found, recipe)] == said
 
 
 def test_other_judgements() -> None:

@@ -128,6 +128,41 @@ def test_unequal_lengths(tmp_path: Path) -> None:
     assert "trained for" not in told(tmp_path / "alike", {"alone": ALONE, "svd": (0.73, 0.75, 0.74)})[0]
 
 
+def test_other_settings(tmp_path: Path) -> None:
+    """Settings in which the best method and what it is compared with differ are named, but for its own."""
+    train = {"epochs": 6, "first_stage": 0, "device": "cpu", "ema": None, "milestones": []}
+    for seed, accuracy in enumerate(ALONE):
+        alike = {"diagnostics": False, "epochs": 6}
+        make_run(tmp_path, "alone", seed, summary={"accuracy": accuracy}, train=train, **alike)
+        other = {"train": {**train, "ema": 0.9, "milestones": [0.5]}, "optimizer": {"name": "sgd", "lr": 0.2}}
+        make_run(tmp_path, "svd", seed, summary={"accuracy": accuracy + 0.02}, **alike, **other)
+    (sentence,) = verdict.headline(context_of(collect([tmp_path])))
+    assert (
+        "KD-SVD was not trained as the student alone was: optimizer.lr 0.2 against 0.1; train.ema 0.9 against none; "
+        "train.milestones [0.5] against []. The difference may come from these settings."
+    ) in sentence
+    assert "not trained as" not in told(tmp_path / "alike", {"alone": ALONE, "svd": (0.73, 0.75, 0.74)})[0]
+
+
+def test_no_method_is_compared_with_itself(tmp_path: Path) -> None:
+    """Where the student alone is best and the only other method level with it, nothing is told of that one twice."""
+    told(tmp_path, {"alone": ALONE, "svd": ALONE})
+    assert not [step for step in next_steps.steps(context_of(collect([tmp_path]))) if "cannot be told" in step.seen]
+
+
+def test_images_set_aside_are_a_share_of_all_that_were_seen(tmp_path: Path) -> None:
+    """Those without labels count: 15 of 1,000 a second for a second, though 1,000 epochs of labels would be fewer."""
+    for rate, advised in ((1000.0, True), (2000.0, False)):
+        line = {"epoch": 1, "loss": 1.0, "accuracy": 0.7, "set_aside": 15, "seconds": 1.0, "images_per_second": rate}
+        folder = tmp_path / str(rate)
+        for method in ("alone", "svd"):
+            for seed, accuracy in enumerate(ALONE):
+                made = {"accuracy": accuracy, "best_accuracy": accuracy}
+                make_run(folder, method, seed, size=1000, summary=made, metrics=[line], diagnostics=False)
+        found = [step.seen for step in next_steps.steps(context_of(collect([folder])))]
+        assert any("samples in 3 epochs aside" in seen for seen in found) == advised
+
+
 def test_next_steps(tmp_path: Path) -> None:
     """What was seen leads to what to change: seeds that would suffice, epochs, and the rules of the doctor."""
     lines = [

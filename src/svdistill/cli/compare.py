@@ -71,7 +71,8 @@ def compare(
     if dry_run:
         _show(planned.record(), report.plan_table, as_json=as_json)
         return
-    folder = output or Path("comparisons") / re.sub(r"[^\w.-]+", "-", re.sub(r"\.ya?ml$", "", recipe)).strip("-.")
+    usual = Path("comparisons") / re.sub(r"[^\w.-]+", "-", re.sub(r"\.ya?ml$", "", recipe)).strip("-.")
+    folder = output or report.free_folder(usual, planned.record())
     with _silent_stdout() if on == "ray" else nullcontext(), sweep.open_pool(planned, on=on, jobs=jobs) as pool:
         if pool.description is not None:
             note(pool.description)

@@ -218,6 +218,12 @@ def measured_alike(one: RunView, other: RunView) -> bool:
     return all(one.settings.get(key) == other.settings.get(key) for key in _OF_TEST)
 
 
+def unlike(one: RunView, other: RunView) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two runs of a regime differ, but for those that are a method's own; both values."""
+    keys = [key for key in _differing([one, other]) if not _is_of(key, (*_OF_METHOD, *_OF_REGIME))]
+    return {key: (one.settings.get(key), other.settings.get(key)) for key in keys}
+
+
 def rank_of(run: RunView) -> int | None:
     """Return how many singular vectors a run's only loss keeps; None where it has no rank, or one of a preset."""
     losses = losses_of(run.recipe)

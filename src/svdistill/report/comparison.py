@@ -2,10 +2,11 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from svdistill.atomic import write_atomically
+from svdistill.errors import DataError
 from svdistill.methods import BASELINE, TEACHER
 from svdistill.names import printable
 from svdistill.records import VALIDATION_ACCURACY
+from svdistill.report.named import named_in
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 from svdistill.report.tables import (
     accuracy_name,
@@ -311,6 +314,31 @@ def write(record: Mapping[str, Any], folder: str | os.PathLike[str]) -> None:
     write_atomically(folder / f"{STEM}.json", as_json(record, folder=folder).encode(errors="backslashreplace"))
     write_atomically(folder / f"{STEM}.csv", comma_separated(record).encode(errors="backslashreplace"))
     write_atomically(folder / f"{STEM}.md", markdown(record).encode(errors="backslashreplace"))
+
+
+def free_folder(base: Path, record: Mapping[str, Any]) -> Path:
+    """Return where a comparison is written without loss: to one folder whenever it is called again, or grown.
+
+    Args:
+        base: the folder that is wanted.
+        record: as ``sweep.Comparison.record`` returns it.
+
+    Returns:
+        `base`, or where that holds a comparison with finished runs that this one lacks, the first of ``base-2``,
+        ``base-3``, … that does not.
+    """
+    runs = {os.path.realpath(run["folder"]) for run in record["runs"]}
+    names = itertools.chain([base], (base.with_name(f"{base.name}-{number}") for number in itertools.count(2)))
+    return next(folder for folder in names if _loses_nothing(folder / f"{STEM}.json", runs))
+
+
+def _loses_nothing(file: Path, runs: Collection[str]) -> bool:
+    if not file.exists():
+        return True
+    try:
+        return all(os.path.realpath(one.folder) in runs for one in named_in(file) if one.state == "finished")
+    except DataError:  # somebody else's file
+        return False
 
 
 def plan_table(record: Mapping[str, Any]) -> Group:

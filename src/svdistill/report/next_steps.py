@@ -105,7 +105,7 @@ def _of_result(context: PageContext, found: Standing, helped: Sequence[Group]) -
     elif needed is not None and first.gain is not None:
         seen = f"the interval of {label} includes zero with {plural(pairs, 'seed')}"
         yield _more_seeds(seen, (alone, first), needed, certain=first.gain.mean)
-    elif found.runner_up not in (None, alone) and found.runner_up is not None and not verdict.is_gain(found.lead):
+    elif found.runner_up not in (None, alone, first) and found.runner_up and not verdict.is_gain(found.lead):
         seen = f"{label} and {context.look(found.runner_up).label} cannot be told apart"
         if len(first.runs) < _ENOUGH:
             yield _more_seeds(seen, (first, found.runner_up), _ENOUGH)
@@ -194,7 +194,7 @@ def _of_transfer(context: PageContext, group: Group) -> Iterator[Step]:
         if (sign := signs.of_energy(energy, f"the compared vectors of the {whose}", rank=rank)) is not None:
             yield _step(label, sign, run)
             break
-    aside, images = found.set_aside or 0, run.summary["train_images"] * found.epochs
+    aside, images = found.set_aside or 0, sum(map(_images_seen, group.runs))
     number = f"{aside:,} samples in {plural(found.epochs, 'epoch')}"
     if (sign := signs.of_set_aside(aside / images if images else None, number)) is not None:
         yield _step(label, sign, run)
@@ -207,6 +207,13 @@ def _of_transfer(context: PageContext, group: Group) -> Iterator[Step]:
         lower = f"optimizer.lr={float(rate) / 2:g}" if rate is not None and is_finite(rate) else ""
         change = "a lower learning rate, or train.precision=32-true"
         yield Step(f"{label}: {number}", change, lower, command(run, lower) if lower else "")
+
+
+def _images_seen(run: RunView) -> float:
+    """Return how many images a run has seen, each as often as it has, unlabelled ones among them."""
+    if not {"images_per_second", "seconds"} <= run.metrics.keys():
+        return float(run.summary["train_images"] * len(run.metrics["epoch"]))
+    return float(np.nansum(run.metrics["images_per_second"] * run.metrics["seconds"]))
 
 
 def _step(label: str, sign: signs.Sign, run: RunView) -> Step:

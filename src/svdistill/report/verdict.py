@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from svdistill.methods import BASELINE
-from svdistill.report.collect import Group, Regime
+from svdistill.report.collect import Group, Regime, unlike
 from svdistill.report.context import PageContext, accuracy, capital, conditions
 from svdistill.report.numbers import signed
 from svdistill.report.statistics import Interval, paired_differences, paired_interval, seeds_needed
@@ -75,7 +75,8 @@ def finding(context: PageContext, regime: Regime) -> str:
     found, under = standing(regime), conditions(regime)
     text = _first(context, found)
     text = f"{capital(under)}: {text}" if under else capital(text)
-    return " ".join([text, *_longer(context, found), *_second(context, found), *_others(context, regime, found)])
+    cautions = [*_longer(context, found), *_unlike(context, found)]
+    return " ".join([text, *cautions, *_second(context, found), *_others(context, regime, found)])
 
 
 def seeds_for(gain: Interval | None, gains: Sequence[float]) -> int | None:
@@ -154,6 +155,26 @@ def _longer(context: PageContext, found: Standing) -> list[str]:
     return [
         f"{label} trained for {epochs(found.best)} epochs, {rest}: a part of the difference may be the longer training."
     ]
+
+
+def _unlike(context: PageContext, found: Standing) -> list[str]:
+    """Say that the best method was trained with other settings, not its own, than what it is compared with."""
+    said = []
+    for other in dict.fromkeys((found.alone, found.runner_up)):
+        if other is None or not (differing := unlike(found.best.runs[0], other.runs[0])):
+            continue
+        who = "the student alone" if other is found.alone else context.look(other).label
+        named = [f"{key} {_value(ours)} against {_value(theirs)}" for key, (ours, theirs) in differing.items()]
+        more = [f"{len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else []
+        said.append(
+            f"{context.look(found.best).label} was not trained as {who} was: {'; '.join([*named[:MAX_NAMED], *more])}. "
+            "The difference may come from these settings."
+        )
+    return said
+
+
+def _value(value: object) -> str:
+    return "none" if value is None else str(list(value) if isinstance(value, tuple) else value)
 
 
 def _second(context: PageContext, found: Standing) -> list[str]:

@@ -1,6 +1,8 @@
 """Names of files, folders and classes, which may hold anything: how they are compared, and how they are shown."""
 
+import re
 import unicodedata
+from pathlib import Path
 
 # Invisible, but part of how Persian, Hindi and many emoji are written.
 _JOINERS = "\u200c\u200d"
@@ -16,6 +18,11 @@ def same(name: str) -> str:
         name: as the system gives it; bytes that are not UTF-8 may stand in it as surrogates, and stay.
     """
     return unicodedata.normalize("NFC", name)
+
+
+def of_recipe(path: Path) -> str:
+    """Return the name that a recipe has by its file, which is that of a folder of runs, too."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "recipe"
 
 
 def printable(name: object) -> str:

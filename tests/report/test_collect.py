@@ -69,6 +69,18 @@ def test_one_run_brings_its_teacher(tmp_path: Path) -> None:
     assert [path for path, _ in collect([tmp_path]).left_out] == [str(other)]
 
 
+def test_a_teacher_by_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    """Its runs are called after the file; it is not taken for a student alone of more labels."""
+    make_run(tmp_path, "teacher", name="own-teacher")
+    make_run(tmp_path, "alone")
+    run = make_run(tmp_path, "svd", teacher={"recipe": str(tmp_path / "own teacher.yaml"), "overrides": {}})
+    found = collect([tmp_path])
+    assert list(only(found)) == ["alone", "svd"]
+    assert [one.name for one in found.teachers] == ["own-teacher"]
+    (tmp_path / "bags" / "teacher").rename(tmp_path / "own-teacher")
+    assert [one.name for one in collect([run]).teachers] == ["own-teacher"]
+
+
 def test_a_teacher_alone_is_a_run_like_any_other(tmp_path: Path) -> None:
     """Without students it is what the report is about."""
     make_run(tmp_path, "teacher")

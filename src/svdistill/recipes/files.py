@@ -14,6 +14,7 @@ import yaml
 
 from svdistill import methods
 from svdistill.errors import RecipeError, brief, nearest, one_line
+from svdistill.names import of_recipe
 from svdistill.plain import MAX_DEPTH, MAX_YAML, parse_yaml
 from svdistill.recipes.losses import own_settings
 
@@ -102,8 +103,7 @@ def find(name: str, *, beside: Path | None = None) -> tuple[str, Path]:
     path = (beside or Path.cwd()) / Path(name).expanduser()
     if not path.is_file():
         raise RecipeError(f"no recipe file {path}; give a path that exists, or a name that 'svdistill recipes' lists")
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")
-    return stem or "recipe", path
+    return of_recipe(path), path
 
 
 def method(name: str) -> Path:

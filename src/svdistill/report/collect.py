@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from svdistill import methods
 from svdistill.errors import DataError, SvdistillError
 from svdistill.methods import BASELINE
+from svdistill.names import of_recipe
 from svdistill.plain import parse_json, read_text
 from svdistill.records import ACCURACY, NOT_TOLD_APART, VALIDATION_ACCURACY, RunRecord
 from svdistill.report import folders, insight, sound
@@ -336,7 +337,7 @@ def _by_images(runs: Sequence[RunView]) -> list[RunView]:
 
 def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[RunView]]:
     """Return the students, the teachers that they learned from, and runs of a teacher's recipe that taught none."""
-    names = {run.teacher for run in runs if run.teacher is not None}
+    names = {name for run in runs if (name := _teacher_name(run)) is not None}
     students = [run for run in runs if run.name not in names] or list(runs)
     candidates = {run.path.resolve(): run for run in runs if run.name in names}
     for folder in dict.fromkeys(_teacher_folder(run) for run in students):
@@ -355,8 +356,14 @@ def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[
 
 def _teacher_folder(run: RunView) -> Path | None:
     """Return where the runs of the teacher's recipe are, in the folder of all runs that this run lies in."""
-    folder = runs_folder(run)
-    return None if run.teacher is None or folder is None or Path(run.teacher).is_absolute() else folder / run.teacher
+    folder, name = runs_folder(run), _teacher_name(run)
+    return None if folder is None or name is None else folder / name
+
+
+def _teacher_name(run: RunView) -> str | None:
+    """Return the name of the teacher's recipe, which may be a file; None where no recipe has made the teacher."""
+    name = (run.recipe.get("teacher") or {}).get("recipe")
+    return of_recipe(Path(name)) if name is not None and Path(name).is_absolute() else name
 
 
 def _in_folder(folder: Path) -> list[RunRecord]:

@@ -150,6 +150,19 @@ def test_several_losses_are_summed_and_kept_apart():
     assert [m.shape for m in module.losses["maps"].given[1]] == [(2, 4, 6, 6), (2, 4, 4, 4)]
 
 
+def test_figures_that_several_losses_have():
+    """The mean of both; of the samples that each has set aside the sum."""
+
+    class Figures(Recorder):
+        def compare(self, student, teacher):
+            loss, _ = super().compare(student, teacher)
+            return loss, {"alignment": torch.tensor(0.25 * len(student)), "set_aside": torch.tensor(len(student))}
+
+    module = distiller(loss={"maps": Figures("maps"), "more": Figures("maps"), "logits": Figures("logits")})
+    health = module(IMAGES).health
+    assert (float(health["alignment"]), int(health["set_aside"])) == (0.5, 6)
+
+
 def test_a_single_loss_is_called_transfer():
     """And its term is the whole."""
     output = distiller()(IMAGES)

@@ -27,7 +27,8 @@ class DistillOutput(NamedTuple):
     Attributes:
         logits: of the student, (B, classes).
         transfer: the transfer loss, 0-dim, the sum where there are several; None without a teacher and in eval mode.
-        health: figures of the transfer losses, 0-dim tensors without gradient; {} where there is none.
+        health: figures of the transfer losses, 0-dim tensors without gradient; {} where there is none. Of a figure that
+            several losses have it is the mean, of ``set_aside`` the sum.
         terms: each transfer loss by its name.
     """
 
@@ -307,15 +308,17 @@ class Distiller(nn.Module):
         goals = self._teacher.goals(self._requests(losses, logits, maps), images, indices=indices, views=views)
         lifted: Sequence[Tensor] | None = None
         terms: dict[str, Tensor] = {}
-        health: dict[str, Tensor] = {}
+        health: dict[str, list[Tensor]] = {}
         for name, loss in losses.items():
             side: Any = logits if loss.reads == "logits" else maps
             if self.adapters is not None and _lifts(loss):
                 side = lifted = self.adapters(maps) if lifted is None else lifted
             compare, told = self._compare.get(name, _comparison(loss)), [labels] if loss.needs_labels else []
             terms[name], figures = compare(side, goals[name], *told)
-            health |= figures
-        return DistillOutput(logits, sum(terms.values(), start=logits.new_zeros(())), health, terms)
+            for figure, value in figures.items():
+                health.setdefault(figure, []).append(value)
+        told_of_all = {name: _joined(name, values) for name, values in health.items()}
+        return DistillOutput(logits, sum(terms.values(), start=logits.new_zeros(())), told_of_all, terms)
 
     def _note_frozen(self) -> None:
         """Remember what is in eval mode while the student trains."""
@@ -445,6 +448,14 @@ def _reads_maps(loss: TransferLoss[Any, Any]) -> bool:
 def _lifts(loss: TransferLoss[Any, Any]) -> bool:
     """Whether a loss compares channel by channel, so that the student's maps have to be lifted where widths differ."""
     return loss.reads == "maps" and loss.equal_widths
+
+
+def _joined(name: str, values: Sequence[Tensor]) -> Tensor:
+    """Return one figure for all losses that have it."""
+    if len(values) == 1:
+        return values[0]
+    together = torch.stack(list(values))
+    return together.sum(0) if name == "set_aside" else together.mean(0)
 
 
 def _comparison(loss: TransferLoss[Any, Any]) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:

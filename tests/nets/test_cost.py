@@ -150,3 +150,42 @@ def test_other_dtype() -> None:
     """A float64 network is counted like a float32 one."""
     model = create("vgg-student", num_classes=2, width=0.1)
     assert count(model, (3, 8, 8)) == count(model.double(), (3, 8, 8))
+
+
+class Tokens(nn.Module):
+    """Cuts an image into 16 tokens of 16 numbers."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (B, 16, 16)."""
+        return nn.functional.unfold(images, 4, stride=4).mT
+
+
+class Attends(nn.Module):
+    """Attention as a function."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return tokens of the same shape."""
+        return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+
+class Looks(nn.MultiheadAttention):
+    """Attention with its weights for queries, keys, values and output."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Return tokens of the same shape."""
+        return super().forward(tokens, tokens, tokens, need_weights=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("layer", "multiply_adds"),
+    [
+        (Attends(), 2 * 16 * 16 * 16),
+        (Looks(16, 2, batch_first=True), 4 * 16 * 16 * 16 + 2 * 16 * 16 * 16),
+        (nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 6 * 16 * 16 * 16 + 2 * 16 * 16 * 32),
+    ],
+)
+def test_attention(layer: nn.Module, multiply_adds: int) -> None:
+    """It counts, also where torch has one operation for all of it; torch's own choice is put back."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    assert count(nn.Sequential(Tokens(), layer), (1, 16, 16)).flops == 2 * multiply_adds
+    assert torch.backends.mha.get_fastpath_enabled() == before

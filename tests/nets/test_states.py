@@ -45,6 +45,11 @@ WRAPPED: dict[str, Callable[[State], Any]] = {
         "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(1)}}, "param_groups": []}],
     },
     "timm's script": lambda state: {"arch": "small", "args": argparse.Namespace(lr=0.1), "state_dict": state},
+    "torch's ImageNet example": lambda state: {
+        "epoch": 3,
+        "state_dict": prefixed(state, "module."),
+        "best_acc1": torch.tensor(71.2),
+    },
     "nested": lambda state: {"model": {"module": state}, "step": 7},
     "old": lambda state: {key: value for key, value in state.items() if "num_batches" not in key},
 }
@@ -70,12 +75,8 @@ def test_averaged_weights_are_taken(how: str, tmp_path: Path) -> None:
     }
     held["within"] = {"state_dict": {**prefixed(a, "model."), **prefixed(b, "ema_model.module.")}}
     torch.save(held[how], tmp_path / "weights.pt")
-    if how == "within":
-        state = read(tmp_path / "weights.pt")
-    else:
-        with pytest.warns(SvdistillWarning, match="the averaged weights, .*, are taken"):
-            state = read(tmp_path / "weights.pt")
-    fit(network, state, what="it")
+    with pytest.warns(SvdistillWarning, match="averaged .* are taken"):
+        fit(network, read(tmp_path / "weights.pt"), what="it")
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in b.items())
 
 

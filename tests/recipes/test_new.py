@@ -8,7 +8,7 @@ import pytest
 from svdistill import nets, recipes
 from svdistill.cli import app
 from svdistill.errors import OptionError, RecipeError
-from svdistill.recipes.new import Answers, write
+from svdistill.recipes.new import Answers, is_folder, write
 
 FEW = Answers("digits", "resnet8", "resnet20", "svd-recommended", labels=50, image_size=16, log=("mlflow", "wandb"))
 
@@ -88,3 +88,12 @@ def test_no_terminal_to_ask_in(tmp_path: Path, capsys: pytest.CaptureFixture[str
     """Without --data it is one line and status 2."""
     assert app.run(["new", str(tmp_path / "mine.yaml")]) == 2
     assert capsys.readouterr().err.startswith("error: --data: ")
+
+
+def test_a_folder_that_is_called_as_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name means the data set; a path means the folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits" / "train").mkdir(parents=True)
+    assert [is_folder(name) for name in ("digits", "./digits", "other")] == [False, True, False]
+    write(tmp_path / "mine.yaml", FEW)
+    assert recipes.load(tmp_path / "mine.yaml").data.name == "digits"

@@ -77,8 +77,8 @@ STEPS = {
         0.05,
     ),
     "few labels": (
-        lambda: {"svd": losses.SVDLoss(reduction="sum")},
-        Objective(clip="own_norm", bound=0.5, label_smoothing=0.1),
+        lambda: {"svd": losses.SVDLoss(reduction="sum"), "dkd": losses.DKDLoss()},
+        Objective(weights={"dkd": 0.5}, beside={"dkd"}, clip="own_norm", bound=0.5, label_smoothing=0.1),
         2,
         4,
         None,

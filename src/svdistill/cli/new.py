@@ -48,8 +48,10 @@ def new(
         raise OptionError("--data: a data set or a folder is needed, as there is no terminal to ask in")
     if data is None:
         data = str(typer.prompt("Images: a data set or a folder", default="digits"))
+    from svdistill.recipes.new import Answers, is_folder, write
+
     size = image_size
-    if size is None and Path(data).is_dir():
+    if size is None and is_folder(data):
         size = typer.prompt("Height and width in pixels", default=64, type=int) if asks else 64
     student = student or _ask(asks, "Network to train", _STUDENT)
     method = method or _ask(asks, "Method; 'alone' is without a teacher", _METHOD)
@@ -57,8 +59,6 @@ def new(
         teacher = teacher or _ask(asks, "Teacher: a network, or a trained one's file", _TEACHER)
     if labels is None and asks:
         labels = typer.prompt("Labelled images; 0 = all", default=0, type=int) or None
-
-    from svdistill.recipes.new import Answers, write
 
     written = write(file, Answers(data, student, teacher, method, labels, size, tuple(log or ())))
     for path in written:

@@ -1,12 +1,13 @@
 """Weights by name, fitted to a network whatever wrappers have put before and into their names."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from torch import Tensor, nn
 
-from svdistill.errors import CheckpointError
+from svdistill.errors import CheckpointError, SvdistillWarning
 
 State = dict[str, Tensor]
 
@@ -63,6 +64,13 @@ def _under_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
     if others and most[0]:
         raise CheckpointError(
             f"{what} holds several networks of this kind, under {' and '.join((best, *others))}; save one of them alone"
+        )
+    if most[1] and (raw := ranked.get((most[0], False))):
+        beside = f"others under {raw[0]}" if raw[0] else "others"
+        warnings.warn(
+            f"{what} holds averaged weights under {best} and {beside}; the averaged ones are taken",
+            SvdistillWarning,
+            stacklevel=2,
         )
     return {key[len(best) :]: value for key, value in plain.items() if key.startswith(best)}
 

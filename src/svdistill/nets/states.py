@@ -73,9 +73,11 @@ def _unwrapped(held: Any, file: Path, depth: int = 0) -> State:
     """Find the weights in what a file holds."""
     if not isinstance(held, Mapping) or depth > _DEEPEST:
         raise CheckpointError(f"{file} holds a {type(held).__name__}, expected weights by name; {_WHOLE_FILE}")
-    if found := {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, Tensor)}:
-        return found
+    found = {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, Tensor)}
     inside = [key for key, value in held.items() if isinstance(key, str) and _holds_weights(value)]
+    # A best accuracy, or a number of steps, may stand beside what holds the weights.
+    if found and not (inside and all(value.dim() == 0 for value in found.values())):
+        return found
     averages = [key for key in inside if averaged(key)]
     if averages and len(inside) > 1:
         warnings.warn(

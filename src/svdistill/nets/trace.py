@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from svdistill.choices import Layout
 from svdistill.errors import OptionError, ShapeError, one_line
+from svdistill.nets.cost import counting
 from svdistill.nets.layouts import Layers, arranged, find_layout, last_layers
 from svdistill.nets.modes import eval_mode
 from svdistill.nets.taps import describe, only_tensor
@@ -128,12 +129,12 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
     runs = [_Run(name, module) for name, module in model.named_modules() if name]
     # An operation of its own stands for the images, which the network's first one would else be.
     entry = two.requires_grad_().clone()
-    counter = FlopCounterMode(display=False)
     with ExitStack() as stack:
         for block in (eval_mode(model), torch.enable_grad(), torch.compiler.set_stance("force_eager")):
             stack.enter_context(block)
         layers = stack.enter_context(last_layers(model, [run.name for run in runs]))
-        _watch(stack, runs, stack.enter_context(counter))
+        counter = stack.enter_context(counting())
+        _watch(stack, runs, counter)
         # Of hooks for all modules, such as those that count FLOPs.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Using `torch.compile")

@@ -23,7 +23,7 @@ class Answers:
     """What a new recipe is made of.
 
     Attributes:
-        data: name of a data set, or a folder of images.
+        data: name of a data set, or a folder of images, see `is_folder`.
         student: name of the network that is trained.
         teacher: name of the network that helps it and is trained first, or the file of a trained one; None without.
         method: how the teacher helps, one of `recipes.methods`; ``alone`` needs no teacher.
@@ -74,6 +74,15 @@ def write(file: Path, answers: Answers) -> list[Path]:
     return list(texts)
 
 
+def is_folder(data: str) -> bool:
+    """Whether an answer means a folder of images; a folder that is called as a data set is meant by ``./NAME``."""
+    if not Path(data).is_dir():
+        return False
+    from svdistill.data import names  # late: torch takes seconds, and only a folder needs it
+
+    return data not in names()
+
+
 def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:
     if answers.method not in methods():
         raise OptionError(f"--method: no method {answers.method!r}{nearest(answers.method, methods())}")
@@ -118,9 +127,9 @@ def _check_trained(file: Path) -> None:
 
 def _about(answers: Answers, what: str, *, method: str | None = None) -> str:
     """Write all that is said of images and training; the section of the images is the last, and open."""
-    is_folder = Path(answers.data).is_dir()
+    in_folder = is_folder(answers.data)
     root = (
-        f"  root: {_quoted(str(Path(answers.data).resolve()))}  # train/CLASS/… and val/CLASS/…\n" if is_folder else ""
+        f"  root: {_quoted(str(Path(answers.data).resolve()))}  # train/CLASS/… and val/CLASS/…\n" if in_folder else ""
     )
     size = f"  image_size: {answers.image_size}  # pixels\n" if answers.image_size else ""
     log = f", log: [{', '.join(map(_quoted, answers.log))}]" if answers.log else ""
@@ -130,7 +139,7 @@ def _about(answers: Answers, what: str, *, method: str | None = None) -> str:
         + f"description: {_quoted(f'{what} on {Path(answers.data).name}')}\n"
         "optimizer: {name: sgd, lr: 0.05, weight_decay: 5.0e-4}  # a lower lr where the loss diverges\n"
         f"train: {{epochs: 60, schedule: cosine, warm_up: 3, batch_size: {_batch(answers)}{log}}}\n"
-        f"data:\n  name: {IMAGE_FOLDER if is_folder else _quoted(answers.data)}\n{root}{size}"
+        f"data:\n  name: {IMAGE_FOLDER if in_folder else _quoted(answers.data)}\n{root}{size}"
         f"  augment: {{{augment}}}  # how images vary; 'svdistill data show' draws it\n"
     )
 

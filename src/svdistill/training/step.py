@@ -54,9 +54,9 @@ class Learner:
 
     Two gradients are not combined linearly, so the combination is defined on the whole batch: both gradients
     are first summed over the parts that the batch is worked on in, which are several processes, or several passes in
-    one, and then combined, once. The main loss is the mean over the labelled images of all parts, however many of them
-    a part has. Batch norm, and a loss that compares images with each other, see the images of their part alone; but for
-    them the parts change nothing beyond rounding.
+    one, and then combined, once. The main loss, and one that compares with labels, is the mean over the labelled images
+    of all parts, however many of them a part has. Batch norm, and a loss that compares images with each other, see the
+    images of their part alone; but for them the parts change nothing beyond rounding.
 
     Attributes:
         engine: gives the precision, and the number of processes.
@@ -315,13 +315,17 @@ def forward_backward(
     with learner.engine.autocast():
         output: DistillOutput = distiller(images, only=objective.names, indices=indices, views=views, labels=labels)
         main = main_loss(output.logits, examples, label_smoothing=objective.label_smoothing)
-    if labelled is not None:
-        main = main * ((labels != UNLABELLED).sum() * parts).to(main.dtype) / labelled.clamp_min(1)
+    terms = dict(output.terms)
+    if labelled is not None:  # what is a mean over labelled images counts by how many of them this part has
+        count = (labels != UNLABELLED).sum() * parts
+        main = main * count.to(main.dtype) / labelled.clamp_min(1)
+        for name in (distiller.needs_labels & terms.keys()) - distiller.sums:
+            terms[name] = terms[name] * count.to(terms[name].dtype) / labelled.clamp_min(1)
     if parts > 1:  # a mean of the batch is the mean of the parts' means, a sum their sum
         main = main / parts
     weighted = {
         name: _times(term, objective.weight(name, epoch) / (1 if name in distiller.sums else parts))
-        for name, term in output.terms.items()
+        for name, term in terms.items()
     }
     beside = [weighted.pop(name) for name in objective.beside if name in weighted]
     transfer = torch.stack(list(weighted.values())).sum() if weighted else None

@@ -231,6 +231,8 @@ def test_identity_of_a_checkpoint(tmp_path: Path) -> None:
         (["loss.rank=2", "loss.weight=3"], (2, 3.0)),
         (["loss.svd.rank=2", "loss.svd.weight=3"], (2, 3.0)),
         (["loss.rank=2", "loss.name=svd"], (2, 5.0)),
+        (["loss.rank=2", "loss=svd"], (2, 5.0)),
+        (["loss.svd.rank=2", "loss.svd.weight=3", "loss=[svd]"], (2, 3.0)),
     ],
 )
 def test_several_settings_of_a_loss_all_count(overrides: list[str], expected: tuple[int, float]) -> None:
@@ -351,6 +353,22 @@ def test_a_method_keeps_what_the_recipe_says_of_the_same_loss(tmp_path: Path) ->
         assert recipes.load("digits/svd", method=method).loss[0].weight == 5
     (loss,) = recipes.load("digits/svd", ["loss.weight=3"], method="attention").loss
     assert loss.weight == 3
+
+
+@pytest.mark.parametrize(
+    ("extended", "loss"),
+    [("svd-recommended", "{rank: 4, weight: 2}"), ("svd-soft-target", "{svd: {rank: 4, weight: 2}}")],
+)
+def test_settings_of_a_loss_that_the_extended_method_names(extended: str, loss: str, tmp_path: Path) -> None:
+    """They stay under another method with that loss, as if the recipe had named it, and go where there is none."""
+    (tmp_path / "mine.yaml").write_text(
+        f"extends: [digits/student, methods/{extended}]\nteacher: {{recipe: digits/teacher}}\nloss: {loss}\n"
+    )
+    for method in (extended, "svd", "svd-two-stage", "svd-dkd"):
+        first, *_ = recipes.load(tmp_path / "mine.yaml", method=method).loss
+        assert (first.name, first.model_dump()["rank"], first.weight) == ("svd", 4, 2), method
+    (other,) = recipes.load(tmp_path / "mine.yaml", method="fsp").loss
+    assert other == recipes.load("digits/svd", method="fsp").loss[0]
 
 
 def test_a_method_goes_before_the_recipe_s_variant() -> None:

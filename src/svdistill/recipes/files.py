@@ -218,7 +218,8 @@ def parse(overrides: Iterable[str]) -> Plain:
         RecipeError: no ``=``, an empty key, or a value that is not YAML.
     """
     merged: Plain = {}
-    for override in overrides:
+    # Which losses there are comes first, or they would start afresh beside what has been said of them.
+    for override in sorted(overrides, key=lambda text: text.partition("=")[0].strip() != "loss"):
         key, equals, value = override.partition("=")
         parts = [part.strip() for part in key.split(".")]
         if not equals or not all(parts) or len(parts) > MAX_DEPTH or len(key) > _LONGEST_KEY:
@@ -280,6 +281,24 @@ def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
     ]
     merged["loss"] = losses if isinstance(merged.get("loss"), list) else losses[0] if losses else None
     return merged
+
+
+def owned(loss: Any, whole: Any) -> Any:
+    """Name the losses of a recipe whose own settings say no name, as that comes from a method that it extends.
+
+    Args:
+        loss: what the recipe itself says of its loss.
+        whole: the same with the methods that it extends.
+
+    Returns:
+        The settings, each with the name of its loss; as they are where they have one.
+    """
+    if not isinstance(loss, Mapping) or "name" in loss:
+        return loss
+    names = [str(one["name"]) for one in map(_named_loss, _as_list(whole)) if "name" in one]
+    if all(key in names and isinstance(value, Mapping) for key, value in loss.items()):
+        return [{**settings, "name": name} for name, settings in loss.items()]
+    return {**loss, "name": names[0]} if len(names) == 1 else loss
 
 
 def _replaces(key: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:

@@ -114,6 +114,7 @@ def load(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *,
     if method is not None:
         name_with_method = _renamed(str(plain["name"]), method)
         if not its_own:
+            plain["loss"] = files.owned(plain.get("loss"), files.read(str(name)).get("loss"))
             plain = files.overlay(plain, files.read(f"{files.METHODS}/{method}"))
         plain["name"] = name_with_method
         if plain["loss"] is not None and not (plain.get("teacher") or above.get("teacher")):

@@ -89,3 +89,13 @@ def broken(depth: int) -> nn.Module:
 def tensor() -> Tensor:
     """Return what is no network."""
     return torch.zeros(2)
+
+
+class Draws(Small):
+    """Keeps random numbers, and some that are not, out of its state."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, *, seed: int | None = None) -> None:
+        super().__init__(num_classes, in_channels)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self.register_buffer("positions", torch.arange(4), persistent=False)
+        self.second.register_buffer("mask", torch.rand(8, generator=generator), persistent=False)

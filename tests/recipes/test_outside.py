@@ -291,3 +291,12 @@ def test_settings_laid_over_a_teacher() -> None:
     assert more["teacher"]["model"]["name"] == "timm:resnet18"
     assert more["teacher"]["model"]["checkpoint"] == str(Path.cwd() / "w.pt")
     assert recipes.files.merge(more, {"teacher": {"recipe": "digits/svd"}}) == {"teacher": {"recipe": "digits/svd"}}
+
+
+def test_random_tensors_that_no_file_would_hold() -> None:
+    """A warning before work names one that is drawn anew; what is the same each time is none of them."""
+    model = {"name": "tests.nets.own_code:Draws", "taps": ["first", "second"]}
+    own = {**STUDENT, "allow_code": True, "model": model}
+    with pytest.warns(SvdistillWarning, match=r"own_code:Draws' keeps second\.mask out of its state_dict"):
+        checked(recipes.validate(own))
+    checked(recipes.validate({**own, "model": {**model, "arguments": {"seed": 3}}}))

@@ -5,7 +5,7 @@ import json
 import mmap
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,35 @@ def packed(
             f"the model to be saved is not a {name!r} of these settings: {wrong}; nothing was written"
         )
     return _apart(tensors), settings
+
+
+def drawn(model: nn.Module, settings: Mapping[str, Any]) -> str | None:
+    """Return a tensor that a network keeps out of its state, and that is another one each time it is built.
+
+    Args:
+        model: a network that has not been trained.
+        settings: that it is built of, as `packed` returns them.
+
+    Returns:
+        Its dotted name; None where there is none.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        again = dict(_unsaved(_skeleton(settings, allow_code=True)))
+    # What a pass has left behind, an attention map for instance, is not there in one that has just been built.
+    both = ((name, value.cpu(), again[name]) for name, value in _unsaved(model) if name in again)
+    return next(
+        (name for name, value, other in both if value.shape == other.shape and not torch.equal(value, other)), None
+    )
+
+
+def _unsaved(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield what a network holds beside its state: buffers that are not saved, and tensors that are attributes."""
+    for prefix, module in model.named_modules():
+        buffers = {key: module._buffers[key] for key in module._non_persistent_buffers_set}
+        for key, value in {**buffers, **vars(module)}.items():
+            if isinstance(value, Tensor):
+                yield f"{prefix}.{key}" if prefix else key, value
 
 
 def load(path: str | os.PathLike[str], *, allow_code: bool = False) -> nn.Module:

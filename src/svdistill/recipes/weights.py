@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svdistill import data, nets
-from svdistill.errors import CheckpointError
+from svdistill.errors import CheckpointError, SvdistillWarning
 from svdistill.nets import states
 from svdistill.nets.fit import fit
 from svdistill.recipes.images import Images
@@ -69,7 +70,7 @@ def save(model: nn.Module, path: Path, *, recipe: Recipe, images: Images) -> Non
 
 
 def check_savable(model: nn.Module, *, recipe: Recipe, images: Images) -> None:
-    """Make sure before work starts that a network can be saved at its end.
+    """Make sure before work starts that a network can be saved at its end; a warning tells what would be lost.
 
     Args:
         model: a network of this recipe.
@@ -79,7 +80,15 @@ def check_savable(model: nn.Module, *, recipe: Recipe, images: Images) -> None:
     Raises:
         CheckpointError: it holds what a file cannot, or its recipe does not build the same network again.
     """
-    nets.files.packed(model, **_described(recipe, images))
+    _, settings = nets.files.packed(model, **_described(recipe, images))
+    if lost := nets.files.drawn(model, settings):
+        warnings.warn(
+            f"{recipe.model.name!r} keeps {lost} out of its state_dict and has another one each time it is built: where "
+            "it is used as it is, a network that is loaded is another one than was trained; let it be saved as a "
+            "buffer, or drawn with a seed of its own",
+            SvdistillWarning,
+            stacklevel=2,
+        )
 
 
 def _described(recipe: Recipe, images: Images) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from svdistill.errors import DataError, SvdistillWarning, one_line
-from svdistill.names import printable, same
+from svdistill.names import brief_keys, printable, same
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,14 @@ def test_messages() -> None:
     console = Console(file=io.StringIO(), force_terminal=False, width=80)
     console.print(Text(printable("[bold]x[/bold]")))
     assert console.file.getvalue() == "[bold]x[/bold]\n"  # type: ignore[attr-defined]
+
+
+def test_brief_keys() -> None:
+    """As short as tells them apart; one that is the end of another is whole."""
+    assert brief_keys(["loss.svd.weight", "loss.dkd.weight", "loss.rank", "seed", "data.seed"]) == {
+        "loss.svd.weight": "svd.weight",
+        "loss.dkd.weight": "dkd.weight",
+        "loss.rank": "rank",
+        "seed": "seed",
+        "data.seed": "data.seed",
+    }

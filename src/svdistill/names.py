@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 
 # Invisible, but part of how Persian, Hindi and many emoji are written.
@@ -23,6 +24,13 @@ def same(name: str) -> str:
 def of_recipe(path: Path) -> str:
     """Return the name that a recipe has by its file, which is that of a folder of runs, too."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "recipe"
+
+
+def brief_keys(keys: Collection[str]) -> dict[str, str]:
+    """Return of each dotted key the shortest end that tells it from the others: ``rank``, or ``svd.weight``."""
+    ends = {key: [key.split(".", i)[-1] for i in range(key.count("."), -1, -1)] for key in keys}
+    alone = {key: (end for end in ends[key] if sum(end in other for other in ends.values()) == 1) for key in keys}
+    return {key: next(alone[key], key) for key in keys}
 
 
 def printable(name: object) -> str:

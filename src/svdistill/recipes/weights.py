@@ -83,8 +83,8 @@ def check_savable(model: nn.Module, *, recipe: Recipe, images: Images) -> None:
     _, settings = nets.files.packed(model, **_described(recipe, images))
     if lost := nets.files.drawn(model, settings):
         warnings.warn(
-            f"{recipe.model.name!r} keeps {lost} out of its state_dict and has another one each time it is built: where "
-            "it is used as it is, a network that is loaded is another one than was trained; let it be saved as a "
+            f"{recipe.model.name!r} keeps {lost} out of its state_dict and has another one each time it is built: "
+            "where it is used as it is, a network that is loaded is another one than was trained; let it be saved as a "
             "buffer, or drawn with a seed of its own",
             SvdistillWarning,
             stacklevel=2,

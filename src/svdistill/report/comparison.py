@@ -19,7 +19,7 @@ from rich.text import Text
 from svdistill.atomic import write_atomically
 from svdistill.errors import DataError
 from svdistill.methods import BASELINE, TEACHER
-from svdistill.names import printable
+from svdistill.names import brief_keys, printable
 from svdistill.records import VALIDATION_ACCURACY
 from svdistill.report.named import named_in
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
@@ -146,7 +146,7 @@ def table(record: Mapping[str, Any]) -> Group:
     headings = ["seeds", "last, %", "best, %", "gain [95 %]", "time", *(COSTS if len(students) > 1 else ())]
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     drawn.add_column("method", no_wrap=True)
-    for heading in (*(axis.rpartition(".")[2] for axis in axes), *headings):
+    for heading in (*brief_keys(axes).values(), *headings):
         drawn.add_column(heading, justify="right")
     for row in done:
         figures = [_seeds(row), spread(row.accuracy), spread(row.best), gain_interval(row.gain), seconds(row.seconds)]
@@ -361,7 +361,8 @@ def plan_table(record: Mapping[str, Any]) -> Group:
     for heading in ("run", "seed", "state", "accuracy", "folder"):
         drawn.add_column(heading, no_wrap=heading != "folder", overflow="fold")
     for run in record["runs"]:
-        title = " ".join([run["method"], *(f"{key.rpartition('.')[2]}={value}" for key, value in run["axes"].items())])
+        named = zip(brief_keys(run["axes"]).values(), run["axes"].values(), strict=True)
+        title = " ".join([run["method"], *(f"{key}={value}" for key, value in named)])
         accuracy = DASH if run["summary"] is None else percent(run["summary"]["accuracy"])
         state = states.get(run["state"], run["state"])
         drawn.add_row(plain(title), str(run["seed"]), state, accuracy, plain(run["folder"]))

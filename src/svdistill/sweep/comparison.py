@@ -9,6 +9,7 @@ from svdistill import recipes
 from svdistill.errors import SvdistillError
 from svdistill.jobs.run import Run
 from svdistill.methods import TEACHER
+from svdistill.names import brief_keys
 from svdistill.sweep.scheduler import Outcome
 
 
@@ -72,7 +73,9 @@ class Member:
     @property
     def title(self) -> str:
         """Method, settings that vary, and seed in a few words."""
-        values = [f"{key.rpartition('.')[2]}={value}" for key, value in self.axes.items()]
+        values = [
+            f"{key}={value}" for key, value in zip(brief_keys(self.axes).values(), self.axes.values(), strict=True)
+        ]
         return " ".join([self.recipe.name if self.method == TEACHER else self.method, *values, f"seed {self.seed}"])
 
     def record(self) -> dict[str, Any]:

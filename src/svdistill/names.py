@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 # Invisible, but part of how Persian, Hindi and many emoji are written.
@@ -31,6 +31,11 @@ def brief_keys(keys: Collection[str]) -> dict[str, str]:
     ends = {key: [key.split(".", i)[-1] for i in range(key.count("."), -1, -1)] for key in keys}
     alone = {key: (end for end in ends[key] if sum(end in other for other in ends.values()) == 1) for key in keys}
     return {key: next(alone[key], key) for key in keys}
+
+
+def brief_settings(settings: Mapping[str, object]) -> list[str]:
+    """Write settings as ``key=value``, each key as short as tells it from the others; see `brief_keys`."""
+    return [f"{key}={value}" for key, value in zip(brief_keys(settings).values(), settings.values(), strict=True)]
 
 
 def printable(name: object) -> str:

@@ -19,7 +19,7 @@ from rich.text import Text
 from svdistill.atomic import write_atomically
 from svdistill.errors import DataError
 from svdistill.methods import BASELINE, TEACHER
-from svdistill.names import brief_keys, printable
+from svdistill.names import brief_keys, brief_settings, printable
 from svdistill.records import VALIDATION_ACCURACY
 from svdistill.report.named import named_in
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
@@ -361,8 +361,7 @@ def plan_table(record: Mapping[str, Any]) -> Group:
     for heading in ("run", "seed", "state", "accuracy", "folder"):
         drawn.add_column(heading, no_wrap=heading != "folder", overflow="fold")
     for run in record["runs"]:
-        named = zip(brief_keys(run["axes"]).values(), run["axes"].values(), strict=True)
-        title = " ".join([run["method"], *(f"{key}={value}" for key, value in named)])
+        title = " ".join([run["method"], *brief_settings(run["axes"])])
         accuracy = DASH if run["summary"] is None else percent(run["summary"]["accuracy"])
         state = states.get(run["state"], run["state"])
         drawn.add_row(plain(title), str(run["seed"]), state, accuracy, plain(run["folder"]))

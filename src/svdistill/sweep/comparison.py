@@ -9,7 +9,7 @@ from svdistill import recipes
 from svdistill.errors import SvdistillError
 from svdistill.jobs.run import Run
 from svdistill.methods import TEACHER
-from svdistill.names import brief_keys
+from svdistill.names import brief_settings
 from svdistill.sweep.scheduler import Outcome
 
 
@@ -73,10 +73,8 @@ class Member:
     @property
     def title(self) -> str:
         """Method, settings that vary, and seed in a few words."""
-        values = [
-            f"{key}={value}" for key, value in zip(brief_keys(self.axes).values(), self.axes.values(), strict=True)
-        ]
-        return " ".join([self.recipe.name if self.method == TEACHER else self.method, *values, f"seed {self.seed}"])
+        method = self.recipe.name if self.method == TEACHER else self.method
+        return " ".join([method, *brief_settings(self.axes), f"seed {self.seed}"])
 
     def record(self) -> dict[str, Any]:
         """Return everything as plain values."""

@@ -53,6 +53,21 @@ def test_trained_teacher(tmp_path: Path) -> None:
     assert recipe.data.train_size == 500
 
 
+def test_code_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused without leave; with it, both recipes train without the option being given again."""
+    (tmp_path / "ownnet.py").write_text(
+        "from torch import nn\ndef tiny(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "mine.yaml"
+    command = ["new", str(file), "--data", "digits", "--student", "ownnet:tiny", "--teacher", "ownnet:tiny"]
+    assert app.run(command) == 2
+    assert not file.exists()
+    assert app.run([*command, "--allow-code"]) == 0
+    for written in (file, tmp_path / "mine-teacher.yaml"):
+        assert recipes.load(written).allow_code
+
+
 def test_wrong_answers_write_nothing(tmp_path: Path) -> None:
     """What is wrong is one line, and neither file is written; what is there stays."""
     for changed, match in (

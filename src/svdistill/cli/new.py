@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from svdistill.cli.arguments import AllowCode
 from svdistill.cli.console import say
 from svdistill.errors import OptionError
 from svdistill.methods import BASELINE
@@ -37,6 +38,7 @@ def new(
     log: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A tracker, e.g. mlflow; may be given several times.")
     ] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Write a recipe of your own, with comments, for 'svdistill train'.
 
@@ -60,7 +62,7 @@ def new(
     if labels is None and asks:
         labels = typer.prompt("Labelled images; 0 = all", default=0, type=int) or None
 
-    written = write(file, Answers(data, student, teacher, method, labels, size, tuple(log or ())))
+    written = write(file, Answers(data, student, teacher, method, labels, size, tuple(log or ()), allow_code))
     for path in written:
         say(f"wrote  {path}")
     say(f"train it         svdistill train {file}")

@@ -30,6 +30,7 @@ class Answers:
         labels: how many labelled images are trained on; None = all.
         image_size: height and width of an image in pixels; None = that of the data set.
         log: trackers that are told of the runs.
+        allow_code: whether networks may be code of one's own, which the recipe then lets run.
     """
 
     data: str
@@ -39,6 +40,7 @@ class Answers:
     labels: int | None = None
     image_size: int | None = None
     log: tuple[str, ...] = ()
+    allow_code: bool = False
 
 
 def write(file: Path, answers: Answers) -> list[Path]:
@@ -102,7 +104,7 @@ def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:
     other = file.with_name(f"{file.stem}-teacher{file.suffix}")
     own = (
         f"extends: [{_quoted(other.name)}, methods/{answers.method}]  # images and training as the teacher's\n"
-        f"description: {_quoted(f'{answers.student} with the help of {answers.teacher}')}\n"
+        f"{_leave(answers)}description: {_quoted(f'{answers.student} with the help of {answers.teacher}')}\n"
     )
     labels, batch = _labels(answers), _batch(answers)
     train = f"train: {{batch_size: {batch}}}  # no more than there are labelled images\n" if batch < _BATCH else ""
@@ -136,12 +138,17 @@ def _about(answers: Answers, what: str, *, method: str | None = None) -> str:
     augment = _UPRIGHT if answers.data == "digits" else _MIRRORED
     return (
         (f"extends: methods/{method}\n" if method else "")
+        + _leave(answers)
         + f"description: {_quoted(f'{what} on {Path(answers.data).name}')}\n"
         "optimizer: {name: sgd, lr: 0.05, weight_decay: 5.0e-4}  # a lower lr where the loss diverges\n"
         f"train: {{epochs: 60, schedule: cosine, warm_up: 3, batch_size: {_batch(answers)}{log}}}\n"
         f"data:\n  name: {IMAGE_FOLDER if in_folder else _quoted(answers.data)}\n{root}{size}"
         f"  augment: {{{augment}}}  # how images vary; 'svdistill data show' draws it\n"
     )
+
+
+def _leave(answers: Answers) -> str:
+    return "allow_code: true  # networks may be code of yours\n" if answers.allow_code else ""
 
 
 def _batch(answers: Answers) -> int:

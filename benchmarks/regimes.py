@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmarks.layout import Figures, grid
@@ -64,6 +65,7 @@ class Regime(NamedTuple):
         same_classes: whether the teacher knows the student's classes.
         alone: the regime whose student alone is also this one's, which images without labels do not concern; none = its
             own.
+        column: what heads its column where the regimes of a section are shown side by side; none = it has no column.
     """
 
     recipe: str
@@ -71,6 +73,7 @@ class Regime(NamedTuple):
     taps: str = "block1,block2,block3,block4"
     same_classes: bool = True
     alone: str | None = None
+    column: str | None = None
 
     @property
     def own_methods(self) -> tuple[str, ...]:
@@ -86,12 +89,13 @@ class Regime(NamedTuple):
 
 def _series() -> Iterator[Regime]:
     """Name the regimes of the small-data series, which differ in the share of the labels."""
-    for pair, (networks, taps) in PAIRS.items():
+    for pair, (networks, taps, column) in PAIRS.items():
         for share in SHARES:
             name, title = series_recipe(pair, share), f"{networks}, {share} % of the labels"
-            yield Regime(name, f"{title}, nothing else", taps)
+            yield Regime(name, f"{title}, nothing else", taps, column=f"{column}, {share} %")
             beside = series_recipe(pair, share, unlabelled=True)
-            yield Regime(beside, f"{title}, the other images without", taps, alone=name)
+            column_beside = f"{column}, {share} %, others beside"
+            yield Regime(beside, f"{title}, the other images without", taps, alone=name, column=column_beside)
 
 
 def series_recipe(pair: str, share: int, *, unlabelled: bool = False) -> str:
@@ -101,8 +105,8 @@ def series_recipe(pair: str, share: int, *, unlabelled: bool = False) -> str:
 
 SHARES = (5, 10, 25)
 PAIRS = {
-    "resnet": ("ResNet-20 to 8", "stem,stage1,stage2,stage3"),
-    "vgg": ("VGG with batch norm", "block1,block2,block3,block4"),
+    "resnet": ("ResNet-20 to 8", "stem,stage1,stage2,stage3", "ResNet"),
+    "vgg": ("VGG with batch norm", "block1,block2,block3,block4", "VGG"),
 }
 _VGG_REGIMES = {
     "few": ("few labels, nothing else", True),
@@ -172,8 +176,8 @@ _KEPT = ("accuracy", "best_accuracy", "seconds", "parameters", "flops", "train_i
 
 
 def table(figures: Figures) -> str:
-    """Return the table of each regime of a section, with the gains over the student alone."""
-    parts = []
+    """Return the table of each regime of a section, with the gains over the student alone, and all side by side."""
+    parts = _side_by_side(figures)
     for recipe, found in figures["regimes"].items():
         regime = next(one for some in SECTIONS.values() for one in some if one.recipe == recipe)
         baseline = baseline_of(regime, figures)
@@ -189,6 +193,38 @@ def table(figures: Figures) -> str:
         if missing := [METHODS[method] for method in regime.methods if not known.get(method)]:
             parts += [f"Not measured: {'; '.join(missing)}."]
     return "\n\n".join(parts)
+
+
+def _side_by_side(figures: Figures) -> list[str]:
+    """Return one table of the methods in the regimes that have columns, where these are several."""
+    known = {}
+    for regime in (one for some in SECTIONS.values() for one in some):
+        found = figures["regimes"].get(regime.recipe)
+        if regime.column and found:
+            measured = {**found, BASELINE: baseline_of(regime, figures)}
+            known[regime.column] = {method: runs for method, runs in measured.items() if method != TEACHER and runs}
+    if len(known) < 2:
+        return []
+    best = {column: max(found.values(), key=_mean) for column, found in known.items()}
+    rows = [
+        [title, *(_cell(found.get(method), best[column]) for column, found in known.items())]
+        for method, title in METHODS.items()
+        if any(method in found for found in known.values())
+    ]
+    lead = "Mean test accuracy in %; in bold the best, and what the seeds do not tell from it (paired, 95 %)."
+    return [lead, grid(["", *known], rows)]
+
+
+def _cell(runs: Mapping[str, Figures] | None, best: Mapping[str, Figures]) -> str:
+    if runs is None:
+        return "–"
+    behind = None if runs is best else gain(best, runs)
+    told = behind is not None and (behind.low is None or behind.low > 0)
+    return f"{_mean(runs):.1f}" if told else f"**{_mean(runs):.1f}**"
+
+
+def _mean(runs: Mapping[str, Figures]) -> float:
+    return 100 * fmean(run["accuracy"] for run in runs.values())
 
 
 def baseline_of(regime: Regime, figures: Figures) -> Mapping[str, Figures]:

@@ -56,7 +56,9 @@ def test_trained_teacher(tmp_path: Path) -> None:
 def test_code_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused without leave; with it, both recipes train without the option being given again."""
     (tmp_path / "ownnet.py").write_text(
-        "from torch import nn\ndef tiny(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+        "from torch import nn\n"
+        "def tiny(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     file = tmp_path / "mine.yaml"

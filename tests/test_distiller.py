@@ -268,6 +268,22 @@ def test_prepare_sees_through_what_is_compiled():
     torch.testing.assert_close(module.losses["transfer"].given[0][0], student[0](IMAGES))
 
 
+def test_a_distiller_that_is_compiled_as_a_whole():
+    """Its hooks are left to Python; the loss and its gradient are those of one that is not compiled."""
+    plain = helped()
+    plain.prepare(IMAGES)
+    plain.train()
+    module = copy.deepcopy(plain)
+    compile_module(module, backend="eager")
+    try:
+        for one in (plain, module):
+            one(IMAGES).transfer.backward()
+    finally:
+        torch.compiler.reset()
+    for expected, found in zip(plain.parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad)
+
+
 def test_prepare_makes_adapters_where_widths_differ():
     """It says which; they are in the state and among the parameters, and not in the student."""
     module = helped()
@@ -565,6 +581,17 @@ def test_a_batch_norm_stays_frozen_where_the_student_alone_is_put_in_eval_mode()
     assert not norm.training
 
 
+def test_a_part_that_learns_in_eval_mode_is_warned_of():
+    """As one that came so from a library, in a network of one's own; not where its parameters are frozen."""
+    module = distiller()
+    part = module.student[0].eval()
+    with pytest.warns(SvdistillWarning, match=r"^'0' of the student learns, but is in eval mode, and stays so"):
+        module.train()
+    assert not part[0].training
+    part.requires_grad_(False)
+    module.train()
+
+
 def test_a_student_that_comes_in_eval_mode_is_trained_as_a_whole():
     """As one that was loaded from a file."""
     module = Distiller(network().eval(), network(), loss=Recorder("maps"), **TAPS)
@@ -618,7 +645,7 @@ FORMS = {
 def test_logits_of_networks_that_return_more(form):
     """Of the student and of the teacher, in train and eval mode: those of the networks as they are."""
     wrapped = [Wrapped(*network()) for _ in range(2)]
-    plain = [nn.Sequential(*one).eval() for one in wrapped]
+    plain = [nn.Sequential(*copy.deepcopy(one)).eval() for one in wrapped]
     for one in wrapped:
         one.form, name = FORMS[form]
     losses = {"maps": Recorder("maps"), "logits": Recorder("logits")}

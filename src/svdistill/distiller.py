@@ -267,6 +267,7 @@ class Distiller(nn.Module):
             module.training = False
         if mode:
             _warn_of_statistics(self.student)
+            _warn_of_sleep(self.student)
         return self
 
     def forward(
@@ -436,6 +437,24 @@ def _warn_of_statistics(student: nn.Module) -> None:
             SvdistillWarning(
                 f"the parameters of batch norm {fixed[0]!r} of the student are frozen, but its statistics follow the "
                 f"images all the same ({len(fixed)} in all); call eval() on it too, and distiller.train() leaves it so"
+            ),
+            stacklevel=1,
+        )
+
+
+def _warn_of_sleep(student: nn.Module) -> None:
+    """Warn of parts that learn in eval mode, as those that came so from a library do within a network of one's own."""
+    parts = {
+        name: part
+        for name, part in student.named_modules()
+        if not part.training and any(part.children()) and any(p.requires_grad for p in part.parameters())
+    }
+    if parts:
+        warn(
+            SvdistillWarning(
+                f"{next(iter(parts))!r} of the student learns, but is in eval mode, and stays so: no dropout, and the "
+                "statistics of its batch norms do not follow the images; call student.train() first, or freeze its "
+                "parameters"
             ),
             stacklevel=1,
         )

@@ -12,7 +12,7 @@ from torch import nn
 
 import svdistill
 from svdistill import losses
-from svdistill.errors import OptionError, ShapeError
+from svdistill.errors import OptionError, ShapeError, SvdistillWarning
 from svdistill.gradients import CLIPS, TransferHealth
 from svdistill.training import Backward, Objective, backward, joint_loss, step
 
@@ -44,6 +44,14 @@ def test_the_transfer_task_alone_is_held_by_its_own_bound():
     weight, adapter = vector(0.0), vector(0.0)
     backward(None, 3 * weight.sum() + 4 * adapter.sum(), [weight, adapter], bound=0.5)
     torch.testing.assert_close((weight.grad, adapter.grad), (torch.tensor([0.3]), torch.tensor([0.4])))
+
+
+def test_an_adapter_that_is_left_out_of_the_first_stage():
+    """Without a main loss nothing tells it from a part that is to stay as it is, so it is a warning."""
+    weight, adapter = vector(0.0), vector(0.0)
+    with pytest.warns(SvdistillWarning, match=r"not among those given, and they do not learn from it \(1 in all\)"):
+        backward(None, 3 * weight.sum() + 4 * adapter.sum(), [weight])
+    assert adapter.grad is None
 
 
 @pytest.mark.parametrize("clip", CLIPS)

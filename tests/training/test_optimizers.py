@@ -126,6 +126,40 @@ def test_decay_that_nobody_adds_is_warned_of():
     make_optimizer("sgd", net, lr=0.1).step()
 
 
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("to_none", [True, False])
+def test_the_passes_of_a_step_decay_once(passes, to_none):
+    """Also a weight that the last pass reaches first, and where the step before was left out, as by a scaler."""
+    net, late = nn.Linear(2, 1), nn.Parameter(torch.ones(1, 1))
+    optimizer = make_optimizer("sgd", [*net.parameters(), late], lr=0.1, weight_decay=0.5)
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=to_none)
+        for number in range(passes):
+            main = 0 * net(torch.ones(3, 2)).mean()
+            backward(main + 0 * late.sum() if number == passes - 1 else main, main, optimizer)
+        torch.testing.assert_close(net.weight.grad, 0.5 * net.weight.detach())
+        torch.testing.assert_close(late.grad, 0.5 * late.detach())
+
+
+def test_an_optimizer_that_another_wraps_has_its_decay():
+    """As Accelerate's and Lightning's do: what is stepped is within, and no warning comes."""
+
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+        @property
+        def param_groups(self):
+            return self.optimizer.param_groups
+
+    net = nn.Linear(2, 1)
+    inner = make_optimizer("sgd", net, lr=0.1, weight_decay=0.5)
+    main = 0 * net(torch.ones(3, 2)).mean()
+    backward(main, main, Wrapper(inner))
+    torch.testing.assert_close(net.weight.grad, 0.5 * net.weight.detach())
+    inner.step()
+
+
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 def test_another_optimizer_adds_no_main_decay(optimizer):
     """One that was made elsewhere does as its maker said."""

@@ -1,7 +1,6 @@
 """A network as the losses see it: images in, logits and maps of one layout out."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
@@ -96,14 +95,15 @@ class Reader:
         """
         if not self.names:
             return self.logits(model, images), []
-        watched: AbstractContextManager[dict[str, Layers]] = nullcontext({})
-        if not self._looked and is_compiled(model):
-            watched = nullcontext(declared_layers(model, self.names))
-        elif not self._looked:
-            watched = last_layers(model, self.names)
-        with watched as layers, Taps(model, self.names, memory=self._memory) as taps:
-            output = model(images)
-            maps = taps.collect()
+        layers: dict[str, Layers] = {}
+        if self._looked:
+            output, maps = self._tapped(model, images)
+        elif is_compiled(model):
+            layers = declared_layers(model, self.names)
+            output, maps = self._tapped(model, images)
+        else:
+            with last_layers(model, self.names) as layers:
+                output, maps = self._tapped(model, images)
         for name, feature in zip(self.names, maps, strict=True):
             if len(feature) != len(images):
                 raise ShapeError(
@@ -115,6 +115,10 @@ class Reader:
             self._look(maps, images, layers)
         logits = find_logits(output, self._output, who=self._who)
         return logits, [self._arranged(*one) for one in zip(self.names, maps, self._layouts, strict=True)]
+
+    def _tapped(self, model: nn.Module, images: Tensor) -> tuple[object, list[Tensor]]:
+        with Taps(model, self.names, memory=self._memory) as taps:
+            return model(images), taps.collect()
 
     def _look(self, maps: Sequence[Tensor], images: Tensor, layers: dict[str, Layers]) -> None:
         for tap, (name, feature) in enumerate(zip(self.names, maps, strict=True)):

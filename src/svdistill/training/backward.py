@@ -4,14 +4,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
 from svdistill.choices import Clip
-from svdistill.errors import OptionError, ShapeError, nearest
+from svdistill.errors import OptionError, ShapeError, SvdistillWarning, nearest
 from svdistill.gradients import TransferHealth, added, check_clip, combine_all, differentiate, is_sharded
-from svdistill.training.optimizers import add_main_decay, trained
+from svdistill.training.optimizers import add_main_decay, note_decay, trained
 from svdistill.training.reduce import Gradients, Group, average_gradients
 
 Transfer = Tensor | Mapping[str, Tensor]
@@ -178,6 +179,8 @@ class Backward:
         own = self._work(main, transfer, epoch=epoch)
         if last:
             _add_to_grad(self._parameters(), self._finish(own, main, epoch=epoch))
+            if self._optimizer is not None:
+                note_decay(self._optimizer)
 
     def gradients(
         self, main: Tensor | None, transfer: Transfer, *, epoch: float | None = None
@@ -213,7 +216,7 @@ class Backward:
             transfer = self._scaler.scale(transfer)
             main = None if main is None else self._scaler.scale(main)
         sharded = any(map(is_sharded, parameters))
-        if main is not None and not sharded:  # the graph knows other tensors than those that are sharded
+        if not sharded:  # the graph knows other tensors than those that are sharded
             _check_beside(main, transfer, parameters)
         take = _through_hooks if sharded else _in_one_graph
         with torch.autocast(parameters[0].device.type, enabled=False):  # which is for the forward pass alone
@@ -326,19 +329,27 @@ def _check_loss(loss: Tensor, name: str) -> None:
         )
 
 
-def _check_beside(main: Tensor, transfer: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+def _check_beside(main: Tensor | None, transfer: Tensor, parameters: Sequence[nn.Parameter]) -> None:
     """Make sure that what only the transfer loss reaches, such as adapters, is among the parameters."""
     given = {id(parameter) for parameter in parameters}
-    missing = {key: leaf for key, leaf in _leaves(transfer).items() if key not in given}
-    if missing and main.requires_grad:
-        by_main = _leaves(main)
-        missing = {key: leaf for key, leaf in missing.items() if key not in by_main}
-        if missing:
-            raise OptionError(
-                f"{len(missing)} parameters that the transfer loss alone reaches are not among those given, and would "
-                "never learn: adapters, or a teacher that is not frozen; make the optimizer of distiller.parameters() "
-                "after distiller.prepare, or freeze them"
+    reached = _leaves(transfer)
+    missing = reached.keys() - given
+    if not missing:
+        return
+    remedy = "make the optimizer of distiller.parameters() after distiller.prepare, or freeze them"
+    if main is None:  # which nothing tells from parts of the student that are to stay as they are
+        if given & reached.keys():
+            warn(
+                "the transfer loss reaches parameters that are not among those given, and they do not learn from it "
+                f"({len(missing)} in all): adapters, for instance; {remedy}",
+                SvdistillWarning,
+                stacklevel=2,
             )
+    elif main.requires_grad and (alone := missing - _leaves(main).keys()):
+        raise OptionError(
+            f"{len(alone)} parameters that the transfer loss alone reaches are not among those given, and would never "
+            f"learn: adapters, or a teacher that is not frozen; {remedy}"
+        )
 
 
 def _leaves(loss: Tensor) -> dict[int, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 from warnings import warn
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ from svdistill.errors import OptionError, SvdistillWarning, nearest
 OPTIMIZERS = ("sgd", "adamw")
 # Devices that torch has fused forms for; of them only the CPU's were run here. Elsewhere the plain ones serve.
 _FUSED_ON = ("cpu", "cuda")
-# Those whose gradients have been given their ``main_decay`` since the last step.
-_decayed: WeakSet[torch.optim.Optimizer] = WeakSet()
+# Those whose gradients have been given their ``main_decay`` since the last step: which parameters, and what tells the
+# ``.grad`` that holds it.
+_decayed: WeakKeyDictionary[torch.optim.Optimizer, dict[int, tuple[int, int] | None]] = WeakKeyDictionary()
 
 
 def make_optimizer(
@@ -77,14 +78,14 @@ def make_optimizer(
 
 def _warn_of_no_decay(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Warn of a step whose gradients lack the ``main_decay``, as after a plain ``loss.backward()``."""
-    if any(group.get("main_decay") for group in optimizer.param_groups) and optimizer not in _decayed:
+    if any(group.get("main_decay") for group in optimizer.param_groups) and _inner(optimizer) not in _decayed:
         warn(
             "the weight decay of this optimizer is part of the main gradient, to which svdistill.backward and "
             "training.step add it, and after loss.backward() there is none; take torch.optim.SGD in such a loop",
             SvdistillWarning,
             stacklevel=2,
         )
-    _decayed.discard(optimizer)
+    _decayed.pop(_inner(optimizer), None)
 
 
 def _begin_at_zero(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -145,7 +146,8 @@ def add_main_decay(
 ) -> tuple[Tensor | None, ...]:
     """Add λ θ, the gradient of ½ λ ‖θ‖², to the main gradient of each parameter θ whose group has ``main_decay`` λ.
 
-    Decay alone is no reason to change a parameter that no loss reaches, as in a stage without the main task.
+    Decay alone is no reason to change a parameter that no loss reaches, as in a stage without the main task. Where
+    ``.grad`` holds it from an earlier pass of the same step, see :func:`note_decay`, no more is added.
 
     Args:
         optimizer: from :func:`make_optimizer`; one without ``main_decay`` changes nothing.
@@ -155,17 +157,40 @@ def add_main_decay(
     Returns:
         The gradients with the decay; where None came, and another loss reaches the parameter, the decay alone.
     """
-    _decayed.add(optimizer)
+    noted = _decayed.get(_inner(optimizer), {})
+    learning = trained(optimizer)
+    held = {id(p) for p in learning if p.grad is not None and noted.get(id(p)) == _tell(p.grad)}
     decays = [group.get("main_decay", 0.0) for group in optimizer.param_groups for p in _trained(group)]
     others = [None] * len(gradients) if besides is None else besides
 
     def one(g: Tensor | None, other: Tensor | None, p: Tensor, decay: float) -> Tensor | None:
-        if not decay or (g is None and other is None):
+        if not decay or id(p) in held or (g is None and other is None):
             return g
+        given.add(id(p))
         return decay * p if g is None else torch.add(g, p, alpha=decay)
 
+    given: set[int] = set()
     with torch.no_grad():
-        return tuple(map(one, gradients, others, trained(optimizer), decays))
+        decayed = tuple(map(one, gradients, others, learning, decays))
+    _decayed[_inner(optimizer)] = dict.fromkeys(held | given)
+    return decayed
+
+
+def note_decay(optimizer: torch.optim.Optimizer) -> None:
+    """Remember that what :func:`add_main_decay` gave is in ``.grad`` now, so that a later pass adds no more."""
+    decayed = _decayed.get(_inner(optimizer), {})
+    decayed.update({id(p): _tell(p.grad) for p in trained(optimizer) if id(p) in decayed})
+
+
+def _tell(gradient: Tensor | None) -> tuple[int, int] | None:
+    """Return what changes as soon as a gradient is set to zero, replaced or left out."""
+    return None if gradient is None else (id(gradient), gradient._version)
+
+
+def _inner(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Return the optimizer that one of Accelerate or Lightning wraps."""
+    within = getattr(optimizer, "optimizer", None)
+    return _inner(within) if isinstance(within, torch.optim.Optimizer) else optimizer
 
 
 def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

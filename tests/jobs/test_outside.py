@@ -102,6 +102,24 @@ def test_a_stored_teacher(recipe: Path) -> None:
     assert any((runs / "knowledge").iterdir())
 
 
+def test_a_stored_teacher_whose_code_changes(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was stored of it serves as long as the file of its code is the same."""
+    source = tmp_path / "changing.py"
+    source.write_text("from tests.nets.own_code import Small\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = json.loads(recipe.read_text())
+    settings["teacher"]["model"] |= {"name": "changing:Small", "checkpoint": str(recipe.parent / "teacher.pt")}
+    (tmp_path / "mine.yaml").write_text(json.dumps(settings))
+
+    def taken() -> int:
+        own = ["allow_code=true", "teacher.views=1"]
+        return jobs.cache(tmp_path / "mine.yaml", overrides=own, runs=tmp_path / "runs").taken
+
+    first, again = taken(), taken()
+    source.write_text("from tests.nets.own_code import Small\n\nSIGN = -1\n")
+    assert (first, again, taken()) == (20, 0, 20)
+
+
 def test_a_copy_of_its_weights(run: Run, tmp_path: Path) -> None:
     """It is compared with leave to run its code, which the copy itself does not give."""
     done = jobs.export(run.path, to="safetensors", output=tmp_path / "copy.safetensors", allow_code=True)

@@ -142,7 +142,7 @@ def _interrupt_at(images):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"teacher": "other"}, "of another teacher: its weights have changed"),
+        ({"teacher": "other"}, "of another teacher: its weights, or its code, have changed"),
         ({"images": ("a", "c")}, "of other training images"),
         ({"images": ("a",)}, "of other training images"),
         ({"mean": (0.4,)}, "standardized otherwise"),

@@ -195,7 +195,7 @@ class Student:
             CheckpointError: the file does not say what the network was trained on, and no name is given.
             OptionError: an unknown data set.
         """
-        name, root = self._set(name, root)
+        name, root = self.data_set(name, root)
         test = data.load_test(name, root=root, **self._options(name))
         test = data.turned(test) if self._is_turned else test
         self._check_fits(name, test)
@@ -203,11 +203,20 @@ class Student:
 
     def training_images(self, name: str | None = None, root: str | os.PathLike[str] | None = None) -> data.ImageSource:
         """Load the training images of a data set, all of them and unvaried; see `test_images`."""
-        name, root = self._set(name, root)
+        name, root = self.data_set(name, root)
         train = data.load(name, root=root, **self._options(name)).train
         train = data.turned(train) if self._is_turned else train
         self._check_fits(name, train)
         return train
+
+    def data_set(
+        self, name: str | None = None, root: str | os.PathLike[str] | None = None
+    ) -> tuple[str, str | os.PathLike[str] | None]:
+        """Return the data set and the folder that `test_images` reads for the same arguments."""
+        name = name or self.trained_on
+        if name is None:
+            raise CheckpointError(f"{self.file} does not say what it was trained on; give the data set's name")
+        return name, _recorded_root(self.file) if root is None and name == self.trained_on else root
 
     @cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
@@ -216,12 +225,6 @@ class Student:
     @property
     def _is_turned(self) -> bool:
         return self.spec.get("task") == "rotation"
-
-    def _set(self, name: str | None, root: str | os.PathLike[str] | None) -> tuple[str, str | os.PathLike[str] | None]:
-        name = name or self.trained_on
-        if name is None:
-            raise CheckpointError(f"{self.file} does not say what it was trained on; give the data set's name")
-        return name, _recorded_root(self.file) if root is None and name == self.trained_on else root
 
     def _options(self, name: str) -> dict[str, Any]:
         own = name == self.trained_on

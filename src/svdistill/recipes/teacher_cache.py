@@ -9,6 +9,7 @@ from torch import nn
 
 from svdistill import nets, teacher_cache
 from svdistill.atomic import digest
+from svdistill.nets.libraries.own import source_file
 from svdistill.nets.reader import run_tapped
 from svdistill.recipes import build, outside
 from svdistill.recipes.images import Images, augmentation, fixed_views, noise
@@ -35,12 +36,11 @@ def key(recipe: Recipe, images: Images, *, student: nn.Module, teacher_file: Pat
     """
     views, parent = fixed_views(recipe), teacher_of(recipe)
     assert views is not None
-    nets.spec(teacher_file)  # whoever reads a file's bytes alone does not notice that it is cut off
     criteria = build.losses(recipe)
     maps = build.reads_maps(criteria)
     known = images.fingerprints
     return teacher_cache.Key(
-        teacher=digest(teacher_file),
+        teacher=_teacher(teacher_file),
         images=[known[name] for name in ("train", "unlabelled") if name in known],
         mean=images.mean.tolist(),
         std=images.std.tolist(),
@@ -84,6 +84,15 @@ def folder(recipe: Recipe, wanted: teacher_cache.Key) -> Path:
         about |= {"mean": wanted.mean, "std": wanted.std}
     letters = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
     return Path(FOLDER) / name / f"{wanted.views}-{letters}"
+
+
+def _teacher(file: Path) -> str:
+    """Return what tells a teacher: the checksum of its file, and of its module where it is code of one's own."""
+    name = nets.spec(file)["name"]  # which also notices a file that is cut off
+    source = source_file(name)
+    if source is None:
+        return digest(file)
+    return hashlib.sha256(f"{digest(file)} {digest(source)}".encode()).hexdigest()
 
 
 def _images(recipe: Recipe) -> dict[str, Any]:

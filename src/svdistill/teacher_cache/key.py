@@ -13,7 +13,7 @@ class Key:
     """Everything on which the goals depend that a teacher sets for some images.
 
     Attributes:
-        teacher: SHA-256 of the file with its weights.
+        teacher: SHA-256 of the file with its weights, and of its code where that is not ours.
         images: a fingerprint of each set, see ``data.fingerprint``, in the order in which their images are numbered.
         mean: subtracted from the images to standardize them, by channel.
         std: by which the images are then divided, by channel.
@@ -47,7 +47,7 @@ class Key:
 
 
 REASONS = {
-    "teacher": "of another teacher: its weights have changed since",
+    "teacher": "of another teacher: its weights, or its code, have changed since",
     "images": "of other training images",
     "mean": "of images that were standardized otherwise",
     "std": "of images that were standardized otherwise",

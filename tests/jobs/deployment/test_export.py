@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.data.pictures import encoded, noise
@@ -84,6 +85,27 @@ def test_onnx_and_int8_beside_the_teacher(run: Run, tmp_path: Path) -> None:
     pair = torch.stack([torch.from_numpy(logits).flatten(), network.logits(images).flatten()])
     assert torch.corrcoef(pair)[0, 1] > 0.98
     json.dumps(done.to_dict())
+
+
+def test_the_teacher_is_measured_on_the_images_of_the_student(tmp_path: Path) -> None:
+    """Not on those that it learnt from, which lie elsewhere and are called the same."""
+    for tree, dark, bright in (("theirs", "a", "b"), ("ours", "b", "a")):
+        for label, grey, count in ((dark, 0, 5), (bright, 255, 7)):
+            for part in ("train", "val"):
+                folder = tmp_path / tree / part / label
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    (folder / f"{number}.png").write_bytes(encoded(np.full((8, 8, 3), abs(grey - number), np.uint8)))
+    small = "model: {name: resnet8, width: 0.25}\noptimizer: {name: sgd, lr: 0.05}\ntrain: {epochs: 1, batch_size: 6}\n"
+    for tree, more in (("theirs", ""), ("ours", "teacher: {recipe: theirs.yaml}\nloss: {name: soft-target}\n")):
+        data = f"data: {{name: image-folder, root: {tmp_path / tree}, image_size: 8}}\n"
+        (tmp_path / f"{tree}.yaml").write_text(data + small + more)
+    run = jobs.train(tmp_path / "ours.yaml", overrides=["train.device=cpu"], runs=tmp_path / "runs")
+    done = jobs.export(run.path, to="torch-export")
+    teacher = done.networks[0]
+    assert done.source == f"test images of image-folder in {tmp_path / 'ours'}"
+    assert teacher.accuracy == jobs.evaluate(teacher.file, root=tmp_path / "ours", device="cpu")["accuracy"]
+    assert teacher.accuracy != jobs.evaluate(teacher.file, device="cpu")["accuracy"]
 
 
 def test_preprocessing_inside_takes_pixels(student: Path, photos: Path, tmp_path: Path) -> None:

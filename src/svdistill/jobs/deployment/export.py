@@ -211,12 +211,13 @@ def _compared_on(student: Student, pictures: Pictures) -> tuple[ImageSource, str
     if pictures.images is not None:
         return _folder(student, pictures.images), str(pictures.images)
     try:
-        images = student.test_images(pictures.data, pictures.root)
+        name, root = student.data_set(pictures.data, pictures.root)
+        images = student.test_images(name, root)
     except SvdistillError as error:
         raise DataError(
             f"an export is compared on real images, and: {error}; or give a folder of pictures (--images)"
         ) from error
-    return images, f"test images of {pictures.data or student.trained_on}"
+    return images, f"test images of {name}" + ("" if root is None else f" in {root}")
 
 
 def _calibrated_with(student: Student, pictures: Pictures) -> ImageSource:
@@ -288,9 +289,14 @@ def _teacher(student: Student, *, allow_code: bool) -> tuple[Student | None, str
 
 
 def _teacher_accuracy(student: Student, teacher: Student, pictures: Pictures) -> float | None:
+    """Measure the teacher on the student's images, in its own size; None, with a warning, where it cannot read them."""
     if teacher.classes != student.classes:
         return None
-    images = teacher.test_images(pictures.data or student.trained_on, pictures.root)
+    try:
+        images = teacher.test_images(*student.data_set(pictures.data, pictures.root))
+    except SvdistillError as error:
+        warnings.warn(f"the teacher's accuracy is left out: {error}", SvdistillWarning, stacklevel=3)
+        return None
     mean, std = torch.tensor(teacher.mean), torch.tensor(teacher.std)
     accuracy: float = training.evaluate(None, teacher.network, images, mean=mean, std=std)["accuracy"]
     return accuracy

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -23,6 +25,21 @@ _GIVEN = frozenset(("num_classes", "in_channels"))
 def is_own(name: str) -> bool:
     """Whether a name has the form ``package.module:callable``."""
     return _FORM.fullmatch(name) is not None
+
+
+def source_file(name: str) -> Path | None:
+    """Return the file of the module that a callable of one's own is in; None for other names, and where there is none.
+
+    Packages around the module are imported, the module itself is not.
+    """
+    if not is_own(name):
+        return None
+    _search_here()
+    try:
+        found = find_spec(name.partition(":")[0])
+    except (ImportError, ValueError):
+        return None
+    return Path(found.origin) if found is not None and found.has_location and found.origin else None
 
 
 class OwnCode(Library):
@@ -55,9 +72,7 @@ class OwnCode(Library):
 
 def _callable(name: str) -> Callable[..., Any]:
     module, _, inside = name.partition(":")
-    folder = os.getcwd()
-    if folder not in sys.path:  # the installed program starts without it; last, so that it hides nothing
-        sys.path.append(folder)
+    folder = _search_here()
     try:
         imported = import_module(module)
     except MemoryError:
@@ -80,6 +95,14 @@ def _callable(name: str) -> Callable[..., Any]:
         )
     made: Callable[..., Any] = found
     return made
+
+
+def _search_here() -> str:
+    """Have modules looked for in the current folder too, and return it."""
+    folder = os.getcwd()
+    if folder not in sys.path:  # the installed program starts without it; last, so that it hides nothing
+        sys.path.append(folder)
+    return folder
 
 
 def _offered(names: dict[str, Any]) -> list[str]:

@@ -86,23 +86,27 @@ class Listing:
             DataError: a folder cannot be read.
         """
         found: list[str] = []
-        waiting = [inner]
-        while waiting:
-            place = waiting.pop()
-            for entry in self._entries(place):
-                name = f"{place}/{entry.name}" if place else entry.name
-                if is_system(entry.name):
-                    self.left_out.add(_HIDDEN, name)
-                elif (kind := _kind(entry)) == "folder":
-                    if self._is_new(entry, name):
-                        waiting.append(name)
-                elif kind != "file":
-                    self.left_out.add(kind, name)
-                elif is_image(entry.name):
-                    found.append(name)
-                else:
-                    self._look_into(Path(entry.path), name, found)
+        for entry, name, kind in self._below(inner):
+            if kind != "file":
+                self.left_out.add(kind, name)
+            elif is_image(entry.name):
+                found.append(name)
+            else:
+                self._look_into(Path(entry.path), name, found)
         return sorted(found)
+
+    def identities(self) -> Iterator[tuple[int, int]]:
+        """Yield what tells each file from others, whatever links lead to it; none of them is read.
+
+        Yields:
+            Device and inode of each file of the tree but texts.
+
+        Raises:
+            DataError: a folder cannot be read.
+        """
+        for entry, name, kind in self._below(""):
+            if kind == "file" and not _is_text(name) and (identity := _identity(entry.path)) is not None:
+                yield identity
 
     def folders(self) -> list[str]:
         """Return the names of the folders in the base, sorted; no link in one of them leads into another one later.
@@ -121,8 +125,22 @@ class Listing:
                 self.left_out.add("in no folder of a class" if kind == "file" else kind, entry.name)
         return sorted(found)
 
+    def _below(self, inner: str) -> Iterator[tuple["os.DirEntry[str]", str, str]]:
+        """Yield what lies below a folder and is none itself, with its path within the base and what kind it is."""
+        waiting = [inner]
+        while waiting:
+            place = waiting.pop()
+            for entry in self._entries(place):
+                name = f"{place}/{entry.name}" if place else entry.name
+                if is_system(entry.name):
+                    self.left_out.add(_HIDDEN, name)
+                elif (kind := _kind(entry)) != "folder":
+                    yield entry, name, kind
+                elif self._is_new(entry, name):
+                    waiting.append(name)
+
     def _is_new(self, entry: "os.DirEntry[str]", name: str) -> bool:
-        identity = _identity(Path(entry.path))
+        identity = _identity(entry.path)
         if identity is None or identity in self._seen:
             self.left_out.add(_READ_ALREADY, name)
             return False
@@ -131,7 +149,7 @@ class Listing:
 
     def _look_into(self, path: Path, name: str, found: list[str]) -> None:
         try:
-            image = path.suffix.lower() not in _TEXTS and holds_image(path)
+            image = not _is_text(name) and holds_image(path)
         except OSError:
             self.left_out.add("unreadable", name)
             return
@@ -149,6 +167,20 @@ class Listing:
             raise DataError(
                 f"the folder {self._base / inner} cannot be read ({reason}); give leave to read it, or remove it"
             ) from error
+
+
+def share_files(one: Path, other: Path) -> bool:
+    """Tell whether a file lies below both of two folders, also by a link to it or to a folder around it.
+
+    Args:
+        one: a folder.
+        other: another one.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    known = set(Listing(other).identities())
+    return any(identity in known for identity in Listing(one).identities())
 
 
 def is_image(name: str) -> bool:
@@ -175,9 +207,13 @@ def _kind(entry: "os.DirEntry[str]") -> str:
     return next((kind for kind, fits in kinds.items() if fits(mode)), "devices")
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
+def _is_text(name: str) -> bool:
+    return name.lower().endswith(_TEXTS)
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
     try:
-        about = folder.stat()
+        about = os.stat(path)
     except OSError:
         return None
     return about.st_dev, about.st_ino

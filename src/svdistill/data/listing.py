@@ -2,12 +2,15 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from svdistill.data.decoding import holds_image
 from svdistill.errors import DataError
 from svdistill.names import printable
+
+Identity = tuple[int, int]
 
 # Taken for images by their names; what they hold is found out when they are read. All others are looked into.
 EXTENSIONS = (
@@ -74,7 +77,8 @@ class Listing:
         self._base = base
         real = base.resolve()
         # A link to a folder around this one would bring in everything that lies beside it.
-        self._seen = {identity for path in (real, *real.parents) if (identity := _identity(path)) is not None}
+        self._above = _identities(real.parents)
+        self._seen = self._above | _identities([real])
 
     def images(self, inner: str = "") -> list[str]:
         """Return the images below a folder of the tree, relative to the base, with slashes, sorted.
@@ -95,18 +99,16 @@ class Listing:
                 self._look_into(Path(entry.path), name, found)
         return sorted(found)
 
-    def identities(self) -> Iterator[tuple[int, int]]:
-        """Yield what tells each file from others, whatever links lead to it; none of them is read.
-
-        Yields:
-            Device and inode of each file of the tree but texts.
+    def reach(self) -> "Reach":
+        """Walk the whole tree, reading no file, and return what tells where its files are.
 
         Raises:
             DataError: a folder cannot be read.
         """
-        for entry, name, kind in self._below(""):
-            if kind == "file" and not _is_text(name) and (identity := _identity(entry.path)) is not None:
-                yield identity
+        links = [Path(entry.path) for entry, name, kind in self._below("") if kind == "file" and entry.is_symlink()]
+        targets = [path.resolve() for path in links if not _is_text(path.name)]
+        around = _identities(path.parent for path in targets)
+        return Reach(self._seen - self._above, linked=_identities(targets), around=around)
 
     def folders(self) -> list[str]:
         """Return the names of the folders in the base, sorted; no link in one of them leads into another one later.
@@ -169,8 +171,24 @@ class Listing:
             ) from error
 
 
+class Reach(NamedTuple):
+    """Where the files of a tree are, whatever links lead to them: device and inode of each.
+
+    Attributes:
+        folders: that were looked into.
+        linked: files that links lead to.
+        around: folders that these files are in.
+    """
+
+    folders: set[Identity]
+    linked: set[Identity]
+    around: set[Identity]
+
+
 def share_files(one: Path, other: Path) -> bool:
     """Tell whether a file lies below both of two folders, also by a link to it or to a folder around it.
+
+    Only folders and links are asked what they are, so that a million files take a second or two.
 
     Args:
         one: a folder.
@@ -179,8 +197,10 @@ def share_files(one: Path, other: Path) -> bool:
     Raises:
         DataError: a folder cannot be read.
     """
-    known = set(Listing(other).identities())
-    return any(identity in known for identity in Listing(one).identities())
+    here, there = Listing(one).reach(), Listing(other).reach()
+    pairs = [(here.folders, there.folders), (here.linked, there.linked)]
+    pairs += [(here.around, there.folders), (here.folders, there.around)]
+    return any(some & others for some, others in pairs)
 
 
 def is_image(name: str) -> bool:
@@ -211,7 +231,11 @@ def _is_text(name: str) -> bool:
     return name.lower().endswith(_TEXTS)
 
 
-def _identity(path: str | Path) -> tuple[int, int] | None:
+def _identities(paths: Iterable[Path]) -> set[Identity]:
+    return {identity for path in paths if (identity := _identity(path)) is not None}
+
+
+def _identity(path: str | Path) -> Identity | None:
     try:
         about = os.stat(path)
     except OSError:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tests.data.pictures import encoded, noise
 
-from svdistill.data import Augmentation, Batch, Batches, Files, FileSet, channel_statistics, load
+from svdistill.data import Augmentation, Batch, Batches, Files, FileSet, channel_statistics, load, split
 from svdistill.data.decoding import decode
 from svdistill.errors import DataError, OptionError, SvdistillWarning
 
@@ -206,7 +206,7 @@ def damaged(tmp_path: Path) -> Any:
     return make
 
 
-def firsts(source: FileSet) -> list[int]:
+def firsts(source: Any) -> list[int]:
     """Which image each one is, by its grey, in units of 10."""
     return [round(int(image[0, 0, 0]) / 10) for image in all_of(source)]
 
@@ -223,6 +223,46 @@ def test_the_next_of_its_class_stands_in(damaged: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert firsts(source) == [0, 1, 2, 5, 6, 5, 6, 7, 8, 1]  # not a second time
+
+
+PARTS = {
+    "train": lambda source: split(source, 0.4)[0],
+    "held out": lambda source: split(source, 0.4)[1],
+    "labelled": lambda source: source.subset(12, seed=0),
+    "rest": lambda source: source.rest(12, seed=0),
+    "without labels": lambda source: source.rest(12, seed=0).unlabelled(),
+    "some without labels": lambda source: source.unlabelled().subset(9, seed=1),
+    "train and labelled": lambda source: split(source, 0.4)[0].subset(6, seed=0),
+    "other classes": lambda source: source.select(["c", "a"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be decoded")
+@pytest.mark.parametrize("bad", [(0,), (7, 10, 13), (5, 20, 21), (24, 22, 23)])
+def test_what_stands_in_is_of_the_same_part(damaged: Any, bad: tuple[int, ...]) -> None:
+    """An image of one part never comes into another one, and each is the same in memory and on disk."""
+    labels = [i % 3 for i in range(25)]
+    for name, part in PARTS.items():
+        streamed = part(damaged(*bad, labels=labels, number=25))
+        loaded = part(damaged(*bad, labels=labels, number=25).loaded("reading"))
+        assert firsts(loaded) == firsts(streamed), name
+        assert loaded.labels.tolist() == streamed.labels.tolist()
+        assert torch.equal(loaded.digests(), streamed.digests())
+        for ours, theirs in zip(channel_statistics(loaded), channel_statistics(streamed), strict=True):
+            assert torch.equal(ours, theirs)
+        own = streamed.positions.tolist()
+        for shown, position in zip(firsts(loaded), own, strict=True):
+            assert (shown in own and shown not in bad) if position in bad else shown == position
+
+
+def test_nothing_of_its_part_can_stand_in(damaged: Any) -> None:
+    """In memory one line says so as the part is taken, on disk as it is read."""
+    labels = [0, 1] * 5
+    with pytest.warns(SvdistillWarning, match="/3 cannot be decoded"):
+        loaded = damaged(3, labels=labels).loaded("reading")
+    with pytest.raises(DataError, match=r"without a sound one of its class, .* stand in for it; mend or remove it$"):
+        loaded.take(torch.tensor([0, 2, 3]))
+    assert firsts(loaded.unlabelled().take(torch.tensor([2, 3]))) == [2, 2]
 
 
 def test_damaged_images_from_workers(damaged: Any) -> None:

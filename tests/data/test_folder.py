@@ -162,7 +162,7 @@ def test_names_in_any_form(tmp_path: Path) -> None:
 
 
 def test_test_images_alone(tmp_path: Path) -> None:
-    """They need no folder train where the classes are known; one that is not among them is refused."""
+    """They need no folder train where the classes are known, or an empty one; another class is refused."""
     root = tree(tmp_path, classes=["cat", "eel"])
     shutil.rmtree(root / "train")
     found = load_test("image-folder", root=root, image_size=8, classes=["eel", "dog", "cat"])
@@ -170,6 +170,10 @@ def test_test_images_alone(tmp_path: Path) -> None:
     assert load_test("image-folder", root=root, image_size=8).classes == ("cat", "eel")
     with pytest.raises(DataError, match="val has a class 'eel' that is not among the classes"):
         load_test("image-folder", root=root, image_size=8, classes=["cat", "fox"])
+    (root / "train").mkdir()
+    found = load_test("image-folder", root=root, image_size=8, classes=["eel", "dog", "cat"])
+    assert found.labels.tolist() == [0, 0, 2, 2]
+    assert load_test("image-folder", root=root, image_size=8).classes == ("cat", "eel")
     assert len(load_test("digits", classes=["3", "5"])) == len(load("digits", classes=["3", "5"]).test)
 
 

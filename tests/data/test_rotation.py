@@ -49,3 +49,13 @@ def test_images_that_cannot_be_turned(tmp_path: Path) -> None:
     streamed = data.load("image-folder", root=tree(tmp_path), image_size=8, in_memory=0)
     with pytest.raises(DataError, match=r"^12 images that stay on disk cannot be turned; take a smaller image_size"):
         data.rotation_task(streamed)
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be decoded")
+def test_an_image_that_cannot_be_decoded(tmp_path: Path) -> None:
+    """Another one of the same part stands in for it, four times."""
+    root = tree(tmp_path, classes=["thing"], train=9)
+    (root / "train" / "thing" / "4.png").write_bytes(b"")
+    part = data.rotation_task(data.load("image-folder", root=root, image_size=8)).train.take(torch.arange(8, 20))
+    assert isinstance(part, ImageSet)
+    assert part.images[:, 0, 0, 0].tolist() == [2, 2, 2, 2, 3, 3, 3, 3, 2, 2, 2, 2]

@@ -1,11 +1,13 @@
 """Measuring a trained network."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.data.pictures import tree
 
 from svdistill import data, jobs, nets
 from svdistill.errors import CheckpointError, DataError, OptionError, RecipeError, SvdistillWarning
@@ -139,3 +141,20 @@ def test_classes_of_another_data_set(tmp_path: Path) -> None:
     assert torch.equal(found.labels, 9 - own.labels)
     with pytest.warns(SvdistillWarning, match="compared by their number: '0' stands there for 'nought'"):
         jobs.evaluate(files["other"], name="digits", device="cpu")
+
+
+def test_a_folder_with_more_classes(tmp_path: Path) -> None:
+    """A run's own may have some that were not chosen; of another one the images that are left out are counted."""
+    for name in ("own", "other"):
+        tree(tmp_path / name, classes=("ape", "cat", "dog", "zebra"))
+    images = ["data.name=image-folder", f"data.root={tmp_path / 'own'}", "data.image_size=8", "data.classes=[dog, cat]"]
+    settings = [*TINY, *images, "data.train_size=null", "train.batch_size=4"]
+    run = jobs.train("digits/student", overrides=settings, runs=tmp_path / "runs")
+    (tmp_path / "link").symlink_to("own")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for root in (None, tmp_path / "own", tmp_path / "link"):
+            assert jobs.evaluate(run.path, root=root, device="cpu")["images"] == 4
+    told = r"left out of .*other/val: 4 images whose class is not among the 2 known ones \('ape', 'zebra'\); what"
+    with pytest.warns(SvdistillWarning, match=told):
+        assert jobs.evaluate(run.path, root=tmp_path / "other", device="cpu")["images"] == 4

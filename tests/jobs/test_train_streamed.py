@@ -11,10 +11,13 @@ from svdistill import data, jobs
 from svdistill.data.folder import load_image_folder
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be decoded")
 @pytest.mark.parametrize("extra", [[], ["data.train_size=24", "data.unlabelled.batch_size=10"]])
 def test_streamed_training_is_that_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: list[str]) -> None:
-    """Bit for bit, with worker processes, and with the rest of the images beside the labelled ones."""
+    """Bit for bit, with worker processes, the rest of the images beside the labelled ones, and broken images."""
     root = tree(tmp_path / "photos", train=40, test=10, size=16)
+    for name in ("cat/1.png", "dog/16.png"):  # before a labelled image, and one that is labelled
+        (root / "train" / name).write_bytes(b"")
     overrides = [
         "data.name=image-folder",
         f"data.root={root}",

@@ -1,5 +1,6 @@
 """The images of a recipe, batches with and without labels."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -219,4 +220,33 @@ def test_test_images_are_not_trained_on_without_labels(tmp_path: Path, root: str
     unlabelled = {"name": "image-folder", "root": str(tmp_path / root)}
     settings = {"data": {**folder, "unlabelled": unlabelled}, "train": {"batch_size": 2}}
     with pytest.raises(RecipeError, match=r"^data\.unlabelled: the images of .* hold the test images, those in .*val"):
+        load_images(recipes.load("digits/svd", settings))
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("others/train/pics", "photos/val"),
+        ("others/more/sea", "photos/val/sea"),
+        ("others/a.png", "photos/val/sky/1.png"),
+        ("photos/val/sky/others", "others"),
+    ],
+)
+def test_links_among_images_without_labels(tmp_path: Path, link: str, target: str) -> None:
+    """One that leads to test images, or from them, is found; one to training images is where some are left out."""
+    tree(tmp_path / "photos", classes=("sea", "sky"))
+    shutil.copytree(tmp_path / "photos" / "train", tmp_path / "others" / ("train" if "train" in link else "."))
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    folder = {"name": "image-folder", "root": str(tmp_path / "photos"), "image_size": 8, "train_size": None}
+    unlabelled = {"name": "image-folder", "root": str(tmp_path / "others")}
+    settings = {"data": {**folder, "unlabelled": unlabelled}, "train": {"batch_size": 2}}
+    assert load_images(recipes.load("digits/svd", settings)).unlabelled is not None
+    (tmp_path / link).symlink_to(tmp_path / target)
+    with pytest.raises(RecipeError, match=r"^data\.unlabelled: the images of .* hold the test images, those in .*val"):
+        load_images(recipes.load("digits/svd", settings))
+    (tmp_path / link).unlink()
+    (tmp_path / link.replace("val", "train")).symlink_to(tmp_path / target.replace("val", "train"))
+    assert load_images(recipes.load("digits/svd", settings)).unlabelled is not None
+    settings["data"]["validation"] = 0.25
+    with pytest.raises(RecipeError, match=r"^data\.unlabelled: the images of .* hold those of data\.validation; take"):
         load_images(recipes.load("digits/svd", settings))

@@ -185,6 +185,7 @@ def load_test(
     classes: Classes | None = None,
     channels: int | None = None,
     background: str = "white",
+    tell_others: bool = False,
 ) -> ImageSource:
     """Load the test images of a data set; of a folder of images, they need not stand beside images to train with.
 
@@ -195,6 +196,7 @@ def load_test(
         classes: the classes to take, numbered in this order.
         channels: 1 = grey, 3 = colour.
         background: ``white`` or ``black``.
+        tell_others: whether a warning counts the images of a folder whose class is not among those to take.
 
     Raises:
         OptionError: as `load`.
@@ -206,7 +208,14 @@ def load_test(
             name, root=root, image_size=image_size, classes=classes, channels=channels, background=background
         ).test
     chosen = None if classes is None else read_classes(classes)
-    return whole(root, image_size=image_size, classes=chosen, channels=channels, background=background)
+    return whole(
+        root,
+        image_size=image_size,
+        classes=chosen,
+        channels=channels,
+        background=background,
+        tell_others=tell_others,
+    )
 
 
 def load_unlabelled(

@@ -27,6 +27,7 @@ from svdistill.data.sets import (
     check_labels,
     choose,
     left_out,
+    others_of_class,
     selection,
 )
 from svdistill.errors import DataError, OptionError, SvdistillWarning
@@ -134,8 +135,8 @@ class FileSet:
     """Images on disk with one label each, with the interface of `ImageSet`.
 
     Every image is scaled, smoothed, until it just covers a square, whose middle is kept; and becomes grey or coloured.
-    One that cannot be decoded is named in a warning, and the next one of its class stands in for it; more than a few
-    are an error. Batches come out the same whatever the number of worker processes.
+    One that cannot be decoded is named in a warning, and the next one of its class in the set stands in for it; more
+    than a few are an error. Batches come out the same whatever the number of worker processes.
 
     Attributes:
         files: where the images are.
@@ -241,7 +242,9 @@ class FileSet:
                 images[done : done + len(batch)] = batch
                 done += len(batch)
                 show(done)
-        return ImageSet(images, self.labels, self.classes, self.labelled, origins=origins)
+        failed = torch.tensor(sorted(self.files.failures), dtype=torch.int64)
+        broken = torch.isin(self.positions, failed) if len(failed) else None
+        return ImageSet(images, self.labels, self.classes, self.labelled, origins=origins, broken=broken)
 
     def digests(self) -> Tensor:
         """Return a digest of the content of each file, (N, 16), uint8, on the CPU; see `file_digests`."""
@@ -315,11 +318,8 @@ class FileSet:
 
     def _stand_in(self, index: int) -> Tensor:
         """Return the next image of the same class that can be decoded."""
-        of_class = torch.nonzero(self.labels == self.labels[index]).flatten().cpu()
-        start = int(torch.searchsorted(of_class, index))
         decoder = _Decoder(self.files, self.image_size, self.channels, BACKGROUNDS[self.background])
-        for step in range(1, len(of_class)):
-            position = int(self.positions[of_class[(start + step) % len(of_class)]])
+        for position in self.positions[others_of_class(self.labels, index)].tolist():
             if position in self.files.failures:
                 continue
             pixels, failures = decoder[[position]]

@@ -74,8 +74,9 @@ def load_test_folder(
     channels: int | None = None,
     background: str = "white",
     in_memory: int = IN_MEMORY,
+    tell_others: bool = False,
 ) -> ImageSource:
-    """Load the test images of a tree alone; it needs no folder ``train``.
+    """Load the test images of a tree alone; it needs no folder ``train``, and one without classes is as none.
 
     Args:
         root: see `load_image_folder`, also for the others.
@@ -85,6 +86,7 @@ def load_test_folder(
         channels: 1 or 3; None = 3.
         background: ``white`` or ``black``.
         in_memory: how many bytes the pixels may take.
+        tell_others: whether a warning counts the images of classes that are not among those to take.
 
     Returns:
         The images.
@@ -94,16 +96,18 @@ def load_test_folder(
         OptionError: no folder or no size is named, or a class is named twice or without images.
     """
     base, size = _given(root, image_size)
-    test = _Part(test_folder(base))
-    train = base / "train"
-    known = list((_Part(train) if train.is_dir() else test).folders)
-    if classes is None or train.is_dir():
+    test, train = _Part(test_folder(base)), base / "train"
+    trained = list(_Part(train).folders) if train.is_dir() else []
+    known = trained or list(test.folders)
+    if classes is None or trained:
         _check_classes(test, known, f"that {train} lacks")
         chosen = _chosen(classes, known)
     else:
         chosen = _chosen(classes, [*known, *map(same, classes)])
         _check_classes(test, chosen, "that is not among the classes")
     found = test.images(chosen, image_size=size, channels=channels or 3, background=background)
+    if tell_others:
+        test.tell_others(chosen)
     return fit_in_memory(found, f"reading {test.path.name}", in_memory=in_memory)
 
 
@@ -184,6 +188,19 @@ class _Part:
         positions, numbers = torch.arange(len(names)), torch.tensor(labels, dtype=torch.int64)
         files = Files(self.path, names)
         return FileSet(files, positions, numbers, tuple(classes), image_size, channels, background=background)
+
+    def tell_others(self, classes: Sequence[str]) -> None:
+        """Warn of the images whose class is not among these, with their number."""
+        others = [name for name in self.folders if name not in set(classes)]
+        count = sum(len(self._listing.images(folder)) for name in others for folder in self.folders[name])
+        if count:
+            named = ", ".join(map(repr, others[:3])) + (", …" if len(others) > 3 else "")
+            warnings.warn(
+                f"left out of {self.path}: {count:,} images whose class is not among the {len(classes)} known ones "
+                f"({named}); what is measured is of the others",
+                SvdistillWarning,
+                stacklevel=3,
+            )
 
 
 def _given(

@@ -2,12 +2,15 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from svdistill.data.decoding import holds_image
 from svdistill.errors import DataError
 from svdistill.names import printable
+
+Identity = tuple[int, int]
 
 # Taken for images by their names; what they hold is found out when they are read. All others are looked into.
 EXTENSIONS = (
@@ -74,7 +77,8 @@ class Listing:
         self._base = base
         real = base.resolve()
         # A link to a folder around this one would bring in everything that lies beside it.
-        self._seen = {identity for path in (real, *real.parents) if (identity := _identity(path)) is not None}
+        self._above = _identities(real.parents)
+        self._seen = self._above | _identities([real])
 
     def images(self, inner: str = "") -> list[str]:
         """Return the images below a folder of the tree, relative to the base, with slashes, sorted.
@@ -86,23 +90,25 @@ class Listing:
             DataError: a folder cannot be read.
         """
         found: list[str] = []
-        waiting = [inner]
-        while waiting:
-            place = waiting.pop()
-            for entry in self._entries(place):
-                name = f"{place}/{entry.name}" if place else entry.name
-                if is_system(entry.name):
-                    self.left_out.add(_HIDDEN, name)
-                elif (kind := _kind(entry)) == "folder":
-                    if self._is_new(entry, name):
-                        waiting.append(name)
-                elif kind != "file":
-                    self.left_out.add(kind, name)
-                elif is_image(entry.name):
-                    found.append(name)
-                else:
-                    self._look_into(Path(entry.path), name, found)
+        for entry, name, kind in self._below(inner):
+            if kind != "file":
+                self.left_out.add(kind, name)
+            elif is_image(entry.name):
+                found.append(name)
+            else:
+                self._look_into(Path(entry.path), name, found)
         return sorted(found)
+
+    def reach(self) -> "Reach":
+        """Walk the whole tree, reading no file, and return what tells where its files are.
+
+        Raises:
+            DataError: a folder cannot be read.
+        """
+        links = [Path(entry.path) for entry, name, kind in self._below("") if kind == "file" and entry.is_symlink()]
+        targets = [path.resolve() for path in links if not _is_text(path.name)]
+        around = _identities(path.parent for path in targets)
+        return Reach(self._seen - self._above, linked=_identities(targets), around=around)
 
     def folders(self) -> list[str]:
         """Return the names of the folders in the base, sorted; no link in one of them leads into another one later.
@@ -121,8 +127,22 @@ class Listing:
                 self.left_out.add("in no folder of a class" if kind == "file" else kind, entry.name)
         return sorted(found)
 
+    def _below(self, inner: str) -> Iterator[tuple["os.DirEntry[str]", str, str]]:
+        """Yield what lies below a folder and is none itself, with its path within the base and what kind it is."""
+        waiting = [inner]
+        while waiting:
+            place = waiting.pop()
+            for entry in self._entries(place):
+                name = f"{place}/{entry.name}" if place else entry.name
+                if is_system(entry.name):
+                    self.left_out.add(_HIDDEN, name)
+                elif (kind := _kind(entry)) != "folder":
+                    yield entry, name, kind
+                elif self._is_new(entry, name):
+                    waiting.append(name)
+
     def _is_new(self, entry: "os.DirEntry[str]", name: str) -> bool:
-        identity = _identity(Path(entry.path))
+        identity = _identity(entry.path)
         if identity is None or identity in self._seen:
             self.left_out.add(_READ_ALREADY, name)
             return False
@@ -131,7 +151,7 @@ class Listing:
 
     def _look_into(self, path: Path, name: str, found: list[str]) -> None:
         try:
-            image = path.suffix.lower() not in _TEXTS and holds_image(path)
+            image = not _is_text(name) and holds_image(path)
         except OSError:
             self.left_out.add("unreadable", name)
             return
@@ -149,6 +169,38 @@ class Listing:
             raise DataError(
                 f"the folder {self._base / inner} cannot be read ({reason}); give leave to read it, or remove it"
             ) from error
+
+
+class Reach(NamedTuple):
+    """Where the files of a tree are, whatever links lead to them: device and inode of each.
+
+    Attributes:
+        folders: that were looked into.
+        linked: files that links lead to.
+        around: folders that these files are in.
+    """
+
+    folders: set[Identity]
+    linked: set[Identity]
+    around: set[Identity]
+
+
+def share_files(one: Path, other: Path) -> bool:
+    """Tell whether a file lies below both of two folders, also by a link to it or to a folder around it.
+
+    Only folders and links are asked what they are, so that a million files take a second or two.
+
+    Args:
+        one: a folder.
+        other: another one.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    here, there = Listing(one).reach(), Listing(other).reach()
+    pairs = [(here.folders, there.folders), (here.linked, there.linked)]
+    pairs += [(here.around, there.folders), (here.folders, there.around)]
+    return any(some & others for some, others in pairs)
 
 
 def is_image(name: str) -> bool:
@@ -175,9 +227,17 @@ def _kind(entry: "os.DirEntry[str]") -> str:
     return next((kind for kind, fits in kinds.items() if fits(mode)), "devices")
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
+def _is_text(name: str) -> bool:
+    return name.lower().endswith(_TEXTS)
+
+
+def _identities(paths: Iterable[Path]) -> set[Identity]:
+    return {identity for path in paths if (identity := _identity(path)) is not None}
+
+
+def _identity(path: str | Path) -> Identity | None:
     try:
-        about = folder.stat()
+        about = os.stat(path)
     except OSError:
         return None
     return about.st_dev, about.st_ino

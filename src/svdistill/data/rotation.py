@@ -46,4 +46,5 @@ def turned(source: ImageSource) -> ImageSet:
     images = torch.stack([torch.rot90(source.images, turns, (2, 3)) for turns in range(len(TURNS))], dim=1)
     labels = torch.arange(len(TURNS), device=source.device).repeat(len(source))
     origins = source.digests().repeat_interleave(len(TURNS), dim=0)
-    return ImageSet(images.flatten(0, 1), labels, TURNS, origins=origins)
+    broken = None if source.broken is None else source.broken.repeat_interleave(len(TURNS))
+    return ImageSet(images.flatten(0, 1), labels, TURNS, origins=origins, broken=broken)

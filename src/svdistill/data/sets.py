@@ -21,6 +21,46 @@ def spread(count: int, most: int) -> Tensor:
     return torch.linspace(0, count - 1, min(most, count)).round().long()
 
 
+def others_of_class(labels: Tensor, index: int) -> Tensor:
+    """Return the other images of an image's class, those behind it first: the order in which they stand in for it.
+
+    Args:
+        labels: (N,), int64.
+        index: which image.
+
+    Returns:
+        Their indices (M,), int64, on the CPU.
+    """
+    of_class = torch.nonzero(labels == labels[index]).flatten().cpu()
+    return torch.cat([of_class[of_class > index], of_class[of_class < index]])
+
+
+def stand_ins(labels: Tensor, broken: Tensor) -> Tensor:
+    """Return which image of a set is shown for each: itself, or for one that cannot be decoded the next of its class.
+
+    Args:
+        labels: (N,), int64; −1 where there are none: then any image stands in.
+        broken: (N,), bool, on the CPU: which images cannot be decoded.
+
+    Returns:
+        (N,), int64, on the CPU.
+
+    Raises:
+        DataError: of some class no image can be decoded.
+    """
+    shown = torch.arange(len(labels))
+    for index in torch.nonzero(broken).flatten().tolist():
+        others = others_of_class(labels, index)
+        sound = others[~broken[others]]
+        if not len(sound):
+            raise DataError(
+                "an image that cannot be decoded is in a part without a sound one of its class, so that nothing can "
+                "stand in for it; mend or remove it"
+            )
+        shown[index] = sound[0]
+    return shown
+
+
 class ImageSource(Protocol):
     """What batches, evaluation and statistics need of an image set, in memory (`ImageSet`) or on disk (`FileSet`)."""
 
@@ -86,6 +126,8 @@ class ImageSet:
         labelled: False = a set without labels: each label must then be −1.
         origins: (N, 16), uint8, on the CPU: a digest of each image before it was decoded, resized or turned; None =
             the images are as they were read.
+        broken: (N,), bool, on the CPU: which images could not be decoded, and show the next one of their class; in
+            each part that is taken, the next one in that part. None = no image.
 
     Raises:
         DataError: a shape, dtype or device does not fit, there is no image, or a label is outside the classes.
@@ -96,6 +138,7 @@ class ImageSet:
     classes: tuple[str, ...]
     labelled: bool = True
     origins: Tensor | None = field(default=None, kw_only=True)
+    broken: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -109,6 +152,8 @@ class ImageSet:
             raise DataError(f"{len(images)} images came with {len(labels)} labels; each image needs one label")
         if self.origins is not None and len(self.origins) != len(images):
             raise DataError(f"{len(images)} images came with {len(self.origins)} digests; each image needs one")
+        if self.broken is not None and len(self.broken) != len(images):
+            raise DataError(f"{len(images)} images came with {len(self.broken)} marks of broken ones; each needs one")
         if images.numel() == 0:
             raise DataError(f"the image set is empty (shape {tuple(images.shape)}); give at least one image")
         check_labels(labels, self.classes, labelled=self.labelled)
@@ -151,9 +196,11 @@ class ImageSet:
 
     def take(self, index: Tensor) -> Self:
         """Return the set of the images with these indices (M,), in this order; DataError where there are none."""
-        index = index.to(self.device)
-        origins = None if self.origins is None else self.origins[index.cpu()]
-        return replace(self, images=self.images[index], labels=self.labels[index], origins=origins)
+        index = index.cpu()
+        labels = self.labels[index.to(self.device)]
+        origins, broken = (None if one is None else one[index] for one in (self.origins, self.broken))
+        shown = index if broken is None else index[stand_ins(labels, broken)]
+        return replace(self, images=self.images[shown.to(self.device)], labels=labels, origins=origins, broken=broken)
 
     def subset(self, size: int, *, seed: int) -> Self:
         """Choose images at random, equally many of each class; see `choose`.
@@ -173,7 +220,10 @@ class ImageSet:
 
     def unlabelled(self) -> Self:
         """Return the same images with the label −1, which says that there is none."""
-        return replace(self, labels=torch.full_like(self.labels, UNLABELLED), labelled=False)
+        labels, images = torch.full_like(self.labels, UNLABELLED), self.images
+        if self.broken is not None:
+            images = images[stand_ins(labels, self.broken).to(self.device)]
+        return replace(self, images=images, labels=labels, labelled=False)
 
     def select(self, names: Sequence[str]) -> Self:
         """Return the images of some classes only, which are numbered in the order of `names`.

@@ -19,6 +19,7 @@ from svdistill.errors import CheckpointError, DataError, OptionError, ShapeError
 from svdistill.jobs.run import Run
 from svdistill.nets.outputs import find_logits
 from svdistill.recipes import weights
+from svdistill.recipes.data import same_folder
 from svdistill.runs import only_run
 
 if TYPE_CHECKING:
@@ -184,7 +185,8 @@ class Student:
     def test_images(self, name: str | None = None, root: str | os.PathLike[str] | None = None) -> data.ImageSource:
         """Load the test images of a data set, prepared as when the network was saved but for `standardize`.
 
-        Classes are numbered as the network's where the data set has the same; a warning tells of others.
+        Classes are numbered as the network's where the data set has the same; a warning tells of others, and of images
+        left out of another folder than the run's, because the network does not know their class.
 
         Args:
             name: the data set; None = the one that the network was trained on.
@@ -196,7 +198,9 @@ class Student:
             OptionError: an unknown data set.
         """
         name, root = self.data_set(name, root)
-        test = data.load_test(name, root=root, **self._options(name))
+        # Of its own data set a run may have chosen a part of the classes.
+        own = root is None or _same_place(root, _recorded_root(self.file))
+        test = data.load_test(name, root=root, tell_others=not own, **self._options(name))
         test = data.turned(test) if self._is_turned else test
         self._check_fits(name, test)
         return self._in_order(name, test)
@@ -285,6 +289,10 @@ def _recorded_root(file: Path) -> str | None:
     """Return the data folder in the recipe of the file's run; a file that was moved away from its run has none."""
     run = Run(file.parent)
     return run.recipe.data.root if run.record.exists else None
+
+
+def _same_place(root: str | os.PathLike[str], recorded: str | None) -> bool:
+    return recorded is not None and same_folder(os.fspath(root), recorded)
 
 
 def _read(file: Path, size: int, channels: int, background: int) -> Pixels:

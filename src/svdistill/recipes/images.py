@@ -12,6 +12,7 @@ from torch import Tensor
 from svdistill import data, nets, training
 from svdistill.choices import IMAGE_FOLDER
 from svdistill.data.folder import test_folder
+from svdistill.data.listing import share_files
 from svdistill.errors import OptionError, RecipeError
 from svdistill.recipes import normalization
 from svdistill.recipes.data import AugmentSettings, DataSettings, UnlabelledSettings, same_folder
@@ -208,7 +209,7 @@ def _same_set(other: UnlabelledSettings, settings: DataSettings) -> bool:
 
 def _check_apart(other: UnlabelledSettings, settings: DataSettings) -> None:
     """Refuse a folder that holds images of the labelled ones' tree which are not to be trained on."""
-    if not other.name == settings.name == IMAGE_FOLDER:
+    if not other.name == settings.name == IMAGE_FOLDER or other.root is None:  # loading asks for a folder
         return
     theirs, ours = (Path(root or "").resolve() for root in (other.root, settings.root))
     theirs = theirs / "train" if (theirs / "train").is_dir() else theirs
@@ -226,8 +227,10 @@ def _check_apart(other: UnlabelledSettings, settings: DataSettings) -> None:
 
 
 def _overlap(one: Path, other: Path) -> bool:
-    """Tell whether one folder is the other, or lies in it."""
-    return one == other or one in other.parents or other in one.parents
+    """Tell whether one folder is the other, or lies in it, or whether links lead from either to images of both."""
+    if one == other or one in other.parents or other in one.parents:
+        return True
+    return one.is_dir() and share_files(one, other)  # loading says of one that is not there
 
 
 def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) -> data.Batches | data.Mixed:

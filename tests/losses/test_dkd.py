@@ -190,6 +190,6 @@ def test_bad_input():
     for labels in (torch.tensor([0]), torch.tensor([0.0, 1.0]), torch.eye(5)[:2]):
         with pytest.raises(ShapeError, match=r"labels must be whole numbers, one for each of 2 images, got"):
             dkd_loss(student, teacher, labels)
-    for options in ({"alpha": -1.0}, {"beta": math.nan}, {"temperature": 0.0}):
+    for options in ({"alpha": -1.0}, {"alpha": "1"}, {"beta": math.nan}, {"temperature": 0.0}, {"temperature": "4"}):
         with pytest.raises(OptionError, match=next(iter(options))):
             DKDLoss(**options)

@@ -130,6 +130,30 @@ def test_errors_come_when_it_is_made():
         distiller("pixels")
 
 
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (SVDLoss, r"^the loss 'transfer' is the class SVDLoss itself; give SVDLoss\(\)$"),
+        ({"svd": SVDLoss}, r"^the loss 'svd' is the class SVDLoss itself"),
+        (
+            "svd",
+            r"^the loss 'transfer' is 'svd', expected a transfer loss; give one, such as .*SVDLoss\(\), or several by",
+        ),
+        (nn.MSELoss(), r"^the loss 'transfer' is MSELoss\(\), expected a transfer loss"),
+        ([SVDLoss()], r"^the loss 'transfer' is \[SVDLoss\(.*, expected a transfer loss"),
+        ({"svd.1": SVDLoss()}, r"^a loss cannot be called 'svd\.1'; give it another name, of a word without dots$"),
+        ({"": SVDLoss()}, r"^a loss cannot be called ''"),
+        ({0: SVDLoss()}, r"^a loss cannot be called 0"),
+        ({"values": SVDLoss()}, r"^a loss cannot be called 'values'"),
+    ],
+)
+def test_what_is_no_loss(loss, message):
+    """One line that says what to give."""
+    with pytest.raises(OptionError, match=message) as caught:
+        distiller(loss=loss)
+    assert "\n" not in str(caught.value)
+
+
 # Several losses
 
 
@@ -184,6 +208,8 @@ def test_only_the_chosen_losses_are_measured():
     assert ran == [1]
     with pytest.raises(OptionError, match="no transfer loss 'map' here; did you mean 'maps'"):
         module(IMAGES, only=["map"])
+    with pytest.raises(OptionError, match=r"only is 'maps', expected a list of names; give only=\['maps'\]"):
+        module(IMAGES, only="maps")
 
 
 def test_taps_are_recorded_in_every_step_of_training():

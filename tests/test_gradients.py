@@ -233,12 +233,15 @@ def test_errors_name_what_came():
     one = [tensor(1.0)]
     with pytest.raises(OptionError, match=r"'per_varable'; did you mean 'per_variable'\?"):
         combine(one, one, epoch=0, clip="per_varable")
+    with pytest.raises(OptionError, match="unknown clipping rule None; did you mean 'none'"):
+        combine(one, one, epoch=0, clip=None)
     with pytest.raises(ShapeError, match="1 main and 2 transfer"):
         combine(one, one * 2, epoch=0)
     with pytest.raises(ShapeError, match=r"variable 0 have shapes \(1,\) and \(2,\)"):
         combine(one, [tensor(1.0, 2.0)], epoch=0)
-    with pytest.raises(OptionError, match="epoch is -1"):
-        combine(one, one, epoch=-1)
+    for epoch in (-1, math.nan, "3", None):
+        with pytest.raises(OptionError, match=f"epoch is {epoch!r}; it is a number and counts from 0"):
+            combine(one, one, epoch=epoch)
 
 
 def test_health_has_ratio_fraction_and_count():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from svdistill import nets
-from svdistill.errors import OptionError, ShapeError, SvdistillWarning, nearest
+from svdistill.errors import OptionError, ShapeError, SvdistillWarning, brief, nearest
 from svdistill.losses import Adapters
 from svdistill.losses.protocol import READS, Losses, TransferLoss
 from svdistill.nets import compile_function, eval_mode
@@ -90,8 +90,8 @@ class Distiller(nn.Module):
         losses: those losses that are modules, by name.
 
     Raises:
-        OptionError: a teacher came without a loss or the reverse, a tap or layout is unknown, a stored teacher lacks
-            what a loss needs, or student and teacher share what learns.
+        OptionError: a teacher came without a loss or the reverse, a loss is not one or cannot be called so, a tap or
+            layout is unknown, a stored teacher lacks what a loss needs, or student and teacher share what learns.
         ShapeError: the numbers of student and teacher taps differ.
     """
 
@@ -415,6 +415,8 @@ class Distiller(nn.Module):
     def _chosen(self, only: Collection[str] | None) -> Losses:
         if only is None:
             return self._losses
+        if isinstance(only, str):  # a collection too, of letters
+            raise OptionError(f"only is {only!r}, expected a list of names; give only=[{only!r}]")
         for name in only:
             if name not in self._losses:
                 raise OptionError(f"no transfer loss {name!r} here{nearest(name, self._losses)}")
@@ -507,6 +509,17 @@ def _check_losses(losses: Losses, *, taught: bool) -> None:
     if taught != bool(losses):
         given, lacks = ("teacher", "loss") if taught else ("loss", "teacher")
         raise OptionError(f"a {given} came without a {lacks}; give both, or neither to train the student alone")
-    for one in losses.values():
-        if one.reads not in READS:
-            raise OptionError(f"{type(one).__name__}.reads is {one.reads!r}, expected one of {', '.join(READS)}")
+    taken = dir(nn.ModuleDict())  # torch keeps those that are modules as attributes
+    for name, one in losses.items():
+        if not isinstance(name, str) or not name or "." in name or name in taken:
+            raise OptionError(f"a loss cannot be called {name!r}; give it another name, of a word without dots")
+        if isinstance(one, type):
+            raise OptionError(f"the loss {name!r} is the class {one.__name__} itself; give {one.__name__}()")
+        reads = getattr(one, "reads", None)
+        if reads is None:
+            raise OptionError(
+                f"the loss {name!r} is {brief(one)}, expected a transfer loss; give one, such as "
+                "svdistill.losses.SVDLoss(), or several by name, {'svd': SVDLoss(), …}"
+            )
+        if reads not in READS:
+            raise OptionError(f"{type(one).__name__}.reads is {reads!r}, expected one of {', '.join(READS)}")

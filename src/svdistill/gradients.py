@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svdistill.choices import BOUND, CLIPS, Clip
+from svdistill.choices import BOUND, CLIPS, Clip, is_number
 from svdistill.errors import OptionError, ShapeError, nearest
 
 # How many steps there is room for where nobody has said how many come.
@@ -316,7 +316,7 @@ def _add_unseen(main: Sequence[Tensor], transfer: Sequence[Tensor], factors: Ten
 def check_clip(clip: str, bound: float = BOUND) -> None:
     """Raise `OptionError` unless there is a rule of this name, and the bound is a finite number above 0."""
     if clip not in CLIPS:
-        raise OptionError(f"unknown clipping rule {clip!r}{nearest(clip, CLIPS)}")
+        raise OptionError(f"unknown clipping rule {clip!r}{nearest(str(clip), CLIPS)}")
     if isinstance(bound, bool) or not isinstance(bound, int | float) or not (bound > 0 and math.isfinite(bound)):
         raise OptionError(f"the bound on the transfer gradient is {bound!r}, expected a finite number above 0, e.g. 1")
 
@@ -325,8 +325,8 @@ def _check(
     main: Sequence[Tensor | None], transfer: Sequence[Tensor | None], *, epoch: float | Tensor, clip: str, bound: float
 ) -> None:
     check_clip(clip, bound)
-    if not isinstance(epoch, Tensor) and not epoch >= 0:
-        raise OptionError(f"epoch is {epoch}; it counts from 0")
+    if not isinstance(epoch, Tensor) and not (is_number(epoch) and epoch >= 0):
+        raise OptionError(f"epoch is {epoch!r}; it is a number and counts from 0")
     if len(main) != len(transfer):
         raise ShapeError(
             f"{len(main)} main and {len(transfer)} transfer gradients; give one of each, or None, for every variable"

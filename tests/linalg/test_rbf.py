@@ -140,7 +140,7 @@ def test_bad_input(student, teacher, options, words):
         rbf_distance([torch.zeros(s) for s in student], [torch.zeros(s) for s in teacher], **options)
 
 
-@pytest.mark.parametrize(("beta", "words"), [(0.0, "beta"), (1e-38, "at least")])
+@pytest.mark.parametrize(("beta", "words"), [(0.0, "beta"), (1e-38, "at least"), ("8", "got '8'")])
 def test_bad_beta(beta, words):
     """The width is positive, and no smaller than float32 can divide by."""
     vectors = [torch.zeros(2, 3), torch.zeros(2, 4)]

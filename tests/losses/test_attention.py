@@ -94,9 +94,9 @@ def test_a_tap_of_one_position_is_left_out():
         attention_loss([points[0]], [points[1]])
 
 
-@pytest.mark.parametrize("power", [0.5, 0, -2, float("nan"), float("inf")])
+@pytest.mark.parametrize("power", [0.5, 0, -2, float("nan"), float("inf"), "2", None])
 def test_bad_power(power):
-    """A power below 1 has no derivative at zero and is refused at construction."""
+    """A power below 1 has no derivative at zero and is refused at construction, and so is a text."""
     with pytest.raises(OptionError, match="power"):
         AttentionLoss(power)
     with pytest.raises(OptionError, match="power"):

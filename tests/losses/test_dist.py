@@ -125,6 +125,6 @@ def test_bad_input():
     """One line each."""
     with pytest.raises(ShapeError, match="same classes"):
         dist_loss(torch.zeros(2, 3), torch.zeros(2, 4))
-    for options in ({"beta": -1.0}, {"gamma": math.inf}, {"temperature": math.nan}):
+    for options in ({"beta": -1.0}, {"beta": "2"}, {"gamma": math.inf}, {"temperature": math.nan}):
         with pytest.raises(OptionError, match=next(iter(options))):
             DISTLoss(**options)

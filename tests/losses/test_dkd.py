@@ -166,6 +166,14 @@ def test_broken_logits_are_not_hidden():
     assert dkd_loss(student, teacher, torch.tensor([1, 1])).isnan()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_whole_numbers(dtype):
+    """They need not be int64; of those without a sign every image has a label."""
+    student, teacher = pair()
+    labels = LABELS if dtype.is_signed else LABELS.clamp_min(0)
+    assert torch.equal(dkd_loss(student, teacher, labels.to(dtype)), dkd_loss(student, teacher, labels))
+
+
 def test_module_is_the_function():
     """Through `measure` and `compare_labelled`; without labels it refuses."""
     student, teacher = pair()
@@ -190,6 +198,6 @@ def test_bad_input():
     for labels in (torch.tensor([0]), torch.tensor([0.0, 1.0]), torch.eye(5)[:2]):
         with pytest.raises(ShapeError, match=r"labels must be whole numbers, one for each of 2 images, got"):
             dkd_loss(student, teacher, labels)
-    for options in ({"alpha": -1.0}, {"beta": math.nan}, {"temperature": 0.0}):
+    for options in ({"alpha": -1.0}, {"alpha": "1"}, {"beta": math.nan}, {"temperature": 0.0}, {"temperature": "4"}):
         with pytest.raises(OptionError, match=next(iter(options))):
             DKDLoss(**options)

@@ -151,7 +151,9 @@ def test_bad_regressor(options, words):
         fitnet_loss([MAP], [WIDE], **options)
 
 
-@pytest.mark.parametrize(("hint", "words"), [(2, "hint is tap 2 of 1"), (-1, "choose 0 to 0")])
+@pytest.mark.parametrize(
+    ("hint", "words"), [(2, "hint is tap 2 of 1"), (-1, "choose 0 to 0"), ("0", "hint is tap '0' of 1")]
+)
 def test_bad_hint(hint, words):
     """A hint beyond the taps is named with what would fit."""
     with pytest.raises(OptionError, match=words):

@@ -139,9 +139,9 @@ def test_a_batch_of_one_has_no_relations():
 
 
 @pytest.mark.parametrize("name", ["distance", "angle"])
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "25", None])
 def test_bad_weights(name, value):
-    """Weights below zero or not finite are refused, also at construction."""
+    """Weights below zero, not finite or not a number are refused, also at construction."""
     with pytest.raises(OptionError, match=name):
         RelationalLoss(**{name: value})
     with pytest.raises(OptionError, match=name):

@@ -3,6 +3,7 @@
 import math
 import statistics
 
+import numpy as np
 import pytest
 import torch
 
@@ -156,8 +157,22 @@ def test_bad_input():
     """Unequal classes and a temperature that is not positive are refused."""
     with pytest.raises(ShapeError, match="same classes"):
         soft_target_loss(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(OptionError, match="temperature"):
-        SoftTargetLoss(temperature=0)
+    for temperature in (0, "4", None, [4.0]):
+        with pytest.raises(OptionError, match="temperature must be a positive number, got"):
+            SoftTargetLoss(temperature=temperature)
+    for standardize in ("false", "", None):
+        with pytest.raises(OptionError, match="standardize must be True or False, got"):
+            SoftTargetLoss(standardize=standardize)
+        with pytest.raises(OptionError, match="standardize must be True or False, got"):
+            soft_target_loss(torch.zeros(2, 3), torch.zeros(2, 3), standardize=standardize)
+
+
+@pytest.mark.parametrize("four", [4, np.float32(4), np.int64(4), np.array(4.0), torch.tensor(4.0)], ids=repr)
+def test_numbers_of_any_type(four):
+    """An option may be NumPy's number, or a tensor of one."""
+    student, teacher = torch.rand(2, 5), torch.rand(2, 5)
+    expected = soft_target_loss(student, teacher, temperature=4.0)
+    torch.testing.assert_close(SoftTargetLoss(temperature=four)(student, teacher), expected, check_dtype=False)
 
 
 def test_excluded_class():

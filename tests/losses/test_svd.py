@@ -545,6 +545,10 @@ def test_bad_input(student, teacher, options, words):
         ({"gradient": "papr"}, "did you mean 'paper'"),
         ({"basis": "teachers"}, "did you mean 'teacher'"),
         ({"extra": -1}, "extra"),
+        ({"beta": "8"}, "beta must be a positive number, .*, got '8'"),
+        ({"beta": None}, "beta must be a positive number, .*, got None"),
+        ({"scaled": "false"}, "scaled must be True or False, got 'false'"),
+        ({"scaled": None}, "scaled must be True or False, got None"),
     ],
 )
 def test_bad_options(options, words):
@@ -554,9 +558,11 @@ def test_bad_options(options, words):
 
 
 def test_bad_settings_are_refused_at_construction():
-    """A module with a misspelt option is never made."""
+    """A module with a misspelt option, or a text that would count as True, is never made."""
     with pytest.raises(OptionError, match="gradient"):
         SVDLoss(gradient="exakt")
+    with pytest.raises(OptionError, match="scaled must be True or False, got 'false'"):
+        SVDLoss(scaled="false")  # type: ignore[arg-type]
 
 
 def test_stored_without_singular_values() -> None:

@@ -1,5 +1,6 @@
 """Recipes from a few answers."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,27 @@ import pytest
 
 from svdistill import nets, recipes
 from svdistill.cli import app
-from svdistill.errors import OptionError, RecipeError
+from svdistill.errors import DataError, OptionError, RecipeError
 from svdistill.recipes.new import Answers, is_folder, write
 
 FEW = Answers("digits", "resnet8", "resnet20", "svd-recommended", labels=50, image_size=16, log=("mlflow", "wandb"))
+
+
+def photos(folder: Path, *, each: int = 1) -> Path:
+    """Make a tree of two classes, of files that nothing has to decode."""
+    for part, count in (("train", each), ("val", 1)):
+        for kind in ("cat", "dog"):
+            (folder / part / kind).mkdir(parents=True)
+            for number in range(count):
+                (folder / part / kind / f"{number}.png").touch()
+    return folder
+
+
+def trained(file: Path, *, channels: int = 1) -> Path:
+    """Save a network that has learnt nothing."""
+    settings: dict[str, Any] = {"name": "resnet20", "num_classes": 10, "in_channels": channels, "width": 0.25}
+    nets.save(nets.create(**settings), file, **settings)
+    return file
 
 
 def test_few_labels_and_a_teacher_that_is_trained_first(tmp_path: Path) -> None:
@@ -33,7 +51,7 @@ def test_few_labels_and_a_teacher_that_is_trained_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["photos", "it's # a: folder"])
 def test_folder_alone(tmp_path: Path, name: str) -> None:
     """A folder of images, whatever its name; alone there is no teacher."""
-    (tmp_path / name).mkdir()
+    photos(tmp_path / name)
     (file,) = write(tmp_path / "a.yaml", Answers(str(tmp_path / name), "resnet8", None, "alone", image_size=32))
     recipe = recipes.load(file)
     assert (recipe.data.name, recipe.data.root) == ("image-folder", str(tmp_path / name))
@@ -43,14 +61,92 @@ def test_folder_alone(tmp_path: Path, name: str) -> None:
 
 def test_trained_teacher(tmp_path: Path) -> None:
     """A file is taken as the teacher, and no recipe is written for it."""
-    settings: dict[str, Any] = {"name": "resnet20", "num_classes": 10, "in_channels": 1, "width": 0.25}
-    nets.save(nets.create(**settings), tmp_path / "big.safetensors", **settings)
+    trained(tmp_path / "big.safetensors")
     answers = Answers("digits", "resnet8", str(tmp_path / "big.safetensors"), "soft-target", labels=500)
     (file,) = write(tmp_path / "b.yaml", answers)
     recipe = recipes.load(file)
     assert recipe.teacher is not None
     assert recipe.teacher.checkpoint == str(tmp_path / "big.safetensors")
     assert recipe.data.train_size == 500
+    assert recipe.data.channels is None
+
+
+@pytest.mark.parametrize(("channels", "said"), [(1, 1), (3, None)])
+def test_a_folder_has_the_channels_of_a_trained_teacher(tmp_path: Path, channels: int, said: int | None) -> None:
+    """Its images are taken in colour unless the teacher's were grey."""
+    teacher = trained(tmp_path / "big.safetensors", channels=channels)
+    root = photos(tmp_path / "photos", each=3)
+    answers = Answers(str(root), "resnet8", str(teacher), "soft-target", labels=4, image_size=32)
+    (file,) = write(tmp_path / "b.yaml", answers)
+    assert recipes.load(file).data.channels == said
+
+
+@pytest.mark.parametrize(
+    ("method", "labels", "expected"),
+    [
+        ("svd", 7, r"10 \(one a class\) to 999; leave --labels out for all 1000"),
+        ("svd", 1000, r"10 \(one a class\) to 999;"),
+        ("alone", 1001, r"10 \(one a class\) to 1000;"),
+        ("svd", 5000, "to 999;"),
+    ],
+)
+def test_too_few_or_too_many_labels(tmp_path: Path, method: str, labels: int, expected: str) -> None:
+    """A recipe that no training would take is not written; of a teacher's images some are left without labels."""
+    answers = Answers("digits", "resnet8", None if method == "alone" else "resnet20", method, labels=labels)
+    with pytest.raises(
+        OptionError, match=rf"^--labels: {labels} labelled images were asked for, expected .*{expected}"
+    ):
+        write(tmp_path / "mine.yaml", answers)
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "mine.yaml", Answers("digits", "resnet8", None, "alone", labels=1000))
+
+
+@pytest.mark.parametrize(
+    ("alone", "labels", "said"),
+    [
+        (True, 1, r"expected 2 \(one a class\) to 6"),
+        (True, 7, r"expected 2 \(one a class\) to 6"),
+        (True, 6, None),
+        (False, 6, "no image is left beside a subset of all 6"),
+        (False, 5, None),
+    ],
+)
+def test_labels_of_a_folder(tmp_path: Path, alone: bool, labels: int, said: str | None) -> None:
+    """As many as there are files, none of which is decoded."""
+    root, method = photos(tmp_path / "photos", each=3), "alone" if alone else "svd"
+    answers = Answers(str(root), "resnet8", None if alone else "resnet20", method, labels=labels, image_size=32)
+    if said is None:
+        write(tmp_path / "mine.yaml", answers)
+        return
+    with pytest.raises(DataError, match=f"^--labels: .*{said}"):
+        write(tmp_path / "mine.yaml", answers)
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_a_folder_without_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that holds no train/CLASS is refused, and so is the word for any folder."""
+    monkeypatch.chdir(tmp_path)
+    for data, said in (
+        (".", r"has no folder train; expected train/CLASS/… and val/CLASS/…"),
+        ("image-folder", r"image-folder is a folder with train/CLASS/.*; give the folder itself"),
+    ):
+        with pytest.raises((OptionError, DataError), match=f"^--data: .*{said}"):
+            write(Path("mine.yaml"), Answers(data, "resnet8", "resnet20", "svd", image_size=32))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_with_blanks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each command that is printed, or stands in the recipe, can be copied into a shell."""
+    monkeypatch.chdir(tmp_path)
+    name = "my recipe, 1.yaml"
+    assert app.run(["new", name, "--data", "digits"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if "svdistill" in line]
+    written = Path(name).read_text(encoding="utf-8").splitlines()[:2]
+    for line in (*printed, *written):
+        assert shlex.split(line[line.index("svdistill") :])[-1] == name
+    assert len(printed) == 2
 
 
 def test_code_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -393,6 +393,23 @@ def test_there_is_a_main_loss_to_smooth() -> None:
         recipes.load("digits/svd", [smoothing, without, "train.first_stage=2", "loss.stage=both"])
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.epochs=50", "train.milestones=[100,150]"],
+        ["train.epochs=50", "train.milestones=[30]", "train.warm_up=30"],
+        ["train.epochs=50", "train.milestones=[40]", "train.first_stage=0.5", "train.first_stage_counts=true"],
+        ["train.epochs=50", "train.milestones=[60]", "train.first_stage=10", "train.linear_probe=true"],
+        ["train.milestones=[0.5,3]"],
+    ],
+)
+def test_a_cosine_takes_any_milestones(settings: list[str]) -> None:
+    """They mean nothing to it, wherever they lie."""
+    with pytest.raises(RecipeError, match=r"^train\.(milestones|warm_up): "):
+        recipes.load("digits/svd", settings)
+    assert recipes.load("digits/svd", ["train.schedule=cosine", *settings]).train.milestone_epochs == ()
+
+
 def test_digest_of_schedules() -> None:
     """A warm-up and a cosine are other experiments; milestones and their factor are nothing to a cosine."""
     cosine = ["train.schedule=cosine"]

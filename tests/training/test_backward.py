@@ -280,6 +280,8 @@ ONE = vector(1.0)
         ),
         (lambda: backward(ONE.sum(), ONE.sum(), [ONE], clip="global"), OptionError, "clip='global' needs the epoch"),
         (lambda: backward(ONE.sum(), ONE.sum(), [ONE], clip="own_nrm"), OptionError, "did you mean 'own_norm'"),
+        (lambda: backward(ONE.sum(), ONE.sum(), [ONE], clip=None), OptionError, "unknown clipping rule None"),
+        (lambda: backward(ONE.sum(), ONE.sum(), [ONE], epoch="3"), OptionError, "epoch is '3'; it is a number"),
         (
             lambda: backward(ONE.sum(), {"svd": ONE.sum()}, [ONE], weights={"sdv": 1.0}),
             OptionError,

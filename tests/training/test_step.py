@@ -371,6 +371,22 @@ def test_images_of_which_none_has_a_label(make_run, smoothing):
     assert any(not torch.equal(p, before[name]) for name, p in named(run.distiller).items())
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_any_label_below_0_is_none(make_run, parts, mixed):
+    """A batch of another library, which has −100 for no label, gives the step that −1 gives."""
+    results = []
+    for none in (-1, -100):
+        run = make_run(loss=losses.SoftTargetLoss() if mixed else losses.DKDLoss(), unlabelled=9)
+        images, labels = batch(run)
+        labels[labels < 0] = none
+        mix = {"others": labels.flip(0), "share": torch.linspace(0.1, 1, len(labels))} if mixed else {}
+        learner = Learner(run.engine, run.distiller, run.optimizer, parts)
+        result = take_step(learner, Examples(images, labels, **mix), epoch=0)
+        results.append((dict(result.figures), [p.detach() for p in run.distiller.parameters()]))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
 def test_the_student_alone_passes_over_images_without_labels(make_run):
     """A batch of which some have none gives the gradient of the others' main loss."""
     run = make_run(teacher=False, unlabelled=9)

@@ -1,5 +1,6 @@
 """``svdistill new``."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -65,8 +66,9 @@ def new(
     written = write(file, Answers(data, student, teacher, method, labels, size, tuple(log or ()), allow_code))
     for path in written:
         say(f"wrote  {path}")
-    say(f"train it         svdistill train {file}")
-    say(f"look at it first svdistill doctor {file}")
+    name = shlex.quote(str(file))
+    say(f"train it         svdistill train {name}")
+    say(f"look at it first svdistill doctor {name}")
 
 
 def _ask(asks: bool, question: str, usual: str) -> str:

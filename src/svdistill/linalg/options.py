@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from svdistill.choices import MAX_RANK
+from svdistill.choices import MAX_RANK, is_number
 from svdistill.errors import OptionError, brief, nearest
 
 MIN_BETA = 1e-30  # below, 1 / β leaves float32
@@ -24,5 +24,5 @@ def check_rank(rank: int) -> None:
 
 def check_beta(beta: float) -> None:
     """Refuse a β that is not positive and finite, or so small that 1 / β does not fit into float32."""
-    if not (beta >= MIN_BETA and math.isfinite(beta)):
+    if not (is_number(beta) and beta >= MIN_BETA and math.isfinite(beta)):
         raise OptionError(f"beta must be a positive number, at least {MIN_BETA:g}, got {beta!r}")

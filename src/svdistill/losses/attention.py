@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from svdistill.choices import is_number
 from svdistill.errors import OptionError, ShapeError
 from svdistill.losses.maps import (
     as_grid,
@@ -161,5 +162,5 @@ def _attention(grid: Tensor, size: tuple[int, int], power: float) -> Tensor:
 
 
 def _check_power(power: float) -> None:
-    if not (power >= 1 and math.isfinite(power)):
+    if not (is_number(power) and power >= 1 and math.isfinite(power)):
         raise OptionError(f"power must be a number of at least 1, got {power!r}")

@@ -51,6 +51,7 @@ def dkd_loss(
     """
     student, teacher = logits_of(student_logits, teacher_logits)
     _check_labels(labels, student)
+    labels = labels.long()
     _check_options(alpha, beta, temperature)
     right = torch.zeros_like(student, dtype=torch.bool).scatter_(1, labels.clamp_min(0)[:, None], True)
     sides = (student / temperature, teacher / temperature)

@@ -1,7 +1,7 @@
 """FitNets: a layer of the student learns to predict a layer of the teacher, the hint."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -175,8 +175,8 @@ def _chosen(hint: int | None, pairs: Sequence[tuple[Tensor, Tensor]]) -> int:
     if hint is None:
         among = [tap for tap, pair in enumerate(pairs) if any(positions(one) > 1 for one in pair)] or range(taps)
         return among[(len(among) - 1) // 2]
-    if not 0 <= hint < taps:
-        raise OptionError(f"hint is tap {hint} of {taps}; choose 0 to {taps - 1}, or None for the middle one")
+    if not (isinstance(hint, int | SupportsIndex) and 0 <= hint < taps):
+        raise OptionError(f"hint is tap {hint!r} of {taps}; choose 0 to {taps - 1}, or None for the middle one")
     return hint
 
 

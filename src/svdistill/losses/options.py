@@ -1,7 +1,8 @@
-"""Checks of the numbers that losses are made with."""
+"""Checks of the numbers and switches that losses are made with."""
 
 import math
 
+from svdistill.choices import is_number
 from svdistill.errors import OptionError
 
 
@@ -11,7 +12,7 @@ def check_temperature(temperature: float) -> None:
     Raises:
         OptionError: it is not.
     """
-    if not (temperature > 0 and math.isfinite(temperature)):
+    if not (is_number(temperature) and temperature > 0 and math.isfinite(temperature)):
         raise OptionError(f"temperature must be a positive number, got {temperature!r}")
 
 
@@ -22,5 +23,16 @@ def check_factors(**factors: float) -> None:
         OptionError: one is not.
     """
     for name, value in factors.items():
-        if not (value >= 0 and math.isfinite(value)):
+        if not (is_number(value) and value >= 0 and math.isfinite(value)):
             raise OptionError(f"{name} must be a number of at least 0, got {value!r}")
+
+
+def check_switches(**switches: bool) -> None:
+    """Raise unless each switch, given by its name, is True or False: a text would count as True, whatever it says.
+
+    Raises:
+        OptionError: one is neither.
+    """
+    for name, value in switches.items():
+        if value not in (True, False):
+            raise OptionError(f"{name} must be True or False, got {value!r}")

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from svdistill.errors import ShapeError
 from svdistill.losses.logits import divergence, logits_of, standardized
-from svdistill.losses.options import check_temperature
+from svdistill.losses.options import check_switches, check_temperature
 from svdistill.losses.protocol import LogitLoss
 
 
@@ -32,13 +32,13 @@ def soft_target_loss(
 
     Raises:
         ShapeError: the shapes differ, or z-scores are asked for of fewer than three classes.
-        OptionError: the temperature is not positive.
+        OptionError: the temperature is not positive, or standardize is neither True nor False.
 
     Source: Hinton, Vinyals, Dean, 2015, section 2; z-scores: Sun, Ren, Li, Wang, Cao, *Logit Standardization in
     Knowledge Distillation*, CVPR 2024, algorithm 1.
     """
     student, teacher = logits_of(student_logits, teacher_logits)
-    check_temperature(temperature)
+    _check_options(temperature, standardize)
     if standardize:
         _check_classes(student.shape[1])
         student, teacher = standardized(student), standardized(teacher)
@@ -51,7 +51,7 @@ class SoftTargetLoss(nn.Module, LogitLoss):
 
     def __init__(self, temperature: float = 4.0, standardize: bool = False) -> None:
         super().__init__()
-        check_temperature(temperature)
+        _check_options(temperature, standardize)
         self.temperature = temperature
         self.standardize = standardize
 
@@ -84,3 +84,8 @@ def _check_classes(classes: int) -> None:
             f"logits can be standardized for at least 3 classes, got {classes}: z-scores of fewer do not tell how sure "
             "a network is, so that nothing could be learned; leave standardize out"
         )
+
+
+def _check_options(temperature: float, standardize: bool) -> None:
+    check_temperature(temperature)
+    check_switches(standardize=standardize)

@@ -39,6 +39,7 @@ from svdistill.losses.maps import (
     warn_of_layout,
     wide_dtype,
 )
+from svdistill.losses.options import check_switches
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 
@@ -286,6 +287,7 @@ def _settings(
     check_choice("gradient", gradient, GRADIENTS)
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("basis", basis, BASES)
+    check_switches(scaled=scaled)
     if isinstance(extra, bool) or not isinstance(extra, int) or extra < 0:
         raise OptionError(f"extra must be an integer of at least 0, got {extra!r}")
     return _Settings(rank, beta, chosen, gradient, reduction, extra, bool(scaled), basis)

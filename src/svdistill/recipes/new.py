@@ -1,17 +1,19 @@
 """A new recipe, with comments, from a few answers."""
 
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from svdistill import data
 from svdistill.atomic import write_atomically
 from svdistill.choices import IMAGE_FOLDER
 from svdistill.errors import CheckpointError, OptionError, RecipeError, nearest
 from svdistill.methods import BASELINE
 from svdistill.recipes import files
 from svdistill.recipes.load import lineage, load, methods
-from svdistill.recipes.naming import check_names
+from svdistill.recipes.naming import check_names, named
 
 _BATCH = 64
 _MIRRORED = "flip: true, shift: 2"
@@ -54,8 +56,10 @@ def write(file: Path, answers: Answers) -> list[Path]:
         The files, that of the student first.
 
     Raises:
-        OptionError: a file is there already or has another ending, or a method or the teacher is wrong.
+        OptionError: a file is there already or has another ending, a method or the teacher is wrong, or there are not
+            as many images as are to be labelled.
         RecipeError: the answers do not make a recipe.
+        DataError: a folder is not one of images by class, or has too few.
     """
     if file.suffix not in files.SUFFIXES:
         raise OptionError(f"{file} is no name of a recipe; give one that ends in .yaml")
@@ -68,6 +72,7 @@ def write(file: Path, answers: Answers) -> list[Path]:
         for path, text in zip(tried, texts.values(), strict=True):
             path.write_text(text, encoding="utf-8")
         check_names(*lineage(load(tried[0])))
+    _check_images(answers)
     try:
         for path, text in reversed(list(texts.items())):
             write_atomically(path, text.encode())
@@ -93,13 +98,15 @@ def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:
         raise OptionError(f"--teacher: {answers.method!r} needs one; give a network or a trained one's file")
     if alone and answers.teacher is not None:
         raise OptionError(f"--teacher: {answers.method!r} trains without one; leave it out, or take another --method")
-    head = f"# Train it:       svdistill train {file}\n# All settings:   svdistill recipes show {file}\n"
+    name = shlex.quote(str(file))
+    head = f"# Train it:       svdistill train {name}\n# All settings:   svdistill recipes show {name}\n"
     if alone:
         return {file: head + _about(answers, "the student alone") + _labels(answers) + _network(answers.student)}
     if str(answers.teacher).endswith(".safetensors"):
-        _check_trained(Path(str(answers.teacher)))
+        grey = _trained_on(Path(str(answers.teacher))) == 1 and is_folder(answers.data)
         helper = f"teacher:\n  checkpoint: {_quoted(str(Path(str(answers.teacher)).resolve()))}  # trained already\n"
         about = _about(answers, "a student and a trained teacher", method=answers.method)
+        about += "  channels: 1  # grey, as the teacher has them\n" if grey else ""
         return {file: head + about + _labels(answers) + _network(answers.student) + helper}
     other = file.with_name(f"{file.stem}-teacher{file.suffix}")
     own = (
@@ -117,14 +124,35 @@ def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:
     }
 
 
-def _check_trained(file: Path) -> None:
-    """Make sure that a teacher's file is there and says what network it is of."""
+def _trained_on(file: Path) -> int:
+    """Return how many channels a trained teacher takes; an error where its file does not say what network it is of."""
     from svdistill import nets  # late: torch takes seconds, and only this answer needs it
 
     try:
-        nets.spec(file)
+        return int(nets.spec(file)["in_channels"])
     except CheckpointError as error:
         raise OptionError(f"--teacher: {error}") from error
+
+
+def _check_images(answers: Answers) -> None:
+    """Make sure that there are images, and as many as are to be labelled, without decoding one."""
+    labels, alone = answers.labels, answers.method == BASELINE
+    if is_folder(answers.data):
+        with named("--data"):  # the size means nothing to a listing
+            train = data.load(IMAGE_FOLDER, root=Path(answers.data).resolve(), image_size=1, in_memory=0).train
+        if labels is not None:
+            with named("--labels"):
+                (train.subset if alone else train.rest)(labels, seed=0)
+        return
+    known = data.describe(answers.data)
+    if known.classes is None or known.train is None:
+        raise OptionError(f"--data: {known.name} is {known.expected}; give the folder itself")
+    most = known.train if alone else known.train - 1  # the teacher helps on the others
+    if labels is not None and not known.classes <= labels <= most:
+        raise OptionError(
+            f"--labels: {labels} labelled images were asked for, expected {known.classes} (one a class) to {most}; "
+            f"leave --labels out for all {known.train}"
+        )
 
 
 def _about(answers: Answers, what: str, *, method: str | None = None) -> str:

@@ -178,6 +178,8 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _milestones_in_order(self) -> Self:
+        if self.schedule == "cosine":
+            return self
         whole = [m for m in self.milestones if isinstance(m, int)]
         if whole and whole[-1] >= self.main_epochs:
             raise ValueError(

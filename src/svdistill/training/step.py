@@ -29,7 +29,7 @@ class Examples(NamedTuple):
 
     Attributes:
         images: (B, C, H, W), standardized; this process's shard of the batch.
-        labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.
+        labels: (B,), int64; below 0 for an image without a label, from which the transfer task alone learns.
         indices: (B,), which images of the training set these are, for a stored teacher.
         views: (B,), which of their fixed views these are, for a stored teacher.
         others: (B,), int64; the label of the image that each is mixed with; None where none is.
@@ -134,7 +134,7 @@ def step(
             :func:`svdistill.nets.compile_module`.
         optimizer: of the distiller's parameters, from :func:`svdistill.training.make_optimizer`.
         images: (B, C, H, W), standardized, on the device; this process's shard of the batch.
-        labels: (B,), int64; −1 for an image without a label, from which the transfer task alone learns.
+        labels: (B,), int64; below 0 for an image without a label, from which the transfer task alone learns.
         epoch: from 0; see :func:`svdistill.gradients.combine`.
         objective: the losses that take part, their weights and how their gradients are combined.
         health: where to add what became of the transfer gradient.
@@ -246,7 +246,7 @@ def _labelled(learner: Learner, labels: Tensor) -> Tensor | None:
     """Count the labelled images of a step in all its parts, 0-dim; None where it is worked on in one."""
     if learner.parts == 1:
         return None
-    count = (labels != UNLABELLED).sum()
+    count = (labels >= 0).sum()
     if learner.engine.world_size > 1:
         all_reduce(count)
     return count
@@ -281,16 +281,23 @@ def main_loss(logits: Tensor, examples: Examples, *, label_smoothing: float = 0.
         0-dim; zero, with a gradient of zeros, where no image has a label.
     """
     labels, others, share = examples.labels, examples.others, examples.share
-    known = labels != UNLABELLED
+    known = labels >= 0
     if others is None or share is None:
         some = known.any()  # where there is none, any labels stand in, and count for nothing
-        stand_in = torch.where(some, labels, torch.zeros_like(labels))
+        stand_in = torch.where(some, _marked(labels), torch.zeros_like(labels))
         return F.cross_entropy(logits, stand_in, ignore_index=UNLABELLED, label_smoothing=label_smoothing) * some
     own, other = (
-        F.cross_entropy(logits, one, ignore_index=UNLABELLED, label_smoothing=label_smoothing, reduction="none")
+        F.cross_entropy(
+            logits, _marked(one), ignore_index=UNLABELLED, label_smoothing=label_smoothing, reduction="none"
+        )
         for one in (labels, others)
     )
     return (share * own + (1 - share) * other).sum() / known.sum().clamp_min(1)
+
+
+def _marked(labels: Tensor) -> Tensor:
+    """Return labels with all that are below 0 as the one number that cross-entropy passes over."""
+    return torch.where(labels >= 0, labels, UNLABELLED)
 
 
 def forward_backward(
@@ -317,7 +324,7 @@ def forward_backward(
         main = main_loss(output.logits, examples, label_smoothing=objective.label_smoothing)
     terms = dict(output.terms)
     if labelled is not None:  # what is a mean over labelled images counts by how many of them this part has
-        count = (labels != UNLABELLED).sum() * parts
+        count = (labels >= 0).sum() * parts
         main = main * count.to(main.dtype) / labelled.clamp_min(1)
         for name in (distiller.needs_labels & terms.keys()) - distiller.sums:
             terms[name] = terms[name] * count.to(terms[name].dtype) / labelled.clamp_min(1)

@@ -81,13 +81,9 @@ def write(file: Path, answers: Answers) -> list[Path]:
     return list(texts)
 
 
-def is_folder(data: str) -> bool:
+def is_folder(answer: str) -> bool:
     """Whether an answer means a folder of images; a folder that is called as a data set is meant by ``./NAME``."""
-    if not Path(data).is_dir():
-        return False
-    from svdistill.data import names  # late: torch takes seconds, and only a folder needs it
-
-    return data not in names()
+    return Path(answer).is_dir() and answer not in data.names()
 
 
 def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:

@@ -23,7 +23,7 @@ from svdistill.losses import (
     soft_target_loss,
     svd_loss,
 )
-from svdistill.nets import compile_module
+from svdistill.nets import compile_module, learning_alone
 from tests.distillers import IMAGES, TAPS, Recorder, distiller, network
 from tests.plain_loss import PlainLoss
 
@@ -141,7 +141,10 @@ def test_errors_come_when_it_is_made():
         ),
         (nn.MSELoss(), r"^the loss 'transfer' is MSELoss\(\), expected a transfer loss"),
         ([SVDLoss()], r"^the loss 'transfer' is \[SVDLoss\(.*, expected a transfer loss"),
-        ({"svd.1": SVDLoss()}, r"^a loss cannot be called 'svd\.1'; give it another name, of a word without dots$"),
+        (
+            {"svd.1": SVDLoss()},
+            r"^a loss cannot be called 'svd\.1', a name of torch's own or no word without dots; give another one$",
+        ),
         ({"": SVDLoss()}, r"^a loss cannot be called ''"),
         ({0: SVDLoss()}, r"^a loss cannot be called 0"),
         ({"values": SVDLoss()}, r"^a loss cannot be called 'values'"),
@@ -611,11 +614,30 @@ def test_a_part_that_learns_in_eval_mode_is_warned_of():
     """As one that came so from a library, in a network of one's own; not where its parameters are frozen."""
     module = distiller()
     part = module.student[0].eval()
-    with pytest.warns(SvdistillWarning, match=r"^'0' of the student learns, but is in eval mode, and stays so"):
+    with pytest.warns(SvdistillWarning, match=r"^'0' of the student learns, but is in eval mode and stays so"):
         module.train()
     assert not part[0].training
     part.requires_grad_(False)
     module.train()
+
+
+def test_what_may_sleep_without_a_word():
+    """A frozen norm with parts of its own, as timm's; what does the same in either mode; all but a head that learns."""
+
+    class NormAndAct(nn.BatchNorm2d):
+        def __init__(self, channels):
+            super().__init__(channels)
+            self.drop, self.act = nn.Dropout(), nn.ReLU()
+
+    student = network()
+    student[0][1] = NormAndAct(student[0][1].num_features).eval()
+    student[0][1].drop.eval()
+    student.append(nn.Sequential(nn.Linear(3, 3), nn.ReLU()).eval())
+    student.append(nn.Sequential(nn.Dropout(), nn.Linear(3, 3)))
+    module = Distiller(student).train()
+    assert not module.student[0][1].training
+    with learning_alone(student, "6.1"):
+        module.train()
 
 
 def test_a_student_that_comes_in_eval_mode_is_trained_as_a_whole():

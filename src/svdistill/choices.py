@@ -50,7 +50,7 @@ MAX_FACTOR = 1e9  # weights of losses, learning rates and the like, in float32
 def is_number(value: object) -> bool:
     """Tell whether an option is a number, of Python, NumPy or a tensor; a text is not one, whatever it says."""
     # The first two are told in no time; the last, any other, takes a few microseconds.
-    return isinstance(value, float | int | SupportsFloat)
+    return isinstance(value, float | int | SupportsFloat) and not isinstance(value, str)
 
 
 def whole_epochs(length: float, *, of: int) -> int:

@@ -8,6 +8,7 @@ from warnings import warn
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from svdistill import nets
 from svdistill.errors import OptionError, ShapeError, SvdistillWarning, brief, nearest
@@ -445,21 +446,23 @@ def _warn_of_statistics(student: nn.Module) -> None:
 
 
 def _warn_of_sleep(student: nn.Module) -> None:
-    """Warn of parts that learn in eval mode, as those that came so from a library do within a network of one's own."""
-    parts = {
-        name: part
-        for name, part in student.named_modules()
-        if not part.training and any(part.children()) and any(p.requires_grad for p in part.parameters())
-    }
-    if parts:
-        warn(
-            SvdistillWarning(
-                f"{next(iter(parts))!r} of the student learns, but is in eval mode, and stays so: no dropout, and the "
-                "statistics of its batch norms do not follow the images; call student.train() first, or freeze its "
-                "parameters"
-            ),
-            stacklevel=1,
-        )
+    """Warn of a part that learns in eval mode, as one that came so from a library within a network of one's own.
+
+    A norm whose statistics are frozen is none, nor is a part that does the same in either mode.
+    """
+    for name, part in student.named_modules():
+        asleep = [module for module in part.modules() if not module.training]
+        learns = any(p.requires_grad for one in asleep if not isinstance(one, _NormBase) for p in one.parameters(False))
+        if part in asleep and learns and any(isinstance(one, _NormBase | _DropoutNd) for one in asleep):
+            warn(
+                SvdistillWarning(
+                    f"{name!r} of the student learns, but is in eval mode and stays so: its dropout does nothing, and "
+                    "the statistics of its batch norms do not follow the images; if that is not meant, call "
+                    "student.train() before distiller.train()"
+                ),
+                stacklevel=1,
+            )
+            return
 
 
 def _reads_maps(loss: TransferLoss[Any, Any]) -> bool:
@@ -512,7 +515,9 @@ def _check_losses(losses: Losses, *, taught: bool) -> None:
     taken = dir(nn.ModuleDict())  # torch keeps those that are modules as attributes
     for name, one in losses.items():
         if not isinstance(name, str) or not name or "." in name or name in taken:
-            raise OptionError(f"a loss cannot be called {name!r}; give it another name, of a word without dots")
+            raise OptionError(
+                f"a loss cannot be called {name!r}, a name of torch's own or no word without dots; give another one"
+            )
         if isinstance(one, type):
             raise OptionError(f"the loss {name!r} is the class {one.__name__} itself; give {one.__name__}()")
         reads = getattr(one, "reads", None)

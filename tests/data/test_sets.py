@@ -1,5 +1,6 @@
 """Tests of labelled images in memory."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,15 @@ def images(number: int) -> Tensor:
 def example(number: int = 30) -> ImageSet:
     """As many images of each of three classes."""
     return ImageSet(images(number), torch.arange(number) % 3, CLASSES)
+
+
+def test_a_sample_keeps_what_stands_in() -> None:
+    """Alone of its class it may be looked at, though not be a part of the images."""
+    broken = torch.tensor([True, *[False] * 29])
+    chosen = replace(example(), broken=broken)
+    assert torch.equal(chosen.sample(torch.arange(2)).images, example().images[:2])
+    with pytest.raises(DataError, match=r"an image of '.*' that cannot be decoded is in a part of the images with no"):
+        chosen.take(torch.arange(2))
 
 
 def identities(chosen: ImageSet) -> list[int]:

@@ -223,6 +223,24 @@ def test_test_images_are_not_trained_on_without_labels(tmp_path: Path, root: str
         load_images(recipes.load("digits/svd", settings))
 
 
+@pytest.mark.filterwarnings("ignore:left out of")  # the licences
+def test_links_that_share_no_image(tmp_path: Path) -> None:
+    """Trees of links into one pool, each to files of its own, and to one licence."""
+    tree(tmp_path / "pool", classes=("sea", "sky"))
+    (tmp_path / "LICENSE").write_text("as you like")
+    for name, part in (("photos", "train"), ("photos", "val"), ("others", "train")):
+        for number, label in enumerate(("sea", "sky")):
+            folder = tmp_path / name / part / label if name == "photos" else tmp_path / name / label
+            folder.mkdir(parents=True)
+            for image in sorted((tmp_path / "pool" / part / label).iterdir())[name == "others" :: 2]:
+                (folder / image.name).symlink_to(image)
+            (folder / f"LICENSE{number}").symlink_to(tmp_path / "LICENSE")
+    folder = {"name": "image-folder", "root": str(tmp_path / "photos"), "image_size": 8, "train_size": None}
+    unlabelled = {"name": "image-folder", "root": str(tmp_path / "others")}
+    settings = {"data": {**folder, "unlabelled": unlabelled, "validation": 0.5}, "train": {"batch_size": 2}}
+    assert load_images(recipes.load("digits/svd", settings)).unlabelled is not None
+
+
 @pytest.mark.parametrize(
     ("link", "target"),
     [

@@ -128,7 +128,7 @@ def test_a_folder_without_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     for data, said in (
         (".", r"has no folder train; expected train/CLASS/… and val/CLASS/…"),
-        ("image-folder", r"image-folder is a folder with train/CLASS/.*; give the folder itself"),
+        ("image-folder", r"image-folder says nothing of which images; give the folder itself"),
     ):
         with pytest.raises((OptionError, DataError), match=f"^--data: .*{said}"):
             write(Path("mine.yaml"), Answers(data, "resnet8", "resnet20", "svd", image_size=32))

@@ -258,6 +258,8 @@ class FileSet:
         """Return the set of the images with these indices (M,), in this order; DataError where there are none."""
         return replace(self, positions=self.positions[index.cpu()], labels=self.labels[index.to(self.device)])
 
+    sample = take
+
     def subset(self, size: int, *, seed: int) -> Self:
         """Choose images at random, equally many of each class; see `choose`."""
         return self.take(choose(self, size, seed=seed))

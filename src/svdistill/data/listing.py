@@ -105,9 +105,9 @@ class Listing:
         Raises:
             DataError: a folder cannot be read.
         """
-        links = [Path(entry.path) for entry, name, kind in self._below("") if kind == "file" and entry.is_symlink()]
-        targets = [path.resolve() for path in links if not _is_text(path.name)]
-        around = _identities(path.parent for path in targets)
+        links = [Path(entry.path) for entry, _, kind in self._below("") if kind == "file" and entry.is_symlink()]
+        targets = [path.resolve() for path in links if is_image(path.name) or _holds_image(path)]
+        around = _identities(path.parent for path in targets if not is_system(path.name))
         return Reach(self._seen - self._above, linked=_identities(targets), around=around)
 
     def folders(self) -> list[str]:
@@ -225,6 +225,13 @@ def _kind(entry: "os.DirEntry[str]") -> str:
         return "broken links"
     kinds = {"pipes": stat.S_ISFIFO, "sockets": stat.S_ISSOCK}
     return next((kind for kind, fits in kinds.items() if fits(mode)), "devices")
+
+
+def _holds_image(path: Path) -> bool:
+    try:
+        return not _is_text(path.name) and holds_image(path)
+    except OSError:
+        return False
 
 
 def _is_text(name: str) -> bool:

@@ -35,12 +35,13 @@ def others_of_class(labels: Tensor, index: int) -> Tensor:
     return torch.cat([of_class[of_class > index], of_class[of_class < index]])
 
 
-def stand_ins(labels: Tensor, broken: Tensor) -> Tensor:
+def stand_ins(labels: Tensor, broken: Tensor, classes: Sequence[str]) -> Tensor:
     """Return which image of a set is shown for each: itself, or for one that cannot be decoded the next of its class.
 
     Args:
         labels: (N,), int64; −1 where there are none: then any image stands in.
         broken: (N,), bool, on the CPU: which images cannot be decoded.
+        classes: the names of the labels.
 
     Returns:
         (N,), int64, on the CPU.
@@ -53,9 +54,10 @@ def stand_ins(labels: Tensor, broken: Tensor) -> Tensor:
         others = others_of_class(labels, index)
         sound = others[~broken[others]]
         if not len(sound):
+            of = "" if labels[index] < 0 else f" of {classes[int(labels[index])]!r}"
             raise DataError(
-                "an image that cannot be decoded is in a part without a sound one of its class, so that nothing can "
-                "stand in for it; mend or remove it"
+                f"an image{of} that cannot be decoded is in a part of the images with no sound one to stand in for it; "
+                "mend or remove the file"
             )
         shown[index] = sound[0]
     return shown
@@ -95,6 +97,9 @@ class ImageSource(Protocol):
 
     def take(self, index: Tensor) -> Self:
         """Return the set of the images with these indices (M,), in this order."""
+
+    def sample(self, index: Tensor) -> Self:
+        """Return such a set to look at, not to divide the images: what stands in for another one may come from all."""
 
     def subset(self, size: int, *, seed: int) -> Self:
         """Choose images at random, equally many of each class; see `choose`."""
@@ -199,8 +204,12 @@ class ImageSet:
         index = index.cpu()
         labels = self.labels[index.to(self.device)]
         origins, broken = (None if one is None else one[index] for one in (self.origins, self.broken))
-        shown = index if broken is None else index[stand_ins(labels, broken)]
+        shown = index if broken is None else index[stand_ins(labels, broken, self.classes)]
         return replace(self, images=self.images[shown.to(self.device)], labels=labels, origins=origins, broken=broken)
+
+    def sample(self, index: Tensor) -> Self:
+        """Return the same as `take`, but what stands in for a broken image stays, whatever it is of."""
+        return replace(self, broken=None).take(index)
 
     def subset(self, size: int, *, seed: int) -> Self:
         """Choose images at random, equally many of each class; see `choose`.
@@ -222,7 +231,7 @@ class ImageSet:
         """Return the same images with the label −1, which says that there is none."""
         labels, images = torch.full_like(self.labels, UNLABELLED), self.images
         if self.broken is not None:
-            images = images[stand_ins(labels, self.broken).to(self.device)]
+            images = images[stand_ins(labels, self.broken, self.classes).to(self.device)]
         return replace(self, images=images, labels=labels, labelled=False)
 
     def select(self, names: Sequence[str]) -> Self:

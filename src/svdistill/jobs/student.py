@@ -182,15 +182,18 @@ class Student:
         channels, size, _ = self.shape
         return channels, size, BACKGROUNDS[self.background]
 
-    def test_images(self, name: str | None = None, root: str | os.PathLike[str] | None = None) -> data.ImageSource:
+    def test_images(
+        self, name: str | None = None, root: str | os.PathLike[str] | None = None, *, tell_others: bool = True
+    ) -> data.ImageSource:
         """Load the test images of a data set, prepared as when the network was saved but for `standardize`.
 
-        Classes are numbered as the network's where the data set has the same; a warning tells of others, and of images
-        left out of another folder than the run's, because the network does not know their class.
+        Classes are numbered as the network's where the data set has the same; a warning tells of others.
 
         Args:
             name: the data set; None = the one that the network was trained on.
             root: folder with its files; None = that of the run, or where they usually are.
+            tell_others: whether a warning counts the images of another folder than the run's that are left out,
+                because the network does not know their class.
 
         Raises:
             DataError: there are none, or they do not fit the network.
@@ -200,7 +203,7 @@ class Student:
         name, root = self.data_set(name, root)
         # Of its own data set a run may have chosen a part of the classes.
         own = root is None or _same_place(root, _recorded_root(self.file))
-        test = data.load_test(name, root=root, tell_others=not own, **self._options(name))
+        test = data.load_test(name, root=root, tell_others=tell_others and not own, **self._options(name))
         test = data.turned(test) if self._is_turned else test
         self._check_fits(name, test)
         return self._in_order(name, test)

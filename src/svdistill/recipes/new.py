@@ -142,7 +142,7 @@ def _check_images(answers: Answers) -> None:
         return
     known = data.describe(answers.data)
     if known.classes is None or known.train is None:
-        raise OptionError(f"--data: {known.name} is {known.expected}; give the folder itself")
+        raise OptionError(f"--data: {known.name} says nothing of which images; give the folder itself")
     most = known.train if alone else known.train - 1  # the teacher helps on the others
     if labels is not None and not known.classes <= labels <= most:
         raise OptionError(

@@ -341,7 +341,7 @@ def _check_beside(main: Tensor | None, transfer: Tensor, parameters: Sequence[nn
         if given & reached.keys():
             warn(
                 "the transfer loss reaches parameters that are not among those given, and they do not learn from it "
-                f"({len(missing)} in all): adapters, for instance; {remedy}",
+                f"({len(missing)} in all): adapters, or parts of the student that are to stay; {remedy}",
                 SvdistillWarning,
                 stacklevel=2,
             )

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from svdistill import jobs, nets
 from svdistill.data import ImageSet
 from svdistill.data.folder import load_flat_folder
-from svdistill.errors import DataError, ExportError, OptionError
+from svdistill.errors import DataError, ExportError, OptionError, SvdistillWarning
 from svdistill.jobs import Pictures, Run, Student
 from svdistill.jobs.deployment import formats, verify
+from svdistill.jobs.deployment.export import _teacher_accuracy
 
 SETTINGS = {"name": "vgg-student", "num_classes": 3, "in_channels": 3, "width": 0.1}
 
@@ -87,7 +88,7 @@ def test_onnx_and_int8_beside_the_teacher(run: Run, tmp_path: Path) -> None:
     json.dumps(done.to_dict())
 
 
-def test_the_teacher_is_measured_on_the_images_of_the_student(tmp_path: Path) -> None:
+def test_the_teacher_is_measured_on_the_images_of_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not on those that it learnt from, which lie elsewhere and are called the same."""
     for tree, dark, bright in (("theirs", "a", "b"), ("ours", "b", "a")):
         for label, grey, count in ((dark, 0, 5), (bright, 255, 7)):
@@ -106,6 +107,14 @@ def test_the_teacher_is_measured_on_the_images_of_the_student(tmp_path: Path) ->
     assert done.source == f"test images of image-folder in {tmp_path / 'ours'}"
     assert teacher.accuracy == jobs.evaluate(teacher.file, root=tmp_path / "ours", device="cpu")["accuracy"]
     assert teacher.accuracy != jobs.evaluate(teacher.file, device="cpu")["accuracy"]
+
+    def unreadable(*_: object, **__: object) -> None:
+        raise DataError("its images are grey")
+
+    student = Student.load(run.path)
+    monkeypatch.setattr(Student, "test_images", unreadable)
+    with pytest.warns(SvdistillWarning, match="^the teacher's accuracy is left out: its images are grey"):
+        assert _teacher_accuracy(student, Student.load(teacher.file), Pictures()) is None
 
 
 def test_preprocessing_inside_takes_pixels(student: Path, photos: Path, tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def _teacher_accuracy(student: Student, teacher: Student, pictures: Pictures) ->
     if teacher.classes != student.classes:
         return None
     try:
-        images = teacher.test_images(*student.data_set(pictures.data, pictures.root))
+        images = teacher.test_images(*student.data_set(pictures.data, pictures.root), tell_others=False)
     except SvdistillError as error:
         warnings.warn(f"the teacher's accuracy is left out: {error}", SvdistillWarning, stacklevel=3)
         return None

@@ -23,7 +23,7 @@ def sample(source: ImageSource, size: int) -> ImageSource:
     """Return images spread evenly over a set, which may be sorted by class."""
     if len(source) <= size:
         return source
-    return source.take(spread(len(source), size))
+    return source.sample(spread(len(source), size))
 
 
 def look_at_teacher(

@@ -39,7 +39,8 @@ def source_file(name: str) -> Path | None:
         found = find_spec(name.partition(":")[0])
     except (ImportError, ValueError):
         return None
-    return Path(found.origin) if found is not None and found.has_location and found.origin else None
+    file = Path(found.origin) if found is not None and found.has_location and found.origin else None
+    return file if file is not None and file.is_file() else None  # one within a zip file is none
 
 
 class OwnCode(Library):

@@ -22,8 +22,9 @@ from svdistill.methods import BASELINE
 from svdistill.report.statistics import Interval
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "cifar100.png"
-# Okabe and Ito's palette; KD-SVD is blue, alone or in a sum, and stands out by its width.
-_OWN, _OTHERS = "#0072B2", ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8a8f98", "#6b4fa0", "#7a5230")
+# Okabe and Ito's palette; KD-SVD is blue, alone or in a sum, dark where it is projected, and stands out by its width.
+_OWN, _PROJECTED = "#0072B2", "#08306B"
+_OTHERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8a8f98", "#6b4fa0", "#7a5230")
 _DASHES = {regimes.PUBLISHED: (4, 2), "svd-recommended": (1, 0), "svd-projected": (1, 0)}
 _SUM_DASHES = (1.5, 1.2)
 _MARKERS = {
@@ -87,28 +88,29 @@ def draw(figures: Figures, path: Path) -> None:
     rows = {pair: row for pair, row in rows.items() if any(row)}
     if not rows:
         raise SystemExit("error: nothing of the series was measured; run `python -m benchmarks regimes` first")
+    shares = sorted({share for row in rows.values() for lines in row for line in lines for share in line.shares})
     with matplotlib.rc_context({"font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12, 0.8 + 3.9 * len(rows)), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
         for axes_row, (pair, row) in zip(panels, rows.items(), strict=True):
             for axes, lines, beside in zip(axes_row, row, ("nothing else", "the other images without"), strict=True):
-                _panel(axes, lines, f"{regimes.PAIRS[pair][0]}: some labels, {beside}")
+                _panel(axes, lines, shares, f"{regimes.PAIRS[pair][0]}: some labels, {beside}")
             axes_row[0].set_ylabel("gain over the student alone, points")
         _legend(figure, [line.method for row in rows.values() for lines in row for line in lines])
         with replacing(path) as file:
             figure.savefig(file, format="png")
 
 
-def _panel(axes: Axes, lines: Sequence[Curve], title: str) -> None:
+def _panel(axes: Axes, lines: Sequence[Curve], shares: Sequence[int], title: str) -> None:
     axes.set_title(title, loc="left", fontsize=10)
     if not lines:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color="#666666")
     axes.axhline(0, color="#444444", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_xticks(regimes.SHARES, [f"{share} %" for share in regimes.SHARES])
+    axes.set_xticks(shares, [f"{share} %" for share in shares])
     axes.minorticks_off()
-    axes.set_xlim(regimes.SHARES[0] / 1.2, regimes.SHARES[-1] * 1.2)
+    axes.set_xlim(shares[0] / 1.25, shares[-1] * 1.25)
     axes.set_xlabel("share of the labels")
     for position, line in enumerate(lines):
         look = _look(line.method)
@@ -141,7 +143,8 @@ class _Look(NamedTuple):
 def _look(method: str) -> _Look:
     if method.startswith("svd"):
         width = 1.4 if method == regimes.PUBLISHED else 2.4
-        return _Look(_OWN, _DASHES.get(method, _SUM_DASHES), width, _MARKERS[method])
+        colour = _PROJECTED if "projected" in method else _OWN
+        return _Look(colour, _DASHES.get(method, _SUM_DASHES), width, _MARKERS[method])
     others = [name for name in regimes.METHODS if not name.startswith("svd") and name not in (BASELINE, "fitnet-hint")]
     place = others.index(method) % len(_OTHERS)
     return _Look(_OTHERS[place], (1, 0), 1.0, "sD^v<>P"[place])

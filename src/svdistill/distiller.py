@@ -451,9 +451,11 @@ def _warn_of_sleep(student: nn.Module) -> None:
     A norm whose statistics are frozen is none, nor is a part that does the same in either mode.
     """
     for name, part in student.named_modules():
+        if part.training:
+            continue
         asleep = [module for module in part.modules() if not module.training]
         learns = any(p.requires_grad for one in asleep if not isinstance(one, _NormBase) for p in one.parameters(False))
-        if part in asleep and learns and any(isinstance(one, _NormBase | _DropoutNd) for one in asleep):
+        if learns and any(isinstance(one, _NormBase | _DropoutNd) for one in asleep):
             warn(
                 SvdistillWarning(
                     f"{name!r} of the student learns, but is in eval mode and stays so: its dropout does nothing, and "

@@ -100,7 +100,7 @@ class Listing:
         return sorted(found)
 
     def reach(self) -> "Reach":
-        """Walk the whole tree, reading no file, and return what tells where its files are.
+        """Walk the whole tree and return what tells where its images are; few files are read, if any.
 
         Raises:
             DataError: a folder cannot be read.
@@ -150,12 +150,10 @@ class Listing:
         return True
 
     def _look_into(self, path: Path, name: str, found: list[str]) -> None:
-        try:
-            image = not _is_text(name) and holds_image(path)
-        except OSError:
+        image = _holds_image(path)
+        if image is None:
             self.left_out.add("unreadable", name)
-            return
-        if image:
+        elif image:
             found.append(name)
         else:
             self.left_out.add("no image of a known format", name)
@@ -184,23 +182,25 @@ class Reach(NamedTuple):
     linked: set[Identity]
     around: set[Identity]
 
+    def meets(self, other: "Reach") -> bool:
+        """Tell whether a file lies below both of two folders, also by a link to it or to a folder around it."""
+        pairs = [(self.folders, other.folders), (self.linked, other.linked)]
+        pairs += [(self.around, other.folders), (self.folders, other.around)]
+        return any(some & others for some, others in pairs)
 
-def share_files(one: Path, other: Path) -> bool:
-    """Tell whether a file lies below both of two folders, also by a link to it or to a folder around it.
+
+def reach(folder: Path) -> Reach:
+    """Return where the files below a folder are, which two folders are compared by.
 
     Only folders and links are asked what they are, so that a million files take a second or two.
 
     Args:
-        one: a folder.
-        other: another one.
+        folder: one that is there.
 
     Raises:
-        DataError: a folder cannot be read.
+        DataError: it, or a folder below it, cannot be read.
     """
-    here, there = Listing(one).reach(), Listing(other).reach()
-    pairs = [(here.folders, there.folders), (here.linked, there.linked)]
-    pairs += [(here.around, there.folders), (here.folders, there.around)]
-    return any(some & others for some, others in pairs)
+    return Listing(folder).reach()
 
 
 def is_image(name: str) -> bool:
@@ -227,15 +227,12 @@ def _kind(entry: "os.DirEntry[str]") -> str:
     return next((kind for kind, fits in kinds.items() if fits(mode)), "devices")
 
 
-def _holds_image(path: Path) -> bool:
+def _holds_image(path: Path) -> bool | None:
+    """Whether a file whose name does not tell is an image; None where it cannot be read."""
     try:
-        return not _is_text(path.name) and holds_image(path)
+        return not path.name.lower().endswith(_TEXTS) and holds_image(path)
     except OSError:
-        return False
-
-
-def _is_text(name: str) -> bool:
-    return name.lower().endswith(_TEXTS)
+        return None
 
 
 def _identities(paths: Iterable[Path]) -> set[Identity]:

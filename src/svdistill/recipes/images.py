@@ -12,7 +12,7 @@ from torch import Tensor
 from svdistill import data, nets, training
 from svdistill.choices import IMAGE_FOLDER
 from svdistill.data.folder import test_folder
-from svdistill.data.listing import share_files
+from svdistill.data.listing import Reach, reach
 from svdistill.errors import OptionError, RecipeError
 from svdistill.recipes import normalization
 from svdistill.recipes.data import AugmentSettings, DataSettings, UnlabelledSettings, same_folder
@@ -213,24 +213,25 @@ def _check_apart(other: UnlabelledSettings, settings: DataSettings) -> None:
         return
     theirs, ours = (Path(root or "").resolve() for root in (other.root, settings.root))
     theirs = theirs / "train" if (theirs / "train").is_dir() else theirs
+    reached = reach(theirs) if theirs.is_dir() else None  # loading says of one that is not there
     left_out = next((key for key in ("held_out", "validation") if getattr(settings, key) is not None), None)
-    if left_out and _overlap(theirs, ours / "train"):
+    if left_out and _overlap(theirs, ours / "train", reached):
         raise RecipeError(
             f"the images of {other.root} hold those of data.{left_out}; take images that lie elsewhere, "
             f"data.unlabelled.name=rest with a data.train_size, or data.{left_out}=null"
         )
-    if _overlap(theirs, tested := test_folder(ours).resolve()):
+    if _overlap(theirs, tested := test_folder(ours).resolve(), reached):
         raise RecipeError(
             f"the images of {other.root} hold the test images, those in {tested}, which no training may see; take "
             "images that lie elsewhere"
         )
 
 
-def _overlap(one: Path, other: Path) -> bool:
+def _overlap(one: Path, other: Path, reached: Reach | None) -> bool:
     """Tell whether one folder is the other, or lies in it, or whether links lead from either to images of both."""
     if one == other or one in other.parents or other in one.parents:
         return True
-    return one.is_dir() and share_files(one, other)  # loading says of one that is not there
+    return reached is not None and reached.meets(reach(other))
 
 
 def batches(recipe: Recipe, images: Images, *, shard: data.Shard | None = None) -> data.Batches | data.Mixed:

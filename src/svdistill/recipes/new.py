@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from svdistill import data
+from svdistill import data, nets
 from svdistill.atomic import write_atomically
 from svdistill.choices import IMAGE_FOLDER
 from svdistill.errors import CheckpointError, OptionError, RecipeError, nearest
@@ -122,8 +122,6 @@ def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:
 
 def _trained_on(file: Path) -> int:
     """Return how many channels a trained teacher takes; an error where its file does not say what network it is of."""
-    from svdistill import nets  # late: torch takes seconds, and only this answer needs it
-
     try:
         return int(nets.spec(file)["in_channels"])
     except CheckpointError as error:

@@ -162,6 +162,7 @@ def add_main_decay(
     held = {id(p) for p in learning if p.grad is not None and noted.get(id(p)) == _tell(p.grad)}
     decays = [group.get("main_decay", 0.0) for group in optimizer.param_groups for p in _trained(group)]
     others = [None] * len(gradients) if besides is None else besides
+    given: set[int] = set()
 
     def one(g: Tensor | None, other: Tensor | None, p: Tensor, decay: float) -> Tensor | None:
         if not decay or id(p) in held or (g is None and other is None):
@@ -169,7 +170,6 @@ def add_main_decay(
         given.add(id(p))
         return decay * p if g is None else torch.add(g, p, alpha=decay)
 
-    given: set[int] = set()
     with torch.no_grad():
         decayed = tuple(map(one, gradients, others, learning, decays))
     _decayed[_inner(optimizer)] = dict.fromkeys(held | given)

@@ -34,12 +34,11 @@ METHODS = {
     "relational": "RKD",
     "fsp": "FSP",
     PUBLISHED: "KD-SVD as published",
+    "svd-own-vectors": "KD-SVD of the student's own vectors",
     "svd-recommended": "KD-SVD as we recommend it",
     "svd-soft-target": "KD-SVD as we recommend it and soft targets",
     "svd-soft-target-standardized": "KD-SVD as we recommend it and standardized soft targets",
     "svd-dkd": "KD-SVD as we recommend it and DKD",
-    "svd-projected": "KD-SVD, projected",
-    "svd-projected-dkd": "KD-SVD, projected, and DKD",
 }
 # What the others are compared with, and how the columns name it.
 OURS = {
@@ -47,8 +46,6 @@ OURS = {
     "svd-soft-target": "KD-SVD and soft targets",
     "svd-soft-target-standardized": "KD-SVD and standardized soft targets",
     "svd-dkd": "KD-SVD and DKD",
-    "svd-projected": "projected KD-SVD",
-    "svd-projected-dkd": "projected KD-SVD and DKD",
 }
 # What compares the networks' answers class by class has nothing to say where the teacher's classes are others.
 BY_CLASS = tuple(name for name in METHODS if name == "fitnet" or "soft-target" in name or "dkd" in name)

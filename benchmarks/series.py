@@ -22,19 +22,19 @@ from svdistill.methods import BASELINE
 from svdistill.report.statistics import Interval
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "cifar100.png"
-# Okabe and Ito's palette; KD-SVD is blue, alone or in a sum, dark where it is projected, and stands out by its width.
-_OWN, _PROJECTED = "#0072B2", "#08306B"
+# Okabe and Ito's palette; KD-SVD is blue, dark as we recommend it, alone or in a sum, and stands out by its width.
+_SVD, _RECOMMENDED = "#0072B2", "#08306B"
 _OTHERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8a8f98", "#6b4fa0", "#7a5230")
-_DASHES = {regimes.PUBLISHED: (4, 2), "svd-recommended": (1, 0), "svd-projected": (1, 0)}
+_OWN_VECTORS = "svd-own-vectors"
+_DASHES = {regimes.PUBLISHED: (4, 2), _OWN_VECTORS: (1, 0), "svd-recommended": (1, 0)}
 _SUM_DASHES = (1.5, 1.2)
 _MARKERS = {
     regimes.PUBLISHED: "o",
-    "svd-recommended": "X",
+    _OWN_VECTORS: "X",
+    "svd-recommended": "p",
     "svd-soft-target": "h",
     "svd-soft-target-standardized": "d",
     "svd-dkd": "*",
-    "svd-projected": "p",
-    "svd-projected-dkd": "D",
 }
 
 
@@ -143,7 +143,7 @@ class _Look(NamedTuple):
 def _look(method: str) -> _Look:
     if method.startswith("svd"):
         width = 1.4 if method == regimes.PUBLISHED else 2.4
-        colour = _PROJECTED if "projected" in method else _OWN
+        colour = _SVD if method in (regimes.PUBLISHED, _OWN_VECTORS) else _RECOMMENDED
         return _Look(colour, _DASHES.get(method, _SUM_DASHES), width, _MARKERS[method])
     others = [name for name in regimes.METHODS if not name.startswith("svd") and name not in (BASELINE, "fitnet-hint")]
     place = others.index(method) % len(_OTHERS)

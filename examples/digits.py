@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import svdistill
 
 BATCH = 50
-WEIGHT = 4 * BATCH  # 4 for a sum over the batch, as published; SVDLoss() is the mean
+WEIGHT = 4 * BATCH  # 4 for a sum over the batch, as published; SVDLoss takes the mean
 
 
 def scans() -> tuple[TensorDataset, TensorDataset]:
@@ -41,7 +41,7 @@ def new_distiller(train: TensorDataset) -> svdistill.Distiller:
     distiller = svdistill.Distiller(
         student,
         trained_teacher(train),
-        loss=svdistill.SVDLoss(),
+        loss=svdistill.SVDLoss(rank=8, basis="teacher"),
         # The ends of their blocks, and last what their output layers read.
         student_taps=("block1", "block2", "block3", "block4", "classifier.relu1"),
         teacher_taps=("block1", "block2", "block3", "block4", "classifier.relu2"),

@@ -24,7 +24,8 @@ TAPS = ("layer1", "layer2", "layer3", "layer4", "global_pool")  # the stages, an
 
 def with_teacher(model: nn.Module, teacher: nn.Module, images: Tensor) -> nn.Module:
     """Return what is trained in place of the model; in eval mode its output begins with the model's."""
-    distiller = svdistill.Distiller(model, teacher, loss=svdistill.SVDLoss(), student_taps=TAPS, teacher_taps=TAPS)
+    loss = svdistill.SVDLoss(rank=8, basis="teacher")
+    distiller = svdistill.Distiller(model, teacher, loss=loss, student_taps=TAPS, teacher_taps=TAPS)
     distiller.prepare(images)
     return distiller.train()
 

@@ -34,7 +34,7 @@ class KDSVDLoss(nn.Module):
             [outputs[path]["output"] for path in paths]
             for outputs, paths in zip((student, teacher), self.taps, strict=True)
         )
-        return svdistill.svd_loss(student_maps, teacher_maps)
+        return svdistill.svd_loss(student_maps, teacher_maps, rank=8, basis="teacher")
 
 
 @register_high_level_loss

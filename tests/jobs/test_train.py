@@ -344,13 +344,12 @@ def method_of(name: str) -> str:
         "attention-crd": "attention",
         "fitnet-crd": "fitnet",
         "fitnet": "fitnet+soft-target-two-stage",
-        "svd-recommended": "svd-own-norm-two-stage",
+        "svd-own-vectors": "svd-own-norm-two-stage",
+        "svd-recommended": "svd-k8-teacher-basis-own-norm-two-stage",
         "fitnet-hint": "fitnet-two-stage",
-        "svd-soft-target": "svd-own-norm+soft-target-two-stage",
-        "svd-soft-target-standardized": "svd-own-norm+soft-target-standardized-two-stage",
-        "svd-dkd": "svd-own-norm+dkd-two-stage",
-        "svd-projected": "svd-k8-teacher-basis-own-norm-two-stage",
-        "svd-projected-dkd": "svd-k8-teacher-basis-own-norm+dkd-two-stage",
+        "svd-soft-target": "svd-k8-teacher-basis-own-norm+soft-target-two-stage",
+        "svd-soft-target-standardized": "svd-k8-teacher-basis-own-norm+soft-target-standardized-two-stage",
+        "svd-dkd": "svd-k8-teacher-basis-own-norm+dkd-two-stage",
     }
     return spelt.get(name, name)
 
@@ -358,12 +357,11 @@ def method_of(name: str) -> str:
 # Those of two stages in whose second a loss takes part.
 HELPED_TO_THE_END = (
     "fitnet",
+    "svd-own-vectors",
     "svd-recommended",
     "svd-soft-target",
     "svd-soft-target-standardized",
     "svd-dkd",
-    "svd-projected",
-    "svd-projected-dkd",
 )
 
 

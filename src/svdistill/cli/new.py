@@ -12,7 +12,7 @@ from svdistill.cli.console import say
 from svdistill.errors import OptionError
 from svdistill.methods import BASELINE
 
-_STUDENT, _TEACHER, _METHOD = "resnet8", "resnet20", "svd-projected"
+_STUDENT, _TEACHER, _METHOD = "resnet8", "resnet20", "svd-recommended"
 
 
 def new(

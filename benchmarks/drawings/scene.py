@@ -18,6 +18,7 @@ from svdistill.recipes.images import load_images
 from svdistill.report.drawing import Pair, TapView
 
 RECIPE = "digits/svd-recommended"
+METHOD = "svd-own-vectors"  # has what is drawn: vectors of both networks, one a tap, which are aligned
 ALONE = "digits/student"
 PUBLISHED = ("loss.clip=per_variable", "loss.bound=1")  # the bound of the paper, beside the main task
 IMAGES = 64  # that spectra are averaged over
@@ -63,8 +64,9 @@ def trained(overrides: Sequence[str], runs: Path, number: int) -> Scene:
         runs: folder of runs.
         number: of the test image that is drawn.
     """
-    recipe, parent = recipes.lineage(recipes.load(RECIPE, overrides))
-    run, other = jobs.train(recipe, runs=runs), jobs.train(recipes.load(RECIPE, [*overrides, *PUBLISHED]), runs=runs)
+    recipe, parent = recipes.lineage(recipes.load(RECIPE, overrides, method=METHOD))
+    bounded = recipes.load(RECIPE, [*overrides, *PUBLISHED], method=METHOD)
+    run, other = jobs.train(recipe, runs=runs), jobs.train(bounded, runs=runs)
     own = [one for one in overrides if one.startswith(("data.", "train.", "model.")) and "unlabelled" not in one]
     alone = jobs.train(ALONE, overrides=own, runs=runs)
     teacher = jobs.train(parent, runs=runs).student()

@@ -112,7 +112,9 @@ def machine_line(machine: Figures) -> str:
 def loss(figures: Figures) -> str:
     """Return the transfer loss against its straightforward form and its floor: a column for each case."""
     results = figures["results"]
-    head = [f"{r['taps']}, k = {r['rank']}" if "taps" in r else f"k = {r['rank']}" for r in results]
+    basis = {"teacher": ", teacher's basis"}
+    titles = [f"k = {r['rank']}{basis.get(r.get('basis'), '')}" for r in results]
+    head = [f"{r['taps']}, {title}" if "taps" in r else title for r, title in zip(results, titles, strict=True)]
     rows = [[label, *(show(r) for r in results)] for label, show in _LOSS_ROWS.items()]
     sizes = figures["batch"] if isinstance(figures["batch"], Mapping) else {"": figures["batch"]}
     return f"Batch {', '.join(f'{name} {size}'.strip() for name, size in sizes.items())}.\n\n{grid(['', *head], rows)}"

@@ -174,6 +174,33 @@ def test_the_view_follows_the_runs(terminal: bool, tmp_path: Path) -> None:
         assert "alone seed 0: epoch 4/4  loss 1.250  50.0 %" in lines
 
 
+def test_the_time_that_is_left_is_told_by_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 of a teacher's 160 steps in 80 s, and four students of 200 each, whose epochs have two: 880 s."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    overrides = ["teacher.overrides.train.epochs=8", "train.epochs=100", "data.train_size=50", "train.batch_size=25"]
+    planned = sweep.plan("digits/svd", overrides=overrides, methods=["alone", "svd"], seeds=[0, 1], runs=tmp_path)
+    text = io.StringIO()
+    progress = CompareProgress(planned, tmp_path / "out", Console(file=text, width=200, color_system=None), pause=0)
+    teacher, first, *_ = (Task(member.key, member.recipe) for member in planned.members)
+    progress.started(teacher, epochs=8, steps=20, done_epochs=0)
+    now[0] = 80
+    progress.measured(teacher, {"epoch": 4})
+    assert "0/5 runs  about 14 min 40 s left; digits/teacher seed 0: epoch 5/8" in text.getvalue()
+    progress.started(first, epochs=100, steps=4, done_epochs=0)  # more than were counted, of all students
+    now[0] = 100
+    progress.stepped(first, done_steps=20, loss=1)
+    assert "about 27 min 40 s left" in text.getvalue()  # 1,660 of 1,760 steps, at 1 s
+
+    unknown = sweep.plan("digits/student", overrides=["data.train_size=[50,null]"], methods=["alone"], runs=tmp_path)
+    text = io.StringIO()
+    progress = CompareProgress(unknown, tmp_path / "out", Console(file=text, width=200, color_system=None), pause=0)
+    progress.started(Task(unknown.members[0].key, unknown.members[0].recipe), epochs=100, steps=2, done_epochs=0)
+    progress.stepped(Task(unknown.members[0].key, unknown.members[0].recipe), done_steps=40, loss=1)
+    assert "0/6 runs; alone train_size=50 seed 0" in text.getvalue()
+    assert "left" not in text.getvalue()
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_runs_that_wait_for_memory(terminal: bool, tmp_path: Path) -> None:
     """One line says how many there is room for; a run that is tried again has one bar, not two."""

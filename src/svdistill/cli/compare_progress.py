@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from svdistill.sweep import Comparison, Member, Outcome, Task
 
 _BRIEF = 22  # columns for the epoch and the accuracy of a run
+_FEW_STEPS = 10  # of which one cannot tell how long the others will take
 PAUSE = 60.0  # seconds between two lines on the progress of all runs, where there is no terminal
 
 
@@ -82,12 +83,18 @@ class CompareProgress:
         self._option, self._pause = option, pause
         self._members: dict[str, Member] = {member.key: member for member in comparison.members}
         self._running: dict[str, RunProgress] = {}
-        # A run counts for its epochs; those of a first stage are known once it starts.
-        self._epochs = {key: self._length(one) for key, one in self._members.items() if one.state in ("new", "begun")}
+        wanted = {key: one.recipe for key, one in self._members.items() if one.state in ("new", "begun")}
+        self._epochs = {key: recipe.train.all_epochs for key, recipe in wanted.items()}
+        # A run counts for its steps: a teacher's epoch may be a thousand times as long as a student's of few labels.
+        self._steps = {
+            key: max(1, recipe.data.train_size // recipe.train.batch_size)
+            for key, recipe in wanted.items()
+            if recipe.data.train_size is not None
+        }
         self._over: set[str] = set()
         self._began = self._told = time.monotonic()
         self._started = False
-        self._trained = 0.0  # epochs, in all runs, since the first one started
+        self._trained = 0.0  # steps, in all runs, since the first one started
         self._bars = self._all = None
         self._narrow = console.width < NARROW
         if console.is_terminal:
@@ -101,10 +108,6 @@ class CompareProgress:
                 redirect_stdout=False,  # it may have been redirected on purpose
             )
             self._all = self._bars.add_task("all runs", total=sum(self._epochs.values()) or 1, state="starting")
-
-    @staticmethod
-    def _length(member: "Member") -> int:
-        return member.recipe.train.main_epochs + member.recipe.train.first_stage_epochs
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -132,6 +135,9 @@ class CompareProgress:
             self._started, self._began = True, time.monotonic()
         run = self._running[task.key] = RunProgress(title, epochs, steps, float(done_epochs))
         self._epochs[task.key] = epochs
+        # Of runs of the same images and batches it is known, too, how long they are.
+        images = self._images(task.key)
+        self._steps |= {key: max(1, steps) for key in self._epochs if self._images(key) == images}
         if self._bars is None:
             starts = f"resumes after epoch {done_epochs}" if done_epochs else "starts"
             self._say(f"{title}: {starts}, {epochs} × {steps} steps")
@@ -143,16 +149,14 @@ class CompareProgress:
     def stepped(self, task: "Task", *, done_steps: int, loss: float) -> None:
         """Move its bar."""
         run = self._running[task.key]
-        done = done_steps / max(1, run.steps)
-        self._trained += max(0.0, done - run.done)
-        run.done, run.loss = max(done, run.done), loss
+        self._proceed(run, done_steps / max(1, run.steps))
+        run.loss = loss
         self._show(run)
 
     def measured(self, task: "Task", metrics: Mapping[str, Any]) -> None:
         """Show the accuracy, where there is a new one."""
         run = self._running[task.key]
-        self._trained += max(0.0, metrics["epoch"] - run.done)
-        run.done = max(run.done, float(metrics["epoch"]))
+        self._proceed(run, float(metrics["epoch"]))
         if (found := measured(metrics)) is not None:
             run.accuracy = found[1]
         self._show(run)
@@ -191,11 +195,22 @@ class CompareProgress:
         if self._bars is not None and run is not None and run.bar is not None:
             self._bars.remove_task(run.bar)
 
+    def _images(self, key: str) -> tuple[object, ...]:
+        data = self._members[key].recipe.data
+        parts = data.train_size, data.held_out, data.validation
+        return data.name, data.root, data.classes, *parts, self._members[key].recipe.train.batch_size
+
+    def _proceed(self, run: RunProgress, epochs: float) -> None:
+        self._trained += max(0.0, epochs - run.done) * run.steps
+        run.done = max(run.done, epochs)
+
     def _show(self, run: RunProgress | None) -> None:
-        done = sum(self._epochs[key] for key in self._over) + sum(one.done for one in self._running.values())
-        total = sum(self._epochs.values())
+        usual = max(self._steps.values(), default=1)  # of those whose images have not been counted
+        lengths = {key: epochs * self._steps.get(key, usual) for key, epochs in self._epochs.items()}
+        done = sum(lengths[key] for key in self._over) + sum(one.done * one.steps for one in self._running.values())
+        total = sum(lengths.values())
         state = f"{len(self._over)}/{len(self._epochs)}" + ("" if self._narrow else " runs")
-        if self._trained > 1:
+        if self._trained > _FEW_STEPS and len(self._steps) == len(self._epochs):
             left = (time.monotonic() - self._began) / self._trained * max(0.0, total - done)
             about = "" if self._narrow else "about "
             state += f"  {about}{seconds(left)} left" if done < total else ""

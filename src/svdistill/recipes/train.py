@@ -226,6 +226,11 @@ class TrainSettings(Settings):
         return plain_length(value, none="one stage" if info.field_name == "first_stage" else "none")
 
     @property
+    def all_epochs(self) -> int:
+        """The length of all stages in epochs."""
+        return sum(self._stages)
+
+    @property
     def first_stage_epochs(self) -> int:
         """The length of the first of two stages in epochs, a fraction rounded up; 0 where there is one stage."""
         return self._stages[0]

@@ -73,8 +73,7 @@ def on_images(found: ImageFindings, recipe: Recipe) -> Iterator[Remark]:
             f"class {found.fewest[0]!r} has {found.fewest[1]:,} training images, {found.most[0]!r} {found.most[1]:,}",
             "look at the accuracy of each class (svdistill evaluate), as the mean hides the small ones",
         )
-    epochs = recipe.train.first_stage_epochs + recipe.train.main_epochs
-    steps = epochs * (found.train // recipe.train.batch_size)
+    steps = recipe.train.all_epochs * (found.train // recipe.train.batch_size)
     if steps < _FEW_STEPS:
         yield Remark(
             "look",

@@ -66,11 +66,12 @@ def svd_loss(
     itself, normalized.
 
     With `basis="teacher"` the student is not decomposed: v_S,i = M_Sᵀ u_T,i / ‖M_Sᵀ u_T,i‖, with u_T,i ∝ M_T v_T,i the
-    teacher's left vector. Where H and W differ, the larger side is average-pooled; sign and order are the teacher's.
+    teacher's left vector. Where H and W differ, the larger side is average-pooled first, the teacher's before it is
+    decomposed; sign and order are the teacher's.
 
     A sample for which a tap of either network is all zero, or holds NaN or infinity, contributes nothing;
     `SVDLoss.compare` counts them. A component that the student's map has no vector for contributes nothing either; one
-    that the teacher's map has no vector for has weight 0.
+    that the teacher's map has no vector for has weight 0, and in the teacher's basis contributes nothing.
 
     Args:
         student_maps: L ≥ 2 feature maps in the order of the network, each (B, C, H, W), (B, N, D) or (B, D), floating.
@@ -103,8 +104,8 @@ class TapGoal(NamedTuple):
     """What a tap of the teacher asks for; without gradient.
 
     Attributes:
-        targets: (B, kept, D) right singular vectors v_T, kept = min(k, N, D) of the student's map; zero where the
-            teacher has fewer.
+        targets: (B, kept, D) right singular vectors v_T, kept = min(k, N, D) of the student's map, or of that on which
+            both meet; zero where the teacher has fewer.
         sigma: (B, kept) σ_T / ‖M_T‖, zero where the teacher has fewer.
         left: (B, kept, h, w) left vectors u_T on the grid on which they meet the student's map; only with
             ``basis="teacher"``.
@@ -304,17 +305,17 @@ def _extract(teacher_maps: Maps, student_maps: Maps, settings: _Settings) -> lis
 
 
 def _look_both_sides(pairs: Sequence[tuple[Tensor, Tensor]], rank: int) -> list[TapGoal]:
-    """Decompose the teacher's maps and bring their left vectors to the size at which the student's are projected."""
+    """Decompose the teacher's maps, of the size at which the student's are projected on their left vectors."""
     with full_float32(pairs[0][1].device):
-        grids = [as_grid(teacher, student).to(wide_dtype(student)) for student, teacher in pairs]
+        grids = []
+        for student, teacher in pairs:
+            grid = as_grid(teacher, student).to(wide_dtype(student))
+            grids.append(average_pool(grid, smaller(as_grid(student, teacher), grid)))
         maps = [_tamed(grid.flatten(2)) for grid in grids]
-        goals = TapGoal.of(maps, [min(rank, y.shape[1]) for y in maps])
         found = []
-        for goal, y, grid, (student, teacher) in zip(goals, maps, grids, pairs, strict=True):
-            left = torch.bmm(goal.targets, y).unflatten(2, grid.shape[2:])
-            left = average_pool(left, smaller(as_grid(student, teacher), grid))
-            unit = nn.functional.normalize(left.flatten(2), dim=2, eps=torch.finfo(left.dtype).tiny)
-            found.append(goal._replace(left=unit.reshape(left.shape)))
+        for goal, y, grid in zip(TapGoal.of(maps, [min(rank, *y.shape[1:]) for y in maps]), maps, grids, strict=True):
+            left = nn.functional.normalize(torch.bmm(goal.targets, y), dim=2, eps=torch.finfo(y.dtype).tiny)
+            found.append(goal._replace(left=left.unflatten(2, grid.shape[2:])))
         return found
 
 

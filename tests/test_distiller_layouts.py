@@ -121,7 +121,7 @@ def test_tokens_without_a_grid_are_refused_with_what_to_do():
     """Seventeen tokens, where the class token was forgotten, are not a square."""
     options = {"student_taps": ("0", "1"), "teacher_taps": LAYERS}
     module = Distiller(network(), Tokens(4), loss=AttentionLoss(), **options)
-    with pytest.raises(ShapeError, match=r"17 tokens are not a square grid .*; drop the class token"):
+    with pytest.raises(ShapeError, match=r"17 tokens are not a square grid .*; drop the class token \(drop_tokens\)"):
         module(IMAGES)
 
 

@@ -17,7 +17,7 @@ from svdistill.recipes.losses import LOSSES
 def test_settings_reach_the_losses() -> None:
     """Each loss is made with what the recipe says, in its order and under its name."""
     settings = (
-        "{name: svd, rank: 3, beta: 2, extra: 0, scaled: false, basis: teacher, reduction: mean, gradient: paper}",
+        "{name: svd, rank: 3, beta: 2, extra: 0, scaled: false, reduction: mean, gradient: paper}",
         "{name: soft-target, temperature: 2, standardize: true}",
         "{name: fitnet, hint: 1}",
         "{name: fsp}",
@@ -31,7 +31,7 @@ def test_settings_reach_the_losses() -> None:
     made = build.losses(loaded(f"loss=[{','.join(settings)}]"))
     assert list(made) == list(LOSSES)
     expected = (
-        losses.SVDLoss(3, 2.0, extra=0, scaled=False, basis="teacher", reduction="mean", gradient="paper"),
+        losses.SVDLoss(3, 2.0, extra=0, scaled=False, reduction="mean", gradient="paper"),
         losses.SoftTargetLoss(2.0, standardize=True),
         losses.FitNetLoss(1),
         losses.FSPLoss(),

@@ -479,6 +479,34 @@ def test_a_preset_laid_over_a_recipe_written_out_in_full(tmp_path: Path) -> None
     assert (settings["beta"], settings["weight"]) == (4, 5)
 
 
+def test_a_preset_laid_over_a_method(tmp_path: Path) -> None:
+    """It replaces rank, basis and the like, which the method has in place of a preset, and leaves its bound."""
+    (tmp_path / "mine.yaml").write_text("extends: digits/svd-recommended\nloss: {preset: eccv2018}\n")
+    found = recipes.load(tmp_path / "mine.yaml"), recipes.load("digits/svd-recommended", ["loss.preset=eccv2018"])
+    found += (recipes.load("digits/svd", ["loss.preset=eccv2018"], method="svd-recommended"),)
+    for recipe in found:
+        settings = recipe.loss[0].model_dump()
+        assert settings | recipes.PRESETS["eccv2018"] | {"clip": "own_norm", "basis": "own", "bound": 0.3} == settings
+    replaced = recipes.load("digits/svd-recommended", ["loss.preset=eccv2018", "loss.rank=3"])
+    assert replaced.loss[0].model_dump()["rank"] == 3
+
+
+def test_what_the_teacher_s_basis_has_no_use_for(tmp_path: Path) -> None:
+    """It is refused; a recipe's own gives way to a method in that basis, and a preset's to that basis."""
+    for setting in ("extra=3", "assignment=argmax", "gradient=paper"):
+        key, _, value = setting.partition("=")
+        with pytest.raises(RecipeError, match=rf"^loss\.{key}: with basis=teacher the student has no vectors"):
+            recipes.load("digits/svd-recommended", [f"loss.{key}={value}"])
+    (tmp_path / "mine.yaml").write_text("extends: digits/svd\nloss: {name: svd, rank: 2, gradient: paper, extra: 3}\n")
+    for method in ("svd-recommended", "svd-teacher-basis", "svd-dkd"):
+        settings = recipes.load(tmp_path / "mine.yaml", method=method).loss[0].model_dump()
+        assert (settings["basis"], settings["gradient"], settings["extra"]) == ("teacher", "exact", 1), method
+    settings = recipes.load(tmp_path / "mine.yaml", method="svd-own-vectors").loss[0].model_dump()
+    assert (settings["rank"], settings["gradient"], settings["extra"]) == (2, "paper", 3)
+    preset = recipes.load("digits/svd", ["loss.preset=poster", "loss.basis=teacher"]).loss[0].model_dump()
+    assert (preset["rank"], preset["gradient"], preset["assignment"]) == (2, "exact", None)
+
+
 def test_the_stage_of_a_loss_belongs_to_the_method(tmp_path: Path) -> None:
     """A recipe of two stages can be trained by a method of one."""
     (tmp_path / "mine.yaml").write_text(

@@ -167,7 +167,7 @@ def as_grid(feature: Tensor, partner: Tensor) -> Tensor:
     if side * side != tokens:
         raise ShapeError(
             f"{tokens} tokens are not a square grid and cannot be pooled to the size of a map "
-            f"{tuple(partner.shape)}; drop the class token, or choose taps with equally many positions"
+            f"{tuple(partner.shape)}; drop the class token (drop_tokens), or choose taps with equally many positions"
         )
     return flat.reshape(*flat.shape[:2], side, side)
 

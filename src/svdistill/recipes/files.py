@@ -16,7 +16,7 @@ from svdistill import methods
 from svdistill.errors import RecipeError, brief, nearest, one_line
 from svdistill.names import of_recipe
 from svdistill.plain import MAX_DEPTH, MAX_YAML, parse_yaml
-from svdistill.recipes.losses import own_settings
+from svdistill.recipes.losses import OF_OWN_VECTORS, OF_PRESETS, in_teacher_s_basis, own_settings
 
 SUFFIXES = (".yaml", ".yml")
 METHODS = methods.FOLDER.name
@@ -262,7 +262,8 @@ def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
     """Lay a method over a recipe.
 
     A method's ``weight`` and ``main_weight`` are where to begin; those that a recipe has for the same loss were found
-    for its images and networks and stay. In which of two stages a loss takes part is the method's alone.
+    for its images and networks and stay. In which of two stages a loss takes part is the method's alone, and under a
+    method in the teacher's basis nothing stays that has no meaning there.
 
     Args:
         recipe: settings of a recipe.
@@ -271,8 +272,13 @@ def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
     Returns:
         A new dictionary; neither argument is changed.
     """
+    projected = {loss.get("name") for loss in map(_named_loss, _as_list(method["loss"])) if in_teacher_s_basis(loss)}
+
+    def stays(key: str, name: object) -> bool:
+        return key != "stage" and not (name in projected and key in OF_OWN_VECTORS)
+
     below = [own_settings(_named_loss(loss)) for loss in _as_list(recipe.get("loss"))]
-    below = [{key: value for key, value in loss.items() if key != "stage"} for loss in below]
+    below = [{key: loss[key] for key in loss if stays(key, loss.get("name"))} for loss in below]
     merged = merge({**recipe, "loss": below}, method)
     own = {loss.get("name"): loss for loss in below}
     losses = [
@@ -342,8 +348,16 @@ def _merge_losses(below: Any, above: Any) -> Any:
 
 
 def _lay(below: Plain, above: Mapping[str, Any]) -> Plain:
-    """Lay settings of a loss over others of the same; another preset replaces what the former one stood for."""
-    return merge(own_settings(below) if "preset" in above else below, above)
+    """Lay settings of a loss over others of the same; another preset replaces what the former one stood for.
+
+    One over settings that say they have none, as methods do, replaces these.
+    """
+    if "preset" not in above:
+        return merge(below, above)
+    kept = own_settings(below)
+    if above["preset"] is not None and below.get("preset", "unsaid") is None:
+        kept = {key: value for key, value in kept.items() if key not in OF_PRESETS}
+    return merge(kept, above)
 
 
 def _as_list(losses: Any) -> list[Any]:

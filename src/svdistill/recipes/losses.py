@@ -84,6 +84,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Without a decomposition of the student.
     "teacher-basis": {"rank": 1, "basis": "teacher", "reduction": "sum", "clip": "per_variable"},
 }
+# What they differ in, but for the rule of clipping, which is the step's.
+OF_PRESETS = frozenset(key for preset in PRESETS.values() for key in preset) - {"clip"}
+# What has no meaning in the teacher's basis, where the student is not decomposed, with what it is then.
+OF_OWN_VECTORS: dict[str, Any] = {"extra": 1, "assignment": None, "gradient": "exact"}
 
 
 class SVDLossSettings(LossSettings):
@@ -125,7 +129,20 @@ class SVDLossSettings(LossSettings):
         preset = given.get("preset") if isinstance(given, dict) else None
         if not isinstance(preset, str):
             return given
-        return {**PRESETS.get(preset, {}), **given}
+        meant = PRESETS.get(preset, {})
+        if in_teacher_s_basis(given):
+            meant = {key: value for key, value in meant.items() if key not in OF_OWN_VECTORS}
+        return {**meant, **given}
+
+    @model_validator(mode="after")
+    def _vectors_to_choose_from(self) -> Self:
+        for key, only in OF_OWN_VECTORS.items():
+            if self.basis == "teacher" and getattr(self, key) != only:
+                raise ValueError(
+                    f"{key}: with basis=teacher the student has no vectors of its own, so it changes nothing; take "
+                    f"{key}={'null' if only is None else only}, or basis=own"
+                )
+        return self
 
 
 class SoftTargetLossSettings(LossSettings):
@@ -268,6 +285,11 @@ AnyLoss = Annotated[
     Field(discriminator="name"),
 ]
 LOSSES: dict[str, type[LossSettings]] = by_name(AnyLoss)
+
+
+def in_teacher_s_basis(loss: Mapping[str, Any]) -> bool:
+    """Whether settings of a loss, not yet validated, say so themselves or by their preset."""
+    return bool(loss.get("basis", PRESETS.get(str(loss.get("preset")), {}).get("basis")) == "teacher")
 
 
 def own_settings(loss: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,8 +34,10 @@ def straightforward_loss(
         teacher.append(goal * weight)
     loss: Tensor = student[0].new_zeros(())
     for tap in range(len(student) - 1):
+        kept = min(student[tap].shape[1], student[tap + 1].shape[1])
         relation_s, relation_t = (
-            torch.exp(-((v[tap][..., :, None] - v[tap + 1][..., None, :]) ** 2) / beta) for v in (student, teacher)
+            torch.exp(-((v[tap][:, :kept, :, None] - v[tap + 1][:, :kept, None, :]) ** 2) / beta)
+            for v in (student, teacher)
         )
         loss = loss + 0.5 * rank**0.5 * (relation_s - relation_t).square().sum()
     return loss

@@ -457,7 +457,7 @@ def test_wrong_losses(overrides: list[str], match: str) -> None:
 
 
 @pytest.mark.parametrize("method", [name for name in recipes.methods() if "svd" in name])
-@pytest.mark.parametrize("written_with", ["svd", "svd-poster"])
+@pytest.mark.parametrize("written_with", ["svd", "svd-poster", "svd-recommended", "svd-own-vectors", "svd-k4"])
 def test_a_recipe_written_out_in_full_takes_methods_as_its_short_form_does(
     tmp_path: Path, method: str, written_with: str
 ) -> None:
@@ -502,7 +502,7 @@ def test_what_the_teacher_s_basis_has_no_use_for(tmp_path: Path) -> None:
         settings = recipes.load(tmp_path / "mine.yaml", method=method).loss[0].model_dump()
         assert (settings["basis"], settings["gradient"], settings["extra"]) == ("teacher", "exact", 1), method
     settings = recipes.load(tmp_path / "mine.yaml", method="svd-own-vectors").loss[0].model_dump()
-    assert (settings["rank"], settings["gradient"], settings["extra"]) == (2, "paper", 3)
+    assert (settings["rank"], settings["gradient"], settings["extra"]) == (1, "paper", 3)
     preset = recipes.load("digits/svd", ["loss.preset=poster", "loss.basis=teacher"]).loss[0].model_dump()
     assert (preset["rank"], preset["gradient"], preset["assignment"]) == (2, "exact", None)
 

@@ -87,7 +87,7 @@ class CompareProgress:
         self._epochs = {key: recipe.train.all_epochs for key, recipe in wanted.items()}
         # A run counts for its steps: a teacher's epoch may be a thousand times as long as a student's of few labels.
         self._steps = {
-            key: max(1, recipe.data.train_size // recipe.train.batch_size)
+            key: max(1, int(recipe.data.train_size * (1 - (recipe.data.validation or 0))) // recipe.train.batch_size)
             for key, recipe in wanted.items()
             if recipe.data.train_size is not None
         }
@@ -198,7 +198,7 @@ class CompareProgress:
     def _images(self, key: str) -> tuple[object, ...]:
         data = self._members[key].recipe.data
         parts = data.train_size, data.held_out, data.validation
-        return data.name, data.root, data.classes, *parts, self._members[key].recipe.train.batch_size
+        return data.name, data.root, data.classes, data.task, *parts, self._members[key].recipe.train.batch_size
 
     def _proceed(self, run: RunProgress, epochs: float) -> None:
         self._trained += max(0.0, epochs - run.done) * run.steps

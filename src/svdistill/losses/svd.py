@@ -104,8 +104,8 @@ class TapGoal(NamedTuple):
     """What a tap of the teacher asks for; without gradient.
 
     Attributes:
-        targets: (B, kept, D) right singular vectors v_T, kept = min(k, N, D) of the student's map, or of that on which
-            both meet; zero where the teacher has fewer.
+        targets: (B, kept, D) right singular vectors v_T, kept = min(k, N, D) of the student's map; with
+            ``basis="teacher"`` of the map at the size where both meet. Zero where the teacher has fewer.
         sigma: (B, kept) σ_T / ‖M_T‖, zero where the teacher has fewer.
         left: (B, kept, h, w) left vectors u_T on the grid on which they meet the student's map; only with
             ``basis="teacher"``.
@@ -305,7 +305,7 @@ def _extract(teacher_maps: Maps, student_maps: Maps, settings: _Settings) -> lis
 
 
 def _look_both_sides(pairs: Sequence[tuple[Tensor, Tensor]], rank: int) -> list[TapGoal]:
-    """Decompose the teacher's maps, of the size at which the student's are projected on their left vectors."""
+    """Decompose the teacher's maps at the size where they meet the student's."""
     with full_float32(pairs[0][1].device):
         grids = []
         for student, teacher in pairs:
@@ -343,7 +343,7 @@ def _compare(student_maps: Maps, goals: Sequence[TapGoal], settings: _Settings) 
             torch.stack([_widen(one, lacks) for one, lacks in zip(figures, missing, strict=True)])
             for figures in ([one.cosine for one in answers], [one.energy for one in answers])
         )
-        # Projections overlap where their vectors were pooled, so their fractions may add up to more than the whole.
+        # Rounding may take a sum of fractions above the whole.
         figures = torch.stack((weight.square() * cosine, energy, sigma.square())).sum(3).clamp_max(1)
         return loss, _health(figures, usable)
 

@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -262,8 +262,9 @@ def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
     """Lay a method over a recipe.
 
     A method's ``weight`` and ``main_weight`` are where to begin; those that a recipe has for the same loss were found
-    for its images and networks and stay. In which of two stages a loss takes part is the method's alone, and under a
-    method in the teacher's basis nothing stays that has no meaning there.
+    for its images and networks and stay. The basis, and in which of two stages a loss takes part, are the method's
+    alone, and under a method in the teacher's basis nothing stays that has no meaning there. Where a recipe that is
+    written out in full has a method's settings, these do not stay either.
 
     Args:
         recipe: settings of a recipe.
@@ -275,9 +276,9 @@ def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
     projected = {loss.get("name") for loss in map(_named_loss, _as_list(method["loss"])) if in_teacher_s_basis(loss)}
 
     def stays(key: str, name: object) -> bool:
-        return key != "stage" and not (name in projected and key in OF_OWN_VECTORS)
+        return key not in ("stage", "basis") and not (name in projected and key in OF_OWN_VECTORS)
 
-    below = [own_settings(_named_loss(loss)) for loss in _as_list(recipe.get("loss"))]
+    below = [_its_own(_named_loss(loss)) for loss in _as_list(recipe.get("loss"))]
     below = [{key: loss[key] for key in loss if stays(key, loss.get("name"))} for loss in below]
     merged = merge({**recipe, "loss": below}, method)
     own = {loss.get("name"): loss for loss in below}
@@ -287,6 +288,29 @@ def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
     ]
     merged["loss"] = losses if isinstance(merged.get("loss"), list) else losses[0] if losses else None
     return merged
+
+
+def _its_own(loss: Plain) -> Plain:
+    """Return what a recipe says of a loss itself; where all that is written out is a method's, that is nothing."""
+    own = {**own_settings(loss), "stage": None}
+    if loss.get("preset", "unsaid") is not None:
+        return own
+    like = [one for one in _losses_of_methods() if _but_for_weights(one) == _but_for_weights(own)]
+    kept = {key: own[key] for key in ("name", *_WEIGHTS) if key in own}
+    same = any(all(one.get(key) == own.get(key) for key in _WEIGHTS) for one in like)
+    return {"name": own["name"]} if same else kept if like else own
+
+
+def _but_for_weights(loss: Mapping[str, Any]) -> Plain:
+    return {key: value for key, value in loss.items() if key not in _WEIGHTS}
+
+
+@cache
+def _losses_of_methods() -> tuple[Plain, ...]:
+    """Return what each loss of a shipped method says beyond the defaults, but for its stage."""
+    plain = [_read_file(path).get("loss") for path in methods.FOLDER.glob("*.yaml")]
+    found = [_named_loss(loss) for losses in plain for loss in _as_list(losses)]
+    return tuple({**own_settings(loss), "stage": None} for loss in found if not loss.get("preset"))
 
 
 def owned(loss: Any, whole: Any) -> Any:

@@ -121,7 +121,8 @@ def test_sizes():
         "sigma": (6, 3, 2),
     }
     projected = sizes(SVDLoss(2, basis="teacher"), teacher, student)
-    assert (projected["left1"], projected["v2"], projected["left2"]) == ((6, 2, 2, 2), (6, 1, 20), (6, 1, 1, 1))
+    assert (projected["left1"], projected["v2"], projected["left2"]) == ((6, 2, 2, 2), (6, 2, 20), (6, 2, 1, 1))
+    assert sizes(SVDLoss(8, basis="teacher"), teacher, teacher)["v2"] == (6, 4, 20)  # of 2×2 positions
     assert sizes(FSPLoss(), teacher, student) == {"flow0-1": (6, 8, 12), "flow1-2": (6, 12, 20)}
     assert sizes(FitNetLoss(), teacher, student) == {"hint": (6, 12, 2, 2)}
     assert not any(loss.storable for loss in (FSPLoss(), FitNetLoss()))

@@ -66,8 +66,8 @@ def svd_loss(
     itself, normalized.
 
     With `basis="teacher"` the student is not decomposed: v_S,i = M_Sᵀ u_T,i / ‖M_Sᵀ u_T,i‖, with u_T,i ∝ M_T v_T,i the
-    teacher's left vector. Where H and W differ, the larger side is average-pooled first, the teacher's before it is
-    decomposed; sign and order are the teacher's.
+    teacher's left vector. Where H and W differ, the larger side is average-pooled, of the teacher the left vectors; sign
+    and order are the teacher's. Where they meet on fewer than k positions, the student cannot answer all of them at once.
 
     A sample for which a tap of either network is all zero, or holds NaN or infinity, contributes nothing;
     `SVDLoss.compare` counts them. A component that the student's map has no vector for contributes nothing either; one
@@ -104,8 +104,8 @@ class TapGoal(NamedTuple):
     """What a tap of the teacher asks for; without gradient.
 
     Attributes:
-        targets: (B, kept, D) right singular vectors v_T, kept = min(k, N, D) of the student's map; with
-            ``basis="teacher"`` of the map at the size where both meet. Zero where the teacher has fewer.
+        targets: (B, kept, D) right singular vectors v_T, kept = min(k, N, D) of the student's map, with
+            ``basis="teacher"`` of the teacher's; zero where the teacher has fewer.
         sigma: (B, kept) σ_T / ‖M_T‖, zero where the teacher has fewer.
         left: (B, kept, h, w) left vectors u_T on the grid on which they meet the student's map; only with
             ``basis="teacher"``.
@@ -305,17 +305,17 @@ def _extract(teacher_maps: Maps, student_maps: Maps, settings: _Settings) -> lis
 
 
 def _look_both_sides(pairs: Sequence[tuple[Tensor, Tensor]], rank: int) -> list[TapGoal]:
-    """Decompose the teacher's maps at the size where they meet the student's."""
+    """Decompose the teacher's maps and bring their left vectors to the size at which the student's are projected."""
     with full_float32(pairs[0][1].device):
-        grids = []
-        for student, teacher in pairs:
-            grid = as_grid(teacher, student).to(wide_dtype(student))
-            grids.append(average_pool(grid, smaller(as_grid(student, teacher), grid)))
+        grids = [as_grid(teacher, student).to(wide_dtype(student)) for student, teacher in pairs]
         maps = [_tamed(grid.flatten(2)) for grid in grids]
+        goals = TapGoal.of(maps, [min(rank, *y.shape[1:]) for y in maps])
         found = []
-        for goal, y, grid in zip(TapGoal.of(maps, [min(rank, *y.shape[1:]) for y in maps]), maps, grids, strict=True):
-            left = nn.functional.normalize(torch.bmm(goal.targets, y), dim=2, eps=torch.finfo(y.dtype).tiny)
-            found.append(goal._replace(left=left.unflatten(2, grid.shape[2:])))
+        for goal, y, grid, (student, teacher) in zip(goals, maps, grids, pairs, strict=True):
+            left = torch.bmm(goal.targets, y).unflatten(2, grid.shape[2:])
+            left = average_pool(left, smaller(as_grid(student, teacher), grid))
+            unit = nn.functional.normalize(left.flatten(2), dim=2, eps=torch.finfo(left.dtype).tiny)
+            found.append(goal._replace(left=unit.reshape(left.shape)))
         return found
 
 
@@ -343,7 +343,7 @@ def _compare(student_maps: Maps, goals: Sequence[TapGoal], settings: _Settings) 
             torch.stack([_widen(one, lacks) for one, lacks in zip(figures, missing, strict=True)])
             for figures in ([one.cosine for one in answers], [one.energy for one in answers])
         )
-        # Rounding may take a sum of fractions above the whole.
+        # Projections overlap where their vectors were pooled, so their fractions may add up to more than the whole.
         figures = torch.stack((weight.square() * cosine, energy, sigma.square())).sum(3).clamp_max(1)
         return loss, _health(figures, usable)
 

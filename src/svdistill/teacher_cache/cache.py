@@ -25,7 +25,7 @@ from svdistill.plain import parse_json, read_text
 from svdistill.teacher import Request, Teacher
 from svdistill.teacher_cache.key import Key, difference, listed
 
-FORMAT = 3
+FORMAT = 2
 MANIFEST = "manifest.json"
 DIGESTS = "sha256"  # where the manifest has that of each file
 _FRESH = "store it again (svdistill cache RECIPE --fresh)"

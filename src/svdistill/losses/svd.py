@@ -66,8 +66,8 @@ def svd_loss(
     itself, normalized.
 
     With `basis="teacher"` the student is not decomposed: v_S,i = M_Sᵀ u_T,i / ‖M_Sᵀ u_T,i‖, with u_T,i ∝ M_T v_T,i the
-    teacher's left vector. Where H and W differ, the larger side is average-pooled, of the teacher the left vectors; sign
-    and order are the teacher's. Where they meet on fewer than k positions, the student cannot answer all of them at once.
+    teacher's left vector. Where H and W differ, the larger side is average-pooled, of the teacher the left vectors;
+    sign and order are the teacher's. On fewer than k positions the student cannot answer all of them at once.
 
     A sample for which a tap of either network is all zero, or holds NaN or infinity, contributes nothing;
     `SVDLoss.compare` counts them. A component that the student's map has no vector for contributes nothing either; one

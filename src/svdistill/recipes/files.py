@@ -293,16 +293,18 @@ def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
 def _its_own(loss: Plain) -> Plain:
     """Return what a recipe says of a loss itself; where all that is written out is a method's, that is nothing."""
     own = {**own_settings(loss), "stage": None}
-    if loss.get("preset", "unsaid") is not None:
+    in_full = loss.get("preset", "unsaid") is None  # a short recipe that says what a method says means it
+    rest, weights = _parted(own)
+    like = [_parted(one)[1] for one in _losses_of_methods() if _parted(one)[0] == rest] if in_full else []
+    if not like:
         return own
-    like = [one for one in _losses_of_methods() if _but_for_weights(one) == _but_for_weights(own)]
-    kept = {key: own[key] for key in ("name", *_WEIGHTS) if key in own}
-    same = any(all(one.get(key) == own.get(key) for key in _WEIGHTS) for one in like)
-    return {"name": own["name"]} if same else kept if like else own
+    return {"name": own["name"], **({} if weights in like else weights)}
 
 
-def _but_for_weights(loss: Mapping[str, Any]) -> Plain:
-    return {key: value for key, value in loss.items() if key not in _WEIGHTS}
+def _parted(loss: Plain) -> tuple[Plain, Plain]:
+    """Return settings of a loss without its weights, and these."""
+    weights = {key: loss[key] for key in _WEIGHTS if key in loss}
+    return {key: value for key, value in loss.items() if key not in weights}, weights
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks import regimes
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.layout import Figures, grid, is_rate, is_spread, is_target, judged, number, pair, spread
+from benchmarks.loss import Case
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "results.md")
@@ -112,8 +113,7 @@ def machine_line(machine: Figures) -> str:
 def loss(figures: Figures) -> str:
     """Return the transfer loss against its straightforward form and its floor: a column for each case."""
     results = figures["results"]
-    basis = {"teacher": ", teacher's basis"}
-    titles = [f"k = {r['rank']}{basis.get(r.get('basis'), '')}" for r in results]
+    titles = [Case(r["rank"], r.get("basis", "own")).title for r in results]
     head = [f"{r['taps']}, {title}" if "taps" in r else title for r, title in zip(results, titles, strict=True)]
     rows = [[label, *(show(r) for r in results)] for label, show in _LOSS_ROWS.items()]
     sizes = figures["batch"] if isinstance(figures["batch"], Mapping) else {"": figures["batch"]}

@@ -293,12 +293,16 @@ def overlay(recipe: Mapping[str, Any], method: Mapping[str, Any]) -> Plain:
 def _its_own(loss: Plain) -> Plain:
     """Return what a recipe says of a loss itself; where all that is written out is a method's, that is nothing."""
     own = {**own_settings(loss), "stage": None}
-    in_full = loss.get("preset", "unsaid") is None  # a short recipe that says what a method says means it
     rest, weights = _parted(own)
-    like = [_parted(one)[1] for one in _losses_of_methods() if _parted(one)[0] == rest] if in_full else []
-    if not like:
+    like = [_parted(one)[1] for one in _losses_of_methods() if _parted(one)[0] == rest]
+    if not like or not _says_no_preset(loss):  # a short recipe that says what a method says means it
         return own
     return {"name": own["name"], **({} if weights in like else weights)}
+
+
+def _says_no_preset(loss: Mapping[str, Any]) -> bool:
+    """Whether it says so, as methods do and recipes that are written out in full."""
+    return "preset" in loss and loss["preset"] is None
 
 
 def _parted(loss: Plain) -> tuple[Plain, Plain]:
@@ -376,12 +380,12 @@ def _merge_losses(below: Any, above: Any) -> Any:
 def _lay(below: Plain, above: Mapping[str, Any]) -> Plain:
     """Lay settings of a loss over others of the same; another preset replaces what the former one stood for.
 
-    One over settings that say they have none, as methods do, replaces these.
+    One over settings that say they have none replaces these.
     """
     if "preset" not in above:
         return merge(below, above)
     kept = own_settings(below)
-    if above["preset"] is not None and below.get("preset", "unsaid") is None:
+    if above["preset"] is not None and _says_no_preset(below):
         kept = {key: value for key, value in kept.items() if key not in OF_PRESETS}
     return merge(kept, above)
 

@@ -7,6 +7,7 @@ WEAK, STRONG = 0.01, 10.0  # of the transfer gradient over the main one
 HELD_BACK = 0.05  # of the transfer gradient that a bound lets through
 LITTLE_ENERGY = 0.3  # of a map, in the vectors that are compared
 MANY_ASIDE = 0.01  # of the images
+MANY_OWN = 4  # singular vectors of a student, with which the first stage of a residual network stood still
 _WANTED_RATIO = 0.3
 
 
@@ -62,22 +63,48 @@ def of_gradients(
     return None
 
 
-def of_energy(energy: float | None, what: str, *, rank: int | None = None) -> Sign | None:
+def of_energy(energy: float | None, what: str, *, rank: int | None = None, own_first: int = 0) -> Sign | None:
     """Judge how much of a map's energy the compared vectors hold.
 
     Args:
         energy: 0 to 1; None where it is not known.
         what: whose vectors these are, as the beginning of the sentence: ``the vectors that are kept of …``.
         rank: how many vectors are compared; None where that is not one number.
+        own_first: how many of the student's own are, in a first stage.
 
     Returns:
         None where nothing stands out.
     """
     if energy is None or energy >= LITTLE_ENERGY:
         return None
+    found = f"{what} hold {energy:.0%} of its energy"
+    if own_first:
+        return Sign(
+            found,
+            "take loss.basis=teacher with a higher loss.rank, as most of the map is not compared, and more of the "
+            "student's own vectors taught less",
+            "basis=teacher",
+        )
     change = "" if rank is None else f"rank={2 * rank}"
+    return Sign(found, "raise loss.rank, as most of the map is not compared", change)
+
+
+def of_own_vectors(own_first: int) -> Sign | None:
+    """Judge how many of a student's own singular vectors a first stage asks for.
+
+    Args:
+        own_first: that number; 0 where there is no first stage, or it compares in the teacher's basis.
+
+    Returns:
+        None where nothing stands out.
+    """
+    if own_first < MANY_OWN:
+        return None
     return Sign(
-        f"{what} hold {energy:.0%} of its energy", "raise loss.rank, as most of the map is not compared", change
+        f"the first stage asks for {own_first} of the student's own singular vectors, and four taught a residual "
+        "network less than one",
+        "take loss.basis=teacher, in which more vectors teach more, or loss.rank=1",
+        "basis=teacher",
     )
 
 

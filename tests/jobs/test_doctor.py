@@ -206,7 +206,17 @@ def test_other_judgements() -> None:
         dead=0.9,
         energy=0.1,
     )
-    assert [remark.part for remark in remarks.on_taps([tap])] == ["taps", "taps"]
+    assert [remark.part for remark in remarks.on_taps([tap], recipe)] == ["taps", "taps"]
+    # More of the student's own vectors in a first stage teach less, so what is said there is the teacher's basis.
+    for method, settings, advice in (
+        ("svd-recommended", [], ["raise loss.rank"]),
+        ("svd-own-vectors", [], ["take loss.basis=teacher with a higher loss.rank"]),
+        ("svd-own-vectors", ["loss.rank=4"], ["take loss.basis=teacher, in which", "take loss.basis=teacher with"]),
+        ("svd-k4", [], ["raise loss.rank"]),
+    ):
+        told = [remark.advice for remark in remarks.on_taps([tap], load("digits/svd", settings, method=method))]
+        of_vectors = [text for text in told if "leave this tap out" not in text]
+        assert all(text.startswith(start) for text, start in zip(of_vectors, advice, strict=True)), of_vectors
     cost = CostFindings(
         device="cuda",
         precision="32-true",

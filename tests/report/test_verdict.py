@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.report.runs import make_run
@@ -195,3 +196,22 @@ def test_next_steps(tmp_path: Path) -> None:
     rank = next(step for step in found.values() if step.settings == "loss.rank=2")
     assert f"{run.parent}/0-" in rank.command
     assert f"--runs {next_steps.os.path.relpath(tmp_path)}" in rank.command
+
+
+@pytest.mark.parametrize(("rank", "beside"), [(1, []), (4, []), (4, [{"name": "dkd", "clip": "none"}])])
+def test_more_vectors_of_the_student_s_own_are_not_advised(
+    tmp_path: Path, rank: int, beside: list[dict[str, Any]]
+) -> None:
+    """In a first stage of the student's own vectors it is the teacher's basis that lets more of them teach more."""
+    svd = {"name": "svd", "rank": rank, "basis": "own", "clip": "own_norm", "stage": "both", "weight": 4.0}
+    lines = [
+        {"epoch": e, "loss": 1.0, "accuracy": 0.7, "energy_teacher": 0.2, "energy_student": 0.2} for e in range(1, 7)
+    ]
+    train = {"epochs": 6, "first_stage": 0.5, "first_stage_counts": True, "device": "cpu"}
+    for seed in range(2):
+        make_run(tmp_path, "alone", seed)
+        make_run(tmp_path, "svd", seed, metrics=lines, loss=[*beside, svd] if beside else svd, train=train)
+    found = [step.settings for step in next_steps.steps(context_of(collect([tmp_path])))]
+    said = "loss.svd.basis=teacher" if beside else "loss.basis=teacher"
+    assert found.count(said) == 1
+    assert not any("rank" in settings for settings in found)

@@ -16,7 +16,7 @@ from svdistill.report.collect import Group, RunView, rank_of, runs_folder
 from svdistill.report.context import Cell, PageContext, Rows, Section, plural
 from svdistill.report.numbers import is_finite
 from svdistill.report.verdict import Standing
-from svdistill.runs import losses_of
+from svdistill.runs import losses_of, own_vectors_first
 
 _ENOUGH = 5  # seeds
 _GAINED = 0.01  # accuracy: what the last fifth of a training must bring to be worth continuing, or lose to be too long
@@ -190,10 +190,17 @@ def _of_transfer(context: PageContext, group: Group) -> Iterator[Step]:
     )
     if strength is not None and not verdict.is_gain(group.gain):  # what gains needs no other weight
         yield _step(label, strength, run)
-    for energy, whose in ((found.energy_teacher, "teacher"), (found.energy_student, "student")):
-        if (sign := signs.of_energy(energy, f"the compared vectors of the {whose}", rank=rank)) is not None:
-            yield _step(label, sign, run)
-            break
+    own_first = own_vectors_first(run.recipe)
+    energies = ((found.energy_teacher, "teacher"), (found.energy_student, "student"))
+    of_vectors = (
+        signs.of_own_vectors(own_first),
+        *(
+            signs.of_energy(energy, f"the compared vectors of the {whose}", rank=rank, own_first=own_first)
+            for energy, whose in energies
+        ),
+    )
+    if (sign := next(filter(None, of_vectors), None)) is not None:
+        yield _step(label, sign, run, loss=OWN)
     aside, images = found.set_aside or 0, sum(map(_images_seen, group.runs))
     number = f"{aside:,} samples in {plural(found.epochs, 'epoch')}"
     if (sign := signs.of_set_aside(aside / images if images else None, number)) is not None:
@@ -216,9 +223,10 @@ def _images_seen(run: RunView) -> float:
     return float(np.nansum(run.metrics["images_per_second"] * run.metrics["seconds"]))
 
 
-def _step(label: str, sign: signs.Sign, run: RunView) -> Step:
+def _step(label: str, sign: signs.Sign, run: RunView, *, loss: str | None = None) -> Step:
+    """Make a step of a sign; ``loss`` is the one of a sum whose setting it names, None for the first."""
     losses = losses_of(run.recipe)
-    name = f"loss.{losses[0].get('name')}" if len(losses) > 1 else "loss"
+    name = f"loss.{loss or losses[0].get('name')}" if len(losses) > 1 else "loss"
     settings = f"{name}.{sign.change}" if sign.change else ""
     return Step(f"{label}: {sign.found}", sign.advice, settings, command(run, settings) if settings else "")
 

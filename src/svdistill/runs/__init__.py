@@ -2,7 +2,16 @@
 
 from svdistill.runs.cleaning import KINDS, Removal, removals, remove
 from svdistill.runs.listing import SORTS, STATES, Filter, RunInfo, find, look, only_run, select
-from svdistill.runs.settings import OF_STAGES, changed, differing, epochs_of, flat, losses_of, method_of
+from svdistill.runs.settings import (
+    OF_STAGES,
+    changed,
+    differing,
+    epochs_of,
+    flat,
+    losses_of,
+    method_of,
+    own_vectors_first,
+)
 
 __all__ = [
     "Filter",
@@ -21,6 +30,7 @@ __all__ = [
     "losses_of",
     "method_of",
     "only_run",
+    "own_vectors_first",
     "removals",
     "remove",
     "select",

@@ -92,6 +92,20 @@ def epochs_of(recipe: Mapping[str, Any]) -> int | None:
     return first_epochs + main_epochs
 
 
+def own_vectors_first(recipe: Mapping[str, Any]) -> int:
+    """Return how many of the student's own singular vectors a first stage compares; 0 where it compares none.
+
+    Args:
+        recipe: all settings of a run, nested.
+    """
+    train = recipe.get("train")
+    if not isinstance(train, Mapping) or not train.get("first_stage"):
+        return 0
+    own = [one for one in losses_of(recipe) if one.get("name") == OWN and one.get("basis") == "own"]
+    ranks = [one.get("rank") for one in own if one.get("stage") != "second"]
+    return max((rank for rank in ranks if isinstance(rank, int)), default=0)
+
+
 def losses_of(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the settings of each of a recipe's losses; none where it has no teacher."""
     loss = recipe.get("loss")

@@ -83,7 +83,7 @@ def examine(
         *(Remark("look", "steps", one_line(str(w.message)), "") for w in said if _ours(w)),
         *remarks.on_images(pictures, student),
         *(remarks.on_teacher(teacher, student) if teacher is not None else ()),
-        *remarks.on_taps(taps),
+        *remarks.on_taps(taps, student),
         *remarks.on_stages(trial.stages, student, classes=pictures.classes),
         *remarks.on_cost(cost, student),
     ]

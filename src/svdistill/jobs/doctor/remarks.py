@@ -13,6 +13,7 @@ from svdistill.jobs.doctor.findings import (
     TeacherFindings,
 )
 from svdistill.recipes import Recipe
+from svdistill.runs import own_vectors_first
 
 _FEW_COPIES = 0.002  # as well-known data sets have them
 _UNEVEN = 10.0  # largest class over smallest
@@ -126,8 +127,10 @@ def on_teacher(found: TeacherFindings, recipe: Recipe) -> Iterator[Remark]:
         )
 
 
-def on_taps(taps: Sequence[TapFindings]) -> Iterator[Remark]:
-    """Judge the maps that are compared."""
+def on_taps(taps: Sequence[TapFindings], recipe: Recipe) -> Iterator[Remark]:
+    """Judge the maps that are compared, and how many of their vectors."""
+    own_first = own_vectors_first(recipe.to_dict())
+    yield from _as_remark(signs.of_own_vectors(own_first), "taps")
     for tap in taps:
         if tap.dead > _DEAD:
             yield Remark(
@@ -136,9 +139,8 @@ def on_taps(taps: Sequence[TapFindings]) -> Iterator[Remark]:
                 f"{tap.dead:.0%} of the channels of the teacher's {tap.teacher} are zero for all images",
                 "leave this tap out, or train the teacher at a lower learning rate: what is dead teaches nothing",
             )
-        yield from _as_remark(
-            signs.of_energy(tap.energy, f"the vectors that are kept of the teacher's {tap.teacher}"), "taps"
-        )
+        kept = f"the vectors that are kept of the teacher's {tap.teacher}"
+        yield from _as_remark(signs.of_energy(tap.energy, kept, own_first=own_first), "taps")
 
 
 def on_stages(stages: Sequence[StageFindings], recipe: Recipe, *, classes: int) -> Iterator[Remark]:

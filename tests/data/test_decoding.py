@@ -114,6 +114,34 @@ def test_transparency_shows_the_ground(mode: str, channels: int) -> None:
     assert decode(half, 8, 3)[:, 0, 0].tolist() == pytest.approx([100 * 0.502 + 127, 127, 127], abs=1)
 
 
+@pytest.mark.parametrize(
+    ("bits", "kind", "pixels", "key", "seen"),
+    [
+        (1, 0, b"\x40", (1,), [0, 255]),
+        (2, 0, b"\x50", (1,), [255, 255]),
+        (2, 0, b"\x20", (1,), [0, 170]),
+        (4, 0, b"\x3c", (3,), [255, 204]),
+        (8, 0, b"\x03\x0c", (3,), [255, 12]),
+        (16, 0, b"\x03\xe8\x33\x33", (1000,), [255, 51]),
+        (16, 2, b"\x03\xe8" * 3 + b"\x33\x33" * 3, (1000,) * 3, [255, 51]),
+    ],
+)
+def test_a_transparent_colour_is_as_wide_as_the_pixels(
+    bits: int, kind: int, pixels: bytes, key: tuple[int, ...], seen: list[int]
+) -> None:
+    """Each of PNG's depths has numbers of its own, whatever eight bits they become; two rows of two pixels, by hand."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        end = zlib.crc32(name + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + name + content + end
+
+    header = struct.pack(">IIBBBBB", 2, 2, bits, kind, 0, 0, 0)
+    transparent = struct.pack(f">{len(key)}H", *key)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", transparent)
+    png += chunk(b"IDAT", zlib.compress(2 * (b"\0" + pixels))) + chunk(b"IEND", b"")
+    assert decode(png, 2, 1)[0].tolist() == [seen, seen]
+
+
 def wide_tiff(values: np.ndarray, *, bits: int, kind: int, white_is_zero: bool = False) -> bytes:
     """An uncompressed grey TIFF of 4 × 4 numbers, of a sample format (1 = natural, 2 = whole, 3 = floating)."""
     tags = ImageFileDirectory_v2()

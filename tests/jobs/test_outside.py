@@ -12,7 +12,7 @@ from tests.nets.own_code import Small
 import svdistill
 from svdistill import jobs
 from svdistill.cli.app import run as cli
-from svdistill.errors import DataError, OptionError, RecipeError
+from svdistill.errors import DataError, OptionError, RecipeError, SvdistillWarning
 from svdistill.jobs import Run
 
 OWN = "tests.nets.own_code:Small"
@@ -91,6 +91,23 @@ def test_a_run_that_resumes_with_other_weights(recipe: Path, monkeypatch: pytest
         jobs.train(recipe, overrides=settings, runs=runs)
     monkeypatch.undo()
     assert jobs.train(recipe, overrides=settings, runs=runs).path == begun.path
+
+
+def test_a_run_whose_code_changes(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not resumed with another network of the same weights; where it has ended, the change is told."""
+    source = tmp_path / "moving.py"
+    source.write_text("from tests.nets.own_code import Small\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = ["allow_code=true", "teacher=null", "loss=null", "model.name=moving:Small"]
+    run = jobs.train(recipe, overrides=settings, runs=tmp_path / "runs")
+    source.write_text("from tests.nets.own_code import Small\n\nSIGN = -1\n")
+    with pytest.warns(
+        SvdistillWarning, match=r"made with other code: .*moving\.py, the code of moving:Small, has changed"
+    ):
+        assert jobs.train(recipe, overrides=settings, runs=tmp_path / "runs").path == run.path
+    run.record.reopen()
+    with pytest.raises(DataError, match=r"was begun with other code: .*moving\.py, .* put it back, or train it afresh"):
+        jobs.train(recipe, overrides=settings, runs=tmp_path / "runs")
 
 
 def test_a_stored_teacher(recipe: Path) -> None:

@@ -16,7 +16,7 @@ from svdistill.records import RunRecord
 from svdistill.report import collect as module
 from svdistill.report import page
 from svdistill.report.collect import Collection, Group, Key, collect, read
-from svdistill.runs import method_of
+from svdistill.runs import flat, method_of
 
 
 def only(found: Collection) -> dict[str, Group]:
@@ -108,6 +108,30 @@ def test_settings_that_go_together(tmp_path: Path) -> None:
     found = collect([tmp_path])
     assert [regime.conditions for regime in found.regimes] == [(("model.width", 0.5),), (("model.width", 1.0),)]
     assert [regime.also for regime in found.regimes] == [(("train.epochs", 3),), (("train.epochs", 6),)]
+
+
+def test_what_a_network_of_one_s_own_is_made_with_tells_regimes_apart(tmp_path: Path) -> None:
+    """Each mapping of a list counts, and lists of lists do."""
+    stages: list[Any] = [[{"w": 8}, {"w": 16}], [{"w": 32}, {"w": 16}], [[8, 1], [16, 2]], [{"w": 8}, 16]]
+    for made_with in stages:
+        make_run(tmp_path, "alone", model={"name": "own:Net", "arguments": {"stages": made_with}})
+    found = collect([tmp_path])
+    assert (len(found.regimes), found.left_out) == (len(stages), [])
+    first = flat({"model": {"arguments": {"stages": stages[0]}}})
+    assert first == {"model.arguments.stages.0.w": 8, "model.arguments.stages.1.w": 16}
+    assert flat({"model": {"arguments": {"stages": stages[2]}}}) == {"model.arguments.stages": ((8, 1), (16, 2))}
+
+
+def test_sets_of_one_name_are_told_apart_by_their_images(tmp_path: Path) -> None:
+    """Files of one's own under a known name are another set; a copy elsewhere is the same."""
+    data = {"name": "bags", "train_size": 1000}
+    for seed, (root, pixels) in enumerate((("a", "1"), ("b", "2"), ("c", "1"))):
+        path = make_run(tmp_path, "alone", seed, data={**data, "root": root})
+        (path / "data.json").write_text(json.dumps({"pixels": {"train": pixels, "test": "t"}}))
+        finish_again(path)
+    found = collect([tmp_path])
+    assert [len(regime.groups[0].runs) for regime in found.regimes] == [2, 1]
+    assert [dict(regime.conditions) for regime in found.regimes] == [{"data.root": "a"}, {"data.root": "b"}]
 
 
 def test_variants_of_a_method(tmp_path: Path) -> None:

@@ -102,8 +102,10 @@ def test_a_teacher_for_each_seed(tmp_path: Path) -> None:
     teachers = found.teachers_of(found.regimes[0])
     assert [[run.summary["accuracy"] for run in group.runs] for group in teachers] == [[0.8, 0.9], [0.1]]
     text = words(page.render(found))
-    assert "The teacher reaches 85.00 %" in text
-    assert "teacher 2 seeds 85.00 ± 7.07 %" in text
+    assert (
+        "There are 2 teachers, of different settings. Teacher, all labelled images: 85.00 ± 7.07 %; teacher, 7" in text
+    )
+    assert "teacher, all labelled images 2 seeds 85.00 ± 7.07 %" in text
 
 
 def test_a_teacher_of_other_classes(tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
 """What the page says first, against comparisons worked by hand."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.runs import make_run
+from tests.report.runs import finish_again, make_run
 
+from svdistill.records import RunRecord
 from svdistill.report import next_steps, verdict
 from svdistill.report.collect import collect
-from svdistill.report.page import context_of
+from svdistill.report.page import contents, context_of
 
 ALONE = (0.70, 0.71, 0.72)
 
@@ -215,3 +217,44 @@ def test_more_vectors_of_the_student_s_own_are_not_advised(
     said = "loss.svd.basis=teacher" if beside else "loss.basis=teacher"
     assert found.count(said) == 1
     assert not any("rank" in settings for settings in found)
+
+
+def test_what_learned_from_two_teachers(tmp_path: Path) -> None:
+    """Two methods whose teachers have other settings, or were trained twice, and the seeds of one method."""
+    data = {"name": "bags", "train_size": 1000}
+    for seed in range(2):
+        make_run(tmp_path, "alone", seed)
+        for number, method in enumerate(("soft-target", "svd")):
+            overrides = {"train": {"epochs": number + 1}}
+            make_run(tmp_path / "other", method, seed, teacher={"recipe": "bags/teacher", "overrides": overrides})
+            path = make_run(tmp_path / "twice", method, seed)
+            (path / "data.json").write_text(json.dumps({"teacher": method}))
+            finish_again(path)
+            path = make_run(tmp_path / "seeds", "svd", seed, data={**data, "x": number})
+            (path / "data.json").write_text(json.dumps({"teacher": f"{method} {seed if number else 0}"}))
+            finish_again(path)
+    said = " ".join(verdict.headline(context_of(collect([tmp_path / "other"]))))
+    assert "not trained as soft targets was: teacher.overrides.train.epochs 2 against 1" in said
+    said = " ".join(verdict.headline(context_of(collect([tmp_path / "twice"]))))
+    assert "KD-SVD and soft targets learned from two trainings of the teacher." in said
+    said = " ".join(verdict.headline(context_of(collect([tmp_path / "seeds"]))))
+    assert said.count("The seeds of KD-SVD learned from 2 trainings of the teacher") == 1
+
+
+def test_several_teachers_are_told_apart(tmp_path: Path) -> None:
+    """Each has its settings in the table and its accuracy in the sentence."""
+    for epochs in (6, 12):
+        teacher = make_run(tmp_path, "teacher", epochs=epochs)
+        digest = RunRecord(teacher).student_digest()
+        for seed in range(2):
+            overrides = {"recipe": "bags/teacher", "overrides": {"train": {"epochs": epochs}}}
+            run = make_run(tmp_path, "svd", seed, teacher=overrides)
+            (run / "data.json").write_text(json.dumps({"teacher": digest}))
+            finish_again(run)
+    page = contents(context_of(collect([tmp_path])))
+    assert (
+        "There are 2 teachers, of different settings. Teacher, 6 epochs: 90.00 %; teacher, 12 epochs"
+        in page["headline"][-1]
+    )
+    labels = [row.label for _, rows in page["tables"] for row in rows if row.look is None]
+    assert sorted(labels) == ["teacher, 12 epochs", "teacher, 6 epochs"]

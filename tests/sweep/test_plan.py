@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.report.runs import finish_again
 from tests.sweep.small import plan, titles
 
 from svdistill import jobs, recipes, sweep
@@ -123,6 +124,23 @@ def test_a_teacher_that_is_gone_is_not_made_again_for_nothing(tmp_path: Path) ->
     assert [member.state for member in plan(tmp_path, methods=["soft-target"]).members] == ["unneeded", "finished"]
     states = [member.state for member in plan(tmp_path, methods=["soft-target", "svd"]).members]
     assert states == ["new", "begun", "new"]
+
+
+def test_students_of_two_trainings_of_a_teacher_never_share_a_table(tmp_path: Path) -> None:
+    """Where the teacher is gone, what its students have written down of it is compared."""
+    planned = plan(tmp_path, methods=["soft-target"], seeds=[0, 1])
+    teacher, *students = planned.members
+    for student in students:
+        jobs.train(student.recipe, runs=tmp_path)
+    teacher.run.path.rename(tmp_path / "gone")
+    assert plan(tmp_path, methods=["soft-target"], seeds=[0, 1]).members[0].state == "unneeded"
+    noted = json.loads((students[1].run.path / "data.json").read_text())
+    del noted["checksum"]
+    (students[1].run.path / "data.json").write_text(json.dumps({**noted, "teacher": "of another training"}))
+    finish_again(students[1].run.path)
+    with pytest.raises(DataError, match="learned from two trainings of their teacher"):
+        plan(tmp_path, methods=["soft-target"], seeds=[0, 1])
+    assert plan(tmp_path, methods=["soft-target"], seeds=[1]).members[-1].state == "finished"
 
 
 @pytest.mark.filterwarnings("ignore::svdistill.errors.SvdistillWarning")  # of a teacher with random weights

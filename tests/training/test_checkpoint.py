@@ -255,10 +255,25 @@ def test_a_failed_write_leaves_the_old_one(path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device; the one before it is untouched"):
+    with pytest.raises(CheckpointError, match=r"No space left on device; .*; the one before it is untouched"):
         checkpoint.save(path, {"epoch": 2}, model=model())
     assert checkpoint.load(path, model=model())["epoch"] == 1
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_is_named(path):
+    """The reason is what the file said, not what torch makes of it; without an older one nothing is said of it."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for there in (False, True):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        try:
+            with pytest.raises(CheckpointError, match=r"last\.pt: File too large; make room there") as caught:
+                checkpoint.save(path, {}, model=model(width=10_000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert ("the one before it is untouched" in str(caught.value)) == there
+        checkpoint.save(path, {}, model=model())
 
 
 def test_random_numbers_continue_where_they_were():

@@ -15,7 +15,7 @@ from rich.text import Text
 from svdistill.cli.console import note, notes
 from svdistill.names import printable
 from svdistill.ranks import find_ranks
-from svdistill.report.tables import measured, percent, seconds
+from svdistill.report.tables import measured, percent, plural, seconds
 
 if TYPE_CHECKING:
     from svdistill.jobs import Run
@@ -172,7 +172,7 @@ class Lines:
         self._epochs, self._steps = epochs, steps
         self._rate.start()
         again = f", resumes after epoch {done_epochs}" if done_epochs else ""
-        self._write(f"{epochs} epochs of {steps} steps{again}")
+        self._write(f"{plural(epochs, 'epoch')} of {plural(steps, 'step')}{again}")
 
     def step(self, *, loss: float, images: int) -> None:
         """Count."""

@@ -29,6 +29,7 @@ MOST_PIXELS = 1 << 26
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _SIGNED = 2
 _ORIENTATION = 0x0112  # of EXIF
+_GREY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}  # of eight bits, by how Pillow calls what a PNG holds
 
 
 def decode(content: bytes, image_size: int, channels: int, background: int = WHITE) -> Pixels:
@@ -107,6 +108,7 @@ def squared(opened: "Image.Image", image_size: int, channels: int, background: i
     if not 0 < opened.width * opened.height <= MOST_PIXELS:
         raise DataError(f"it has {opened.width} × {opened.height} pixels, 1 to {MOST_PIXELS:,} are read")
     mode = "L" if channels == 1 else "RGB"
+    _scale_transparent_colour(opened)
     opened.load()
     image = _upright(opened)
     if image.mode == "F" or image.mode.startswith("I"):
@@ -148,6 +150,18 @@ def _upright(image: "Image.Image") -> "Image.Image":
         8: Transpose.ROTATE_90,
     }
     return image.transpose(ways[turn]) if isinstance(turn, int) and turn in ways else image
+
+
+def _scale_transparent_colour(opened: "Image.Image") -> None:
+    """Bring the transparent colour of a PNG, stored as wide as its pixels, to the eight bits that these have here."""
+    tile, colour = getattr(opened, "tile", None), opened.info.get("transparency")
+    if opened.format != "PNG" or not tile:
+        return
+    stored = tile[0][3]
+    if stored in _GREY_STEPS and isinstance(colour, int):
+        opened.info["transparency"] = min(255, colour * _GREY_STEPS[stored])
+    elif stored == "RGB;16B" and isinstance(colour, tuple):
+        opened.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
 def _over(image: "Image.Image", background: int) -> "Image.Image":

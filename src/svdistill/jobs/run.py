@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TEACHER = "teacher"
 PIXELS = "pixels"
 WEIGHTS = "weights"
+CODE = "code"
 _TITLES = {"shapes": "number or size", "classes": "class names", "labels": "labels"}
 _SETS = {
     "train": "training images",
@@ -32,7 +33,7 @@ _SETS = {
     "statistics": "images behind mean and deviation",
 }
 # What must be in the file that says which images and which teacher a run was made with; the rest came later.
-_FORM = {"labels": str, "shapes": list, "classes": list, PIXELS: dict | None, TEACHER: str | None}
+_FORM = {"labels": str, "shapes": list, "classes": list, PIXELS: dict | None, TEACHER: str | None, CODE: dict | None}
 _AFRESH = "train it afresh (--fresh, or rename its folder)"
 
 
@@ -229,6 +230,33 @@ class Run:
                 f"{_AFRESH}"
             )
 
+    @property
+    def learned_from(self) -> str | None:
+        """The digest of its teacher's weights; None without a teacher. DataError where what it says is damaged."""
+        return (self._noted() or {}).get(TEACHER)
+
+    def check_code(self, sources: Mapping[str, Path]) -> None:
+        """Make sure that a run is resumed only with the code that it was begun with; a warning where it has ended.
+
+        Args:
+            sources: as `own_code` returns them.
+
+        Raises:
+            DataError: the code was other, or what the run says of it is damaged.
+        """
+        noted = (self._noted() or {}).get(CODE) or {} if sources else {}
+        found = next(((n, file) for n, file in sources.items() if noted.get(n) not in (None, digest(file))), None)
+        if found is None:
+            return
+        changed = f"{found[1]}, the code of {found[0]}, has changed since"
+        if not self.record.ended:
+            raise DataError(f"the run {self.path} was begun with other code: {changed}; put it back, or {_AFRESH}")
+        warn(
+            f"the run {self.path} was made with other code: {changed}; where that matters, {_AFRESH}",
+            SvdistillWarning,
+            stacklevel=2,
+        )
+
     def check_weights(self, now: str | None) -> None:
         """Make sure that a run is resumed only with the weights that its network began with.
 
@@ -244,17 +272,27 @@ class Run:
                 f"hub of its library; {_AFRESH}"
             )
 
-    def note_data(self, images: "Images", teacher_file: Path | None, *, weights: str | None = None) -> None:
+    def note_data(
+        self,
+        images: "Images",
+        teacher_file: Path | None,
+        *,
+        weights: str | None = None,
+        sources: Mapping[str, Path] | None = None,
+    ) -> None:
         """Write down what a run is made with; DataError where that cannot be written.
 
         Args:
             images: what it is trained on.
             teacher_file: its teacher's weights; None without a teacher.
             weights: the checksum of those that its network begins with; None where its settings alone decide them.
+            sources: as `own_code` returns them; None where there are none.
         """
         noted = {**fingerprint(images), TEACHER: _digest(teacher_file)}
         if weights is not None:
             noted[WEIGHTS] = weights
+        if sources:
+            noted[CODE] = {name: digest(file) for name, file in sources.items()}
         try:
             write_atomically(self.record.data, checksums.seal(json.dumps(noted)).encode())
         except OSError as error:
@@ -277,6 +315,15 @@ class Run:
         except (OSError, ValueError) as error:
             raise DataError(f"{file} is damaged, so that nothing says what the run was made with; {_AFRESH}") from error
         return known
+
+
+def own_code(recipe: recipes.Recipe) -> dict[str, Path]:
+    """Return the files of somebody's own code that a student, or its teacher from outside, is made of, by name."""
+    from svdistill.nets.libraries.own import source_file
+
+    outside = recipe.teacher.model if recipe.teacher is not None else None
+    found = {name: source_file(name) for name in (recipe.model.name, *(() if outside is None else (outside.name,)))}
+    return {name: file for name, file in found.items() if file is not None}
 
 
 def _digest(file: Path | None) -> str | None:

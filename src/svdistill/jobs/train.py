@@ -19,7 +19,7 @@ from svdistill.errors import DataError, OptionError, RecipeError, SvdistillWarni
 from svdistill.jobs import inspection
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
 from svdistill.jobs.diagnostics import Tapped, write_diagnostics
-from svdistill.jobs.run import BusyError, Run, fingerprint
+from svdistill.jobs.run import BusyError, Run, fingerprint, own_code
 from svdistill.jobs.teacher_cache import Provided, provide
 from svdistill.recipes import Recipe, build, outside, weights
 from svdistill.recipes.check import check_line, check_parts
@@ -133,10 +133,11 @@ def _train_line(
 
 
 def check_made_with(line: Sequence[Recipe], images: Sequence[Images], runs: Path, *, fresh: bool) -> None:
-    """Make sure that a run, where it is not made afresh, and those of its teachers are of these images."""
+    """Make sure that a run, where it is not made afresh, and its teachers' are of these images and this code."""
     there = [Run.of(member, runs) for member in line]
-    for run, own, teacher in [*zip(there, images, (*there[1:], None), strict=True)][fresh:]:
+    for member, run, own, teacher in [*zip(line, there, images, (*there[1:], None), strict=True)][fresh:]:
         run.check_made_with(own, teacher)
+        run.check_code(own_code(member))
 
 
 def _is_done(run: Run) -> bool:
@@ -278,7 +279,7 @@ def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None, 
             warn(f"the recipe in {run.path} was damaged and is written again", SvdistillWarning, stacklevel=2)
             run.record.rewrite_recipe(recipe.to_dict())
     else:
-        run.note_data(images, teacher_file, weights=begun)
+        run.note_data(images, teacher_file, weights=begun, sources=own_code(recipe))
         run.record.create(run.path, recipe.to_dict())
 
 

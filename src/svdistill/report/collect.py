@@ -5,6 +5,7 @@ import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,11 @@ MAX_EPOCHS = 1000  # a figure has about as many pixels
 _NOT_COMPARED = frozenset({"name", "description", "seed", *NOT_TOLD_APART, "train.tensorboard"})
 # What changes how a method helps, not what it is compared under: the student alone has none of it.
 _OF_METHOD = ("loss", "teacher", "model.taps", *OF_STAGES, "data.unlabelled")
+# Of that, what a student learns from: it may well be why one method is ahead of another.
+_LEARNED_FROM = (
+    *(f"teacher.{key}" for key in ("recipe", "overrides", "same_images", "checkpoint", "model", "views")),
+    "data.unlabelled",
+)
 # Runs that differ in these are never compared with each other, even where each method has only one value.
 _OF_REGIME = ("data", "model", "train.epochs")
 
@@ -79,6 +85,21 @@ class RunView:
         """Name of the teacher's recipe or network, or the path of its file; None without a teacher."""
         teacher = self.recipe.get("teacher") or {}
         return teacher.get("recipe") or teacher.get("checkpoint") or (teacher.get("model") or {}).get("name")
+
+    @cached_property
+    def noted(self) -> Mapping[str, Any]:
+        """What it has written down of what it was made with; {} where that cannot be read."""
+        try:
+            noted = parse_json(read_text(RunRecord(self.path).data))
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, Mapping) else {}
+
+    @property
+    def noted_teacher(self) -> str | None:
+        """The digest of the teacher's weights; None where it has not written one down."""
+        noted = self.noted.get("teacher")
+        return noted if isinstance(noted, str) else None
 
 
 class Key(NamedTuple):
@@ -152,15 +173,27 @@ class Collection:
     def teachers_of(self, regime: Regime) -> list[Group]:
         """Return the teachers of a regime's runs, those together that differ in their seed alone; most runs first.
 
+        Where there are several, the key of each has the settings that tell them apart.
+
         Args:
             regime: where none of its runs has noted a teacher, all there are are returned.
         """
-        noted = {_noted_teacher(run) for group in regime.groups for run in group.runs} - {None}
+        noted = {run.noted_teacher for group in regime.groups for run in group.runs} - {None}
         found = [run for run in self.teachers if not noted or RunRecord(run.path).student_digest() in noted]
-        alike: dict[str, list[RunView]] = {}
+        telling = _telling(found, _differing(found))
+        alike: dict[tuple[Any, ...], list[RunView]] = {}
         for run in sorted(found, key=lambda run: run.seed):
-            alike.setdefault(f"{run.name} {sorted(run.settings.items())}", []).append(run)
-        return [Group(Key("teacher"), runs) for runs in sorted(alike.values(), key=len, reverse=True)]
+            variant = tuple((key, run.settings.get(key)) for key in telling)
+            alike.setdefault((run.name, variant), []).append(run)
+        groups = [Group(Key("teacher", variant), runs) for (_, variant), runs in alike.items()]
+        return sorted(
+            groups, key=lambda group: (-len(group.runs), [_sortable(value) for _, value in group.key.variant])
+        )
+
+    def teacher_of(self, group: Group, among: Sequence[Group]) -> Group | None:
+        """Return the one of some teachers that a method's runs have noted; None where it is not among them."""
+        noted = {run.noted_teacher for run in group.runs} - {None}
+        return next((t for t in among if any(RunRecord(run.path).student_digest() in noted for run in t.runs)), None)
 
 
 def collect(paths: Sequence[str | os.PathLike[str]]) -> Collection:
@@ -220,9 +253,28 @@ def measured_alike(one: RunView, other: RunView) -> bool:
 
 
 def unlike(one: RunView, other: RunView) -> dict[str, tuple[Any, Any]]:
-    """Return the settings in which two runs of a regime differ, but for those that are a method's own; both values."""
-    keys = [key for key in _differing([one, other]) if not _is_of(key, (*_OF_METHOD, *_OF_REGIME))]
+    """Return the settings in which two runs of a regime differ, but for those that are a method's own; both values.
+
+    What both learn from is not: two methods with a teacher can be compared under the same.
+    """
+    shared = _LEARNED_FROM if one.teacher is not None and other.teacher is not None else ()
+    keys = [
+        key for key in _differing([one, other]) if _is_of(key, shared) or not _is_of(key, (*_OF_METHOD, *_OF_REGIME))
+    ]
     return {key: (one.settings.get(key), other.settings.get(key)) for key in keys}
+
+
+def taught_apart(one: Group, other: Group) -> bool:
+    """Whether two methods learned from two trainings of a teacher, on a seed that both have."""
+    noted = {run.seed: run.noted_teacher for run in one.runs}
+    pairs = [(noted.get(run.seed), run.noted_teacher) for run in other.runs]
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def teachers_in(group: Group) -> int:
+    """Return from how many trainings of what should be one teacher the seeds of a method learned."""
+    one_for_all = [run for run in group.runs if run.settings.get("teacher.same_images") is not True]
+    return len({run.noted_teacher for run in one_for_all} - {None})
 
 
 def rank_of(run: RunView) -> int | None:
@@ -330,9 +382,9 @@ def arrange(runs: Sequence[RunView], left_out: Mapping[str, str]) -> Collection:
 
 
 def _by_images(runs: Sequence[RunView]) -> list[RunView]:
-    """Let folders of images be told apart by what is in them: a copy is the same, one that has changed another."""
+    """Let images be told apart by what they are: a copy elsewhere is the same, a folder that has changed another."""
     known = folders.Folders()
-    return [replace(run, settings={**run.settings, **known.titles(run.settings, _noted(run))}) for run in runs]
+    return [replace(run, settings={**run.settings, **known.titles(flat(run.recipe), run.noted)}) for run in runs]
 
 
 def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[RunView]]:
@@ -343,7 +395,7 @@ def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[
     for folder in dict.fromkeys(_teacher_folder(run) for run in students):
         if folder is not None:
             candidates |= {other.path.resolve(): other for other in _read_all(_in_folder(folder))[0]}
-    wanted = {_noted_teacher(run) for run in runs} - {None}
+    wanted = {run.noted_teacher for run in runs} - {None}
     used = (
         [run for run in candidates.values() if RunRecord(run.path).student_digest() in wanted]
         if wanted
@@ -371,20 +423,6 @@ def _in_folder(folder: Path) -> list[RunRecord]:
         return RunRecord.find(folder, deep=False)
     except OSError:  # it may not be read, or no folder can be called so
         return []
-
-
-def _noted_teacher(run: RunView) -> str | None:
-    noted = _noted(run).get("teacher")
-    return noted if isinstance(noted, str) else None
-
-
-def _noted(run: RunView) -> Mapping[str, Any]:
-    """Return what a run has written down of what it was made with; {} where that cannot be read."""
-    try:
-        noted = parse_json(read_text(RunRecord(run.path).data))
-    except (OSError, ValueError):
-        return {}
-    return noted if isinstance(noted, Mapping) else {}
 
 
 def _differing(runs: Sequence[RunView]) -> list[str]:

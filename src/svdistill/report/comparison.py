@@ -28,6 +28,7 @@ from svdistill.report.tables import (
     count,
     flops,
     mean_deviation,
+    not_equally_long,
     percent,
     plain,
     seconds,
@@ -170,19 +171,10 @@ def uneven(done: Sequence[Row]) -> str:
         if row.method != TEACHER and row.epochs is not None:
             asked = json.dumps(row.axes.get("train.epochs"))  # who lets it vary compares lengths
             by_length.setdefault(asked, {}).setdefault(row.epochs, []).append(row.method)
-    for methods in by_length.values():
-        if len(methods) > 1:
-            usual = max(methods, key=lambda epochs: len(methods[epochs]))
-            named = []
-            for epochs in sorted(methods, reverse=True):
-                names = list(dict.fromkeys(methods[epochs]))
-                who = "the others" if epochs == usual and len(names) > 1 else ", ".join(names)
-                named.append(f"{who} {count(epochs)} epochs")
-            return (
-                f"Not trained equally long: {'; '.join(named)}. With train.first_stage_counts=true all have as many as "
-                "train.epochs says."
-            )
-    return ""
+    unlike = next((methods for methods in by_length.values() if len(methods) > 1), None)
+    if unlike is None:
+        return ""
+    return f"{not_equally_long(unlike)} With train.first_stage_counts=true all have as many as train.epochs says."
 
 
 def _costs(row: Row) -> tuple[str, str]:

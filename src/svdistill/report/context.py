@@ -200,8 +200,3 @@ def accuracy(group: Group, name: str = "accuracy") -> str:
 def capital(text: str) -> str:
     """Begin a text with a capital letter."""
     return text[:1].upper() + text[1:]
-
-
-def plural(number: int, noun: str) -> str:
-    """Write a number of things: ``1 run``, ``1,000 runs``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,6 +1,6 @@
 """Tables of what a trained network predicts, and of how its export compares with it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -69,12 +69,17 @@ def export_table(export: Mapping[str, Any]) -> Group:
     return Group(titled(title, table), *_lines(export))
 
 
+def _taken_otherwise(title: str, images: Sequence[Mapping[str, Any]]) -> Iterable[Text]:
+    told = [f"{one['image']}: {one['after']} instead of {one['before']}, {one['margin']:.2g} apart" for one in images]
+    for number, line in enumerate(told or ["no image"]):
+        yield plain(f"{title if not number else '':<31}{line}")
+
+
 def _lines(export: Mapping[str, Any]) -> Iterable[Text]:
     difference, logit = export["largest_difference"], export["largest_logit"]
     yield plain(f"largest difference of a logit  {difference:.2g}, where the largest is {logit:.3g}")
-    if not export["differing"]:
-        yield plain("taken for another class        no image")
-    for one in export["differing"]:
-        yield plain(f"{one['image']}: {one['after']} instead of {one['before']}, {one['margin']:.2g} apart")
+    yield from _taken_otherwise("taken for another class", export["differing"])
+    if export["int8_differing"] is not None:
+        yield from _taken_otherwise("the same in 8-bit integers", export["int8_differing"])
     if export["teacher_left_out"] is not None:
         yield plain(f"the teacher is left out: {export['teacher_left_out']}", style="yellow")

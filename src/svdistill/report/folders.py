@@ -1,4 +1,4 @@
-"""Which images a run of a folder of images is of: ``image-folder`` is the name of all of them."""
+"""Which images a run is of: ``image-folder`` is the name of all folders, and a known name may stand for one's own."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,28 +21,31 @@ def roots(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Folders:
-    """Tells folders of images apart by what is in them, as far as runs have written it down, else by their paths."""
+    """Tells sets of one name apart by what is in them, as far as runs have written it down; folders else by paths."""
 
     def __init__(self) -> None:
-        self._titles: dict[tuple[Any, ...], str] = {}
+        self._titles: dict[tuple[Any, ...], str | None] = {}
 
     def titles(self, settings: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, Any]:
-        """Return by dotted key what each folder of a run is called: the path that its images were first found in.
+        """Return by dotted key what the images of a run are called: the path that they were first found in.
 
         Args:
-            settings: the run's, with what `roots` returns.
-            noted: what its ``data.json`` says.
+            settings: the recipe's, by dotted key.
+            noted: what the run's ``data.json`` says.
         """
-        return {key: self._title(key, root, settings, noted) for key, root in roots(settings).items()}
+        found = dict(roots(settings))
+        for section in _SECTIONS:
+            key, name = f"{section}.root", settings.get(f"{section}.name")
+            if name is not None and (images := _images(key, settings, noted)) is not None:
+                found[key] = self._title(settings.get(key), (name, *images[0]), images[1])
+        return found
 
-    def _title(self, key: str, root: Any, settings: Mapping[str, Any], noted: Mapping[str, Any]) -> Any:
-        if (found := _images(key, settings, noted)) is None:
-            return root
-        chosen, images = found
+    def _title(self, root: str | None, chosen: tuple[Any, ...], images: str) -> str | None:
+        """Return the title of images; None for those that were first found where a set of that name usually is."""
         if (*chosen, images) not in self._titles:
             taken = {title for known, title in self._titles.items() if known[:-1] == chosen}
-            other = f"{root} with other images ({len(taken) + 1})"
-            self._titles[*chosen, images] = other if root in taken else str(root)
+            other = f"{root or 'a set'} with other images ({len(taken) + 1})"
+            self._titles[*chosen, images] = other if root in taken else root
         return self._titles[*chosen, images]
 
 

@@ -14,13 +14,13 @@ from markupsafe import Markup
 from svdistill.errors import SvdistillError
 from svdistill.report import collect, figures, page, progress
 from svdistill.report.collect import Key, RunView
-from svdistill.report.context import Picture, plural
+from svdistill.report.context import Picture
 from svdistill.report.figures import Line
 from svdistill.report.methods import Look, looks
 from svdistill.report.page import Live, LiveRow
 from svdistill.report.progress import Found, Stamp, Underway
 from svdistill.report.svg import NARROW, WIDE, Frame
-from svdistill.report.tables import percent, seconds
+from svdistill.report.tables import percent, plural, seconds
 
 T = TypeVar("T")
 

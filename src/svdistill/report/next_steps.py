@@ -13,8 +13,9 @@ from svdistill.methods import BASELINE, OWN
 from svdistill.records import VALIDATION_ACCURACY
 from svdistill.report import reasons, verdict
 from svdistill.report.collect import Group, RunView, rank_of, runs_folder
-from svdistill.report.context import Cell, PageContext, Rows, Section, plural
+from svdistill.report.context import Cell, PageContext, Rows, Section
 from svdistill.report.numbers import is_finite
+from svdistill.report.tables import plural
 from svdistill.report.verdict import Standing
 from svdistill.runs import losses_of, own_vectors_first
 

@@ -18,10 +18,11 @@ from svdistill.names import printable_lines
 from svdistill.records import RunRecord
 from svdistill.report import diagnostics, next_steps, reasons, regimes, sections, tables, verdict
 from svdistill.report.collect import Collection, Group, Regime, RunView, collect, measured_alike, method_order
-from svdistill.report.context import PageContext, Picture, Section, accuracy, capital, conditions, plural
-from svdistill.report.methods import Look, looks
+from svdistill.report.context import PageContext, Picture, Section, accuracy, capital, conditions
+from svdistill.report.methods import Look, label, looks
 from svdistill.report.numbers import points, whole_percent
 from svdistill.report.svg import TEACHER_DASHES
+from svdistill.report.tables import plural
 from svdistill.version import __version__
 
 TEMPLATE = "page.html.j2"
@@ -85,7 +86,9 @@ def context_of(found: Collection) -> PageContext:
     """Choose the regime that is drawn where there is no room for all, and how each method is drawn."""
     keys = [group.key for regime in found.regimes for group in regime.groups]
     main = max(found.regimes, key=lambda regime: (_has_baseline(regime), sum(len(g.runs) for g in regime.groups)))
-    teacher = next(iter(found.teachers_of(main)), None)
+    teachers, standing = found.teachers_of(main), verdict.standing(main)
+    best = (found.teacher_of(group, teachers) for group in (standing.best, standing.runner_up) if group is not None)
+    teacher = next(filter(None, (*best, *teachers)), None)
     return PageContext(found, main, looks(sorted(set(keys), key=method_order)), teacher)
 
 
@@ -267,9 +270,16 @@ def _models(runs: Sequence[RunView]) -> str:
 def _headline(context: PageContext) -> list[str]:
     """Say what happened, and what the teacher reaches."""
     said = verdict.headline(context)
-    if context.teacher is not None:
+    teachers = context.found.teachers_of(context.main)
+    if len(teachers) > 1:
+        reached = "; ".join(f"{label(one.key)}: {accuracy(one)}" for one in teachers[: verdict.MAX_NAMED])
+        more = f"; and {len(teachers) - verdict.MAX_NAMED} more" if len(teachers) > verdict.MAX_NAMED else ""
+        said.append(f"There are {len(teachers)} teachers, of different settings. {capital(reached)}{more}.")
+    elif context.teacher is not None:
         part = context.main.groups[0].mean("flops") / context.teacher.mean("flops")
-        text = f"The teacher reaches {tables.percent(context.teacher.mean('accuracy'))}"
+        others = set(context.found.teachers) - set(context.teacher.runs)
+        under = context.under if others else ""
+        text = f"The teacher reaches {tables.percent(context.teacher.mean('accuracy'))}{under}"
         text += " on other images or classes" if context.teacher_accuracy is None else ""
         said.append(f"{text}; the student has {whole_percent(part)} of its FLOPs.")
     return said
@@ -296,7 +306,7 @@ def _row(group: Group, look: Look | None, *, top: bool = False) -> _Row:
     sure = gain is not None and gain.low is not None and gain.high is not None and (gain.low > 0 or gain.high < 0)
     return _Row(
         look=look,
-        label="teacher" if look is None else look.label,
+        label=label(group.key) if look is None else look.label,
         seeds=len(group.runs),
         last=accuracy(group),
         best=accuracy(group, "best_accuracy"),

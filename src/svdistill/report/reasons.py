@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from svdistill import signs
 from svdistill.methods import BASELINE, OWN
 from svdistill.report.collect import Group, RunView
-from svdistill.report.context import Cell, PageContext, Rows, Section, plural
+from svdistill.report.context import Cell, PageContext, Rows, Section
 from svdistill.report.numbers import whole_percent
+from svdistill.report.tables import plural
 from svdistill.runs import losses_of
 
 MAX_METHODS = 4  # those that the section speaks of

@@ -72,16 +72,21 @@ def _loss_fault(loss: Mapping[str, Any]) -> str:
     return "" if rank is None or (is_finite(rank) and rank >= 1) else "a loss's rank is not a number from 1"
 
 
-def _value_fault(value: Any, name: str = "") -> str:
-    """Say what is not plain: texts, numbers, booleans and null, in mappings by text, and in lists of one kind."""
+def _value_fault(value: Any, name: str = "", *, nested: bool = False) -> str:
+    """Say what is not plain: texts, numbers, booleans and null, in mappings by text, and in lists of one kind.
+
+    What a network of one's own is made with may hold any lists: ``nested``.
+    """
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) and not _text_fault(key) for key in value):
             return f"{name or 'it'} has a key that is not text"
-        return next((fault for key, item in value.items() if (fault := _value_fault(item, key))), "")
+        faults = (_value_fault(item, key, nested=nested or key == "arguments") for key, item in value.items())
+        return next(filter(None, faults), "")
     if isinstance(value, list):
-        if any(isinstance(item, list) for item in value) or 0 < sum(isinstance(i, Mapping) for i in value) < len(value):
+        unlike = 0 < sum(isinstance(item, Mapping) for item in value) < len(value)
+        if not nested and (unlike or any(isinstance(item, list) for item in value)):
             return f"{name} is a list of lists, or of unlike things"
-        return next((fault for item in value if (fault := _value_fault(item, name))), "")
+        return next(filter(None, (_value_fault(item, name, nested=nested) for item in value)), "")
     if isinstance(value, str):
         return f"{name} holds {fault}" if (fault := _text_fault(value)) else ""
     return "" if value is None or isinstance(value, bool) or is_finite(value) else f"{name} is no plain value"

@@ -48,6 +48,26 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def plural(number: int, noun: str) -> str:
+    """Write a number of things: ``1 run``, ``1,000 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def not_equally_long(methods: Mapping[int, Sequence[str]]) -> str:
+    """Say for how many epochs methods trained.
+
+    Args:
+        methods: by number of epochs their names, of at least two lengths.
+    """
+    usual = max(methods, key=lambda epochs: len(methods[epochs]))
+    named = []
+    for epochs in sorted(methods, reverse=True):
+        names = list(dict.fromkeys(methods[epochs]))
+        who = "the others" if epochs == usual and len(names) > 1 else ", ".join(names)
+        named.append(f"{who} {plural(epochs, 'epoch')}")
+    return f"Not trained equally long: {'; '.join(named)}."
+
+
 def flops(value: float) -> str:
     """Write a number of FLOPs in millions."""
     return f"{value / 1e6:.2f}"

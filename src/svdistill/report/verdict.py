@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from svdistill.methods import BASELINE
-from svdistill.report.collect import Group, Regime, unlike
+from svdistill.report.collect import Group, Regime, taught_apart, teachers_in, unlike
 from svdistill.report.context import PageContext, accuracy, capital, conditions
 from svdistill.report.numbers import signed
 from svdistill.report.statistics import Interval, paired_differences, paired_interval, seeds_needed
+from svdistill.report.tables import not_equally_long
 
 MAX_SENTENCES = 4  # regimes that have a paragraph of their own
 MAX_NAMED = 4  # methods in a sentence
@@ -75,7 +76,7 @@ def finding(context: PageContext, regime: Regime) -> str:
     found, under = standing(regime), conditions(regime)
     text = _first(context, found)
     text = f"{capital(under)}: {text}" if under else capital(text)
-    cautions = [*_longer(context, found), *_unlike(context, found)]
+    cautions = [*_longer(context, regime, found), *_unlike(context, found), *_trained_again(context, regime)]
     return " ".join([text, *cautions, *_second(context, found), *_others(context, regime, found)])
 
 
@@ -142,11 +143,15 @@ def _first(context: PageContext, found: Standing) -> str:
     return f"{label} came out best, at {reaches}, {but}: {by} ({_interval(best.gain)}{doubt})."
 
 
-def _longer(context: PageContext, found: Standing) -> list[str]:
-    """Say that the best method trained for longer than what it is compared with."""
+def _longer(context: PageContext, regime: Regime, found: Standing) -> list[str]:
+    """Say that the best method trained for longer than what it is compared with, or that not all trained as long."""
     shorter = longer(found)
     if not shorter:
-        return []
+        lengths: dict[int, list[str]] = {}
+        for group in regime.groups:
+            if (length := epochs(group)) is not None:
+                lengths.setdefault(length, []).append(context.look(group).label)
+        return [not_equally_long(lengths)] if len(lengths) > 1 else []
     label = context.look(found.best).label
     rest = " and ".join(
         f"{'the student alone' if group is found.alone else context.look(group).label} for {epochs(group)}"
@@ -158,12 +163,19 @@ def _longer(context: PageContext, found: Standing) -> list[str]:
 
 
 def _unlike(context: PageContext, found: Standing) -> list[str]:
-    """Say that the best method was trained with other settings, not its own, than what it is compared with."""
+    """Say that the best method had other settings, not its own, or another teacher than what it is compared with."""
     said = []
     for other in dict.fromkeys((found.alone, found.runner_up)):
-        if other is None or not (differing := unlike(found.best.runs[0], other.runs[0])):
+        if other is None:
             continue
         who = "the student alone" if other is found.alone else context.look(other).label
+        if not (differing := unlike(found.best.runs[0], other.runs[0])):
+            if taught_apart(found.best, other):
+                said.append(
+                    f"{context.look(found.best).label} and {who} learned from two trainings of the teacher. The "
+                    "difference may come from these."
+                )
+            continue
         named = [f"{key} {_value(ours)} against {_value(theirs)}" for key, (ours, theirs) in differing.items()]
         more = [f"{len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else []
         said.append(
@@ -171,6 +183,17 @@ def _unlike(context: PageContext, found: Standing) -> list[str]:
             "The difference may come from these settings."
         )
     return said
+
+
+def _trained_again(context: PageContext, regime: Regime) -> list[str]:
+    """Say of which methods the seeds learned from several trainings of what should be one teacher."""
+    several = [(context.look(group).label, teachers_in(group)) for group in regime.groups]
+    return [
+        f"The seeds of {label} learned from {number} trainings of the teacher, so that a part of their spread is that "
+        "of the teachers."
+        for label, number in several
+        if number > 1
+    ]
 
 
 def _value(value: object) -> str:

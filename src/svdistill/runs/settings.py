@@ -14,6 +14,9 @@ OF_STAGES = ("train.first_stage", "train.first_stage_counts", "train.first_stage
 def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a recipe by dotted key, those of each of several losses under its name.
 
+    What a network of one's own is made with may be lists of mappings, each of which has its number, and lists of lists,
+    which become tuples.
+
     Args:
         recipe: nested settings, as a run's ``recipe.yaml`` holds them.
     """
@@ -23,14 +26,24 @@ def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             for key, item in value.items():
                 add(f"{prefix}.{key}" if prefix else str(key), item)
-        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            for item in value:
+        elif prefix == "loss" and isinstance(value, list) and value:
+            for item in losses_of(recipe):
                 add(f"{prefix}.{item.get('name', '?')}" if len(value) > 1 else prefix, item)
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            for number, item in enumerate(value):
+                add(f"{prefix}.{number}", item)
         else:
-            found[prefix] = tuple(value) if isinstance(value, list) else None if value == {} else value
+            found[prefix] = None if value == {} else _frozen(value)
 
     add("", recipe)
     return found
+
+
+def _frozen(value: Any) -> Any:
+    """Return a list as a tuple, and those in it, so that values can be told apart in a set."""
+    if isinstance(value, list):
+        return tuple(map(_frozen, value))
+    return tuple((key, _frozen(item)) for key, item in value.items()) if isinstance(value, Mapping) else value
 
 
 def changed(recipe: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from svdistill import recipes
-from svdistill.errors import RecipeError
-from svdistill.jobs.run import Run
+from svdistill.errors import DataError, RecipeError
+from svdistill.jobs.run import Run, own_code
 from svdistill.methods import TEACHER
 from svdistill.nets import foreign
 from svdistill.recipes import Recipe, files
@@ -155,6 +155,7 @@ def _check(members: Sequence[Member], runs: Path) -> None:
     for teacher in lost:
         if teacher.key not in needed:
             teacher.state = "unneeded"
+            _check_one_training(member for member in members if taught_by[member.key][:1] == (teacher.key,))
             continue
         # It is trained again, and may come out as another; whoever takes up its students then compares the two.
         for member in members:
@@ -176,11 +177,26 @@ def _look_up(member: Member, images: Callable[[Recipe], Images], runs: Path) -> 
         return
     parent = recipes.teacher_of(member.recipe)
     run.check_made_with(images(member.recipe), None if parent is None else Run.of(parent, runs))
+    run.check_code(own_code(member.recipe))
     member.found = run.whole
     if member.found:
         member.settle(Outcome())
     else:
         member.state = "begun"
+
+
+def _check_one_training(students: Iterable[Member]) -> None:
+    """Refuse students of two trainings of a teacher that is gone, so that none can be compared with it."""
+    learned: dict[str, Path] = {}
+    for student in students:
+        if (teacher := student.run.learned_from) is not None:
+            learned.setdefault(teacher, student.run.path)
+    if len(learned) > 1:
+        one, other = list(learned.values())[:2]
+        raise DataError(
+            f"the runs {one} and {other} learned from two trainings of their teacher, of which none is there any more; "
+            "move those of one training away, and the same command trains them again"
+        )
 
 
 def _remembering(load: Callable[[Recipe], Images], *, size: int = 8) -> Callable[[Recipe], Images]:

@@ -61,7 +61,13 @@ def save(
             torch.save(content, file)
             _seal(file)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"cannot write the checkpoint {path}: {error}; the one before it is untouched") from error
+        # Where the disk is full, torch speaks of its archive, after what the file said.
+        said = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = said.strerror if isinstance(said, OSError) and said.strerror else said
+        before = "; the one before it is untouched" if Path(path).exists() else ""
+        raise CheckpointError(
+            f"cannot write the checkpoint {path}: {reason}; make room there, or write elsewhere{before}"
+        ) from error
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:

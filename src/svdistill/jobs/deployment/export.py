@@ -65,6 +65,7 @@ class Export:
         largest_difference: between a logit of the student in PyTorch and of the export in 32 bits.
         largest_logit: the largest absolute value of one.
         differing: images, at most 20, that student and export in 32 bits take for different things.
+        int8_differing: the same of the export in 8-bit integers; None where there is none.
         teacher_left_out: why the teacher is not among the networks; None where it is, or there is none.
         threads: that each program used.
     """
@@ -76,6 +77,7 @@ class Export:
     largest_difference: float
     largest_logit: float
     differing: tuple[Differing, ...]
+    int8_differing: tuple[Differing, ...] | None
     teacher_left_out: str | None
     threads: int
 
@@ -172,6 +174,7 @@ def export(
         largest_difference=first.largest_difference,
         largest_logit=first.largest_logit,
         differing=tuple(first.differing),
+        int8_differing=tuple(found[INT8].differing) if INT8 in found else None,
         teacher_left_out=left_out,
         threads=torch.get_num_threads(),
     )

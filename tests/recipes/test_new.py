@@ -40,7 +40,8 @@ def test_few_labels_and_a_teacher_that_is_trained_first(tmp_path: Path) -> None:
     assert (student.data.train_size, teacher.data.train_size) == (50, None)
     assert student.data.unlabelled is not None
     assert student.data.image_size == teacher.data.image_size == 16
-    assert (student.train.batch_size, teacher.train.batch_size) == (50, 64)
+    assert (student.train.batch_size, teacher.train.batch_size) == (25, 64)
+    assert (student.train.epochs, teacher.train.epochs) == (225, 60)  # steps enough, of 2 an epoch
     assert student.train.log == teacher.train.log == ("mlflow", "wandb")
     assert student.to_dict()["loss"] == recipes.load("digits/svd", method="svd-recommended").to_dict()["loss"] | {
         "weight": 4.0

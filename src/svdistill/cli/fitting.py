@@ -1,6 +1,7 @@
 """Tables on narrow terminals: no number is ever cut, and words are broken, not lost."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderableType, RenderHook
 from rich.measure import Measurement
@@ -10,6 +11,7 @@ from rich.text import Text
 
 _WORDS = 14  # columns that a cell of words needs, where it has as many
 _WIDE = 10_000
+_INTERVALS, _DEVIATIONS = ("[",), ("±",)  # what each begins with, behind its number
 
 
 class Fitting(RenderHook):
@@ -29,7 +31,9 @@ def _fitted(shown: RenderableType) -> ConsoleRenderable:
 
 
 class FittedTable:
-    """A table where there is room for its numbers, in one line or with their intervals below; otherwise cards.
+    """A table where there is room for its numbers, in one line or with intervals and deviations below; otherwise cards.
+
+    What room is left goes to words, and a path that has not enough is broken after a slash.
 
     Args:
         table: its columns that are to the right, or are not to be wrapped, are never cut.
@@ -41,24 +45,31 @@ class FittedTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Yield the table or the cards."""
         table = self._table
-        for below in (False, True):
+        for below in ((), _INTERVALS, (*_INTERVALS, *_DEVIATIONS)):
             needs = [_need(column, console, below=below) for column in table.columns]
-            if sum(needs) + _around(table) <= options.max_width:
+            left = options.max_width - _around(table) - sum(needs)
+            if left >= 0:
                 for column, need in zip(table.columns, needs, strict=True):
-                    _make_room(column, need, below=below)
+                    more = 0 if _is_whole(column) else min(left, max(0, _widest(column, console) - need))
+                    left -= more
+                    _make_room(column, need + more, below=below)
                 yield table
                 return
         yield from _cards(table, options.max_width)
 
 
-def _need(column: Column, console: Console, *, below: bool) -> int:
-    """Return how wide a column must be; ``below``: whether intervals may stand below their means."""
+def _need(column: Column, console: Console, *, below: Sequence[str]) -> int:
+    """Return how wide a column must be; ``below``: what of a number may stand below it."""
     cells = [_width(_cell(column, cell, below=below), console) for cell in column.cells]
     heading = _width(column.header, console).minimum
     natural = max((cell.maximum for cell in cells), default=0)
     if not _is_whole(column):
         natural = min(natural, max(_WORDS, 0 if column.overflow == "fold" else _longest(cells)))
     return max(heading, natural)
+
+
+def _widest(column: Column, console: Console) -> int:
+    return max((_width(cell, console).maximum for cell in column.cells), default=0)
 
 
 def _longest(cells: list[Measurement]) -> int:
@@ -79,19 +90,35 @@ def _around(table: Table) -> int:
     return (left + right + 1) * len(table.columns) + 1
 
 
-def _cell(column: Column, cell: RenderableType, *, below: bool) -> RenderableType:
-    if not below or column.justify != "right":
+def _cell(column: Column, cell: RenderableType, *, below: Sequence[str]) -> RenderableType:
+    if column.justify != "right" or not isinstance(cell, Text | str):
         return cell
-    if isinstance(cell, Text):
-        return Text(cell.plain.replace(" [", "\n["), style=cell.style)
-    return cell.replace(" [", "\n[") if isinstance(cell, str) else cell
+    text = cell.plain if isinstance(cell, Text) else cell
+    for part in below:
+        text = text.replace(f" {part}", f"\n{part}")
+    return Text(text, style=cell.style) if isinstance(cell, Text) else text
 
 
-def _make_room(column: Column, need: int, *, below: bool) -> None:
-    column.min_width = need
+def _make_room(column: Column, width: int, *, below: Sequence[str]) -> None:
+    column.min_width = width
+    cells = [_cell(column, cell, below=below) for cell in column._cells]
     if _is_whole(column):
         column.no_wrap = False  # the cells have room, and the heading may be wrapped
-    column._cells = [_cell(column, cell, below=below) for cell in column._cells]
+    else:
+        cells = [_broken(cell, width) for cell in cells]
+    column._cells = cells
+
+
+def _broken(cell: RenderableType, width: int) -> RenderableType:
+    """Break a path that is too long after a slash, where it has one early enough, so that no name is cut in two."""
+    if not isinstance(cell, Text) or cell.cell_len <= width or "/" not in cell.plain or " " in cell.plain:
+        return cell
+    lines = [""]
+    for part in re.findall("[^/]*/|[^/]+", cell.plain):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return Text("\n".join(lines), style=cell.style, overflow="fold")
 
 
 def _cards(table: Table, width: int) -> Iterator[RenderableType]:

@@ -21,6 +21,14 @@ _DEEPEST = 4
 _WHOLE_FILE = "save model.state_dict() alone, by torch.save or safetensors"
 
 
+def find(path: str | os.PathLike[str]) -> Path:
+    """Return where a file of weights is, without a look into it; CheckpointError where it is missing."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise CheckpointError(f"no weights at {path}; give a file (.pt, .pth, .ckpt or .safetensors)")
+    return file
+
+
 def read(path: str | os.PathLike[str]) -> State:
     """Read the weights of a network from a file of torch or safetensors; no code from the file runs.
 
@@ -36,9 +44,7 @@ def read(path: str | os.PathLike[str]) -> State:
     Raises:
         CheckpointError: the file is missing or damaged, or holds no weights, or more than may be read.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise CheckpointError(f"no weights at {path}; give a file (.pt, .pth, .ckpt or .safetensors)")
+    file = find(path)
     if zipfile.is_zipfile(file):
         return _unwrapped(_read_archive(file), file)
     with file.open("rb") as opened:

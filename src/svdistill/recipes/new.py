@@ -1,5 +1,6 @@
 """A new recipe, with comments, from a few answers."""
 
+import math
 import shlex
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from svdistill.recipes import files
 from svdistill.recipes.load import lineage, load, methods
 from svdistill.recipes.naming import check_names, named
 
-_BATCH = 64
+_EPOCHS, _BATCH = 60, 64
+_STEPS = 450  # at least, of the main task
+_SMALLEST = 4  # images of a batch, where there are so many
 _MIRRORED = "flip: true, shift: 2"
 _UPRIGHT = "rotation: 10, shift: 1"  # a mirrored digit is no digit
 
@@ -109,8 +112,9 @@ def _texts(file: Path, answers: Answers) -> Mapping[Path, str]:
         f"extends: [{_quoted(other.name)}, methods/{answers.method}]  # images and training as the teacher's\n"
         f"{_leave(answers)}description: {_quoted(f'{answers.student} with the help of {answers.teacher}')}\n"
     )
-    labels, batch = _labels(answers), _batch(answers)
-    train = f"train: {{batch_size: {batch}}}  # no more than there are labelled images\n" if batch < _BATCH else ""
+    labels, (epochs, batch) = _labels(answers), _length(answers)
+    length = f"{{epochs: {epochs}, batch_size: {batch}}}"
+    train = f"train: {length}  # steps enough for so few labels\n" if (epochs, batch) != (_EPOCHS, _BATCH) else ""
     helper = f"teacher:\n  recipe: {_quoted(other.name)}  # trained first, once\n"
     taught = replace(answers, labels=None)
     teacher = f"# The teacher of {file.name}, on all labels.\n" + _about(taught, "the teacher")
@@ -157,13 +161,14 @@ def _about(answers: Answers, what: str, *, method: str | None = None) -> str:
     )
     size = f"  image_size: {answers.image_size}  # pixels\n" if answers.image_size else ""
     log = f", log: [{', '.join(map(_quoted, answers.log))}]" if answers.log else ""
+    epochs, batch = _length(answers)
     augment = _UPRIGHT if answers.data == "digits" else _MIRRORED
     return (
         (f"extends: methods/{method}\n" if method else "")
         + _leave(answers)
         + f"description: {_quoted(f'{what} on {Path(answers.data).name}')}\n"
         "optimizer: {name: sgd, lr: 0.05, weight_decay: 5.0e-4}  # a lower lr where the loss diverges\n"
-        f"train: {{epochs: 60, schedule: cosine, warm_up: 3, batch_size: {_batch(answers)}{log}}}\n"
+        f"train: {{epochs: {epochs}, schedule: cosine, warm_up: 3, batch_size: {batch}{log}}}\n"
         f"data:\n  name: {IMAGE_FOLDER if in_folder else _quoted(answers.data)}\n{root}{size}"
         f"  augment: {{{augment}}}  # how images vary; 'svdistill data show' draws it\n"
     )
@@ -173,8 +178,12 @@ def _leave(answers: Answers) -> str:
     return "allow_code: true  # networks may be code of yours\n" if answers.allow_code else ""
 
 
-def _batch(answers: Answers) -> int:
-    return min(_BATCH, answers.labels or _BATCH)
+def _length(answers: Answers) -> tuple[int, int]:
+    """Return how many epochs of which batches: of few labels, two batches an epoch at least, and many epochs."""
+    if answers.labels is None:
+        return _EPOCHS, _BATCH
+    batch = min(_BATCH, max(answers.labels // 2, min(answers.labels, _SMALLEST)))
+    return max(_EPOCHS, math.ceil(_STEPS / (answers.labels // batch))), batch
 
 
 def _labels(answers: Answers) -> str:

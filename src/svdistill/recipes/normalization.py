@@ -34,6 +34,9 @@ def of_student(settings: ModelSettings, channels: int, found: tuple[Tensor, Tens
     if settings.mean is not None and settings.std is not None:
         scale = settings.mean, settings.std
     elif settings.trained:
+        if settings.checkpoint is not None:
+            with named("model.checkpoint"):
+                nets.states.find(settings.checkpoint)
         with named("model"):
             scale = _of_weights(settings, configured(settings, channels))
         if scale is None:

@@ -56,7 +56,7 @@ EPILOG = f"""
 
   svdistill train digits/svd loss.rank=2        any setting: key=value
 
-  svdistill doctor digits/svd                   what stands out before a long run
+  svdistill doctor digits/svd                   what stands out beforehand
 
   svdistill cache digits/svd views=8            then train without the teacher
 
@@ -66,7 +66,7 @@ EPILOG = f"""
 
   svdistill report runs/digits                  what was found, on one page
 
-  svdistill watch runs                          the same page, while they train
+  svdistill watch runs                          the same, while they train
 
   svdistill runs list                           what was trained, what can go
 
@@ -89,7 +89,7 @@ app = typer.Typer(
         "terminal_width": None if _WIDE else max(20, _COLUMNS - 1),
     },
 )
-app.command(epilog="Example: svdistill demo --seeds 1 --epochs 10")(demo)
+app.command(epilog="Example: svdistill demo --seeds 1")(demo)
 app.command(epilog="Example: svdistill train digits/svd seed=1 train.epochs=50")(train)
 app.command(epilog="Example: svdistill new mine.yaml --data photos --labels 500")(new)
 app.command(epilog="Example: svdistill doctor eccv/vgg-cifar100-svd train.precision=bf16-mixed")(doctor)

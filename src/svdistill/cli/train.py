@@ -36,9 +36,10 @@ def train(
     finished is reused, one that was interrupted resumes after its last
     checkpoint.
     """
-    from svdistill import jobs
+    from svdistill import jobs, signs
     from svdistill.cli.progress import Reporter
     from svdistill.report import tables
+    from svdistill.runs import losses_of
 
     overrides = settings(overrides, allow_code)
     callbacks = jobs.NoCallbacks() if quiet else Reporter()
@@ -60,5 +61,9 @@ def train(
         say(run.student_file)
         return
     console.print(tables.run_table(run.summary, run.metrics))
+    values, rules = tables.health(run.metrics), {str(loss.get("clip")) for loss in losses_of(run.record.recipe())}
+    if (sign := signs.of_gradients(values["ratio"], values["passed"], rules)) is not None:
+        say(f"look at          {sign.found}")
+        say(f"                 → {sign.advice}")
     say(f"trained network  {run.student_file}")
     say(f"measure it       svdistill evaluate {shlex.quote(str(run.path))}")

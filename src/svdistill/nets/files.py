@@ -364,6 +364,7 @@ def _open(path: str | os.PathLike[str], *, with_tensors: bool) -> tuple[dict[str
             found = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is damaged or not a safetensors file ({error}); save the network again"
+            f"{path} is damaged or not a safetensors file ({error}); name a run or its student.safetensors, or "
+            "save the network again"
         ) from error
     return metadata, found, known is not None

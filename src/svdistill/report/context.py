@@ -191,6 +191,13 @@ def choose(groups: Sequence[Group], number: int) -> list[Group]:
     return [group for group in groups if group in kept]
 
 
+def left_out(drawn: Sequence[Group], groups: Sequence[Group]) -> str:
+    """Say after `choose` that not all methods are there, to end a paragraph; "" where they are."""
+    if len(drawn) == len(groups):
+        return ""
+    return f" Of {len(groups)} methods {len(drawn)} are shown: the student alone, the best KD-SVD, and the best others."
+
+
 def accuracy(group: Group, name: str = "accuracy") -> str:
     """Write a method's accuracy, mean ± deviation over the seeds, in percent."""
     mean, deviation = tables.mean_deviation([100 * value for value in group.values(name)])
@@ -198,5 +205,5 @@ def accuracy(group: Group, name: str = "accuracy") -> str:
 
 
 def capital(text: str) -> str:
-    """Begin a text with a capital letter."""
-    return text[:1].upper() + text[1:]
+    """Begin a text with a capital letter, unless it begins with the key of a setting."""
+    return text if "." in text.partition(" ")[0] else text[:1].upper() + text[1:]

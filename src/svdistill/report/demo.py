@@ -87,7 +87,9 @@ def sentence(record: Mapping[str, Any]) -> str:
         helped = [row for row in found if row.axes["teacher"] == teacher and row.method not in (TEACHER, BASELINE)]
         verdicts = " and ".join(verdict(HELP[row.method], row.gain) for row in helped)
         parts.append(f"from a teacher of the {teacher}, {verdicts}")
-    return f"Of 100 test scans, compared with the student alone: {'; '.join(parts)}."
+    single = all(row.gain is None or row.gain.low is None for row in found)
+    doubt = " That is one run of each, which proves nothing." if single else ""
+    return f"Of 100 test scans, compared with the student alone: {'; '.join(parts)}.{doubt}"
 
 
 def verdict(name: str, gain: Interval | None) -> str:
@@ -104,7 +106,7 @@ def verdict(name: str, gain: Interval | None) -> str:
         return f"no result with {name}"
     difference = f"{100 * abs(gain.mean):.1f} {'fewer' if gain.mean < 0 else 'more'} are right with {name}"
     if gain.low is None or gain.high is None:
-        return f"{difference} (in one run, which proves nothing)"
+        return difference
     if gain.low <= 0 <= gain.high:
         return f"{difference} (cannot be told apart from zero: the interval includes it)"
     return f"{difference} (a {'gain' if gain.low > 0 else 'loss'}: the interval excludes zero)"

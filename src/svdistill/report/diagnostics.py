@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from svdistill.choices import BETA
 from svdistill.report import figures
 from svdistill.report.collect import Group, RunView
-from svdistill.report.context import PageContext, Picture, Section, Shown, Strip, capital, choose
+from svdistill.report.context import PageContext, Picture, Section, Shown, Strip, capital, choose, left_out
 from svdistill.report.figures import Line
 from svdistill.report.methods import Look
 from svdistill.report.numbers import row_fractions, whole_percent
@@ -66,7 +66,8 @@ def distilled(context: PageContext) -> Section | None:
         return None
     networks = []
     comparable = [g for g in context.main.groups if any(_same_images(run, helped) for run in g.runs)]
-    for group in choose(comparable, MAX_STRIPS):
+    drawn = choose(comparable, MAX_STRIPS)
+    for group in drawn:
         run = next(run for run in group.runs if _same_images(run, helped))
         networks.append(_Network(context.look(group), f"{context.look(group).label}, seed {run.seed}", _vectors(run)))
     shown = [_shown(helped, number, networks) for number in range(len(helped.diagnostics["images"]))]
@@ -76,7 +77,7 @@ def distilled(context: PageContext) -> Section | None:
         "singular vectors of neighbouring taps, on a few of the images measured on; bright is 1. Channels are sorted "
         "by the teacher's vectors, so its own picture is smooth; the more a student agrees with it, the more alike the "
         "pictures are. Below each: its distance from the teacher's, in percent of the distance between the teacher's "
-        "and a picture that is 1 everywhere."
+        "and a picture that is 1 everywhere." + left_out(drawn, comparable)
     )
     pairs = [f"{front} → {back}" for front, back in itertools.pairwise(names)]
     return Section("dfv", "Distilled features", lead, shown=shown, pairs=pairs)
@@ -84,9 +85,8 @@ def distilled(context: PageContext) -> Section | None:
 
 def confusion(context: PageContext) -> Section | None:
     """Make the section with the confusion matrices; None where no run has one."""
-    shown: list[tuple[str, Sequence[RunView]]] = [
-        (context.look(group).label, group.runs) for group in choose(context.main.groups, MAX_MATRICES - 1)
-    ]
+    drawn = choose(context.main.groups, MAX_MATRICES - 1)
+    shown: list[tuple[str, Sequence[RunView]]] = [(context.look(group).label, group.runs) for group in drawn]
     shown += [("teacher", context.teacher.runs)] if context.teacher is not None else []
     pictures = []
     for label, runs in shown:
@@ -102,6 +102,7 @@ def confusion(context: PageContext) -> Section | None:
     lead = (
         f"Rows are true classes, columns predicted ones{context.under}: all seeds together, in percent of the true "
         "class. Right answers are grey, mistakes orange; below each matrix, the most frequent mistakes."
+        + left_out(drawn, context.main.groups)
     )
     return Section("confusion", "Confusion matrices", lead, small=pictures) if pictures else None
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from svdistill.names import printable
-from svdistill.report.tables import count, percent, plain, plain_table, seconds, titled
+from svdistill.report.tables import count, percent, plain, plain_table, seconds, significant, titled
 
 _SIGNS = {"wrong": ("wrong", "bold red"), "look": ("look at", "yellow"), "note": ("note", "cyan")}
 
@@ -105,13 +105,15 @@ def _stages(found: Sequence[Mapping[str, Any]]) -> Group:
     rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "epochs, steps of each": lambda stage: f"{count(stage['epochs'])}, {count(stage['steps'])}",
         "steps tried": lambda stage: str(stage["tried"]),
-        "main loss": lambda stage: f"{stage['first_loss']:.3g} → {stage['loss']:.3g}" if stage["main"] else "–",
+        "main loss": lambda stage: (
+            f"{_number(stage['first_loss'])} → {_number(stage['loss'])}" if stage["main"] else "–"
+        ),
         "transfer loss": lambda stage: _number(stage["transfer"]),
         "transfer gradient / main gradient": lambda stage: _number(stage["ratio"]),
         "variables clipped": lambda stage: percent(stage["clipped"], digits=0),
         "transfer gradient let through": lambda stage: percent(stage["passed"], digits=0),
         "images set aside": lambda stage: percent(stage["set_aside"], digits=0),
-        "a step": lambda stage: f"{1000 * stage['step_seconds']:.3g} ms",
+        "a step": lambda stage: _short(stage["step_seconds"]),
         "an epoch": lambda stage: seconds(stage["epoch_seconds"]),
     }
     for name, cell in rows.items():
@@ -122,7 +124,11 @@ def _stages(found: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+    return "–" if value is None else significant(value)
+
+
+def _short(duration: float) -> str:
+    return f"{1000 * duration:.3g} ms" if duration < 0.9995 else seconds(duration)
 
 
 def _cost(found: Mapping[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from svdistill.methods import BASELINE, OWN
 from svdistill.report.collect import Group, RunView
 from svdistill.report.context import Cell, PageContext, Rows, Section
 from svdistill.report.numbers import whole_percent
-from svdistill.report.tables import plural
+from svdistill.report.tables import plural, significant
 from svdistill.runs import losses_of
 
 MAX_METHODS = 4  # those that the section speaks of
@@ -109,7 +109,7 @@ def _of_gradients(found: Health, clips: set[str]) -> Iterator[tuple[str, str, st
     if found.ratio is not None:
         yield (
             "transfer gradient / main gradient",
-            f"{found.ratio:.3g}",
+            significant(found.ratio),
             _strength(found.ratio, bounded=clips != {"none"}),
         )
     if found.passed is None:

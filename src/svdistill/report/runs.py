@@ -10,7 +10,18 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from svdistill.report.tables import count, file_size, flops, health, percent, plain, plain_table, seconds, titled
+from svdistill.report.tables import (
+    count,
+    file_size,
+    flops,
+    health,
+    percent,
+    plain,
+    plain_table,
+    seconds,
+    significant,
+    titled,
+)
 from svdistill.runs import Removal, RunInfo
 
 _WIDE, _NARROW = 100, 60  # columns of a terminal that have room for the method too, and for no table of runs
@@ -191,7 +202,7 @@ def figure(key: str, value: Any) -> str:
         return seconds(value)
     if key == "flops":
         return f"{flops(value)} M"
-    return count(value) if isinstance(value, int) else f"{value:.4g}"
+    return count(value) if isinstance(value, int) else significant(value)
 
 
 def written(value: Any) -> str:

@@ -48,6 +48,11 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def significant(value: float) -> str:
+    """Write a number of any size in three digits, a large one in all of them: ``0.184``, ``66.6``, ``10,190``."""
+    return count(value) if 999.5 <= abs(value) < 1e15 else f"{value:.3g}"
+
+
 def plural(number: int, noun: str) -> str:
     """Write a number of things: ``1 run``, ``1,000 runs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
@@ -182,7 +187,7 @@ def run_table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
 def _health_rows(values: Mapping[str, float | None]) -> Iterable[tuple[str, str]]:
     ratio = values["ratio"]
     if ratio is not None:
-        yield "transfer gradient / main gradient", f"{ratio:.3g} (median over epochs)"
+        yield "transfer gradient / main gradient", f"{significant(ratio)} (median over epochs)"
         yield "variables clipped", percent(values["clipped"], digits=0)
     if values["passed"] is not None:
         yield "transfer gradient let through", percent(values["passed"], digits=0)

@@ -1,5 +1,6 @@
 """What may be said of some methods beside each other: which is best, by how much, and whether it may be chance."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -107,16 +108,19 @@ def epochs(group: Group) -> int | None:
 
 def _of_all(context: PageContext, regimes: Sequence[Regime]) -> str:
     """Sum up several regimes: how often each method won."""
-    counts: dict[str, int] = {}
-    for found in map(standing, regimes):
-        if found.wins:
-            counts[context.look(found.best).label] = counts.get(context.look(found.best).label, 0) + 1
+    found = list(map(standing, regimes))
+    compared = [one for one in found if one.alone is not None and one.runner_up is not None]
+    counts = Counter(context.look(one.best).label for one in compared if one.wins)
     number = f"{len(regimes)} settings"
+    if len(compared) < len(regimes):
+        number = f"the {len(compared)} settings with a student alone and a method beside it ({len(regimes)} in all)"
+    if not compared:
+        return f"None of {len(regimes)} settings has a student alone and a method beside it, to be compared."
     if not counts:
         return f"In none of {number} is a method better than the student alone with an interval that excludes zero."
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     won = ", ".join(f"{label} in {times}" for label, times in ordered)
-    if len(ordered) == 1 and ordered[0][1] == len(regimes):
+    if len(ordered) == 1 and ordered[0][1] == len(compared):
         won = f"{ordered[0][0]} in each"
     return f"Best, and better than the student alone with an interval that excludes zero: {won} of {number}."
 

@@ -90,7 +90,7 @@ def on_teacher(found: TeacherFindings, recipe: Recipe) -> Iterator[Remark]:
         yield Remark(
             "note",
             "teacher",
-            f"the teacher {found.name} is yet to be trained, which 'svdistill train' does first",
+            f"the teacher, {found.name}, is yet to be trained, which 'svdistill train' does first",
             "look again when it is there: until then nothing can be said of its maps and of the gradients",
         )
         return

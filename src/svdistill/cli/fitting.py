@@ -87,7 +87,8 @@ def _width(cell: RenderableType, console: Console) -> Measurement:
 def _around(table: Table) -> int:
     """Return how many columns of the terminal a table needs beside its cells."""
     _, right, _, left = table.padding
-    return (left + right + 1) * len(table.columns) + 1
+    edges = (2 if table.show_edge else 0) - (0 if table.pad_edge else left + right)
+    return (left + right + 1) * len(table.columns) - 1 + edges
 
 
 def _cell(column: Column, cell: RenderableType, *, below: Sequence[str]) -> RenderableType:

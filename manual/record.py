@@ -100,7 +100,10 @@ def tidy(text: str) -> str:
 
 
 def main() -> None:
-    """Make all of it."""
+    """Make all of it, or with an argument say what that is."""
+    if len(sys.argv) > 1:
+        print(__doc__)
+        return
     OUTPUTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, serving() as hub:
         folder = Path(temporary).resolve()

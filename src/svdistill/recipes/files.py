@@ -114,7 +114,8 @@ def method(name: str) -> Path:
     """
     known = methods.shipped()
     if name not in known:
-        raise RecipeError(f"no method {brief(name)}{nearest(name, known, limit=len(known))}")
+        near = nearest(name, known, limit=len(known))
+        raise RecipeError(f"no method {brief(name)}{near}{'' if near.endswith('?') else '; all: svdistill recipes methods'}")
     return methods.FOLDER / f"{name}.yaml"
 
 

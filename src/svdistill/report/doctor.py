@@ -76,15 +76,13 @@ def _teacher(found: Mapping[str, Any]) -> dict[str, str]:
 
 def _taps(found: Sequence[Mapping[str, Any]]) -> Group:
     table = plain_table()
-    for name in ("student", "map", "teacher", "map", "dead", "energy kept", ""):
+    for name in ("student", "teacher", "dead", "energy kept", ""):
         table.add_column(name, justify="right" if name in ("dead", "energy kept") else "left")
     for tap in found:
         remarks = ["adapter"] * tap["adapted"] + [f"left out by {name}" for name in tap["left_out"]]
         table.add_row(
-            plain(tap["student"]),
-            _shape(tap["student_shape"]),
-            plain(tap["teacher"]),
-            _shape(tap["teacher_shape"]),
+            plain(f"{tap['student']}, {_shape(tap['student_shape'])}"),
+            plain(f"{tap['teacher']}, {_shape(tap['teacher_shape'])}"),
             percent(tap["dead"], digits=0),
             percent(tap["energy"], digits=0),
             ", ".join(remarks),

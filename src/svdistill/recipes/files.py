@@ -115,7 +115,8 @@ def method(name: str) -> Path:
     known = methods.shipped()
     if name not in known:
         near = nearest(name, known, limit=len(known))
-        raise RecipeError(f"no method {brief(name)}{near}{'' if near.endswith('?') else '; all: svdistill recipes methods'}")
+        more = "" if near.endswith("?") else "; 'svdistill recipes methods' lists all"
+        raise RecipeError(f"no method {brief(name)}{near}{more}")
     return methods.FOLDER / f"{name}.yaml"
 
 

@@ -7,7 +7,7 @@ WEAK, STRONG = 0.01, 10.0  # of the transfer gradient over the main one
 HELD_BACK = 0.05  # of the transfer gradient that a bound lets through
 LITTLE_ENERGY = 0.3  # of a map, in the vectors that are compared
 MANY_ASIDE = 0.01  # of the images
-MANY_OWN = 4  # singular vectors of a student, with which the first stage of a residual network stood still
+MANY_OWN = 4  # singular vectors of a student: so many taught a residual network less than one
 _WANTED_RATIO = 0.3
 
 

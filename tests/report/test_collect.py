@@ -112,22 +112,24 @@ def test_settings_that_go_together(tmp_path: Path) -> None:
 
 def test_what_a_network_of_one_s_own_is_made_with_tells_regimes_apart(tmp_path: Path) -> None:
     """Each mapping of a list counts, and lists of lists do."""
-    stages: list[Any] = [[{"w": 8}, {"w": 16}], [{"w": 32}, {"w": 16}], [[8, 1], [16, 2]], [{"w": 8}, 16]]
+    stages: list[Any] = [[{"w": 8}, {"w": 16}], [{"w": 32}, {"w": 16}], [{"w": 8}], [{"w": 8, "d": 2}]]
+    stages += [[[8, 1], [16, 2]], [{"w": 8}, 16]]
     for made_with in stages:
         make_run(tmp_path, "alone", model={"name": "own:Net", "arguments": {"stages": made_with}})
     found = collect([tmp_path])
     assert (len(found.regimes), found.left_out) == (len(stages), [])
     first = flat({"model": {"arguments": {"stages": stages[0]}}})
-    assert first == {"model.arguments.stages.0.w": 8, "model.arguments.stages.1.w": 16}
-    assert flat({"model": {"arguments": {"stages": stages[2]}}}) == {"model.arguments.stages": ((8, 1), (16, 2))}
+    assert first == {"model.arguments.stages": ("{w: 8}", "{w: 16}")}
+    assert flat({"model": {"arguments": {"stages": stages[4]}}}) == {"model.arguments.stages": ((8, 1), (16, 2))}
 
 
 def test_sets_of_one_name_are_told_apart_by_their_images(tmp_path: Path) -> None:
     """Files of one's own under a known name are another set; a copy elsewhere is the same."""
-    data = {"name": "bags", "train_size": 1000}
+    data = {"name": "bags", "train_size": 1000, "unlabelled": {"name": "rest", "root": None, "size": None}}
     for seed, (root, pixels) in enumerate((("a", "1"), ("b", "2"), ("c", "1"))):
-        path = make_run(tmp_path, "alone", seed, data={**data, "root": root})
-        (path / "data.json").write_text(json.dumps({"pixels": {"train": pixels, "test": "t"}}))
+        path = make_run(tmp_path, "svd", seed, data={**data, "root": root})
+        made_with = {"train": f"{seed}", "statistics": pixels, "test": "t", "unlabelled": f"the rest of seed {seed}"}
+        (path / "data.json").write_text(json.dumps({"pixels": made_with}))
         finish_again(path)
     found = collect([tmp_path])
     assert [len(regime.groups[0].runs) for regime in found.regimes] == [2, 1]

@@ -59,7 +59,7 @@ def demo(
         results().print(report.table(record))
         results().print(f"\n{report.sentence(record)}\n", markup=False)
     if epochs is not None:
-        note(f"{tables.plural(epochs, 'epoch')} each show what it prints, not what helps, which takes all of them")
+        note("with --epochs the networks may not be trained out: this shows what is printed, not which method helps")
     note(f"{tables.seconds(time.monotonic() - began)} in all; the runs are in {runs} and are reused next time")
     if planned.failed:
         raise typer.Exit(1)

@@ -92,7 +92,7 @@ def _around(table: Table) -> int:
 
 
 def _cell(column: Column, cell: RenderableType, *, below: Sequence[str]) -> RenderableType:
-    if column.justify != "right" or not isinstance(cell, Text | str):
+    if not below or column.justify != "right" or not isinstance(cell, Text | str):
         return cell
     text = cell.plain if isinstance(cell, Text) else cell
     for part in below:

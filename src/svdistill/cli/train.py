@@ -61,7 +61,7 @@ def train(
         say(run.student_file)
         return
     console.print(tables.run_table(run.summary, run.metrics))
-    values, rules = tables.health(run.metrics), {str(loss.get("clip")) for loss in losses_of(run.record.recipe())}
+    values, rules = tables.health(run.metrics), {loss.get("clip", "none") for loss in losses_of(run.record.recipe())}
     if (sign := signs.of_gradients(values["ratio"], values["passed"], rules)) is not None:
         say(f"look at          {sign.found}")
         say(f"                 → {sign.advice}")

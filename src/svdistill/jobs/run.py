@@ -235,27 +235,35 @@ class Run:
         """The digest of its teacher's weights; None without a teacher. DataError where what it says is damaged."""
         return (self._noted() or {}).get(TEACHER)
 
-    def check_code(self, sources: Mapping[str, Path]) -> None:
-        """Make sure that a run is resumed only with the code that it was begun with; a warning where it has ended.
+    def check_code(self, sources: Mapping[str, Path]) -> Path | None:
+        """Make sure that a run is resumed only with the code that it was begun with.
 
         Args:
             sources: as `own_code` returns them.
 
+        Returns:
+            The file of a run that has ended which has changed since; None where none has.
+
         Raises:
-            DataError: the code was other, or what the run says of it is damaged.
+            DataError: there is a checkpoint to resume from, and the code was other; or what the run says is damaged.
         """
         noted = (self._noted() or {}).get(CODE) or {} if sources else {}
-        found = next(((n, file) for n, file in sources.items() if noted.get(n) not in (None, digest(file))), None)
-        if found is None:
-            return
-        changed = f"{found[1]}, the code of {found[0]}, has changed since"
-        if not self.record.ended:
-            raise DataError(f"the run {self.path} was begun with other code: {changed}; put it back, or {_AFRESH}")
-        warn(
-            f"the run {self.path} was made with other code: {changed}; where that matters, {_AFRESH}",
-            SvdistillWarning,
-            stacklevel=2,
-        )
+        changed = next(((n, file) for n, file in sources.items() if noted.get(n) not in (None, digest(file))), None)
+        if changed is None:
+            return None
+        if self.record.ended:
+            return changed[1]
+        if self.begun:
+            raise DataError(
+                f"the run {self.path} was begun with other code: {changed[1]}, the code of {changed[0]}, has changed "
+                f"since; put it back, or {_AFRESH}"
+            )
+        return None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return self.record.last.exists() or self.record.previous.exists()
 
     def check_weights(self, now: str | None) -> None:
         """Make sure that a run is resumed only with the weights that its network began with.

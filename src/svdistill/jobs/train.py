@@ -137,7 +137,13 @@ def check_made_with(line: Sequence[Recipe], images: Sequence[Images], runs: Path
     there = [Run.of(member, runs) for member in line]
     for member, run, own, teacher in [*zip(line, there, images, (*there[1:], None), strict=True)][fresh:]:
         run.check_made_with(own, teacher)
-        run.check_code(own_code(member))
+        if (changed := run.check_code(own_code(member))) is not None:
+            warn(
+                f"the run {run.path} was made with other code: {changed} has changed since; where that matters, train "
+                "it afresh (--fresh)",
+                SvdistillWarning,
+                stacklevel=2,
+            )
 
 
 def _is_done(run: Run) -> bool:
@@ -275,6 +281,8 @@ def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None, 
     if run.record.exists:
         run.check_teacher(teacher_file)
         run.check_weights(begun)
+        if not run.begun:  # nothing to resume from, and its code may have been mended since
+            run.note_data(images, teacher_file, weights=begun, sources=own_code(recipe))
         if not run.has_its_recipe:
             warn(f"the recipe in {run.path} was damaged and is written again", SvdistillWarning, stacklevel=2)
             run.record.rewrite_recipe(recipe.to_dict())

@@ -179,7 +179,7 @@ def _leave(answers: Answers) -> str:
 
 
 def _length(answers: Answers) -> tuple[int, int]:
-    """Return how many epochs of which batches: of few labels, two batches an epoch at least, and many epochs."""
+    """Return how many epochs of which batches: of few labels many, of small ones, two an epoch from eight labels on."""
     if answers.labels is None:
         return _EPOCHS, _BATCH
     batch = min(_BATCH, max(answers.labels // 2, min(answers.labels, _SMALLEST)))

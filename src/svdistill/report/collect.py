@@ -55,6 +55,7 @@ class RunView:
         diagnostics: arrays of its ``insight.npz``; {} where there is none.
         settings: the recipe's settings by dotted key, without what does not change the result.
         damage: what of its ``insight.npz`` is not in the figures, and why; "" where all is well.
+        noted: what it has written down of what it was made with; {} where that cannot be read.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class RunView:
     diagnostics: Mapping[str, NDArray[Any]] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
     damage: str = ""
+    noted: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def seed(self) -> int:
@@ -87,13 +89,9 @@ class RunView:
         return teacher.get("recipe") or teacher.get("checkpoint") or (teacher.get("model") or {}).get("name")
 
     @cached_property
-    def noted(self) -> Mapping[str, Any]:
-        """What it has written down of what it was made with; {} where that cannot be read."""
-        try:
-            noted = parse_json(read_text(RunRecord(self.path).data))
-        except (OSError, ValueError):
-            return {}
-        return noted if isinstance(noted, Mapping) else {}
+    def digest(self) -> str | None:
+        """That of its trained network, which its students note; None where it has none."""
+        return RunRecord(self.path).student_digest()
 
     @property
     def noted_teacher(self) -> str | None:
@@ -179,7 +177,7 @@ class Collection:
             regime: where none of its runs has noted a teacher, all there are are returned.
         """
         noted = {run.noted_teacher for group in regime.groups for run in group.runs} - {None}
-        found = [run for run in self.teachers if not noted or RunRecord(run.path).student_digest() in noted]
+        found = [run for run in self.teachers if not noted or run.digest in noted]
         telling = _telling(found, _differing(found))
         alike: dict[tuple[Any, ...], list[RunView]] = {}
         for run in sorted(found, key=lambda run: run.seed):
@@ -193,7 +191,7 @@ class Collection:
     def teacher_of(self, group: Group, among: Sequence[Group]) -> Group | None:
         """Return the one of some teachers that a method's runs have noted; None where it is not among them."""
         noted = {run.noted_teacher for run in group.runs} - {None}
-        return next((t for t in among if any(RunRecord(run.path).student_digest() in noted for run in t.runs)), None)
+        return next((t for t in among if any(run.digest in noted for run in t.runs)), None)
 
 
 def collect(paths: Sequence[str | os.PathLike[str]]) -> Collection:
@@ -244,7 +242,15 @@ def read(path: str | os.PathLike[str]) -> RunView:
     if not any(np.isfinite(metrics.get(name, np.nan)).any() for name in (ACCURACY, VALIDATION_ACCURACY)):
         raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics; train it again")
     diagnostics, lacking = ({}, lacking) if lacking else insight.read(record.diagnostics)
-    return RunView(record.path, recipe, summary, metrics, diagnostics, settings, lacking)
+    return RunView(record.path, recipe, summary, metrics, diagnostics, settings, lacking, _noted(record))
+
+
+def _noted(record: RunRecord) -> Mapping[str, Any]:
+    try:
+        noted = parse_json(read_text(record.data))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, Mapping) else {}
 
 
 def measured_alike(one: RunView, other: RunView) -> bool:
@@ -359,8 +365,10 @@ def arrange(runs: Sequence[RunView], left_out: Mapping[str, str]) -> Collection:
         left_out: the paths of runs that could not be read, with the reason of each.
     """
     left_out = dict(left_out)
-    runs = _by_images(runs)
+    known = folders.Folders()
+    runs = _by_images(runs, known)
     runs, teachers, unused = _split(runs)
+    teachers = _by_images(teachers, known)
     left_out |= {str(run.path): "is a teacher that no run here learned from" for run in unused}
     left_out |= {f"{RunRecord(run.path).diagnostics}": run.damage for run in (*runs, *teachers) if run.damage}
     axes = [key for key in _differing(runs) if not _is_of(key, _OF_METHOD) and _is_axis(key, runs)]
@@ -381,9 +389,8 @@ def arrange(runs: Sequence[RunView], left_out: Mapping[str, str]) -> Collection:
     return Collection(made, teachers, sorted(left_out.items()))
 
 
-def _by_images(runs: Sequence[RunView]) -> list[RunView]:
+def _by_images(runs: Sequence[RunView], known: folders.Folders) -> list[RunView]:
     """Let images be told apart by what they are: a copy elsewhere is the same, a folder that has changed another."""
-    known = folders.Folders()
     return [replace(run, settings={**run.settings, **known.titles(flat(run.recipe), run.noted)}) for run in runs]
 
 
@@ -396,11 +403,7 @@ def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[
         if folder is not None:
             candidates |= {other.path.resolve(): other for other in _read_all(_in_folder(folder))[0]}
     wanted = {run.noted_teacher for run in runs} - {None}
-    used = (
-        [run for run in candidates.values() if RunRecord(run.path).student_digest() in wanted]
-        if wanted
-        else list(candidates.values())
-    )
+    used = [run for run in candidates.values() if run.digest in wanted] if wanted else list(candidates.values())
     given = {run.path.resolve() for run in runs}
     unused = [run for path, run in candidates.items() if run not in used and path in given]
     return students, used, unused

@@ -125,7 +125,7 @@ class PageContext(NamedTuple):
         found: all runs.
         main: the regime with the most runs; what is not drawn for each regime is drawn for it.
         looks: how each method is written and drawn.
-        teacher: the first teacher of the main regime, with its runs; None where none was found.
+        teacher: of the main regime, that of its best method, with its runs; None where none was found.
     """
 
     found: Collection
@@ -191,11 +191,11 @@ def choose(groups: Sequence[Group], number: int) -> list[Group]:
     return [group for group in groups if group in kept]
 
 
-def left_out(drawn: Sequence[Group], groups: Sequence[Group]) -> str:
+def not_all_shown(drawn: Sequence[Group], groups: Sequence[Group]) -> str:
     """Say after `choose` that not all methods are there, to end a paragraph; "" where they are."""
     if len(drawn) == len(groups):
         return ""
-    return f" Of {len(groups)} methods {len(drawn)} are shown: the student alone, the best KD-SVD, and the best others."
+    return f" Of {len(groups)} methods {len(drawn)} are shown, those of the highest accuracy among them."
 
 
 def accuracy(group: Group, name: str = "accuracy") -> str:

@@ -69,17 +69,23 @@ def export_table(export: Mapping[str, Any]) -> Group:
     return Group(titled(title, table), *_lines(export))
 
 
-def _taken_otherwise(title: str, images: Sequence[Mapping[str, Any]]) -> Iterable[Text]:
+def _taken_otherwise(title: str, images: Sequence[Mapping[str, Any]], number: int) -> Iterable[Text]:
     told = [f"{one['image']}: {one['after']} instead of {one['before']}, {one['margin']:.2g} apart" for one in images]
-    for number, line in enumerate(told or ["no image"]):
-        yield plain(f"{title if not number else '':<31}{line}")
+    if number > len(told):
+        told.append(f"and {count(number - len(told))} more")
+    for position, line in enumerate(told or ["no image"]):
+        yield plain(f"{title if not position else '':<31}{line}")
 
 
 def _lines(export: Mapping[str, Any]) -> Iterable[Text]:
     difference, logit = export["largest_difference"], export["largest_logit"]
     yield plain(f"largest difference of a logit  {difference:.2g}, where the largest is {logit:.3g}")
-    yield from _taken_otherwise("taken for another class", export["differing"])
-    if export["int8_differing"] is not None:
-        yield from _taken_otherwise("the same in 8-bit integers", export["int8_differing"])
+    # Of the exports, which follow the teacher and the student in PyTorch, the one in 8 bits is the last.
+    unlike = [round(export["images"] * (1 - (one["agreement"] or 0))) for one in export["networks"]]
+    if export["int8_differing"] is None:
+        yield from _taken_otherwise("taken for another class", export["differing"], unlike[-1])
+    else:
+        yield from _taken_otherwise("taken for another class", export["differing"], unlike[-2])
+        yield from _taken_otherwise("taken otherwise in 8 bits", export["int8_differing"], unlike[-1])
     if export["teacher_left_out"] is not None:
         yield plain(f"the teacher is left out: {export['teacher_left_out']}", style="yellow")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from svdistill.choices import BETA
 from svdistill.report import figures
 from svdistill.report.collect import Group, RunView
-from svdistill.report.context import PageContext, Picture, Section, Shown, Strip, capital, choose, left_out
+from svdistill.report.context import PageContext, Picture, Section, Shown, Strip, capital, choose, not_all_shown
 from svdistill.report.figures import Line
 from svdistill.report.methods import Look
 from svdistill.report.numbers import row_fractions, whole_percent
@@ -77,7 +77,7 @@ def distilled(context: PageContext) -> Section | None:
         "singular vectors of neighbouring taps, on a few of the images measured on; bright is 1. Channels are sorted "
         "by the teacher's vectors, so its own picture is smooth; the more a student agrees with it, the more alike the "
         "pictures are. Below each: its distance from the teacher's, in percent of the distance between the teacher's "
-        "and a picture that is 1 everywhere." + left_out(drawn, comparable)
+        "and a picture that is 1 everywhere." + not_all_shown(drawn, comparable)
     )
     pairs = [f"{front} → {back}" for front, back in itertools.pairwise(names)]
     return Section("dfv", "Distilled features", lead, shown=shown, pairs=pairs)
@@ -102,7 +102,7 @@ def confusion(context: PageContext) -> Section | None:
     lead = (
         f"Rows are true classes, columns predicted ones{context.under}: all seeds together, in percent of the true "
         "class. Right answers are grey, mistakes orange; below each matrix, the most frequent mistakes."
-        + left_out(drawn, context.main.groups)
+        + not_all_shown(drawn, context.main.groups)
     )
     return Section("confusion", "Confusion matrices", lead, small=pictures) if pictures else None
 

@@ -34,9 +34,10 @@ class Folders:
             noted: what the run's ``data.json`` says.
         """
         found = dict(roots(settings))
-        for section in _SECTIONS:
-            key, name = f"{section}.root", settings.get(f"{section}.name")
-            if name is not None and (images := _images(key, settings, noted)) is not None:
+        # A set of a known name may be of files of one's own; without labels it is what a seed has left, or all of it.
+        for key in dict.fromkeys((*found, "data.root")):
+            if (images := _images(key, settings, noted)) is not None:
+                name = settings.get(f"{key.rpartition('.')[0]}.name")
                 found[key] = self._title(settings.get(key), (name, *images[0]), images[1])
         return found
 
@@ -44,8 +45,9 @@ class Folders:
         """Return the title of images; None for those that were first found where a set of that name usually is."""
         if (*chosen, images) not in self._titles:
             taken = {title for known, title in self._titles.items() if known[:-1] == chosen}
-            other = f"{root or 'a set'} with other images ({len(taken) + 1})"
-            self._titles[*chosen, images] = other if root in taken else root
+            here = root or "the usual place"
+            same = [title for title in taken if title == root or str(title).startswith(f"{here} with other images")]
+            self._titles[*chosen, images] = f"{here} with other images ({len(same) + 1})" if root in taken else root
         return self._titles[*chosen, images]
 
 
@@ -58,7 +60,7 @@ def _images(key: str, settings: Mapping[str, Any], noted: Mapping[str, Any]) -> 
     if not isinstance(pixels, Mapping) or not all(isinstance(one, str) for one in pixels.values()):
         return None
     whole = "statistics" if "statistics" in pixels else "train"  # all that training images were chosen of
-    chosen = (key, whole, repr(shapes and shapes[0][1:]), *(settings.get(name) for name in _CHOSEN_BY))
+    chosen = (key, repr(shapes and shapes[0][1:]), *(settings.get(name) for name in _CHOSEN_BY))
     if key == "data.root":
         wanted: Iterable[str] = (whole, "test")
     else:

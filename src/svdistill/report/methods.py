@@ -24,7 +24,7 @@ _SETTINGS_OF_NONE = {
     "data.train_size": "all labelled images",
     "data.unlabelled.name": "labels only",
     "data.held_out": "measured on test images",
-    "data.root": "no folder of images",
+    "data.root": "images of the usual place",
     "data.unlabelled.root": "no folder of unlabelled images",
 }
 # One for each method of the standard comparison, in its order. After Okabe and Ito, darkened where white paper asks for

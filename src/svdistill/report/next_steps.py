@@ -194,7 +194,7 @@ def _of_transfer(context: PageContext, group: Group) -> Iterator[Step]:
     own_first = own_vectors_first(run.recipe)
     energies = ((found.energy_teacher, "teacher"), (found.energy_student, "student"))
     of_vectors = (
-        signs.of_own_vectors(own_first),
+        None if verdict.is_gain(group.gain) else signs.of_own_vectors(own_first),
         *(
             signs.of_energy(energy, f"the compared vectors of the {whose}", rank=rank, own_first=own_first)
             for energy, whose in energies

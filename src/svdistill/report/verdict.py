@@ -9,7 +9,7 @@ from svdistill.report.collect import Group, Regime, taught_apart, teachers_in, u
 from svdistill.report.context import PageContext, accuracy, capital, conditions
 from svdistill.report.numbers import signed
 from svdistill.report.statistics import Interval, paired_differences, paired_interval, seeds_needed
-from svdistill.report.tables import not_equally_long
+from svdistill.report.tables import not_equally_long, plural
 
 MAX_SENTENCES = 4  # regimes that have a paragraph of their own
 MAX_NAMED = 4  # methods in a sentence
@@ -113,7 +113,7 @@ def _of_all(context: PageContext, regimes: Sequence[Regime]) -> str:
     counts = Counter(context.look(one.best).label for one in compared if one.wins)
     number = f"{len(regimes)} settings"
     if len(compared) < len(regimes):
-        number = f"the {len(compared)} settings with a student alone and a method beside it ({len(regimes)} in all)"
+        number = f"the {plural(len(compared), 'setting')} with a student alone and a method ({len(regimes)} in all)"
     if not compared:
         return f"None of {len(regimes)} settings has a student alone and a method beside it, to be compared."
     if not counts:
@@ -173,12 +173,15 @@ def _unlike(context: PageContext, found: Standing) -> list[str]:
         if other is None:
             continue
         who = "the student alone" if other is found.alone else context.look(other).label
-        if not (differing := unlike(found.best.runs[0], other.runs[0])):
-            if taught_apart(found.best, other):
-                said.append(
-                    f"{context.look(found.best).label} and {who} learned from two trainings of the teacher. The "
-                    "difference may come from these."
-                )
+        apart = {key for key, _ in (*found.best.key.variant, *other.key.variant)}  # which their names say
+        unlike_settings = unlike(found.best.runs[0], other.runs[0])
+        differing = {key: both for key, both in unlike_settings.items() if key not in apart}
+        if not unlike_settings and taught_apart(found.best, other):
+            said.append(
+                f"{context.look(found.best).label} and {who} learned from two trainings of the teacher. The difference "
+                "may come from these."
+            )
+        if not differing:
             continue
         named = [f"{key} {_value(ours)} against {_value(theirs)}" for key, (ours, theirs) in differing.items()]
         more = [f"{len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else []
@@ -191,12 +194,13 @@ def _unlike(context: PageContext, found: Standing) -> list[str]:
 
 def _trained_again(context: PageContext, regime: Regime) -> list[str]:
     """Say of which methods the seeds learned from several trainings of what should be one teacher."""
-    several = [(context.look(group).label, teachers_in(group)) for group in regime.groups]
+    several = [context.look(group).label for group in regime.groups if teachers_in(group) > 1]
+    if not several:
+        return []
+    named = " and ".join(several) if len(several) <= MAX_NAMED else f"{len(several)} methods"
     return [
-        f"The seeds of {label} learned from {number} trainings of the teacher, so that a part of their spread is that "
-        "of the teachers."
-        for label, number in several
-        if number > 1
+        f"The seeds of {named} learned from several trainings of the teacher, so that a part of their spread is the "
+        "teachers'."
     ]
 
 

@@ -14,8 +14,7 @@ OF_STAGES = ("train.first_stage", "train.first_stage_counts", "train.first_stage
 def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a recipe by dotted key, those of each of several losses under its name.
 
-    What a network of one's own is made with may be lists of mappings, each of which has its number, and lists of lists,
-    which become tuples.
+    A list becomes a tuple, as do lists in it; a mapping in one, as a network of one's own may be made with, a text.
 
     Args:
         recipe: nested settings, as a run's ``recipe.yaml`` holds them.
@@ -26,12 +25,9 @@ def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             for key, item in value.items():
                 add(f"{prefix}.{key}" if prefix else str(key), item)
-        elif prefix == "loss" and isinstance(value, list) and value:
-            for item in losses_of(recipe):
+        elif _is_sum(prefix, value):
+            for item in value:
                 add(f"{prefix}.{item.get('name', '?')}" if len(value) > 1 else prefix, item)
-        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-            for number, item in enumerate(value):
-                add(f"{prefix}.{number}", item)
         else:
             found[prefix] = None if value == {} else _frozen(value)
 
@@ -39,11 +35,19 @@ def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _is_sum(key: str, value: Any) -> bool:
+    """Whether a setting is a sum of losses, the recipe's or in the overrides of its teacher's."""
+    found = key.rpartition(".")[2] == "loss" and isinstance(value, list) and value
+    return bool(found and all(isinstance(item, Mapping) for item in value))
+
+
 def _frozen(value: Any) -> Any:
-    """Return a list as a tuple, and those in it, so that values can be told apart in a set."""
+    """Return a value that can be told apart in a set."""
     if isinstance(value, list):
         return tuple(map(_frozen, value))
-    return tuple((key, _frozen(item)) for key, item in value.items()) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_frozen(item)}" for key, item in value.items()) + "}"
+    return value
 
 
 def changed(recipe: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -5,9 +5,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 from svdistill import recipes
-from svdistill.errors import DataError, RecipeError
+from svdistill.errors import DataError, RecipeError, SvdistillWarning
 from svdistill.jobs.run import Run, own_code
 from svdistill.methods import TEACHER
 from svdistill.nets import foreign
@@ -141,14 +142,22 @@ def _teachers(students: Sequence[Member], axes: Mapping[str, Sequence[Any]], run
 def _check(members: Sequence[Member], runs: Path) -> None:
     """Check networks, losses and images once for each configuration, and the images of every run that is there."""
     images = _remembering(load_images)
-    checked = set()
+    checked, changed = set(), list[Path]()
     for member in members:
         if member.method != TEACHER:
             name = json.dumps([member.method, dict(member.axes)])
             if name not in checked:
                 checked.add(name)
                 _check_one(member.recipe, images)
-        _look_up(member, images, runs)
+        if (file := _look_up(member, images, runs)) is not None:
+            changed.append(file)
+    if changed:
+        warn(
+            f"{len(changed)} of the runs that are there were made with other code: {changed[0]} has changed since; "
+            "where that matters, move them away, and the same command trains them again",
+            SvdistillWarning,
+            stacklevel=2,
+        )
     taught_by = {member.key: member.taught_by(runs) for member in members}
     needed = {teacher for member in members if member.state != "finished" for teacher in taught_by[member.key]}
     lost = [member for member in members if member.method == TEACHER and member.state != "finished"]
@@ -170,19 +179,24 @@ def _check_one(recipe: Recipe, images: Callable[[Recipe], Images]) -> None:
     check_line(line, [images(member) for member in line])
 
 
-def _look_up(member: Member, images: Callable[[Recipe], Images], runs: Path) -> None:
-    """Find out how far a run is, and that it is one of the same images and the same teacher."""
+def _look_up(member: Member, images: Callable[[Recipe], Images], runs: Path) -> Path | None:
+    """Find out how far a run is, and that it is one of the same images and the same teacher.
+
+    Returns:
+        The file of its code that has changed since it ended; None where none has.
+    """
     run = member.run
     if not run.path.exists():
-        return
+        return None
     parent = recipes.teacher_of(member.recipe)
     run.check_made_with(images(member.recipe), None if parent is None else Run.of(parent, runs))
-    run.check_code(own_code(member.recipe))
+    changed = run.check_code(own_code(member.recipe))
     member.found = run.whole
     if member.found:
         member.settle(Outcome())
     else:
         member.state = "begun"
+    return changed
 
 
 def _check_one_training(students: Iterable[Member]) -> None:

@@ -3,6 +3,7 @@
 Such a file is a zip archive, as `torch.save` writes it, whose comment is the SHA-256 of all that stands before it.
 """
 
+import errno
 import hashlib
 import os
 import struct
@@ -21,6 +22,7 @@ from svdistill.errors import CheckpointError
 from svdistill.unpickle import TENSORS, follow_archive
 
 FORMAT = 2
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or what a file may take
 _ADVICE = "restore it, or train afresh (--fresh), which keeps the folder"
 
 
@@ -64,10 +66,9 @@ def save(
         # Where the disk is full, torch speaks of its archive, after what the file said.
         said = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = said.strerror if isinstance(said, OSError) and said.strerror else said
+        room = "; make room there, or write elsewhere" if getattr(said, "errno", None) in _FULL else ""
         before = "; the one before it is untouched" if Path(path).exists() else ""
-        raise CheckpointError(
-            f"cannot write the checkpoint {path}: {reason}; make room there, or write elsewhere{before}"
-        ) from error
+        raise CheckpointError(f"cannot write the checkpoint {path}: {reason}{room}{before}") from error
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:

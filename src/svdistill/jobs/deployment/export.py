@@ -65,7 +65,8 @@ class Export:
         largest_difference: between a logit of the student in PyTorch and of the export in 32 bits.
         largest_logit: the largest absolute value of one.
         differing: images, at most 20, that student and export in 32 bits take for different things.
-        int8_differing: the same of the export in 8-bit integers; None where there is none.
+        int8_differing: images, at most 20, that student and export in 8-bit integers take for different things; None
+            where there is no such export.
         teacher_left_out: why the teacher is not among the networks; None where it is, or there is none.
         threads: that each program used.
     """

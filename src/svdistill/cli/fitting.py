@@ -11,7 +11,7 @@ from rich.text import Text
 
 _WORDS = 14  # columns that a cell of words needs, where it has as many
 _WIDE = 10_000
-_INTERVALS, _DEVIATIONS = ("[",), ("±",)  # what each begins with, behind its number
+_BELOW = ((), ("[",), ("[", "±"))  # what may stand below a number: nothing, its interval, its deviation too
 
 
 class Fitting(RenderHook):
@@ -45,7 +45,7 @@ class FittedTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Yield the table or the cards."""
         table = self._table
-        for below in ((), _INTERVALS, (*_INTERVALS, *_DEVIATIONS)):
+        for below in _BELOW:
             needs = [_need(column, console, below=below) for column in table.columns]
             left = options.max_width - _around(table) - sum(needs)
             if left >= 0:

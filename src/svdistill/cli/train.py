@@ -39,7 +39,7 @@ def train(
     from svdistill import jobs, signs
     from svdistill.cli.progress import Reporter
     from svdistill.report import tables
-    from svdistill.runs import losses_of
+    from svdistill.runs import rules_of
 
     overrides = settings(overrides, allow_code)
     callbacks = jobs.NoCallbacks() if quiet else Reporter()
@@ -61,8 +61,9 @@ def train(
         say(run.student_file)
         return
     console.print(tables.run_table(run.summary, run.metrics))
-    values, rules = tables.health(run.metrics), {loss.get("clip", "none") for loss in losses_of(run.record.recipe())}
-    if (sign := signs.of_gradients(values["ratio"], values["passed"], rules)) is not None:
+    values = tables.health(run.metrics)
+    sign = signs.of_gradients(values["ratio"], values["passed"], rules_of(run.record.recipe()))
+    if sign is not None:
         say(f"look at          {sign.found}")
         say(f"                 → {sign.advice}")
     say(f"trained network  {run.student_file}")

@@ -253,17 +253,12 @@ class Run:
             return None
         if self.record.ended:
             return changed[1]
-        if self.begun:
+        if self.record.resumable:
             raise DataError(
                 f"the run {self.path} was begun with other code: {changed[1]}, the code of {changed[0]}, has changed "
                 f"since; put it back, or {_AFRESH}"
             )
         return None
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a checkpoint to resume from."""
-        return self.record.last.exists() or self.record.previous.exists()
 
     def check_weights(self, now: str | None) -> None:
         """Make sure that a run is resumed only with the weights that its network began with.

@@ -278,17 +278,17 @@ def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None, 
     # What lies on a hub under a name, and what code makes, may be other weights tomorrow.
     moving = recipe.model.pretrained or nets.foreign.is_code(recipe.model.name)
     begun = weights.checksum(student) if moving else None
-    if run.record.exists:
+    there = run.record.exists
+    if there:
         run.check_teacher(teacher_file)
         run.check_weights(begun)
-        if not run.begun:  # nothing to resume from, and its code may have been mended since
-            run.note_data(images, teacher_file, weights=begun, sources=own_code(recipe))
-        if not run.has_its_recipe:
-            warn(f"the recipe in {run.path} was damaged and is written again", SvdistillWarning, stacklevel=2)
-            run.record.rewrite_recipe(recipe.to_dict())
-    else:
+    if not there or not run.record.resumable:  # the code of one that nothing is left of may have been mended since
         run.note_data(images, teacher_file, weights=begun, sources=own_code(recipe))
+    if not there:
         run.record.create(run.path, recipe.to_dict())
+    elif not run.has_its_recipe:
+        warn(f"the recipe in {run.path} was damaged and is written again", SvdistillWarning, stacklevel=2)
+        run.record.rewrite_recipe(recipe.to_dict())
 
 
 def _see(run: Run) -> None:

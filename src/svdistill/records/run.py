@@ -116,6 +116,13 @@ class RunRecord:
         files = sorted(Path(folder).glob(f"{'**' if deep else '*'}/{_RECIPE}"))
         return [cls(file.parent) for file in files if not is_set_aside(file.parent)]
 
+    @property
+    def resumable(self) -> list[Path]:
+        """The checkpoints that there are to resume from, the last first, whole or not."""
+        there = [path for path in (self.last, self.previous, self.best) if path.exists()]
+        # The best alone was left by a kill in the first epoch: such a run begins again. Later, the others were lost.
+        return [] if there == [self.best] and self.metrics.count() <= 1 else there
+
     def set_aside(self) -> Path | None:
         """Rename the folder, so that the run can be made afresh and nothing is lost.
 

@@ -80,12 +80,9 @@ def _taken_otherwise(title: str, images: Sequence[Mapping[str, Any]], number: in
 def _lines(export: Mapping[str, Any]) -> Iterable[Text]:
     difference, logit = export["largest_difference"], export["largest_logit"]
     yield plain(f"largest difference of a logit  {difference:.2g}, where the largest is {logit:.3g}")
-    # Of the exports, which follow the teacher and the student in PyTorch, the one in 8 bits is the last.
-    unlike = [round(export["images"] * (1 - (one["agreement"] or 0))) for one in export["networks"]]
-    if export["int8_differing"] is None:
-        yield from _taken_otherwise("taken for another class", export["differing"], unlike[-1])
-    else:
-        yield from _taken_otherwise("taken for another class", export["differing"], unlike[-2])
-        yield from _taken_otherwise("taken otherwise in 8 bits", export["int8_differing"], unlike[-1])
+    exports = [one for one in export["networks"] if one["agreement"] is not None]
+    listed = {"taken for another class": export["differing"], "taken otherwise in 8 bits": export["int8_differing"]}
+    for one, (title, images) in zip(exports, listed.items(), strict=False):
+        yield from _taken_otherwise(title, images, round(export["images"] * (1 - one["agreement"])))
     if export["teacher_left_out"] is not None:
         yield plain(f"the teacher is left out: {export['teacher_left_out']}", style="yellow")

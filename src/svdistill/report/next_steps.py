@@ -17,7 +17,7 @@ from svdistill.report.context import Cell, PageContext, Rows, Section
 from svdistill.report.numbers import is_finite
 from svdistill.report.tables import plural
 from svdistill.report.verdict import Standing
-from svdistill.runs import losses_of, own_vectors_first
+from svdistill.runs import losses_of, own_vectors_first, rules_of
 
 _ENOUGH = 5  # seeds
 _GAINED = 0.01  # accuracy: what the last fifth of a training must bring to be worth continuing, or lose to be too long
@@ -187,7 +187,7 @@ def _of_transfer(context: PageContext, group: Group) -> Iterator[Step]:
     label, rank = context.look(group).label, rank_of(run)
     weight: Any = losses[0].get("weight") if len(losses) == 1 else None
     strength = signs.of_gradients(
-        found.ratio, found.passed, reasons.rules(group), weight=weight if is_finite(weight) else None
+        found.ratio, found.passed, rules_of(run.recipe), weight=weight if is_finite(weight) else None
     )
     if strength is not None and not verdict.is_gain(group.gain):  # what gains needs no other weight
         yield _step(label, strength, run)

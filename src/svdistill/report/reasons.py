@@ -13,7 +13,7 @@ from svdistill.report.collect import Group, RunView
 from svdistill.report.context import Cell, PageContext, Rows, Section
 from svdistill.report.numbers import whole_percent
 from svdistill.report.tables import plural, significant
-from svdistill.runs import losses_of
+from svdistill.runs import rules_of
 
 MAX_METHODS = 4  # those that the section speaks of
 ROSE = 0.02  # from the first epoch to the last, alignment has risen or fallen by more than this, or stayed
@@ -87,11 +87,6 @@ def health(group: Group) -> Health:
     )
 
 
-def rules(group: Group) -> set[str]:
-    """Return the rules that bound the transfer gradients of a method."""
-    return {str(loss.get("clip", "none")) for loss in losses_of(group.runs[0].recipe)}
-
-
 def _kept(groups: Sequence[Group]) -> list[Group]:
     """Choose KD-SVD and the most accurate; they stay in their order."""
     ordered = sorted(groups, key=lambda group: (not group.key.method.startswith(OWN), -group.mean("accuracy")))
@@ -101,7 +96,11 @@ def _kept(groups: Sequence[Group]) -> list[Group]:
 
 
 def _rows(found: Health, group: Group) -> Iterator[list[Cell]]:
-    for name, value, meaning in (*_of_gradients(found, rules(group)), *_of_vectors(found), *_of_losses(found)):
+    for name, value, meaning in (
+        *_of_gradients(found, rules_of(group.runs[0].recipe)),
+        *_of_vectors(found),
+        *_of_losses(found),
+    ):
         yield [Cell(name), Cell(value), Cell(meaning, "words")]
 
 

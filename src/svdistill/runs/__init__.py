@@ -11,6 +11,7 @@ from svdistill.runs.settings import (
     losses_of,
     method_of,
     own_vectors_first,
+    rules_of,
 )
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "own_vectors_first",
     "removals",
     "remove",
+    "rules_of",
     "select",
 ]

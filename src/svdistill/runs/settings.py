@@ -37,8 +37,8 @@ def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_sum(key: str, value: Any) -> bool:
     """Whether a setting is a sum of losses, the recipe's or in the overrides of its teacher's."""
-    found = key.rpartition(".")[2] == "loss" and isinstance(value, list) and value
-    return bool(found and all(isinstance(item, Mapping) for item in value))
+    of_losses = key == "loss" or key.endswith("overrides.loss")
+    return of_losses and isinstance(value, list) and value != [] and all(isinstance(item, Mapping) for item in value)
 
 
 def _frozen(value: Any) -> Any:
@@ -121,6 +121,11 @@ def own_vectors_first(recipe: Mapping[str, Any]) -> int:
     own = [one for one in losses_of(recipe) if one.get("name") == OWN and one.get("basis") == "own"]
     ranks = [one.get("rank") for one in own if one.get("stage") != "second"]
     return max((rank for rank in ranks if isinstance(rank, int)), default=0)
+
+
+def rules_of(recipe: Mapping[str, Any]) -> set[str]:
+    """Return the rules by which the gradients of a recipe's losses are bounded."""
+    return {str(loss.get("clip", "none")) for loss in losses_of(recipe)}
 
 
 def losses_of(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -107,7 +107,7 @@ def _begin(engine: Engine, plan: TrainingPlan) -> RunState:
 
 def has_checkpoint(record: RunRecord) -> bool:
     """Whether a run has a checkpoint that is whole, so that :func:`fit` would resume it."""
-    return any(map(checkpoint.is_whole, _there(record)))
+    return any(map(checkpoint.is_whole, record.resumable))
 
 
 class _Stages:
@@ -267,7 +267,7 @@ def _resume(state: RunState, record: RunRecord, processes: Processes, *, epochs:
 
 def _choose(record: RunRecord) -> Path | None:
     """Return the last checkpoint that is whole; where none is, the last, whose reader says what is wrong."""
-    there = _there(record)
+    there = record.resumable
     if not there:
         return None
     found = next(filter(checkpoint.is_whole, there), there[0])
@@ -278,13 +278,6 @@ def _choose(record: RunRecord) -> Path | None:
             record.last.replace(record.last.with_name("damaged.pt"))
         warn(f"the checkpoint {record.last} {reason}; resuming from {found.name}", SvdistillWarning, stacklevel=2)
     return found
-
-
-def _there(record: RunRecord) -> list[Path]:
-    """Return the checkpoints that there are, the last first."""
-    there = [path for path in (record.last, record.previous, record.best) if path.exists()]
-    # The best alone was left by a kill in the first epoch: such a run begins again. Later, the others were lost.
-    return [] if there == [record.best] and record.metrics.count() <= 1 else there
 
 
 def _restore(state: RunState, record: RunRecord) -> None:

@@ -94,6 +94,30 @@ def test_a_run_that_resumes_with_other_weights(recipe: Path, monkeypatch: pytest
     assert jobs.train(recipe, overrides=settings, runs=runs).path == begun.path
 
 
+def test_a_run_of_which_nothing_is_left_may_begin_with_other_weights(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an error in the first step, which is mended in the code; what it begins with is noted anew."""
+    runs, settings = recipe.parent / "afresh", ["allow_code=true", "teacher=null", "loss=null"]
+    begun = jobs.train(recipe, overrides=settings, runs=runs)
+    begun.record.reopen()
+    shutil.rmtree(begun.record.checkpoints)
+    before = Small.__init__
+
+    @functools.wraps(before)
+    def mended(self: Small, *args: Any, **kwargs: Any) -> None:
+        before(self, *args, **kwargs)
+        self.head.weight.data.mul_(2)
+
+    monkeypatch.setattr(Small, "__init__", mended)
+    run = jobs.train(recipe, overrides=settings, runs=runs)
+    assert run.finished
+    run.record.reopen()
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="was begun with other weights"):
+        jobs.train(recipe, overrides=settings, runs=runs)
+
+
 def test_a_run_whose_code_changes(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not resumed with another network of the same weights; where it has ended, the change is told."""
     source = tmp_path / "moving.py"
@@ -109,6 +133,24 @@ def test_a_run_whose_code_changes(recipe: Path, tmp_path: Path, monkeypatch: pyt
         jobs.train(recipe, overrides=settings, runs=tmp_path / "runs")
     shutil.rmtree(run.record.checkpoints)  # as after an error in the first step, which is mended in the code
     assert jobs.train(recipe, overrides=settings, runs=tmp_path / "runs").finished
+
+
+def test_a_run_with_its_best_checkpoint_alone_whose_code_changes(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is resumed from that one, and so only with the same code."""
+    source = tmp_path / "turning.py"
+    source.write_text("from tests.nets.own_code import Small\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = ["allow_code=true", "teacher=null", "loss=null", "model.name=turning:Small", "train.epochs=2"]
+    run = jobs.train(recipe, overrides=settings, runs=tmp_path / "runs")
+    run.record.reopen()
+    for path in (run.record.last, run.record.previous):
+        path.unlink(missing_ok=True)
+    assert run.record.resumable == [run.record.best]
+    source.write_text("from tests.nets.own_code import Small\n\nSIGN = -1\n")
+    with pytest.raises(DataError, match="was begun with other code"):
+        jobs.train(recipe, overrides=settings, runs=tmp_path / "runs")
 
 
 def test_a_stored_teacher(recipe: Path) -> None:

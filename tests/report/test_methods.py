@@ -76,6 +76,7 @@ def test_a_method_that_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings() -> None:
     """Common settings are words, others key = value."""
     assert setting("data.train_size", 1000) == "1,000 labelled images"
+    assert setting("train.epochs", 1) == "1 epoch"
     assert setting("data.train_size", None) == "all labelled images"
     assert setting("model.taps", ("a", "b")) == "model.taps = a, b"
     assert setting("data.augment.flip", True) == "data.augment.flip = True"

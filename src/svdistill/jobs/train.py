@@ -281,8 +281,9 @@ def _begin(recipe: Recipe, images: Images, run: Run, teacher_file: Path | None, 
     there = run.record.exists
     if there:
         run.check_teacher(teacher_file)
+    if there and run.record.resumable:
         run.check_weights(begun)
-    if not there or not run.record.resumable:  # the code of one that nothing is left of may have been mended since
+    else:  # the code of one that nothing is left of may have been mended since
         run.note_data(images, teacher_file, weights=begun, sources=own_code(recipe))
     if not there:
         run.record.create(run.path, recipe.to_dict())

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 from svdistill import methods
 from svdistill.report.collect import Key
+from svdistill.report.tables import plural
 
+_COUNTS = {"data.train_size": "labelled image", "data.image_size": "pixel", "train.epochs": "epoch"}
 _SETTINGS = {
-    "data.train_size": "{} labelled images",
-    "data.image_size": "{} pixels",
     "model.width": "width {}",
-    "train.epochs": "{} epochs",
     "loss.rank": "rank {}",
     "loss.weight": "weight {}",
     "data.unlabelled.name": "with unlabelled {}",
@@ -82,7 +81,10 @@ def setting(name: str, value: Any) -> str:
     if name.startswith("teacher.overrides."):
         inner = name.removeprefix("teacher.overrides.")
         return "teacher as its recipe" if value is None else f"teacher's {inner} = {_plain(value)}"
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _plain(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and name in _COUNTS:
+        return plural(value, _COUNTS[name])
+    text = f"{value:,}" if whole else _plain(value)
     return _SETTINGS[name].format(text) if name in _SETTINGS and value is not None else f"{name} = {text}"
 
 

@@ -227,7 +227,8 @@ class Distiller(nn.Module):
             The taps that are adapted.
 
         Raises:
-            ShapeError: a tap did not run or gave no tensor, or the maps cannot be compared.
+            ShapeError: a tap did not run or gave no tensor, the maps cannot be compared, or what is stored of the
+                teacher was stored for a student with maps of other sizes.
         """
         self._choose_taps(images)
         if not self._student_taps:
@@ -249,6 +250,7 @@ class Distiller(nn.Module):
         for loss in self._losses.values():
             loss.prepare(lifted if _lifts(loss) else student_maps, teacher_maps)
         self.losses.to(images.device)
+        self._teacher.check_sizes(self._requests(self._losses, logits, student_maps), images)
         return self.adapted
 
     def train(self, mode: bool = True) -> Self:

@@ -101,6 +101,18 @@ class Teacher(Protocol):
         """
         return {}
 
+    def check_sizes(self, requests: Mapping[str, Request], images: Tensor) -> None:
+        """Make sure that what is stored of the teacher, if it is, was stored for a student with maps of these sizes.
+
+        Args:
+            requests: what each loss asks, by name.
+            images: (B, C, H, W).
+
+        Raises:
+            ShapeError: it was stored for another.
+        """
+        return None
+
     def bring(self, device: torch.device) -> None:
         """Bring what is stored of the teacher to a device, so that `goals` reads it there and nobody waits.
 

@@ -198,6 +198,10 @@ def test_bad_input():
     for labels in (torch.tensor([0]), torch.tensor([0.0, 1.0]), torch.eye(5)[:2]):
         with pytest.raises(ShapeError, match=r"labels must be whole numbers, one for each of 2 images, got"):
             dkd_loss(student, teacher, labels)
+    with pytest.raises(ShapeError, match=r"labels must be below 5, .* got 255"):
+        dkd_loss(student, teacher, torch.tensor([1, 255]))
+    with pytest.raises(ShapeError, match="labels must be a tensor of whole numbers, got list"):
+        dkd_loss(student, teacher, [1, 2])
     for options in ({"alpha": -1.0}, {"alpha": "1"}, {"beta": math.nan}, {"temperature": 0.0}, {"temperature": "4"}):
         with pytest.raises(OptionError, match=next(iter(options))):
             DKDLoss(**options)

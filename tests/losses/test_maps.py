@@ -217,10 +217,13 @@ def test_as_grid_lays_tokens_row_by_row():
 
 
 def test_pair_up_returns_what_came():
-    """The pairs are the very tensors, in order."""
+    """The pairs are the very tensors, in order, and the teacher's are constant."""
     student, teacher = both_maps(2)
-    pairs = pair_up(student, teacher, method="x")
-    assert all(p[0] is s and p[1] is t for p, s, t in zip(pairs, student, teacher, strict=True))
+    pairs = pair_up(student, [one.requires_grad_() for one in teacher], method="x")
+    for (ours, theirs), one, other in zip(pairs, student, teacher, strict=True):
+        assert ours is one
+        assert theirs.data_ptr() == other.data_ptr()
+        assert not theirs.requires_grad
 
 
 @pytest.mark.parametrize("who", ["student", "teacher"])

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from svdistill import checksums
 from svdistill.atomic import locked
 from svdistill.distiller import Distiller
 from svdistill.errors import DataError, OptionError, ShapeError
-from svdistill.losses import SVDLoss
+from svdistill.losses import AttentionLoss, SVDLoss
 from svdistill.nets import default_taps
 from svdistill.teacher_cache import Key, TeacherCache
 from svdistill.teacher_cache.key import REASONS
@@ -359,6 +360,50 @@ def test_images_that_are_not_there(taken):
         with pytest.raises(ShapeError, match=rf"is of (image|view)s 0 to \d+, asked for {asked};"):
             cache.read(["svd"], indices, views)
     assert cache.read(["svd"], zero[:0], zero[:0])["svd"]["v0"].shape == (0, 1, 6)
+
+
+def test_numbers_that_are_none(taken):
+    """One line says what images and views are told by; small whole numbers are read as any."""
+    distiller, batch = storing.distiller(TeacherCache.open(taken)).train(), next(iter(storing.batches()))
+    for wrong in (batch.indices.float(), batch.indices > 1, batch.indices.tolist(), batch.indices[:, None]):
+        with pytest.raises(ShapeError, match=r"indices must be a tensor \(B,\) of whole numbers, got"):
+            distiller(batch.images, indices=wrong, views=batch.views)
+    expected = distiller(batch.images, indices=batch.indices, views=batch.views).transfer.item()
+    distiller._teacher.bring(torch.device("cpu"))
+    small = batch.indices.to(torch.uint8)
+    assert distiller(batch.images, indices=small, views=batch.views).transfer.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", [AttentionLoss(), SVDLoss(6), SVDLoss(4, basis="teacher")])
+def test_of_a_student_with_other_maps(loss):
+    """What was pooled for one student is not compared with another's maps."""
+
+    class Net(nn.Module):
+        def __init__(self, stride: int) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 6, 3, stride=stride, padding=1)
+            self.b = nn.Conv2d(6, 6, 3, padding=1)
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head(self.b(self.a(images)).mean((2, 3)))
+
+    taps, images = ("a", "b"), torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    teacher, numbers = Net(1), {"indices": torch.arange(3), "views": torch.zeros(3, dtype=torch.int64)}
+
+    def of(student: nn.Module, source: nn.Module | TeacherCache) -> Distiller:
+        return Distiller(student, source, loss={"one": loss}, student_taps=taps, teacher_taps=taps).train()
+
+    for stored_for, other in ((2, 6), (6, 2)):
+        live = of(Net(stored_for), teacher)
+        live.prepare(images)
+        cache = TeacherCache.in_memory(live.extract(images), tap_shapes=live.teacher_shapes(images))
+        same = of(live.student, cache)
+        same.prepare(images)
+        expected = live(images).transfer.item()
+        assert same(images, **numbers).transfer.item() == pytest.approx(expected, rel=1e-2)
+        with pytest.raises(ShapeError, match=r"for one was stored for a student with maps of other sizes .*; store it"):
+            of(Net(other), cache).prepare(images)
 
 
 def test_two_processes_take_it_once(tmp_path):

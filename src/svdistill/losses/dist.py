@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from svdistill.losses.logits import CONSTANT, logits_of
+from svdistill.losses.logits import CONSTANT, excluded, logits_of
 from svdistill.losses.options import check_factors, check_temperature
 from svdistill.losses.protocol import LogitLoss
 
@@ -26,13 +26,13 @@ def dist_loss(
     T² · (β mean_b (1 − ρ(p_S[b, :], p_T[b, :])) + γ mean_c (1 − ρ(p_S[:, c], p_T[:, c]))), p = softmax(logits / T), ρ
     Pearson's correlation ⟨a − ā, b − b̄⟩ / (‖a − ā‖ ‖b − b̄‖ + 1e−8).
 
-    Where one of the two is constant, for instance over a batch of one image, or over a class that is excluded, ρ is 0
-    and has no gradient. With two classes ρ over the classes is ±1, so that only the images teach; with two images the
-    reverse.
+    Where one of the two is constant, for instance over a batch of one image, ρ is 0 and has no gradient. With two
+    classes ρ over the classes is ±1, so that only the images teach; with two images the reverse.
 
     Args:
         student_logits: (B, classes), floating.
-        teacher_logits: (B, classes), floating; taken as constant; −inf excludes a class.
+        teacher_logits: (B, classes), floating; taken as constant; −inf excludes a class, which is then of
+            probability 0. A class that the student excludes of an image is left out of both, as if there were none.
         beta: factor on the part over the classes, ≥ 0.
         gamma: factor on the part over the images, ≥ 0.
         temperature: T > 0.
@@ -49,11 +49,14 @@ def dist_loss(
     """
     student, teacher = logits_of(student_logits, teacher_logits)
     _check_options(beta, gamma, temperature)
-    student, teacher = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
-    if not len(student):
-        return student.sum()
-    over_classes = 1 - _correlation(student, teacher).mean()
-    over_images = 1 - _correlation(student.mT, teacher.mT).mean()
+    known = ~excluded(student)
+    nothing = ~known.any(1, keepdim=True) | excluded(teacher).all(1, keepdim=True)
+    known = known & ~nothing
+    student, teacher = (
+        (one.masked_fill(nothing, 0.0) / temperature).softmax(1).masked_fill(~known, 0.0) for one in (student, teacher)
+    )
+    over_classes = _apart(student, teacher, known)
+    over_images = _apart(student.mT, teacher.mT, known.mT)
     return (beta * over_classes + gamma * over_images) * temperature**2
 
 
@@ -94,9 +97,16 @@ class DISTLoss(nn.Module, LogitLoss):
         return f"beta={self.beta}, gamma={self.gamma}, temperature={self.temperature}"
 
 
-def _correlation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return Pearson's correlation of each row of one with the same row of the other, (rows,)."""
-    sides = [one - one.mean(1, keepdim=True) for one in (student, teacher)]
+def _apart(student: Tensor, teacher: Tensor, known: Tensor) -> Tensor:
+    """Return 1 − Pearson's correlation of each row of one with the same row of the other, averaged over the rows.
+
+    Args:
+        student: (rows, columns), 0 where it is not known.
+        teacher: (rows, columns), 0 where it is not known.
+        known: (rows, columns), what takes part. A row without any does not count.
+    """
+    count = known.sum(1, keepdim=True)
+    sides = [(one - one.sum(1, keepdim=True) / count.clamp_min(1)) * known for one in (student, teacher)]
     squares = [one.square().sum(1) for one in sides]
     # Values whose deviations are rounding correlate with nothing.
     constant = torch.zeros_like(squares[0], dtype=torch.bool)
@@ -104,7 +114,9 @@ def _correlation(student: Tensor, teacher: Tensor) -> Tensor:
         constant = constant | (square.detach() <= CONSTANT**2 * values.detach().square().sum(1))
     # The root of a zero has no derivative, so constant rows take no part in it.
     first, second = (torch.where(constant, 1.0, square).sqrt() for square in squares)
-    return torch.where(constant, 0.0, (sides[0] * sides[1]).sum(1) / (first * second + EPSILON))
+    correlation = torch.where(constant, 0.0, (sides[0] * sides[1]).sum(1) / (first * second + EPSILON))
+    counts = count[:, 0] > 0
+    return ((1 - correlation) * counts).sum() / counts.sum().clamp_min(1)
 
 
 def _check_options(beta: float, gamma: float, temperature: float) -> None:

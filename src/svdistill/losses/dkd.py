@@ -132,10 +132,19 @@ def _total(logits: Tensor) -> Tensor:
 
 
 def _check_labels(labels: Tensor, logits: Tensor) -> None:
+    if not isinstance(labels, Tensor):
+        raise ShapeError(f"labels must be a tensor of whole numbers, got {type(labels).__name__}")
     if labels.shape != logits.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ShapeError(
             f"labels must be whole numbers, one for each of {len(logits)} images, got {tuple(labels.shape)} "
             f"{labels.dtype}"
+        )
+    # On a GPU a look at the labels would keep the host waiting; there torch itself refuses.
+    looks = labels.device.type == "cpu" and len(labels) and not torch.compiler.is_compiling()
+    if looks and (highest := int(labels.max())) >= logits.shape[1]:
+        raise ShapeError(
+            f"labels must be below {logits.shape[1]}, the number of classes, or below 0 for an image without a label, "
+            f"got {highest}"
         )
     if logits.shape[1] < 3:
         raise ShapeError(

@@ -80,6 +80,7 @@ class FitNetLoss(nn.Module, TransferLoss[Maps, Tensor]):
         self.tap: int | None = None
         self.regressor: nn.Conv1d | None = None
 
+    @torch.inference_mode(False)  # or the regressor could never learn
     def prepare(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> None:
         """Make the regressor for maps of these widths; does nothing where it is there and fits.
 

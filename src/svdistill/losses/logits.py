@@ -12,20 +12,25 @@ CONSTANT = 8 * torch.finfo(torch.float32).eps
 def logits_of(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
     """Check logits of two networks and return them in float32 at least, the teacher's without gradient.
 
+    A class that the student excludes by −inf, and so cannot learn, is excluded of the teacher's logits too.
+
     Args:
         student_logits: (B, classes), floating.
         teacher_logits: (B, classes), floating.
 
     Raises:
-        ShapeError: the shapes differ.
+        ShapeError: the shapes differ, or logits are whole numbers.
     """
     if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
         raise ShapeError(
             f"logits must be (B, classes) and equal in shape, got {tuple(student_logits.shape)} of the student "
             f"and {tuple(teacher_logits.shape)} of the teacher; both must know the same classes"
         )
+    for who, logits in (("student", student_logits), ("teacher", teacher_logits)):
+        if not logits.is_floating_point():
+            raise ShapeError(f"logits of the {who} must be floating point numbers, got {logits.dtype}")
     wide = student_logits if student_logits.dtype.itemsize > 4 else student_logits.float()
-    return wide, teacher_logits.detach().to(wide.dtype)
+    return wide, teacher_logits.detach().to(wide.dtype).masked_fill(excluded(wide), -torch.inf)
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def pair_up(
         equal_widths: whether C or D has to agree tap by tap.
 
     Returns:
-        (student, teacher) of each tap, as they came.
+        (student, teacher) of each tap, the teacher's without gradient.
 
     Raises:
         ShapeError: number of taps, shapes, batch or widths do not fit.
@@ -57,7 +57,7 @@ def pair_up(
             )
         if equal_widths:
             _check_width(student, width(teacher), tap)
-    return pairs
+    return [(student, teacher.detach()) for student, teacher in pairs]
 
 
 def warn_of_layout(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> None:
@@ -178,8 +178,19 @@ def smaller(first: Tensor, second: Tensor) -> tuple[int, int]:
 
 
 def average_pool(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average (B, C, H, W) over about equal windows to (B, C, *size)."""
-    return grid if grid.shape[2:] == size else functional.adaptive_avg_pool2d(grid, size)
+    """Average (B, C, H, W) over about equal windows to (B, C, *size).
+
+    Raises:
+        ShapeError: the size is larger than the map, so that its goal was extracted for a student of larger maps.
+    """
+    if grid.shape[2:] == size:
+        return grid
+    if grid.shape[2] < size[0] or grid.shape[3] < size[1]:
+        raise ShapeError(
+            f"the teacher's goal is of {size[0]} x {size[1]} positions, the student's map of only {grid.shape[2]} x "
+            f"{grid.shape[3]}; extract the goal for this student"
+        )
+    return functional.adaptive_avg_pool2d(grid, size)
 
 
 def wide_dtype(*features: Tensor) -> torch.dtype:

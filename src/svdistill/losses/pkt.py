@@ -111,8 +111,9 @@ def _compare(student_maps: Maps, embedding: Tensor) -> Tensor:
 def _neighbours(embedding: Tensor) -> Tensor:
     """Return the probability with which each image of a batch would pick each, (B, B); each row adds up to 1."""
     squares = embedding.square().sum(1, keepdim=True)
-    largest = squares.detach().amax() if len(squares) else 0.0
-    nothing = squares.detach() <= NOTHING**2 * largest
+    largest = squares.detach().amax() if len(squares) else squares.new_zeros(())
+    # Beside an infinity all would look like nothing; it has to show, as NaN.
+    nothing = (squares.detach() <= NOTHING**2 * largest) & largest.isfinite()
     # The root of a zero has no derivative, so such embeddings take no part in it.
     direction = torch.where(nothing, 0.0, embedding / torch.where(nothing, 1.0, squares).sqrt())
     kernel = (1 + direction @ direction.mT) / 2

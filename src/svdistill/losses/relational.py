@@ -146,7 +146,7 @@ class _Relations:
         square = self.gram.diagonal()
         sizes = square[:, None] + square
         squared = sizes - 2 * self.gram
-        self.differ = squared.detach() > COINCIDENT * sizes.detach()
+        self.differ = ~(squared.detach() <= COINCIDENT * sizes.detach())  # what is not finite differs, and so shows
         # The root of a zero has no derivative, so such pairs take no part in it.
         self.length = torch.where(self.differ, squared, 1.0).sqrt()
 

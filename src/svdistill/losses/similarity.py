@@ -115,6 +115,7 @@ def _similarities(features: Tensor) -> Tensor:
     wide = features.double()
     gram = wide @ wide.mT
     squares = gram.square().sum(1, keepdim=True)
-    largest = squares.detach().amax() if len(squares) else 0.0
-    nothing = squares.detach() <= NOTHING**2 * largest
+    largest = squares.detach().amax() if len(squares) else squares.new_zeros(())
+    # Beside an infinity all would look like nothing; it has to show, as NaN.
+    nothing = (squares.detach() <= NOTHING**2 * largest) & largest.isfinite()
     return torch.where(nothing, 0.0, gram / torch.where(nothing, 1.0, squares).sqrt())

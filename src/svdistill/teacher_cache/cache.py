@@ -193,6 +193,30 @@ class TeacherCache(Teacher):
         """Return a map of zeros for each tap, of the shape that the teacher's has for such images."""
         return [images.new_zeros(len(images), *shape) for shape in self.tap_shapes]
 
+    @torch.no_grad()
+    def check_sizes(self, requests: Mapping[str, Request], images: Tensor) -> None:
+        """Make sure that it was stored for a student with maps of these sizes, which the goals are pooled to.
+
+        Args:
+            requests: what each loss asks, by name.
+            images: (B, C, H, W); only their number and their device matter.
+
+        Raises:
+            ShapeError: it was stored for another.
+        """
+        for name, (loss, student) in requests.items():
+            if loss.reads == "logits":
+                continue
+            wanted = loss.pack(loss.extract(self.maps(images), student))
+            there = self._arrays[name]
+            for part, one in wanted.items():
+                known = there[part].shape[2:] if part in there else ()
+                if tuple(one.shape[1:]) != known:
+                    raise ShapeError(
+                        f"what is stored of the teacher for {name} was stored for a student with maps of other sizes "
+                        f"({part} is {known}, needed is {tuple(one.shape[1:])}); store it again for this one"
+                    )
+
     def goals(
         self,
         requests: Mapping[str, Request],
@@ -219,6 +243,12 @@ class TeacherCache(Teacher):
                 "what is stored of the teacher is found by image and view; give indices= and views= of "
                 f"{len(images)} images"
             )
+        for what, numbers in (("indices", indices), ("views", views)):
+            whole = isinstance(numbers, Tensor) and not numbers.is_floating_point() and numbers.dtype != torch.bool
+            if not whole or numbers.ndim != 1:
+                form = f"{tuple(numbers.shape)} {numbers.dtype}" if isinstance(numbers, Tensor) else type(numbers)
+                raise ShapeError(f"{what} must be a tensor (B,) of whole numbers, got {form}")
+        indices, views = indices.long(), views.long()
         if not len(images) == len(indices) == len(views):
             raise ShapeError(
                 f"{len(images)} images came with {len(indices)} indices and {len(views)} views; give one of each for "

@@ -283,6 +283,18 @@ def test_teacher_of_other_channels(tmp_path: Path) -> None:
         jobs.train("digits/svd", overrides=[*TINY, f"teacher.checkpoint={file}"], runs=tmp_path / "runs")
 
 
+def test_grey_images_and_a_teacher_of_colour_by_its_recipe(tmp_path: Path) -> None:
+    """It sees them in all three channels, as a teacher from a file does; the reverse is refused before any training."""
+    short = [*TINY, *TEACHER, "teacher.overrides.data.channels=3"]
+    assert jobs.train("digits/svd", overrides=short, runs=tmp_path / "runs").finished
+    grey = [*TINY, *TEACHER, "data.channels=3", "teacher.overrides.data.channels=1"]
+    with pytest.raises(
+        CheckpointError, match=r"teacher\.recipe: the teacher expects images of 1 channels, but the data"
+    ):
+        jobs.train("digits/svd", overrides=grey, runs=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_loss_that_is_not_finite(tmp_path: Path) -> None:
     """A run that blows up ends with status 1, and calling it again does not look finished."""
     with pytest.raises(TrainingError, match="not finite") as caught:

@@ -20,7 +20,7 @@ from svdistill.recipes.losses import AnyLoss, LossSettings
 from svdistill.recipes.naming import named
 from svdistill.recipes.schema import Recipe
 from svdistill.recipes.told import told
-from svdistill.recipes.weights import begin
+from svdistill.recipes.weights import begin, converted
 from svdistill.teacher import Teacher
 
 
@@ -52,6 +52,20 @@ def model(recipe: Recipe, images: Images) -> nn.Module:
     with named("model.checkpoint"):
         begin(network, recipe, num_classes=classes)
     return network
+
+
+def untrained_teacher(recipe: Recipe, images: Images, students: Images) -> nn.Module:
+    """Build the teacher of a recipe before it is trained, for images that are standardized for the student.
+
+    Args:
+        recipe: the teacher's.
+        images: the teacher's.
+        students: the student's images.
+
+    Raises:
+        CheckpointError: the student's images have other channels.
+    """
+    return converted(model(recipe, images), students, scale=(images.mean, images.std), size=None, what="the teacher")
 
 
 def taps(recipe: Recipe) -> tuple[str, ...]:

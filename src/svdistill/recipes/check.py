@@ -265,7 +265,7 @@ def _untrained_teacher(
     else:
         assert teacher_images is not None
         with named("teacher.recipe"):
-            network = build.model(teacher_recipe, teacher_images)
+            network = build.untrained_teacher(teacher_recipe, teacher_images, images)
         size, home, classes = teacher_images.shape[1], teacher_recipe.data.name, teacher_images.train.classes
         key = " or, for both, teacher.overrides.data.image_size too"
     # A teacher of another data set may have seen images of another size: its taps serve all the same.

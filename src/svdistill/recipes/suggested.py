@@ -58,6 +58,7 @@ def _teacher(recipe: Recipe, images: Images, teacher_recipe: Recipe | None, teac
     if recipe.teacher.model is not None:
         return outside.ready(outside.make(recipe, images), images)
     if teacher_recipe is not None and teacher_images is not None:
-        return build.model(teacher_recipe, teacher_images)
+        with named("teacher.recipe"):
+            return build.untrained_teacher(teacher_recipe, teacher_images, images)
     with named("teacher.checkpoint"):
         return weights.load_teacher(Path(str(recipe.teacher.checkpoint)), images, allow_code=recipe.allow_code)

@@ -55,7 +55,6 @@ def test_shapes_and_layers_tell(
         ((16, 16), (Layer(16, LINEAR),)),
         ((16, 50), ()),
         ((16, 50), (Layer(25, CONV), Layer(16, CONV))),
-        ((16, 50), (Layer(16, LINEAR),)),  # one that mixes positions, or a map that was transposed
     ],
 )
 def test_nothing_is_guessed(shape: tuple[int, ...], layers: tuple[Layer, ...]) -> None:

@@ -118,8 +118,6 @@ def find_layout(feature: Tensor, images: Tensor, layers: Layers, *, name: str, w
         choices = "channels_last for (B, H, W, C), channels_first for (B, C, H, W)"
     elif feature.ndim == 3:
         found = _by_width(tuple(feature.shape[1:]), layers[:1])
-        if found == "channels_first" and not layers[0].channels_first:
-            found = None  # a layer that mixes positions, as in an MLP-Mixer, or one whose map was transposed
         choices = "channels_last for (B, N, D), channels_first for (B, C, T)"
     else:
         return None

@@ -250,7 +250,8 @@ class Distiller(nn.Module):
         for loss in self._losses.values():
             loss.prepare(lifted if _lifts(loss) else student_maps, teacher_maps)
         self.losses.to(images.device)
-        self._teacher.check_sizes(self._requests(self._losses, logits, student_maps), images)
+        one = self._requests(self._losses, logits[:1], [feature[:1] for feature in student_maps])
+        self._teacher.check_sizes(one, images[:1])  # one image tells the shapes
         return self.adapted
 
     def train(self, mode: bool = True) -> Self:

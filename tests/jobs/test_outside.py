@@ -75,11 +75,8 @@ def test_its_student(run: Run) -> None:
     assert jobs.evaluate(run.path, allow_code=True)["accuracy"] == run.summary["accuracy"]
 
 
-def test_a_run_that_resumes_with_other_weights(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What code makes may be another thing tomorrow."""
-    runs, settings = recipe.parent / "moved", ["allow_code=true", "teacher=null", "loss=null", "train.epochs=2"]
-    begun = jobs.train(recipe, overrides=settings, runs=runs)
-    begun.record.reopen()
+def _begin_with_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change what the code makes: a head twice as large."""
     before = Small.__init__
 
     @functools.wraps(before)
@@ -88,6 +85,14 @@ def test_a_run_that_resumes_with_other_weights(recipe: Path, monkeypatch: pytest
         self.head.weight.data.mul_(2)
 
     monkeypatch.setattr(Small, "__init__", other)
+
+
+def test_a_run_that_resumes_with_other_weights(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What code makes may be another thing tomorrow."""
+    runs, settings = recipe.parent / "moved", ["allow_code=true", "teacher=null", "loss=null", "train.epochs=2"]
+    begun = jobs.train(recipe, overrides=settings, runs=runs)
+    begun.record.reopen()
+    _begin_with_other_weights(monkeypatch)
     with pytest.raises(DataError, match=r"was begun with other weights: its code has changed, .* train it afresh"):
         jobs.train(recipe, overrides=settings, runs=runs)
     monkeypatch.undo()
@@ -102,14 +107,7 @@ def test_a_run_of_which_nothing_is_left_may_begin_with_other_weights(
     begun = jobs.train(recipe, overrides=settings, runs=runs)
     begun.record.reopen()
     shutil.rmtree(begun.record.checkpoints)
-    before = Small.__init__
-
-    @functools.wraps(before)
-    def mended(self: Small, *args: Any, **kwargs: Any) -> None:
-        before(self, *args, **kwargs)
-        self.head.weight.data.mul_(2)
-
-    monkeypatch.setattr(Small, "__init__", mended)
+    _begin_with_other_weights(monkeypatch)
     run = jobs.train(recipe, overrides=settings, runs=runs)
     assert run.finished
     run.record.reopen()

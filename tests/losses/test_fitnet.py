@@ -179,3 +179,14 @@ def test_a_hint_at_a_tap_that_is_gone() -> None:
     loss.prepare(maps, maps)
     with pytest.raises(ShapeError, match="the hint is tap 2, but there are 2 taps"):
         loss.compare(maps[:2], loss.extract(maps, maps))
+
+
+def test_prepared_in_inference_mode():
+    """The regressor can learn all the same."""
+    student, teacher = both_maps()
+    loss = FitNetLoss()
+    with torch.inference_mode():
+        loss.prepare(student, teacher)
+    loss(student, teacher).backward()
+    assert loss.regressor is not None
+    assert loss.regressor.weight.grad.any()

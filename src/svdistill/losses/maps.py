@@ -12,6 +12,8 @@ from torch.nn import functional
 from svdistill.errors import ShapeError, SvdistillWarning
 
 _WHO = ("student", "teacher")
+# What is shorter than this fraction of the longest of its batch is of an image without features.
+_NOTHING = 1e-12
 
 
 def pair_up(
@@ -135,6 +137,21 @@ def channels_first(feature: Tensor) -> Tensor:
 def averaged(feature: Tensor) -> Tensor:
     """Average a map over its positions, (B, D), in float64: what relates images to each other takes differences."""
     return channels_first(feature).double().mean(2)
+
+
+def without_features(squares: Tensor) -> Tensor:
+    """Tell which images of a batch have no features, or next to none beside the others.
+
+    Args:
+        squares: (B, 1), the squared length of what stands for each image. Beside an infinity all would look like
+            nothing; then none is, so that it shows, as NaN.
+
+    Returns:
+        (B, 1), bool.
+    """
+    squares = squares.detach()
+    largest = squares.amax() if len(squares) else squares.new_zeros(())
+    return (squares <= _NOTHING**2 * largest) & largest.isfinite()
 
 
 def positions(feature: Tensor) -> int:

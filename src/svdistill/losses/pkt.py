@@ -6,13 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from svdistill.losses.maps import averaged, match, pair_up, warn_of_layout, wide_dtype
+from svdistill.losses.maps import averaged, match, pair_up, warn_of_layout, wide_dtype, without_features
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
 # As published: keeps the logarithm of a similarity of 0 finite.
 EPSILON = 1e-7
-# An embedding shorter than this fraction of the longest of its batch is that of an image without features.
-NOTHING = 1e-12
 
 
 def pkt_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
@@ -111,9 +109,7 @@ def _compare(student_maps: Maps, embedding: Tensor) -> Tensor:
 def _neighbours(embedding: Tensor) -> Tensor:
     """Return the probability with which each image of a batch would pick each, (B, B); each row adds up to 1."""
     squares = embedding.square().sum(1, keepdim=True)
-    largest = squares.detach().amax() if len(squares) else squares.new_zeros(())
-    # Beside an infinity all would look like nothing; it has to show, as NaN.
-    nothing = (squares.detach() <= NOTHING**2 * largest) & largest.isfinite()
+    nothing = without_features(squares)
     # The root of a zero has no derivative, so such embeddings take no part in it.
     direction = torch.where(nothing, 0.0, embedding / torch.where(nothing, 1.0, squares).sqrt())
     kernel = (1 + direction @ direction.mT) / 2

@@ -6,11 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from svdistill.losses.maps import channels_first, match, pair_up, warn_of_layout, wide_dtype
+from svdistill.losses.maps import channels_first, match, pair_up, warn_of_layout, wide_dtype, without_features
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
-
-# Rows of similarities below this fraction of the largest are those of an image without features.
-NOTHING = 1e-12
 
 
 def similarity_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
@@ -115,7 +112,5 @@ def _similarities(features: Tensor) -> Tensor:
     wide = features.double()
     gram = wide @ wide.mT
     squares = gram.square().sum(1, keepdim=True)
-    largest = squares.detach().amax() if len(squares) else squares.new_zeros(())
-    # Beside an infinity all would look like nothing; it has to show, as NaN.
-    nothing = (squares.detach() <= NOTHING**2 * largest) & largest.isfinite()
+    nothing = without_features(squares)
     return torch.where(nothing, 0.0, gram / torch.where(nothing, 1.0, squares).sqrt())

@@ -174,16 +174,16 @@ _KEPT = ("accuracy", "best_accuracy", "seconds", "parameters", "flops", "train_i
 
 def table(figures: Figures) -> str:
     """Return the table of each regime of a section, with the gains over the student alone, and all side by side."""
-    parts = _side_by_side(figures)
-    for recipe, found in figures["regimes"].items():
-        regime = next(one for some in SECTIONS.values() for one in some if one.recipe == recipe)
+    shown = _shown(figures)
+    parts = _side_by_side(figures, shown)
+    for regime, found in shown:
         baseline = baseline_of(regime, figures)
         known = {**found, BASELINE: baseline}
         ours = [method for method in OURS if known.get(method)]
         rows = [_row(method, known, ours) for method in regime.methods if known.get(method)]
         if not regime.same_classes:
             rows[1:1] = [[METHODS["soft-target"], "–", "nothing to say of these classes", *[""] * (len(ours) + 2)]]
-        parts += [f"**{regime.title[0].upper()}{regime.title[1:]}** (`regimes/{recipe}`). {_teacher(found)}"]
+        parts += [f"**{regime.title[0].upper()}{regime.title[1:]}** (`regimes/{regime.recipe}`). {_teacher(found)}"]
         ahead = [f"{OURS[method]} is ahead by" for method in ours]
         head = ["", "accuracy, %", "gain in points (95 % interval)", *ahead, "seeds", "seconds a run"]
         parts += [grid(head, rows)]
@@ -192,12 +192,19 @@ def table(figures: Figures) -> str:
     return "\n\n".join(parts)
 
 
-def _side_by_side(figures: Figures) -> list[str]:
+def _shown(figures: Figures) -> list[tuple[Regime, Mapping[str, Mapping[str, Figures]]]]:
+    """Return what was measured of each regime, without those that only lend their student alone to another."""
+    by_recipe = {one.recipe: one for some in SECTIONS.values() for one in some}
+    measured = [(by_recipe[recipe], found) for recipe, found in figures["regimes"].items() if found]
+    lent = {regime.alone for regime, _ in measured}
+    return [(one, found) for one, found in measured if one.recipe not in lent or set(found) - {BASELINE, TEACHER}]
+
+
+def _side_by_side(figures: Figures, shown: Sequence[tuple[Regime, Mapping[str, Mapping[str, Figures]]]]) -> list[str]:
     """Return one table of the methods in the regimes that have columns, where these are several."""
     known = {}
-    for regime in (one for some in SECTIONS.values() for one in some):
-        found = figures["regimes"].get(regime.recipe)
-        if regime.column and found:
+    for regime, found in shown:
+        if regime.column:
             measured = {**found, BASELINE: baseline_of(regime, figures)}
             known[regime.column] = {method: runs for method, runs in measured.items() if method != TEACHER and runs}
     if len(known) < 2:
@@ -222,6 +229,11 @@ def _cell(runs: Mapping[str, Figures] | None, best: Mapping[str, Figures]) -> st
 
 def _mean(runs: Mapping[str, Figures]) -> float:
     return 100 * fmean(run["accuracy"] for run in runs.values())
+
+
+def is_section(name: str) -> bool:
+    """Return whether figures of a name are of regimes: those of a section, or such as stand apart from it."""
+    return any(name == section or name.startswith(f"{section}-") for section in SECTIONS)
 
 
 def baseline_of(regime: Regime, figures: Figures) -> Mapping[str, Figures]:
@@ -276,6 +288,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, default=len(FIVE), help="how many (5)")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (2)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (runs)")
+    apart = "write SECTION-NAME.json, for teachers that are not those of the known figures (another processor's)"
+    parser.add_argument("--apart", metavar="NAME", help=apart)
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.recipes if name not in recipes]:
         parser.error(f"no regime {unknown[0]!r}; known: {', '.join(recipes)}")
@@ -288,19 +302,36 @@ def main(arguments: Sequence[str]) -> None:
                 continue
             methods = [method for method in regime.own_methods if chosen is None or method in chosen]
             found = measure(regime, methods, range(given.seeds), jobs=given.jobs, runs=given.runs)
-            _keep(section, regime, found)
+            _keep(section, regime, found, apart=given.apart)
             pages.update()
 
 
-def _keep(section: str, regime: Regime, found: Figures) -> None:
-    """Write a regime's figures beside those of others, and of methods and seeds that an earlier call measured."""
-    path = FIGURES / f"{section}.json"
+def _keep(section: str, regime: Regime, found: Figures, *, apart: str | None) -> None:
+    """Write a regime's figures beside those of others, and of methods and seeds that an earlier call measured.
+
+    Raises:
+        SystemExit: they are of another teacher than those.
+    """
+    path = FIGURES / (f"{section}-{apart}.json" if apart else f"{section}.json")
     known = json.loads(path.read_text())["regimes"] if path.exists() else {}
     before = known.get(regime.recipe, {})
+    _same_teacher(before.get(TEACHER, {}), found.get(TEACHER, {}), path)
     merged = {method: _joined(before.get(method, {}), found.get(method, {})) for method in {**before, **found}}
     in_order = [one.recipe for one in SECTIONS[section] if one.recipe in {*known, regime.recipe}]
     figures = {"regimes": {name: merged if name == regime.recipe else known[name] for name in in_order}}
     path.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
+
+
+def _same_teacher(before: Mapping[str, Figures], found: Mapping[str, Figures], path: Path) -> None:
+    """Refuse students of a teacher that other instructions of a processor trained: they cannot be compared."""
+    for seed in before.keys() & found.keys():
+        one, other = before[seed], found[seed]
+        if one["run"] == other["run"] and one["accuracy"] != other["accuracy"]:
+            came_to = f"{100 * other['accuracy']:.2f} %, that of {path.name} {100 * one['accuracy']:.2f} %"
+            raise SystemExit(
+                f"error: the teacher trained here has {came_to}, so their students do not belong in one table; "
+                "the same call with --apart NAME writes these elsewhere, and trains nothing again"
+            )
 
 
 def _joined(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

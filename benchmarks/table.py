@@ -83,7 +83,8 @@ def filled(text: str, figures: Path) -> str:
 def section(name: str, figures: Figures) -> str:
     """Return the tables of a benchmark and the line that says where they were measured, as Markdown."""
     body = {key: value for key, value in figures.items() if key != "machine"}
-    return f"{_SECTIONS.get(name, by_shape)(body)}\n\n{machine_line(figures['machine'])}"
+    made = regimes.table if regimes.is_section(name) else _SECTIONS.get(name, by_shape)
+    return f"{made(body)}\n\n{machine_line(figures['machine'])}"
 
 
 def machine_line(machine: Figures) -> str:
@@ -327,7 +328,6 @@ _SECTIONS: dict[str, Callable[[Figures], str]] = {
     "decomposition": decomposition,
     "pipeline": pipeline,
     "scaling": scaling,
-    **dict.fromkeys(regimes.SECTIONS, regimes.table),
     **gpu_tables.SECTIONS,
 }
 # Sections whose tables show what there is to be measured.

@@ -69,6 +69,34 @@ def test_the_regimes_of_a_series_side_by_side() -> None:
     ]
 
 
+def test_a_regime_that_only_lends_its_student_has_no_table() -> None:
+    """Its student alone stands in the table of the regime that it is lent to; alone it would have one."""
+    lender = {"cifar100-vgg-10": {"teacher": runs(0.9), "alone": runs(0.2)}}
+    made = regimes.table({"regimes": {**lender, "cifar100-vgg-10-unlabelled": {"dkd": runs(0.3)}}})
+    assert "`regimes/cifar100-vgg-10`" not in made
+    assert "| DKD | 30.00 | +10.00 | 1 | 7 |" in made
+    assert "| student alone | 20.00 | | 1 | 7 |" in made
+    assert "`regimes/cifar100-vgg-10`" in regimes.table({"regimes": lender})
+
+
+def test_students_of_another_teacher_stand_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor may round otherwise: such figures are refused beside the known ones, and have a file of their own."""
+    monkeypatch.setattr(regimes, "FIGURES", tmp_path)
+    monkeypatch.setattr(table, "update", lambda: None)
+    monkeypatch.setattr(regimes, "measure", lambda *_, **__: {"teacher": runs(0.41), "dkd": runs(0.3)})
+    file = tmp_path / "regimes-cifar100.json"
+    text = json.dumps({"regimes": {"cifar100-vgg-10": {"teacher": runs(0.39), "fsp": runs(0.2)}}})
+    file.write_text(text)
+    with pytest.raises(SystemExit, match=r"teacher trained here has 41.00 %, that of regimes-cifar100.json 39.00 %"):
+        regimes.main(["cifar100-vgg-10"])
+    assert file.read_text() == text
+    regimes.main(["cifar100-vgg-10", "--apart", "avx2"])
+    apart = json.loads((tmp_path / "regimes-cifar100-avx2.json").read_text())
+    assert list(apart["regimes"]["cifar100-vgg-10"]) == ["teacher", "dkd"]
+    assert file.read_text() == text
+    assert "| DKD | 30.00 |" in table.section("regimes-cifar100-avx2", apart)
+
+
 def test_soft_targets_have_nothing_to_say_of_other_classes() -> None:
     """Neither they nor what contains them is compared there; the table says why."""
     regime = next(one for one in regimes.SECTIONS["regimes-digits"] if one.recipe == "digits-other-classes")

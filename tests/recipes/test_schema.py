@@ -215,7 +215,7 @@ def test_digest_covers_the_teacher() -> None:
         (["data.unlabelled.sise=1"], r"^data\.unlabelled\.sise: unknown key; did you mean 'size'"),
         (["data.unlabelled=rest"], r"^data\.unlabelled: expected settings of its own"),
         (["data.classes=[]"], r"^data\.classes: expected a list of class names"),
-        (["data.classes=[1]"], r"^data\.classes: expected a list of class names"),
+        (["data.classes=[1]"], r"^data\.classes: expected a list of class names.*; got \[1\]: names .* need quotes"),
         (["model.drop_tokens=-1"], r"^model\.drop_tokens: expected at least 0"),
         (["teacher.drop_tokens=-1"], r"^teacher\.drop_tokens: expected at least 0"),
         (["loss.extra=-1"], r"^loss\.extra: expected at least 0"),

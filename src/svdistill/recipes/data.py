@@ -211,8 +211,10 @@ class DataSettings(Settings):
         if value is None or isinstance(value, str):
             return value
         if not isinstance(value, list | tuple) or not value or not all(isinstance(item, str) for item in value):
+            numbers = isinstance(value, list | tuple) and any(isinstance(item, int | float) for item in value)
             raise ValueError(
                 f"expected a list of class names, or the path of a file with one a line; got {brief(value)}"
+                + (""": names that look like numbers need quotes, '["0", "1"]'""" if numbers else "")
             )
         return tuple(value)
 

@@ -194,7 +194,8 @@ def _in_one_line(*section: str) -> Iterator[None]:
     except ValidationError as error:
         # A misspelt key often leaves another one missing: name the misspelling first.
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        others = len(problems) - 1
+        more = f" (and {others} more problem{'s' if others > 1 else ''})" if others else ""
         first: ErrorDetails = {**problems[0], "loc": (*section, *problems[0]["loc"])}
         raise RecipeError(_sentence(first) + more) from error
 

@@ -50,6 +50,7 @@ OURS = {
 # What compares the networks' answers class by class has nothing to say where the teacher's classes are others.
 BY_CLASS = tuple(name for name in METHODS if name == "fitnet" or "soft-target" in name or "dkd" in name)
 FIVE = (0, 1, 2, 3, 4)
+Runs = Mapping[str, Figures]  # what the runs of a method came to, by seed
 
 
 class Regime(NamedTuple):
@@ -192,7 +193,7 @@ def table(figures: Figures) -> str:
     return "\n\n".join(parts)
 
 
-def _shown(figures: Figures) -> list[tuple[Regime, Mapping[str, Mapping[str, Figures]]]]:
+def _shown(figures: Figures) -> list[tuple[Regime, Mapping[str, Runs]]]:
     """Return what was measured of each regime, without those that only lend their student alone to another."""
     by_recipe = {one.recipe: one for some in SECTIONS.values() for one in some}
     measured = [(by_recipe[recipe], found) for recipe, found in figures["regimes"].items() if found]
@@ -200,7 +201,7 @@ def _shown(figures: Figures) -> list[tuple[Regime, Mapping[str, Mapping[str, Fig
     return [(one, found) for one, found in measured if one.recipe not in lent or set(found) - {BASELINE, TEACHER}]
 
 
-def _side_by_side(figures: Figures, shown: Sequence[tuple[Regime, Mapping[str, Mapping[str, Figures]]]]) -> list[str]:
+def _side_by_side(figures: Figures, shown: Sequence[tuple[Regime, Mapping[str, Runs]]]) -> list[str]:
     """Return one table of the methods in the regimes that have columns, where these are several."""
     known = {}
     for regime, found in shown:
@@ -209,7 +210,7 @@ def _side_by_side(figures: Figures, shown: Sequence[tuple[Regime, Mapping[str, M
             known[regime.column] = {method: runs for method, runs in measured.items() if method != TEACHER and runs}
     if len(known) < 2:
         return []
-    best = {column: max(found.values(), key=_mean) for column, found in known.items()}
+    best = {column: max(found.values(), key=mean_accuracy) for column, found in known.items()}
     rows = [
         [title, *(_cell(found.get(method), best[column]) for column, found in known.items())]
         for method, title in METHODS.items()
@@ -219,15 +220,20 @@ def _side_by_side(figures: Figures, shown: Sequence[tuple[Regime, Mapping[str, M
     return [lead, grid(["", *known], rows)]
 
 
-def _cell(runs: Mapping[str, Figures] | None, best: Mapping[str, Figures]) -> str:
+def _cell(runs: Runs | None, best: Runs) -> str:
     if runs is None:
         return "–"
+    return f"**{mean_accuracy(runs):.1f}**" if is_level(runs, best) else f"{mean_accuracy(runs):.1f}"
+
+
+def is_level(runs: Runs, best: Runs) -> bool:
+    """Return whether runs are the best themselves, or the seeds do not tell them from the best (paired, 95 %)."""
     behind = None if runs is best else gain(best, runs)
-    told = behind is not None and (behind.low is None or behind.low > 0)
-    return f"{_mean(runs):.1f}" if told else f"**{_mean(runs):.1f}**"
+    return behind is None or (behind.low is not None and behind.low <= 0)
 
 
-def _mean(runs: Mapping[str, Figures]) -> float:
+def mean_accuracy(runs: Runs) -> float:
+    """Return the mean accuracy of runs in %."""
     return 100 * fmean(run["accuracy"] for run in runs.values())
 
 
@@ -236,20 +242,20 @@ def is_section(name: str) -> bool:
     return any(name == section or name.startswith(f"{section}-") for section in SECTIONS)
 
 
-def baseline_of(regime: Regime, figures: Figures) -> Mapping[str, Figures]:
+def baseline_of(regime: Regime, figures: Figures) -> Runs:
     """Return the runs of the student alone that a regime's methods are compared with, by seed."""
-    runs: Mapping[str, Figures] = figures["regimes"].get(regime.alone or regime.recipe, {}).get(BASELINE, {})
+    runs: Runs = figures["regimes"].get(regime.alone or regime.recipe, {}).get(BASELINE, {})
     return runs
 
 
-def gain(found: Mapping[str, Figures], baseline: Mapping[str, Figures]) -> Interval | None:
+def gain(found: Runs, baseline: Runs) -> Interval | None:
     """Return the gain over other runs, such as the student alone, in percentage points, over the seeds of both."""
     ours, theirs = ({int(seed): 100 * run["accuracy"] for seed, run in runs.items()} for runs in (found, baseline))
     differences = paired_differences(ours, theirs)
     return paired_interval(differences) if differences else None
 
 
-def _row(method: str, known: Mapping[str, Mapping[str, Figures]], ours: Sequence[str]) -> list[str]:
+def _row(method: str, known: Mapping[str, Runs], ours: Sequence[str]) -> list[str]:
     found = known[method]
     values = [100 * run["accuracy"] for run in found.values()]
     seconds = sorted(run["seconds"] for run in found.values())[len(found) // 2]
@@ -268,7 +274,7 @@ def _signed(interval: Interval | None) -> str:
     return "" if interval is None else points(interval)
 
 
-def _teacher(found: Mapping[str, Mapping[str, Figures]]) -> str:
+def _teacher(found: Mapping[str, Runs]) -> str:
     student = next(run for method, runs in found.items() if method != TEACHER for run in runs.values())
     cost = f"student {student['flops'] / 1e6:.2f} MFLOPs, {student['train_images']:,} labels"
     if not found.get(TEACHER):
@@ -322,7 +328,7 @@ def _keep(section: str, regime: Regime, found: Figures, *, apart: str | None) ->
     path.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
 
 
-def _same_teacher(before: Mapping[str, Figures], found: Mapping[str, Figures], path: Path) -> None:
+def _same_teacher(before: Runs, found: Runs, path: Path) -> None:
     """Refuse students of a teacher that other instructions of a processor trained: they cannot be compared."""
     for seed in before.keys() & found.keys():
         one, other = before[seed], found[seed]

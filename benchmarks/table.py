@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import regimes
+from benchmarks import gains, regimes
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.layout import Figures, grid, is_rate, is_spread, is_target, judged, number, pair, spread
 from benchmarks.loss import Case
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "results.md")
+PAGES = tuple(ROOT / "docs" / name for name in ("benchmarks.md", "results.md", "choosing.md"))
 FIGURES = ROOT / "docs" / "benchmarks"
 NOT_MEASURED = "Not measured yet."
 
@@ -75,7 +75,10 @@ def filled(text: str, figures: Path) -> str:
         _, mark, after = rest.partition(end)
         if not mark:
             raise SystemExit(f"error: the page has no {end}")
-        made = section(name, known[name]) if name in known else _UNMEASURED.get(name, lambda: NOT_MEASURED)()
+        if name in _OF_SEVERAL:
+            made = _OF_SEVERAL[name](known)
+        else:
+            made = section(name, known[name]) if name in known else _UNMEASURED.get(name, lambda: NOT_MEASURED)()
         text = f"{before}{start}\n{made}\n\n{end}{after}"
     return text
 
@@ -329,6 +332,11 @@ _SECTIONS: dict[str, Callable[[Figures], str]] = {
     "pipeline": pipeline,
     "scaling": scaling,
     **gpu_tables.SECTIONS,
+}
+# Sections made from the figures of several benchmarks, whose own sections say where they were measured.
+_OF_SEVERAL: dict[str, Callable[[Mapping[str, Figures]], str]] = {
+    "gains-labels-alone": partial(gains.table, beside=False),
+    "gains-others-beside": partial(gains.table, beside=True),
 }
 # Sections whose tables show what there is to be measured.
 _UNMEASURED: dict[str, Callable[[], str]] = {

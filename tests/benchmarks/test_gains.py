@@ -1,0 +1,43 @@
+"""Tests of the tables that say what each method gains, data set by data set."""
+
+from typing import Any
+
+from benchmarks import gains
+
+
+def runs(*accuracies: float) -> dict[str, dict[str, Any]]:
+    """Return what runs of the seeds 0, 1, … came to."""
+    return {str(seed): {"accuracy": value, "train_images": 5000} for seed, value in enumerate(accuracies)}
+
+
+def test_gains_with_half_their_intervals() -> None:
+    """Gains of 10, 12 and 14 points: 12 ± 4.303 · 2 / √3 = 5.0; what is surely below, by 2, 1 and 2, is not bold."""
+    figures = {
+        "regimes-cifar100": {
+            "regimes": {
+                "cifar100-vgg-10": {
+                    "teacher": runs(0.9),
+                    "alone": runs(0.20, 0.22, 0.24),
+                    "svd-recommended": runs(0.30, 0.34, 0.38),
+                    "attention": runs(0.10, 0.62, 0.16),
+                    "dkd": runs(0.28, 0.33, 0.36),
+                    "fsp": runs(0.19),
+                },
+                "cifar100-vgg-10-unlabelled": {"relational": runs(0.30, 0.30, 0.30)},
+                "cifar100-resnet-10": {"alone": runs(0.1)},
+            }
+        }
+    }
+    assert gains.table(figures, beside=False).splitlines() == [
+        "| | CIFAR-100, VGG: 5,000 labels |",
+        "| --- | --- |",
+        "| student alone, % | 22.0 |",
+        "| DKD | +10.3 ± 5.2 |",
+        "| AT | +7.3 ± 70.3 |",
+        "| FSP | −1.0 |",
+        "| KD-SVD as we recommend it | **+12.0 ± 5.0** |",
+    ]
+    assert gains.table(figures, beside=True).splitlines()[2:] == [
+        "| student alone, % | 22.0 |",
+        "| RKD | **+8.0 ± 5.0** |",
+    ]

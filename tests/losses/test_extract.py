@@ -84,6 +84,24 @@ def test_half_precision_is_enough(name):
     assert at_once > 0
 
 
+@pytest.mark.parametrize(
+    "loss", [SVDLoss(2), SVDLoss(2, basis="teacher"), AttentionLoss(), SimilarityLoss(), PKTLoss()]
+)
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6])
+def test_half_precision_is_enough_at_any_scale(loss, scale):
+    """A loss that does not depend on the scale of the teacher's features does not when they are stored."""
+    student, teacher = maps(), [one * scale for one in maps(seed=2)]
+    at_once = float(loss(student, teacher))
+    goal = stored(loss, loss.extract(teacher, student))
+    assert float(loss.compare(student, goal)[0]) == pytest.approx(at_once, rel=4 * HALF)
+
+
+def test_features_stored_by_an_earlier_version_are_refused():
+    """They lack what they are relative to."""
+    with pytest.raises(ShapeError, match=r"\(features\) lacks largest; store it again"):
+        SimilarityLoss().unpack({"features": torch.rand(6, 80)})
+
+
 @pytest.mark.parametrize("loss", [SoftTargetLoss(), SoftTargetLoss(2.0, standardize=True), DKDLoss(), DISTLoss()])
 def test_losses_on_logits(loss):
     """The teacher's side are its logits, also where a class is excluded."""
@@ -128,7 +146,10 @@ def test_sizes():
     assert not any(loss.storable for loss in (FSPLoss(), FitNetLoss()))
     small = (SVDLoss(), AttentionLoss(), RelationalLoss(), SoftTargetLoss(), DKDLoss(), DISTLoss(), PKTLoss())
     assert all(loss.storable for loss in small)
-    assert sizes(SimilarityLoss(), teacher, [*student[:2], student[2][:, :, 0, 0]]) == {"features": (6, 80)}
+    assert sizes(SimilarityLoss(), teacher, [*student[:2], student[2][:, :, 0, 0]]) == {
+        "features": (6, 80),
+        "largest": (6, 1),
+    }
     assert SimilarityLoss().storable
 
 
@@ -173,7 +194,7 @@ def test_what_decides_what_is_taken():
         (AttentionLoss(), lambda known: known.pop("attention0"), "there are goals for 0"),
         (RelationalLoss(), lambda known: known.update(embedding=known["embedding"][:2]), "its goal is for 2"),
         (PKTLoss(), lambda known: known.update(embedding=known["embedding"][:2]), "its goal is for 2"),
-        (SimilarityLoss(), lambda known: known.update(features=known["features"][:2]), "its goal is for 2"),
+        (SimilarityLoss(), lambda known: known.update({name: one[:2] for name, one in known.items()}), "is for 2"),
     ],
 )
 def test_a_goal_that_does_not_fit_is_refused(loss, change, match):

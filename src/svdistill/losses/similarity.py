@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from svdistill.errors import ShapeError
 from svdistill.losses.maps import channels_first, match, pair_up, warn_of_layout, wide_dtype, without_features
 from svdistill.losses.protocol import Maps, Reads, TransferLoss
 
@@ -44,6 +45,7 @@ class SimilarityLoss(nn.Module, TransferLoss[Maps, Tensor]):
 
     reads: ClassVar[Reads] = "maps"
     least_images: ClassVar[int] = 2
+    precise: ClassVar[frozenset[str]] = frozenset({"largest"})
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """Return the loss, see `similarity_loss`."""
@@ -77,12 +79,19 @@ class SimilarityLoss(nn.Module, TransferLoss[Maps, Tensor]):
         return _compare(student, goal), {}
 
     def pack(self, goal: Tensor) -> dict[str, Tensor]:
-        """Name the goal ``features``."""
-        return {"features": goal}
+        """Name each image's features, relative to their ``largest`` magnitude (B, 1), ``features``.
+
+        So half precision holds features of any scale.
+        """
+        largest = goal.abs().amax(1, keepdim=True)
+        largest = torch.where(largest > 0, largest, 1.0)
+        return {"features": goal / largest, "largest": largest}
 
     def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
-        """Return ``features``."""
-        return stored["features"]
+        """Return the features as they were; ShapeError where their ``largest`` is lacking."""
+        if "largest" not in stored:
+            raise ShapeError(f"what is stored of the teacher ({', '.join(stored)}) lacks largest; store it again")
+        return stored["features"] * stored["largest"]
 
 
 @torch.no_grad()

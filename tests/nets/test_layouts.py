@@ -33,6 +33,8 @@ def found(shape: tuple[int, ...], image: tuple[int, int] = (32, 32), *layers: La
         ((5, 7, 3), (32, 32), (Layer(5, CONV),), FIRST),  # strides of its own
         ((16, 50), (32, 32), (Layer(50, LINEAR),), LAST),
         ((16, 50), (32, 32), (Layer(16, CONV),), FIRST),
+        ((16, 50), (32, 32), (Layer(16, LINEAR), Layer(64, LINEAR)), FIRST),  # transposed after its last layer
+        ((16, 1), (32, 32), (Layer(16, LINEAR),), FIRST),  # and pooled
     ],
 )
 def test_shapes_and_layers_tell(
@@ -55,6 +57,7 @@ def test_shapes_and_layers_tell(
         ((16, 16), (Layer(16, LINEAR),)),
         ((16, 50), ()),
         ((16, 50), (Layer(25, CONV), Layer(16, CONV))),
+        ((16, 50), (Layer(16, LINEAR), Layer(32, LINEAR), Layer(50, LINEAR))),  # which may mix positions
     ],
 )
 def test_nothing_is_guessed(shape: tuple[int, ...], layers: tuple[Layer, ...]) -> None:

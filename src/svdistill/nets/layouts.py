@@ -118,6 +118,9 @@ def find_layout(feature: Tensor, images: Tensor, layers: Layers, *, name: str, w
         choices = "channels_last for (B, H, W, C), channels_first for (B, C, H, W)"
     elif feature.ndim == 3:
         found = _by_width(tuple(feature.shape[1:]), layers[:1])
+        moved = found == "channels_first" and not layers[0].channels_first
+        if moved and any(layer.width == feature.shape[2] for layer in layers):
+            found = None  # its channels were moved to the front, or it mixes positions, as one of an MLP-Mixer does
         choices = "channels_last for (B, N, D), channels_first for (B, C, T)"
     else:
         return None

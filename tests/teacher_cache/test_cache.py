@@ -406,6 +406,21 @@ def test_of_a_student_with_other_maps(loss):
             of(Net(other), cache).prepare(images)
 
 
+def test_what_is_not_a_cache_is_not_replaced(taken, tmp_path):
+    """Neither a folder with other files nor a file is lost, also where all is to be made afresh; a damaged cache is."""
+    shutil.copytree(taken, tmp_path / "damaged")
+    (tmp_path / "damaged" / "manifest.json").unlink()
+    assert storing.take(tmp_path / "damaged", fresh=True).images == 27
+    (tmp_path / "mine").mkdir()
+    files = [tmp_path / "mine" / "notes.txt", tmp_path / "file"]
+    for file in files:
+        file.write_text("mine")
+    for folder, name in (("mine", "notes.txt"), ("file", "file")):
+        with pytest.raises(DataError, match=f"'{name}' there is not of one and would be lost; choose another folder"):
+            storing.take(tmp_path / folder, fresh=True)
+    assert all(file.read_text() == "mine" for file in files)
+
+
 def test_two_processes_take_it_once(tmp_path):
     """The second one waits, and finds what the first one has made."""
     waits, told = threading.Event(), []

@@ -87,13 +87,15 @@ def store(
         The cache, opened.
 
     Raises:
-        DataError: what is there is of something else (and not ``fresh``), or the disk is full.
+        DataError: what is there is of something else (and not ``fresh``), or is not a teacher cache at all, or the disk
+            is full.
     """
     path = Path(folder)
     try:
         with locked(path, waiting=waiting):
             if path.exists() and not fresh:
                 return TeacherCache.open(path, key)
+            _check_replaceable(path)
             clear_leftovers(path.with_name(f".{path.name}.partial"))
             task = _Task(path, key, source, progress or (lambda _: None))
             while not task.fill():
@@ -106,6 +108,18 @@ def store(
             "another folder of runs"
         ) from error
     return TeacherCache.open(path, key)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to replace what is not a teacher cache, whole or damaged: it would be lost."""
+    if not path.exists():
+        return
+    found = [one.name for one in path.iterdir() if not one.name.startswith(".")] if path.is_dir() else [path.name]
+    if foreign := sorted(name for name in found if name not in (MANIFEST, PROGRESS) and not name.endswith(".npy")):
+        raise DataError(
+            f"{path} is to become a teacher cache, but {foreign[0]!r} there is not of one and would be lost; choose "
+            "another folder, or move it away"
+        )
 
 
 class _Piece(NamedTuple):

@@ -259,11 +259,12 @@ def differentiate(loss: Tensor, parameters: Sequence[Tensor], *, keep_graph: boo
         keep_graph: whether another loss is still to be differentiated in the same graph.
 
     Returns:
-        One gradient for each parameter; None where the loss does not reach it.
+        One gradient for each parameter, dense also where torch's is sparse; None where the loss does not reach it.
     """
     if not loss.requires_grad:  # the loss reaches nothing, for instance because every sample was set aside
         return (None,) * len(parameters)
-    return torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
+    found = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
+    return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in found)
 
 
 def added(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -55,6 +55,18 @@ def test_an_adapter_that_is_left_out_of_the_first_stage():
 
 
 @pytest.mark.parametrize("clip", CLIPS)
+def test_sparse_gradients_count_as_dense_ones(clip):
+    """Those of an embedding, which torch's norms do not take."""
+    found = []
+    for sparse in (True, False):
+        table = nn.Embedding(5, 2, sparse=sparse, _weight=torch.arange(10.0).reshape(5, 2))
+        one, other = table(torch.tensor([1, 3, 1])), table(torch.tensor([3, 4]))
+        backward(one.square().sum(), other.square().sum(), table.parameters(), clip=clip, epoch=1)
+        found.append(table.weight.grad)
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
 def test_it_gives_the_gradients_of_a_step(make_run, clip):
     """With adapters, a regressor, several losses with weights, and weight decay."""
     found = []

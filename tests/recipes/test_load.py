@@ -106,6 +106,7 @@ def test_own_file_extends(tmp_path: Path) -> None:
         ("extends: me.yaml", "in a circle"),
         ("extends: [1]", "extends: expected a recipe's name"),
         ("extends: digits/svd\nsed: 1", "^sed: unknown key; did you mean 'seed'"),
+        ("extends: digits/svd\ntrain.epochs: 1", r"^train\.epochs: .* are nested; write train: \{epochs: …\}$"),
     ],
 )
 def test_wrong_files(tmp_path: Path, text: str, match: str) -> None:
@@ -195,6 +196,8 @@ def test_wrong_teacher() -> None:
         recipes.lineage(recipes.load("digits/svd", ["teacher.recipe=digits/techer"]))
     with pytest.raises(RecipeError, match=r"^teacher\.overrides\.model\.widht: unknown key; did you mean 'width'"):
         recipes.lineage(recipes.load("digits/svd", ["teacher.overrides.model.widht=2"]))
+    with pytest.raises(RecipeError, match=r"write train: \{average: \{decay: …\}\}$"):
+        recipes.lineage(recipes.load("digits/svd", {"teacher": {"overrides": {"train.average.decay": 0.9}}}))
 
 
 def test_own_teacher(tmp_path: Path) -> None:

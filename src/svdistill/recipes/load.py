@@ -397,6 +397,10 @@ def _sentence(problem: ErrorDetails) -> str:
 def _unknown_key(parts: list[str], tag: str | None) -> str:
     """Point to the nearest key of the same section, or to the section that has a key of this very name."""
     section, wrong = ".".join(parts[:-1]), parts[-1]
+    if "." in wrong:  # as a command line has it
+        outer = wrong.split(".")
+        nested = f"{': {'.join(outer)}: …{'}' * (len(outer) - 1)}"
+        return f"{'.'.join(parts)}: a recipe's sections are nested; write {nested}"
     models = (_TAGS[section][tag],) if tag else _SECTIONS.get(section, ())
     here = [key for model in models for key in model.model_fields]
     elsewhere = [key for key in _known_keys() if key.rpartition(".")[2] == wrong and key.rpartition(".")[0] != section]

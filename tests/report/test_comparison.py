@@ -147,7 +147,7 @@ def test_methods_of_another_length() -> None:
     """Told below the table, since the longer training may be what helps; not where all are alike."""
     runs = [long("teacher", 15), long("alone", 20), long("dkd", 20), long("fitnet", 25), long("svd", 30)]
     note = (
-        "Not trained equally long: svd 30 epochs; fitnet 25 epochs; the others 20 epochs. With "
+        "Not trained equally long: svd for 30 epochs; fitnet for 25 epochs; the others for 20 epochs. With "
         "train.first_stage_counts=true all have as many as train.epochs says."
     )
     text = shown(record(*runs), width=200)
@@ -162,7 +162,9 @@ def test_methods_of_another_length() -> None:
     assert "Not trained" not in report.markdown(record(long("alone", 20), long("svd", 20)))
     varied = [long(method, epochs, train_epochs=epochs) for epochs in (20, 40) for method in ("alone", "svd")]
     assert report.uneven(report.rows(record(*varied, train_epochs=[20, 40]))) == ""
-    assert "svd 30 epochs; alone 20 epochs" in report.uneven(report.rows(record(long("alone", 20), long("svd", 30))))
+    assert "svd for 30 epochs; alone for 20 epochs" in report.uneven(
+        report.rows(record(long("alone", 20), long("svd", 30)))
+    )
 
 
 def test_table_tells_costs_that_differ_and_failures() -> None:

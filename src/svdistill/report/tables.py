@@ -69,7 +69,7 @@ def not_equally_long(methods: Mapping[int, Sequence[str]]) -> str:
     for epochs in sorted(methods, reverse=True):
         names = list(dict.fromkeys(methods[epochs]))
         who = "the others" if epochs == usual and len(names) > 1 else ", ".join(names)
-        named.append(f"{who} {plural(epochs, 'epoch')}")
+        named.append(f"{who} for {plural(epochs, 'epoch')}")
     return f"Not trained equally long: {'; '.join(named)}."
 
 

@@ -83,6 +83,7 @@ def test_everything(tmp_path: Path) -> None:
     assert sections(html) == ["results", "regimes", "why", "next", *drawn, "runs"]
     text = words(html)
     assert "Distillation on bags" in text
+    assert "and 1 of a teacher · 2 seeds" in text
     assert "1,000 labelled images: KD-SVD, rank 2 won, at 75.50 ± 0.71 %: +3.00 points" in text
     assert "The teacher reaches 90.00 %; the student has 20 % of its FLOPs." in text
     assert "5,000 labelled images" in text

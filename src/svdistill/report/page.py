@@ -255,12 +255,15 @@ def _has_baseline(regime: Regime) -> bool:
 
 def _subtitle(context: PageContext) -> str:
     runs = [run for group in context.groups for run in group.runs]
-    parts = [f"{plural(len(runs), 'run')} of {plural(len(context.looks), 'method')}"]
+    teachers = context.found.teachers
+    counted = [f"{plural(len(runs), 'run')} of {plural(len(context.looks), 'method')}"]
+    counted += [f"{len(teachers)} of {'a teacher' if len(teachers) == 1 else 'teachers'}"] if teachers else []
+    parts = [" and ".join(counted)]
     parts.append(plural(len({run.seed for run in runs}), "seed"))
     if len(context.found.regimes) == 1:
         parts.append(f"{context.main.train_images:,} labelled images")
     parts.append(f"student {_models(runs)}")
-    return " · ".join([*parts, *([f"teacher {_models(context.found.teachers)}"] if context.found.teachers else [])])
+    return " · ".join([*parts, *([f"teacher {_models(teachers)}"] if teachers else [])])
 
 
 def _models(runs: Sequence[RunView]) -> str:

@@ -107,6 +107,16 @@ def test_a_teacher_for_each_seed(tmp_path: Path) -> None:
         "There are 2 teachers, of different settings. Teacher, all labelled images: 85.00 ± 7.07 %; teacher, 7" in text
     )
     assert "teacher, all labelled images 2 seeds 85.00 ± 7.07 %" in text
+    assert "The student has 20 % of their FLOPs." in text
+    assert "4 runs of 2 methods and 3 of teachers · 2 seeds" in text
+
+
+def test_teachers_of_other_costs(tmp_path: Path) -> None:
+    """The student's part of their FLOPs is told from the least to the most."""
+    make_run(tmp_path, "teacher", summary={"flops": 8_000_000}, model={"name": "big", "width": 0.5})
+    make_run(tmp_path, "teacher")
+    make_run(tmp_path, "svd")
+    assert "The student has 20 % to 75 % of their FLOPs." in words(page.render(collect([tmp_path])))
 
 
 def test_a_teacher_of_other_classes(tmp_path: Path) -> None:

@@ -277,15 +277,22 @@ def _headline(context: PageContext) -> list[str]:
     if len(teachers) > 1:
         reached = "; ".join(f"{label(one.key)}: {accuracy(one)}" for one in teachers[: verdict.MAX_NAMED])
         more = f"; and {len(teachers) - verdict.MAX_NAMED} more" if len(teachers) > verdict.MAX_NAMED else ""
-        said.append(f"There are {len(teachers)} teachers, of different settings. {capital(reached)}{more}.")
+        text = f"There are {len(teachers)} teachers, of different settings. {capital(reached)}{more}."
+        said.append(f"{text} The student has {_part_of(context, teachers)} of their FLOPs.")
     elif context.teacher is not None:
-        part = context.main.groups[0].mean("flops") / context.teacher.mean("flops")
         others = set(context.found.teachers) - set(context.teacher.runs)
         under = context.under if others else ""
         text = f"The teacher reaches {tables.percent(context.teacher.mean('accuracy'))}{under}"
         text += " on other images or classes" if context.teacher_accuracy is None else ""
-        said.append(f"{text}; the student has {whole_percent(part)} of its FLOPs.")
+        said.append(f"{text}; the student has {_part_of(context, [context.teacher])} of its FLOPs.")
     return said
+
+
+def _part_of(context: PageContext, teachers: Sequence[Group]) -> str:
+    """Write what part of the FLOPs of teachers the student has, from the least to the most."""
+    student = context.main.groups[0].mean("flops")
+    parts = sorted(student / one.mean("flops") for one in teachers)
+    return " to ".join(dict.fromkeys(map(whole_percent, (parts[0], parts[-1]))))
 
 
 def _tables(context: PageContext) -> list[tuple[str, list[_Row]]]:

@@ -53,7 +53,7 @@ class RunView:
         metrics: by name of a figure its values, NaN where an epoch has none; the epochs themselves are ``epoch``. Of a
             run longer than :data:`MAX_EPOCHS` only every n-th epoch is there.
         diagnostics: arrays of its ``insight.npz``; {} where there is none.
-        settings: the recipe's settings by dotted key, without what does not change the result.
+        settings: the recipe's settings by dotted key; in a collection without what does not change the result.
         damage: what of its ``insight.npz`` is not in the figures, and why; "" where all is well.
         noted: what it has written down of what it was made with; {} where that cannot be read.
     """
@@ -237,7 +237,7 @@ def read(path: str | os.PathLike[str]) -> RunView:
     lacking = damage.pop(record.diagnostics.name, "")
     for name, what in damage.items():
         raise DataError(f"{record.path / name} {what}; call the same training again, or train afresh (--fresh)")
-    settings = _settings(recipe)
+    settings = flat(recipe)
     metrics = _metrics(record, settings.get("train.evaluate_every"))
     if not any(np.isfinite(metrics.get(name, np.nan)).any() for name in (ACCURACY, VALIDATION_ACCURACY)):
         raise DataError(f"the run {record.path} has no epoch with an accuracy in its metrics; train it again")
@@ -352,11 +352,6 @@ def _metrics(record: RunRecord, evaluated: Any) -> dict[str, NDArray[np.float64]
     }
 
 
-def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    settings = flat(recipe)
-    return {key: value for key, value in settings.items() if key not in _NOT_COMPARED} | folders.roots(settings)
-
-
 def arrange(runs: Sequence[RunView], left_out: Mapping[str, str]) -> Collection:
     """Put runs in order, and find their teachers.
 
@@ -366,9 +361,8 @@ def arrange(runs: Sequence[RunView], left_out: Mapping[str, str]) -> Collection:
     """
     left_out = dict(left_out)
     known = folders.Folders()
-    runs = _by_images(runs, known)
     runs, teachers, unused = _split(runs)
-    teachers = _by_images(teachers, known)
+    runs, teachers = (_told_apart(some, known) for some in (runs, teachers))
     left_out |= {str(run.path): "is a teacher that no run here learned from" for run in unused}
     left_out |= {f"{RunRecord(run.path).diagnostics}": run.damage for run in (*runs, *teachers) if run.damage}
     axes = [key for key in _differing(runs) if not _is_of(key, _OF_METHOD) and _is_axis(key, runs)]
@@ -389,9 +383,13 @@ def arrange(runs: Sequence[RunView], left_out: Mapping[str, str]) -> Collection:
     return Collection(made, teachers, sorted(left_out.items()))
 
 
-def _by_images(runs: Sequence[RunView], known: folders.Folders) -> list[RunView]:
-    """Let images be told apart by what they are: a copy elsewhere is the same, a folder that has changed another."""
-    return [replace(run, settings={**run.settings, **known.titles(flat(run.recipe), run.noted)}) for run in runs]
+def _told_apart(runs: Sequence[RunView], known: folders.Folders) -> list[RunView]:
+    """Leave out settings that change no result; images are told by what they are: a copy elsewhere is the same."""
+    compared = []
+    for run in runs:
+        kept = {key: value for key, value in run.settings.items() if key not in _NOT_COMPARED}
+        compared.append(replace(run, settings=kept | known.titles(run.settings, run.noted)))
+    return compared
 
 
 def _split(runs: Sequence[RunView]) -> tuple[list[RunView], list[RunView], list[RunView]]:

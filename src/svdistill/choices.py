@@ -1,7 +1,7 @@
 """What options may be, by name, where a recipe's settings and the functions themselves both have to know. No torch."""
 
 import math
-from typing import Literal, SupportsFloat, get_args
+from typing import Any, Literal, SupportsFloat, get_args
 
 # How a transfer gradient may be bounded; see `svdistill.gradients.combine`.
 Clip = Literal["per_variable", "global", "poster", "own_norm", "none"]
@@ -39,6 +39,40 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 BETA = 8.0  # the published width of the radial basis function
 BOUND = 1.0  # what ``own_norm`` holds the norm of the transfer gradient at or below
 
+# KD-SVD as each of its sources has it; they disagree (docs/method.md). What a recipe says itself goes first.
+# All of them sum over the batch.
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper and the code published with it.
+    "eccv2018": {
+        "rank": 1,
+        "extra": 1,
+        "assignment": "argmax",
+        "gradient": "paper",
+        "reduction": "sum",
+        "clip": "per_variable",
+    },
+    # The poster, whose sweep over the rank peaks at 2; its alignment is the paper's.
+    "poster": {
+        "rank": 2,
+        "extra": 1,
+        "assignment": "argmax",
+        "gradient": "paper",
+        "reduction": "sum",
+        "clip": "poster",
+    },
+    # The author's later collection of methods: more candidates, no factor.
+    "kd-methods": {
+        "rank": 1,
+        "extra": 3,
+        "scaled": False,
+        "assignment": "argmax",
+        "gradient": "paper",
+        "reduction": "sum",
+        "clip": "per_variable",
+    },
+    # Without a decomposition of the student.
+    "teacher-basis": {"rank": 1, "basis": "teacher", "reduction": "sum", "clip": "per_variable"},
+}
 # Above each of these there is no use, and at some point beyond no number format or memory that holds it.
 MAX_RANK = 65_536  # singular vectors of a map, tokens or taps: wider than any layer
 MAX_COUNT = 1_000_000_000  # images of a set

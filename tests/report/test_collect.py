@@ -260,6 +260,13 @@ def test_runs_that_were_set_aside_are_passed_over(tmp_path: Path) -> None:
         ({"name": "svd", "rank": 1}, 0, "svd"),
         ({"name": "svd", "rank": 4}, 0.25, "svd-k4-two-stage"),
         ({"name": "svd", "rank": 2, "preset": "poster"}, 0, "svd-poster"),
+        ({"name": "svd", "rank": 1, "preset": "poster"}, 0, "svd-k1-poster"),
+        ({"name": "svd", "rank": 4, "preset": "teacher-basis", "basis": "teacher"}, 0, "svd-k4-teacher-basis"),
+        (
+            {"name": "svd", "preset": "poster", "basis": "teacher", "clip": "own_norm"},
+            0,
+            "svd-teacher-basis-poster-own-norm",
+        ),
         ([{"name": "svd", "rank": 1}, {"name": "soft-target"}], 0, "svd+soft-target"),
         ([], 0, "alone"),
     ],

@@ -1,11 +1,22 @@
-"""The settings of the transfer losses: one class a loss, and the presets of the published sources. Knows no torch."""
+"""The settings of the transfer losses, one class a loss. Knows no torch."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from svdistill.choices import BETA, BOUND, MAX_FACTOR, MAX_RANK, Assignment, Basis, Clip, Gradient, Reduction
+from svdistill.choices import (
+    BETA,
+    BOUND,
+    MAX_FACTOR,
+    MAX_RANK,
+    PRESETS,
+    Assignment,
+    Basis,
+    Clip,
+    Gradient,
+    Reduction,
+)
 from svdistill.recipes.base import Length, Settings, by_name, plain_length
 
 
@@ -50,41 +61,7 @@ class LossSettings(Settings):
         return self
 
 
-# KD-SVD as each of its sources has it; they disagree (docs/method.md). What a recipe says itself goes first.
-# All of them sum over the batch.
-PRESETS: dict[str, dict[str, Any]] = {
-    # The paper and the code published with it.
-    "eccv2018": {
-        "rank": 1,
-        "extra": 1,
-        "assignment": "argmax",
-        "gradient": "paper",
-        "reduction": "sum",
-        "clip": "per_variable",
-    },
-    # The poster, whose sweep over the rank peaks at 2; its alignment is the paper's.
-    "poster": {
-        "rank": 2,
-        "extra": 1,
-        "assignment": "argmax",
-        "gradient": "paper",
-        "reduction": "sum",
-        "clip": "poster",
-    },
-    # The author's later collection of methods: more candidates, no factor.
-    "kd-methods": {
-        "rank": 1,
-        "extra": 3,
-        "scaled": False,
-        "assignment": "argmax",
-        "gradient": "paper",
-        "reduction": "sum",
-        "clip": "per_variable",
-    },
-    # Without a decomposition of the student.
-    "teacher-basis": {"rank": 1, "basis": "teacher", "reduction": "sum", "clip": "per_variable"},
-}
-# What they differ in, but for the rule of clipping, which is the step's.
+# What presets differ in, but for the rule of clipping, which is the step's.
 OF_PRESETS = frozenset(key for preset in PRESETS.values() for key in preset) - {"clip"}
 # What has no meaning in the teacher's basis, where the student is not decomposed, with what it is then.
 OF_OWN_VECTORS: dict[str, Any] = {"extra": 1, "assignment": None, "gradient": "exact"}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from svdistill.choices import stage_lengths
+from svdistill.choices import BASES, PRESETS, stage_lengths
 from svdistill.methods import BASELINE, OWN
 
 # The settings, by dotted key, of a first stage of the transfer task alone: the method's own, which others are without.
@@ -87,12 +87,13 @@ def method_of(recipe: Mapping[str, Any]) -> str:
 
 
 def _variant(loss: Mapping[str, Any]) -> list[str]:
-    """Return what a method's name says of a loss after the loss's own: the preset, else what is not the default."""
-    if preset := loss.get("preset"):
-        return [str(preset)]
-    rank = loss.get("rank")
-    parts = [f"k{rank}"] if isinstance(rank, int) and rank > 1 else []
-    parts += ["teacher-basis"] if loss.get("basis") == "teacher" else []
+    """Return what a method's name says of a loss after the loss's own: what is not usual, and its preset."""
+    name = loss.get("preset")
+    usual = {"rank": 1, "basis": "own"} | PRESETS.get(str(name), {})
+    rank, basis = loss.get("rank"), loss.get("basis")
+    parts = [f"k{rank}"] if isinstance(rank, int) and rank != usual["rank"] else []
+    parts += [f"{basis}-basis"] if basis in BASES and basis != usual["basis"] else []
+    parts += [str(name)] if name else []
     parts += ["own-norm"] if loss.get("name") == OWN and loss.get("clip") == "own_norm" else []
     return [*parts, *(["standardized"] if loss.get("standardize") is True else [])]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from tests.report.runs import finish_again
-from tests.sweep.small import plan, titles
+from tests.sweep.small import TINY, plan, titles
 
 from svdistill import jobs, recipes, sweep
-from svdistill.errors import DataError, RecipeError
+from svdistill.errors import DataError, RecipeError, SvdistillWarning
 from svdistill.recipes.images import Images
 from svdistill.sweep.plan import _remembering
 
@@ -160,3 +160,16 @@ def test_networks_without_taps_of_their_own(tmp_path: Path) -> None:
         runs=tmp_path,
     )
     assert titles(planned) == ["alone seed 0", "svd seed 0"]
+
+
+def test_a_run_that_is_there_whose_code_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change is told, with what to do in a comparison."""
+    source = tmp_path / "swerving.py"
+    source.write_text("from tests.nets.own_code import Small\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = [*TINY, "allow_code=true", "model.name=swerving:Small", "model.width=1"]
+    run = jobs.train("digits/svd", overrides=settings, method="alone", runs=tmp_path / "runs")
+    source.write_text("from tests.nets.own_code import Small\n\nSIGN = -1\n")
+    with pytest.warns(SvdistillWarning, match=r"^1 of the runs .* other code: .*swerving\.py has .*, move them away"):
+        planned = sweep.plan("digits/svd", overrides=settings, methods=["alone"], seeds=[0], runs=tmp_path / "runs")
+    assert [(member.state, member.key) for member in planned.members] == [("finished", str(run.path))]

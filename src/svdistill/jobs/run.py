@@ -320,6 +320,18 @@ class Run:
         return known
 
 
+def warn_of_code(which: str, changed: Path, *, remedy: str) -> None:
+    """Warn of runs that have ended and were made with other code.
+
+    Args:
+        which: the runs, up to the verb.
+        changed: the file that has changed since, see `Run.check_code`.
+        remedy: how they are trained again.
+    """
+    text = f"{which} made with other code: {changed} has changed since; where that matters, {remedy}"
+    warn(text, SvdistillWarning, stacklevel=3)
+
+
 def own_code(recipe: recipes.Recipe) -> dict[str, Path]:
     """Return the files of somebody's own code that a student, or its teacher from outside, is made of, by name."""
     from svdistill.nets.libraries.own import source_file

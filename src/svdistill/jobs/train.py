@@ -19,7 +19,7 @@ from svdistill.errors import DataError, OptionError, RecipeError, SvdistillWarni
 from svdistill.jobs import inspection
 from svdistill.jobs.callbacks import Callbacks, NoCallbacks
 from svdistill.jobs.diagnostics import Tapped, write_diagnostics
-from svdistill.jobs.run import BusyError, Run, fingerprint, own_code
+from svdistill.jobs.run import BusyError, Run, fingerprint, own_code, warn_of_code
 from svdistill.jobs.teacher_cache import Provided, provide
 from svdistill.recipes import Recipe, build, outside, weights
 from svdistill.recipes.check import check_line, check_parts
@@ -138,12 +138,7 @@ def check_made_with(line: Sequence[Recipe], images: Sequence[Images], runs: Path
     for member, run, own, teacher in [*zip(line, there, images, (*there[1:], None), strict=True)][fresh:]:
         run.check_made_with(own, teacher)
         if (changed := run.check_code(own_code(member))) is not None:
-            warn(
-                f"the run {run.path} was made with other code: {changed} has changed since; where that matters, train "
-                "it afresh (--fresh)",
-                SvdistillWarning,
-                stacklevel=2,
-            )
+            warn_of_code(f"the run {run.path} was", changed, remedy="train it afresh (--fresh)")
 
 
 def _is_done(run: Run) -> bool:

@@ -5,11 +5,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from warnings import warn
 
 from svdistill import recipes
-from svdistill.errors import DataError, RecipeError, SvdistillWarning
-from svdistill.jobs.run import Run, own_code
+from svdistill.errors import DataError, RecipeError
+from svdistill.jobs.run import Run, own_code, warn_of_code
 from svdistill.methods import TEACHER
 from svdistill.nets import foreign
 from svdistill.recipes import Recipe, files
@@ -152,12 +151,8 @@ def _check(members: Sequence[Member], runs: Path) -> None:
         if (file := _look_up(member, images, runs)) is not None:
             changed.append(file)
     if changed:
-        warn(
-            f"{len(changed)} of the runs that are there were made with other code: {changed[0]} has changed since; "
-            "where that matters, move them away, and the same command trains them again",
-            SvdistillWarning,
-            stacklevel=2,
-        )
+        which = f"{len(changed)} of the runs that are there were"
+        warn_of_code(which, changed[0], remedy="move them away, and the same command trains them again")
     taught_by = {member.key: member.taught_by(runs) for member in members}
     needed = {teacher for member in members if member.state != "finished" for teacher in taught_by[member.key]}
     lost = [member for member in members if member.method == TEACHER and member.state != "finished"]

@@ -8,16 +8,27 @@ from typing import NamedTuple
 
 from benchmarks import regimes
 from benchmarks.layout import Figures, grid
-from benchmarks.regimes import Runs
+from benchmarks.regimes import Regime, Runs
 from svdistill.methods import BASELINE, TEACHER
 from svdistill.report.numbers import signed
+from svdistill.report.statistics import Interval
 
 NAMES = {"regimes-cifar100": "CIFAR-100", "regimes-fashion-mnist": "Fashion-MNIST", "regimes-digits": "digits"}
+OF_ANOTHER_TEACHER = "°"
 
 
 class _Column(NamedTuple):
+    """What was measured in a regime.
+
+    Attributes:
+        head: data set, pair and number of labels.
+        methods: the runs of each, the student alone among them.
+        apart: the gains of others, from another teacher and over a student alone that was trained beside them.
+    """
+
     head: str
     methods: Mapping[str, Runs]
+    apart: Mapping[str, Interval]
 
 
 def table(figures: Mapping[str, Figures], *, beside: bool) -> str:
@@ -31,35 +42,54 @@ def table(figures: Mapping[str, Figures], *, beside: bool) -> str:
         column
         for section, data in NAMES.items()
         for regime in regimes.SECTIONS[section]
-        if section in figures and regime.alone and (column := _column(data, regime, figures[section], beside=beside))
+        if section in figures and regime.alone and (column := _column(data, section, regime, figures, beside=beside))
     ]
     alone = ["student alone, %", *(f"{regimes.mean_accuracy(column.methods[BASELINE]):.1f}" for column in columns)]
-    gained = [name for name in regimes.METHODS if name != BASELINE and any(name in one.methods for one in columns)]
-    rows = [[regimes.METHODS[name], *(_cell(column.methods, name) for column in columns)] for name in gained]
+    known = {name for column in columns for name in (*column.methods, *column.apart)} - {BASELINE}
+    rows = [
+        [title, *(_cell(column, method) for column in columns)]
+        for method, title in regimes.METHODS.items()
+        if method in known
+    ]
     return grid(["", *(column.head for column in columns)], [alone, *rows])
 
 
-def _column(data: str, regime: regimes.Regime, figures: Figures, *, beside: bool) -> _Column | None:
+def _column(data: str, section: str, regime: Regime, figures: Mapping[str, Figures], *, beside: bool) -> _Column | None:
     """Return what was measured in a regime with the other images beside, or in the same without; none = nothing."""
-    found = figures["regimes"].get(regime.recipe if beside else regime.alone, {})
-    measured = {method: runs for method, runs in found.items() if method not in (BASELINE, TEACHER)}
-    baseline = regimes.baseline_of(regime, figures)
+    measured, baseline = _measured(regime, figures[section], beside=beside)
     if not (measured and baseline):
         return None
+    apart: dict[str, Interval] = {}
+    for name in figures:
+        if name.startswith(f"{section}-"):
+            others, theirs = _measured(regime, figures[name], beside=beside)
+            gains = {method: regimes.gain(runs, theirs) for method, runs in others.items() if method not in measured}
+            apart |= {method: gain for method, gain in gains.items() if gain is not None}
     pair = regime.column.partition(",")[0] if regime.column else "VGG"
     labels = next(iter(baseline.values()))["train_images"]
-    return _Column(f"{data}, {pair}: {labels:,} labels", {BASELINE: baseline, **measured})
+    return _Column(f"{data}, {pair}: {labels:,} labels", {BASELINE: baseline, **measured}, apart)
 
 
-def _cell(methods: Mapping[str, Runs], method: str) -> str:
+def _measured(regime: Regime, figures: Figures, *, beside: bool) -> tuple[Mapping[str, Runs], Runs]:
+    """Return the methods' runs and those of the student alone."""
+    found = figures["regimes"].get(regime.recipe if beside else regime.alone, {})
+    methods = {method: runs for method, runs in found.items() if method not in (BASELINE, TEACHER)}
+    return methods, regimes.baseline_of(regime, figures)
+
+
+def _cell(column: _Column, method: str) -> str:
     """Return a gain with half its interval, bold where it is sure and no other surely ahead; – where not measured."""
-    runs = methods.get(method)
-    gain = regimes.gain(runs, methods[BASELINE]) if runs else None
+    if method in column.apart:
+        return f"{_gain(column.apart[method])} {OF_ANOTHER_TEACHER}"
+    runs = column.methods.get(method)
+    gain = regimes.gain(runs, column.methods[BASELINE]) if runs else None
     if not runs or gain is None:
         return "–"
+    best = max(column.methods.values(), key=regimes.mean_accuracy)
+    sure = gain.low is not None and gain.low > 0
+    return f"**{_gain(gain)}**" if sure and regimes.is_level(runs, best) else _gain(gain)
+
+
+def _gain(gain: Interval) -> str:
     text = signed(gain.mean, digits=1)
-    if gain.low is None or gain.high is None:
-        return text
-    text += f" ± {gain.high - gain.mean:.1f}"
-    best = max(methods.values(), key=regimes.mean_accuracy)
-    return f"**{text}**" if gain.low > 0 and regimes.is_level(runs, best) else text
+    return text if gain.high is None else f"{text} ± {gain.high - gain.mean:.1f}"

@@ -41,3 +41,19 @@ def test_gains_with_half_their_intervals() -> None:
         "| student alone, % | 22.0 |",
         "| RKD | **+8.0 ± 5.0** |",
     ]
+
+
+def test_gains_from_another_teacher_are_marked() -> None:
+    """Over their own student alone, and never bold: what stands beside them in the column had another teacher."""
+    share = "cifar100-vgg-10"
+    figures = {
+        "regimes-cifar100": {"regimes": {share: {"alone": runs(0.2, 0.2), "dkd": runs(0.3, 0.3)}}},
+        "regimes-cifar100-avx2": {
+            "regimes": {share: {"alone": runs(0.4, 0.4), "dkd": runs(0.9, 0.9), "fsp": runs(0.6, 0.6)}}
+        },
+    }
+    assert gains.table(figures, beside=False).splitlines()[2:] == [
+        "| student alone, % | 20.0 |",
+        "| DKD | **+10.0 ± 0.0** |",
+        "| FSP | +20.0 ± 0.0 ° |",
+    ]

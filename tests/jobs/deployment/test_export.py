@@ -270,3 +270,16 @@ def test_pictures_are_told_by_their_files(photos: Path) -> None:
     assert found["flipped"].right is None
     names = [one.image for one in found["flipped"].differing]
     assert names == [f"{seed}.png" for seed in range(5)]
+
+
+def test_a_torn_picture_is_not_counted(photos: Path, tmp_path: Path) -> None:
+    """One that cannot be decoded is neither counted nor named: another one would be counted twice in its place."""
+    for file in photos.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "1.png").write_bytes((photos / "1.png").read_bytes()[:100])
+    images = load_flat_folder(tmp_path, image_size=8, in_memory=0)
+    flipped = {"flipped": lambda pixels: -torch.arange(2.0).expand(len(pixels), 2)}
+    with pytest.warns(SvdistillWarning, match=r"1\.png cannot be decoded"):
+        found = verify.compare(images, lambda pixels: torch.arange(2.0).expand(len(pixels), 2), flipped, classes="ab")
+    assert found["flipped"].images == 4
+    assert [one.image for one in found["flipped"].differing] == ["0.png", "2.png", "3.png", "4.png"]

@@ -79,7 +79,8 @@ def compare(
     """Run networks on every image of a set.
 
     Args:
-        images: real ones; labels are used where there are any.
+        images: real ones; labels are used where there are any. Where there are none, a picture that cannot be decoded
+            is left out: what stands in for it is there already.
         before: the trained network: pixels (B, C, H, W), uint8, to logits.
         after: others, by name, of the same form.
         classes: the names of the classes.
@@ -88,14 +89,15 @@ def compare(
         How each of `after` compares with `before`.
     """
     found = {name: Agreement() for name in after}
-    start = 0
     indices = torch.arange(len(images)).split(_BATCH_SIZE)
-    for pixels in images.batches(indices):
-        labels = images.labels[start : start + len(pixels)].cpu() if images.labelled else None
+    for index, batch in zip(indices, images.batches(indices), strict=True):
+        sound = _sound(images, index)
+        if not sound.any():
+            continue
+        pixels = batch[sound]
         logits = before(pixels)
         for name, run in after.items():
-            _add(found[name], images, start, logits, run(pixels), labels, classes)
-        start += len(pixels)
+            _add(found[name], images, index[sound], logits, run(pixels), classes)
     return found
 
 
@@ -123,10 +125,9 @@ def check_same(agreement: Agreement, runtime: str, file: Path) -> None:
 def _add(
     agreement: Agreement,
     images: ImageSource,
-    start: int,
+    index: Tensor,
     before: Tensor,
     after: Tensor,
-    labels: Tensor | None,
     classes: Sequence[str],
 ) -> None:
     agreement.finite &= bool(before.isfinite().all() and after.isfinite().all())
@@ -138,10 +139,18 @@ def _add(
     for row in torch.nonzero(first != second).flatten().tolist()[: _LISTED - len(agreement.differing)]:
         one, other = int(first[row]), int(second[row])
         margin = float(before[row, one] - before[row, other])
-        agreement.differing.append(Differing(_name(images, start + row), classes[one], classes[other], margin))
-    if labels is not None:
+        agreement.differing.append(Differing(_name(images, int(index[row])), classes[one], classes[other], margin))
+    if images.labelled:
+        labels = images.labels[index].cpu()
         agreement.right = (agreement.right or 0) + int((first == labels).sum())
         agreement.right_after = (agreement.right_after or 0) + int((second == labels).sum())
+
+
+def _sound(images: ImageSource, index: Tensor) -> Tensor:
+    """Return which of the images just decoded are themselves, not others in place of unreadable ones, (B,)."""
+    if images.labelled or not isinstance(images, FileSet):
+        return torch.ones(len(index), dtype=torch.bool)
+    return torch.tensor([position not in images.files.failures for position in images.positions[index].tolist()])
 
 
 def _name(images: ImageSource, index: int) -> str:

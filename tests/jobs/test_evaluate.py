@@ -48,6 +48,18 @@ def test_file_away_from_its_run(run: Run, tmp_path: Path) -> None:
     assert jobs.evaluate(file, device="cpu")["accuracy"] == pytest.approx(run.summary["accuracy"], abs=1e-9)
 
 
+def test_a_network_that_gives_nan_has_no_accuracy(run: Run, tmp_path: Path) -> None:
+    """It would be that of the first class, which the largest of several NaN is taken for."""
+    network, spec = nets.load(run.student_file), nets.spec(run.student_file)
+    with torch.no_grad():
+        next(network.parameters())[0] = torch.nan
+    settings = {key: spec[key] for key in ("name", "num_classes", "in_channels", "width")}
+    extra = {key: spec[key] for key in ("data", "image_size", "classes", "mean", "std")}
+    nets.save(network, tmp_path / "nan.safetensors", **settings, extra=extra)
+    with pytest.raises(CheckpointError, match=r"nan\.safetensors gives values that are not finite"):
+        jobs.evaluate(tmp_path / "nan.safetensors", device="cpu")
+
+
 def test_the_only_run_in_a_folder(run: Run) -> None:
     """A folder with a single run in it will do."""
     assert student_file(run.path.parent) == run.student_file

@@ -1,5 +1,6 @@
 """Measure a trained network on the test images."""
 
+import math
 import os
 from typing import Any
 
@@ -36,7 +37,8 @@ def evaluate(
 
     Raises:
         DataError: no such run, it has not finished, or the data set does not fit the network.
-        CheckpointError: the file is missing, damaged or does not say how its images are prepared.
+        CheckpointError: the file is missing, damaged or does not say how its images are prepared, or what the network
+            gives is not finite.
         OptionError: an unknown data set or device, or the network is made of code, which may not run.
     """
     student = Student.load(path, allow_code=allow_code)
@@ -45,6 +47,8 @@ def evaluate(
     mean, std = torch.tensor(student.mean), torch.tensor(student.std)
     network = student.network.to(engine.device)
     result = training.evaluate(engine, network, test, mean=mean, std=std, confusion=True)
+    if math.isnan(result["loss"]):  # the first class would count as its answer; −inf, which excludes a class, is none
+        raise student.not_finite()
     rows = zip(test.classes, result["confusion"], strict=True)
     classes = [{"name": label, "images": sum(row), "right": row[i]} for i, (label, row) in enumerate(rows)]
     about = {"model": student.name, "path": str(student.file), "data": name or student.trained_on}

@@ -14,7 +14,7 @@ from svdistill import training
 from svdistill.data import Files
 from svdistill.data.decoding import Pixels
 from svdistill.data.listing import Listing
-from svdistill.errors import CheckpointError, DataError, OptionError, SvdistillWarning
+from svdistill.errors import DataError, OptionError, SvdistillWarning
 from svdistill.jobs.student import Student
 from svdistill.machine import usable_cores
 
@@ -127,9 +127,7 @@ def _batch(
     if pixels:
         logits = student.logits(student.standardize(torch.stack(pixels).to(device))).cpu()
         if not logits.isfinite().all():
-            raise CheckpointError(
-                f"{student.file} gives values that are not finite, so its weights are not to be trusted; train it again"
-            )
+            raise student.not_finite()
         probable = logits.double().softmax(dim=1).topk(top, dim=1)
         rows = zip(probable.values.tolist(), probable.indices.tolist(), strict=True)
     for image, one in zip(named, read, strict=True):

@@ -164,6 +164,12 @@ class Student:
         with torch.inference_mode():
             return find_logits(self.network(images)).float()
 
+    def not_finite(self) -> CheckpointError:
+        """Return the error for a network that answers with NaN or infinity."""
+        return CheckpointError(
+            f"{self.file} gives values that are not finite, so its weights are not to be trusted; train it again"
+        )
+
     def picture_form(self) -> tuple[int, int, int]:
         """Return what `data.decoding.squared` has to know to make an image of a picture.
 

@@ -1,5 +1,6 @@
 """Write a trained network for other programs, once it is shown to be the same network there."""
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -298,11 +299,14 @@ def _teacher_accuracy(student: Student, teacher: Student, pictures: Pictures) ->
         return None
     try:
         images = teacher.test_images(*student.data_set(pictures.data, pictures.root), tell_others=False)
+        mean, std = torch.tensor(teacher.mean), torch.tensor(teacher.std)
+        measured = training.evaluate(None, teacher.network, images, mean=mean, std=std)
+        if math.isnan(measured["loss"]):
+            raise teacher.not_finite()
     except SvdistillError as error:
         warnings.warn(f"the teacher's accuracy is left out: {error}", SvdistillWarning, stacklevel=3)
         return None
-    mean, std = torch.tensor(teacher.mean), torch.tensor(teacher.std)
-    accuracy: float = training.evaluate(None, teacher.network, images, mean=mean, std=std)["accuracy"]
+    accuracy: float = measured["accuracy"]
     return accuracy
 
 

@@ -152,9 +152,16 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
         read(path)
     torch.save(Small(3).state_dict(), path)
     whole = path.read_bytes()
-    for content in (whole[:200], whole.replace(b"first.0.weight", b"first.0.\xff\xfeight"), b"", b"\x01" * 64):
+    neither = "is damaged, or of neither torch nor safetensors"
+    damaged = {
+        whole[:200]: "its end is lacking",
+        whole.replace(b"first.0.weight", b"first.0.\xff\xfeight"): "",
+        b"": neither,
+        b"\x01" * 64: neither,
+    }
+    for content, message in damaged.items():
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"weights\.pt"):
+        with pytest.raises(CheckpointError, match=rf"weights\.pt.*{message}"):
             fit(Small(3), read(path), what=str(path))
 
 
@@ -185,6 +192,7 @@ def test_several_networks_in_one_state() -> None:
         (lambda s: s.pop("head.bias"), r"it lacks head\.bias of 11"),
         (lambda s: s.update(aux=torch.ones(2)), "it has aux that the network has not"),
         (lambda s: s.update({"first.0.weight": torch.ones(9, 3, 3, 3)}), r"first\.0\.weight is \(9, 3, 3, 3\) there"),
+        (lambda s: s["first.0.weight"][0].fill_(float("nan")), r"it holds NaN in first\.0\.weight, as of a training"),
         (lambda s: s.clear(), r"it lacks first\.0\.weight, first\.0\.bias and 8 more of 11"),
     ],
 )  # fmt: skip

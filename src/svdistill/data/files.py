@@ -123,8 +123,8 @@ class Files:
                 f"{', …' if len(self.failures) > 5 else ''} ({reason}); mend or remove them"
             )
         warnings.warn(
-            f"{self.base}/{self.names[position]} cannot be decoded ({reason}); another image of its class stands in; "
-            f"{len(self.failures)} so far, {self.tolerated} are tolerated",
+            f"{self.base}/{self.names[position]} cannot be decoded ({reason}); another image, of its class if it has "
+            f"one, stands in; {len(self.failures)} so far, {self.tolerated} are tolerated",
             SvdistillWarning,
             stacklevel=2,
         )

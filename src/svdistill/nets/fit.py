@@ -33,7 +33,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, what: str, num_classes
         The names of what was left.
 
     Raises:
-        CheckpointError: something is missing, unknown or of another shape.
+        CheckpointError: something is missing, unknown, of another shape or not a number.
     """
     expected = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     found = _under_prefix(state, expected, what)
@@ -43,6 +43,10 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, what: str, num_classes
     absent = {key for key in expected.keys() - kept.keys() - set(left) if not key.endswith("num_batches_tracked")}
     if wrong := _difference(kept, expected, absent):
         raise CheckpointError(f"{what} does not fit the network: {wrong}")
+    if broken := [key for key, value in kept.items() if value.is_floating_point() and value.float().isnan().any()]:
+        raise CheckpointError(
+            f"{what} holds NaN in {_some(broken)}, as of a training that diverged; give other weights"
+        )
     model.load_state_dict(kept, strict=False)
     return left
 

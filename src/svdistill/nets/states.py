@@ -48,9 +48,17 @@ def read(path: str | os.PathLike[str]) -> State:
     if zipfile.is_zipfile(file):
         return _unwrapped(_read_archive(file), file)
     with file.open("rb") as opened:
-        if opened.read(1) == b"\x80":  # as torch wrote before 1.6, and pickle writes
-            raise CheckpointError(f"{path} is a plain pickle, which is not read; {_WHOLE_FILE}")
-    return files.tensors(file)
+        beginning = opened.read(2)
+    if beginning[:1] == b"\x80":  # as torch wrote before 1.6, and pickle writes
+        raise CheckpointError(f"{path} is a plain pickle, which is not read; {_WHOLE_FILE}")
+    if beginning == b"PK":
+        raise CheckpointError(f"{path} is damaged: its end is lacking, as of a copy that was cut off; copy it again")
+    try:
+        return files.tensors(file)
+    except CheckpointError as error:
+        if file.suffix == ".safetensors":
+            raise
+        raise CheckpointError(f"{path} is damaged, or of neither torch nor safetensors; {_WHOLE_FILE}") from error
 
 
 def _read_archive(file: Path) -> Any:

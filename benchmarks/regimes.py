@@ -173,8 +173,13 @@ def measure(regime: Regime, methods: Sequence[str], seeds: Sequence[int], *, job
 _KEPT = ("accuracy", "best_accuracy", "seconds", "parameters", "flops", "train_images", "epochs")
 
 
-def table(figures: Figures) -> str:
-    """Return the table of each regime of a section, with the gains over the student alone, and all side by side."""
+def table(figures: Figures, *, apart: bool = False) -> str:
+    """Return the table of each regime of a section, with the gains over the student alone, and all side by side.
+
+    Args:
+        figures: of the section.
+        apart: whether they stand apart from a section, which says what was not measured.
+    """
     shown = _shown(figures)
     parts = _side_by_side(figures, shown)
     for regime, found in shown:
@@ -188,7 +193,8 @@ def table(figures: Figures) -> str:
         ahead = [f"{OURS[method]} is ahead by" for method in ours]
         head = ["", "accuracy, %", "gain in points (95 % interval)", *ahead, "seeds", "seconds a run"]
         parts += [grid(head, rows)]
-        if missing := [METHODS[method] for method in regime.methods if not known.get(method)]:
+        missing = [METHODS[method] for method in regime.methods if not known.get(method)]
+        if missing and not apart:
             parts += [f"Not measured: {'; '.join(missing)}."]
     return "\n\n".join(parts)
 
@@ -237,9 +243,9 @@ def mean_accuracy(runs: Runs) -> float:
     return 100 * fmean(run["accuracy"] for run in runs.values())
 
 
-def is_section(name: str) -> bool:
-    """Return whether figures of a name are of regimes: those of a section, or such as stand apart from it."""
-    return any(name == section or name.startswith(f"{section}-") for section in SECTIONS)
+def stands_apart(name: str) -> bool:
+    """Return whether figures of a name stand apart from a section of regimes."""
+    return any(name.startswith(f"{section}-") for section in SECTIONS)
 
 
 def baseline_of(regime: Regime, figures: Figures) -> Runs:

@@ -86,7 +86,7 @@ def filled(text: str, figures: Path) -> str:
 def section(name: str, figures: Figures) -> str:
     """Return the tables of a benchmark and the line that says where they were measured, as Markdown."""
     body = {key: value for key, value in figures.items() if key != "machine"}
-    made = regimes.table if regimes.is_section(name) else _SECTIONS.get(name, by_shape)
+    made = partial(regimes.table, apart=True) if regimes.stands_apart(name) else _SECTIONS.get(name, by_shape)
     return f"{made(body)}\n\n{machine_line(figures['machine'])}"
 
 
@@ -331,6 +331,7 @@ _SECTIONS: dict[str, Callable[[Figures], str]] = {
     "decomposition": decomposition,
     "pipeline": pipeline,
     "scaling": scaling,
+    **dict.fromkeys(regimes.SECTIONS, regimes.table),
     **gpu_tables.SECTIONS,
 }
 # Sections made from the figures of several benchmarks, whose own sections say where they were measured.

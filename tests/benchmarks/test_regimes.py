@@ -94,7 +94,9 @@ def test_students_of_another_teacher_stand_apart(tmp_path: Path, monkeypatch: py
     apart = json.loads((tmp_path / "regimes-cifar100-avx2.json").read_text())
     assert list(apart["regimes"]["cifar100-vgg-10"]) == ["teacher", "dkd"]
     assert file.read_text() == text
-    assert "| DKD | 30.00 |" in table.section("regimes-cifar100-avx2", apart)
+    made = table.section("regimes-cifar100-avx2", apart)
+    assert "| DKD | 30.00 |" in made
+    assert "Not measured" not in made
 
 
 def test_soft_targets_have_nothing_to_say_of_other_classes() -> None:

@@ -223,7 +223,31 @@ def _side_by_side(figures: Figures, shown: Sequence[tuple[Regime, Mapping[str, R
         if any(method in found for found in known.values())
     ]
     lead = "Mean test accuracy in %; in bold the best, and what the seeds do not tell from it (paired, 95 %)."
-    return [lead, grid(["", *known], rows)]
+    return [lead, grid(["", *known], rows), *(part for ours in OURS for part in _standing(ours, known))]
+
+
+def _standing(ours: str, known: Mapping[str, Mapping[str, Runs]]) -> list[str]:
+    """Return where one of our methods is ahead of each other one, as far as the seeds tell: a row for each column."""
+    rows = []
+    for column, found in known.items():
+        if ours in found:
+            leads = {method: gain(found[ours], found[method]) for method in METHODS if method in found}
+            of_other = {
+                method: lead for method, lead in leads.items() if method != ours and lead and lead.low is not None
+            }
+            rows.append([column, *(_named(of_other, where) for where in (1, 0, -1))])
+    head = ["", "surely ahead of", "not told from", "surely behind"]
+    return [f"{METHODS[ours]}, beside each other method (paired, 95 %):", grid(head, rows)] if rows else []
+
+
+def _named(leads: Mapping[str, Interval], where: int) -> str:
+    """Name the methods that one is ahead of (1), behind (−1), or not told from (0)."""
+    return "; ".join(METHODS[method] for method, lead in leads.items() if _side(lead) == where)
+
+
+def _side(lead: Interval) -> int:
+    """Return on which side of zero an interval lies: 1, −1, or 0 where it holds zero."""
+    return int(lead.low is not None and lead.low > 0) - int(lead.high is not None and lead.high < 0)
 
 
 def _cell(runs: Runs | None, best: Runs) -> str:

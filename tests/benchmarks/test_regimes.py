@@ -69,6 +69,26 @@ def test_the_regimes_of_a_series_side_by_side() -> None:
     ]
 
 
+def test_where_a_method_of_ours_is_ahead() -> None:
+    """Five points on each of three seeds are sure; 5 and 6 on two, 5.5 ± 6.4, are not; a single seed tells nothing."""
+    plain = {
+        "alone": runs(0.30, 0.30, 0.31),
+        "dkd": runs(0.32, 0.36, 0.34),
+        "fsp": runs(0.40, 0.41, 0.40),
+        "svd-recommended": runs(0.35, 0.35, 0.36),
+        "relational": runs(0.1),
+    }
+    beside = {"svd-recommended": runs(0.35, 0.36), "fsp": runs(0.3, 0.3)}
+    made = regimes.table({"regimes": {"cifar100-vgg-10": plain, "cifar100-vgg-10-unlabelled": beside}})
+    lines = made.partition("KD-SVD as we recommend it, beside each other method")[2].splitlines()
+    assert lines[2:6] == [
+        "| | surely ahead of | not told from | surely behind |",
+        "| --- | --- | --- | --- |",
+        "| VGG, 10 % | student alone | DKD | FSP |",
+        "| VGG, 10 %, others beside | | student alone; FSP | |",
+    ]
+
+
 def test_a_regime_that_only_lends_its_student_has_no_table() -> None:
     """Its student alone stands in the table of the regime that it is lent to; alone it would have one."""
     lender = {"cifar100-vgg-10": {"teacher": runs(0.9), "alone": runs(0.2)}}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from svdistill import training
+from svdistill.data import ImageSource
 from svdistill.jobs.student import Student
 
 
@@ -44,12 +45,24 @@ def evaluate(
     student = Student.load(path, allow_code=allow_code)
     test = student.test_images(name, root)
     engine = training.launch(device=device, seed=None)
-    mean, std = torch.tensor(student.mean), torch.tensor(student.std)
-    network = student.network.to(engine.device)
-    result = training.evaluate(engine, network, test, mean=mean, std=std, confusion=True)
-    if math.isnan(result["loss"]):  # the first class would count as its answer; −inf, which excludes a class, is none
-        raise student.not_finite()
+    student.network.to(engine.device)
+    result = measure(student, test, engine=engine, confusion=True)
     rows = zip(test.classes, result["confusion"], strict=True)
     classes = [{"name": label, "images": sum(row), "right": row[i]} for i, (label, row) in enumerate(rows)]
     about = {"model": student.name, "path": str(student.file), "data": name or student.trained_on}
     return {**about, "images": len(test), "classes": classes, **result}
+
+
+def measure(
+    student: Student, images: ImageSource, *, engine: training.Engine | None = None, confusion: bool = False
+) -> dict[str, Any]:
+    """Measure a trained network on images as `training.evaluate` does, which says what the arguments are.
+
+    Raises:
+        CheckpointError: what the network gives is not finite.
+    """
+    mean, std = torch.tensor(student.mean), torch.tensor(student.std)
+    result = training.evaluate(engine, student.network, images, mean=mean, std=std, confusion=confusion)
+    if math.isnan(result["loss"]):  # the first class would count as its answer; −inf, which excludes a class, is none
+        raise student.not_finite()
+    return result

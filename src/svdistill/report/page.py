@@ -313,7 +313,6 @@ def _teacher_row(teacher: Group, regime: Regime) -> _Row:
 
 def _row(group: Group, look: Look | None, *, top: bool = False) -> _Row:
     gain = group.gain
-    sure = gain is not None and gain.low is not None and gain.high is not None and (gain.low > 0 or gain.high < 0)
     return _Row(
         look=look,
         label=label(group.key) if look is None else look.label,
@@ -321,7 +320,7 @@ def _row(group: Group, look: Look | None, *, top: bool = False) -> _Row:
         last=accuracy(group),
         best=accuracy(group, "best_accuracy"),
         gain="" if gain is None else points(gain),
-        sure=sure,
+        sure=verdict.is_gain(gain) or verdict.is_loss(gain),
         parameters=tables.count(group.mean("parameters")),
         flops=tables.flops(group.mean("flops")),
         seconds=tables.seconds(group.mean("seconds")),

@@ -1,6 +1,5 @@
 """Write a trained network for other programs, once it is shown to be the same network there."""
 
-import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from svdistill.jobs.deployment import formats, verify
 from svdistill.jobs.deployment.formats import Artifact, Format, Runner
 from svdistill.jobs.deployment.int8 import quantize
 from svdistill.jobs.deployment.verify import Agreement, Differing
+from svdistill.jobs.evaluate import measure
 from svdistill.jobs.run import Run
 from svdistill.jobs.student import Student
 
@@ -299,14 +299,10 @@ def _teacher_accuracy(student: Student, teacher: Student, pictures: Pictures) ->
         return None
     try:
         images = teacher.test_images(*student.data_set(pictures.data, pictures.root), tell_others=False)
-        mean, std = torch.tensor(teacher.mean), torch.tensor(teacher.std)
-        measured = training.evaluate(None, teacher.network, images, mean=mean, std=std)
-        if math.isnan(measured["loss"]):
-            raise teacher.not_finite()
+        accuracy: float = measure(teacher, images)["accuracy"]
     except SvdistillError as error:
         warnings.warn(f"the teacher's accuracy is left out: {error}", SvdistillWarning, stacklevel=3)
         return None
-    accuracy: float = measured["accuracy"]
     return accuracy
 
 

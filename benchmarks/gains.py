@@ -12,6 +12,7 @@ from benchmarks.regimes import Regime, Runs
 from svdistill.methods import BASELINE, TEACHER
 from svdistill.report.numbers import signed
 from svdistill.report.statistics import Interval
+from svdistill.report.verdict import is_gain
 
 NAMES = {"regimes-cifar100": "CIFAR-100", "regimes-fashion-mnist": "Fashion-MNIST", "regimes-digits": "digits"}
 OF_ANOTHER_TEACHER = "°"
@@ -40,9 +41,9 @@ def table(figures: Mapping[str, Figures], *, beside: bool) -> str:
     """
     columns = [
         column
-        for section, data in NAMES.items()
+        for section in NAMES
         for regime in regimes.SECTIONS[section]
-        if section in figures and regime.alone and (column := _column(data, section, regime, figures, beside=beside))
+        if section in figures and regime.alone and (column := _column(section, regime, figures, beside=beside))
     ]
     alone = ["student alone, %", *(f"{regimes.mean_accuracy(column.methods[BASELINE]):.1f}" for column in columns)]
     known = {name for column in columns for name in (*column.methods, *column.apart)} - {BASELINE}
@@ -54,20 +55,20 @@ def table(figures: Mapping[str, Figures], *, beside: bool) -> str:
     return grid(["", *(column.head for column in columns)], [alone, *rows])
 
 
-def _column(data: str, section: str, regime: Regime, figures: Mapping[str, Figures], *, beside: bool) -> _Column | None:
+def _column(section: str, regime: Regime, figures: Mapping[str, Figures], *, beside: bool) -> _Column | None:
     """Return what was measured in a regime with the other images beside, or in the same without; none = nothing."""
     measured, baseline = _measured(regime, figures[section], beside=beside)
     if not (measured and baseline):
         return None
     apart: dict[str, Interval] = {}
     for name in figures:
-        if name.startswith(f"{section}-"):
+        if regimes.apart_from(name) == section:
             others, theirs = _measured(regime, figures[name], beside=beside)
             gains = {method: regimes.gain(runs, theirs) for method, runs in others.items() if method not in measured}
             apart |= {method: gain for method, gain in gains.items() if gain is not None}
     pair = regime.column.partition(",")[0] if regime.column else "VGG"
     labels = next(iter(baseline.values()))["train_images"]
-    return _Column(f"{data}, {pair}: {labels:,} labels", {BASELINE: baseline, **measured}, apart)
+    return _Column(f"{NAMES[section]}, {pair}: {labels:,} labels", {BASELINE: baseline, **measured}, apart)
 
 
 def _measured(regime: Regime, figures: Figures, *, beside: bool) -> tuple[Mapping[str, Runs], Runs]:
@@ -86,8 +87,7 @@ def _cell(column: _Column, method: str) -> str:
     if not runs or gain is None:
         return "–"
     best = max(column.methods.values(), key=regimes.mean_accuracy)
-    sure = gain.low is not None and gain.low > 0
-    return f"**{_gain(gain)}**" if sure and regimes.is_level(runs, best) else _gain(gain)
+    return f"**{_gain(gain)}**" if is_gain(gain) and regimes.is_level(runs, best) else _gain(gain)
 
 
 def _gain(gain: Interval) -> str:

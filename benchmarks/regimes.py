@@ -8,7 +8,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from svdistill.methods import BASELINE, TEACHER
 from svdistill.report.numbers import points
 from svdistill.report.statistics import Interval, paired_differences, paired_interval
 from svdistill.report.tables import mean_deviation
+from svdistill.report.verdict import is_gain, is_loss
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 PUBLISHED = "svd-eccv2018"
@@ -231,23 +232,22 @@ def _standing(ours: str, known: Mapping[str, Mapping[str, Runs]]) -> list[str]:
     rows = []
     for column, found in known.items():
         if ours in found:
-            leads = {method: gain(found[ours], found[method]) for method in METHODS if method in found}
-            of_other = {
-                method: lead for method, lead in leads.items() if method != ours and lead and lead.low is not None
+            leads = {
+                method: gain(found[ours], found[method]) for method in METHODS if method in found and method != ours
             }
-            rows.append([column, *(_named(of_other, where) for where in (1, 0, -1))])
+            rows.append([column, *(_named(leads, test) for test in (is_gain, _is_open, is_loss))])
     head = ["", "surely ahead of", "not told from", "surely behind"]
     return [f"{METHODS[ours]}, beside each other method (paired, 95 %):", grid(head, rows)] if rows else []
 
 
-def _named(leads: Mapping[str, Interval], where: int) -> str:
-    """Name the methods that one is ahead of (1), behind (−1), or not told from (0)."""
-    return "; ".join(METHODS[method] for method, lead in leads.items() if _side(lead) == where)
+def _named(leads: Mapping[str, Interval | None], test: Callable[[Interval | None], bool]) -> str:
+    """Name the methods whose lead passes a test."""
+    return "; ".join(METHODS[method] for method, lead in leads.items() if test(lead))
 
 
-def _side(lead: Interval) -> int:
-    """Return on which side of zero an interval lies: 1, −1, or 0 where it holds zero."""
-    return int(lead.low is not None and lead.low > 0) - int(lead.high is not None and lead.high < 0)
+def _is_open(lead: Interval | None) -> bool:
+    """Return whether an interval holds zero."""
+    return lead is not None and lead.low is not None and not (is_gain(lead) or is_loss(lead))
 
 
 def _cell(runs: Runs | None, best: Runs) -> str:
@@ -259,7 +259,7 @@ def _cell(runs: Runs | None, best: Runs) -> str:
 def is_level(runs: Runs, best: Runs) -> bool:
     """Return whether runs are the best themselves, or the seeds do not tell them from the best (paired, 95 %)."""
     behind = None if runs is best else gain(best, runs)
-    return behind is None or (behind.low is not None and behind.low <= 0)
+    return behind is None or (behind.low is not None and not is_gain(behind))
 
 
 def mean_accuracy(runs: Runs) -> float:
@@ -267,9 +267,9 @@ def mean_accuracy(runs: Runs) -> float:
     return 100 * fmean(run["accuracy"] for run in runs.values())
 
 
-def stands_apart(name: str) -> bool:
-    """Return whether figures of a name stand apart from a section of regimes."""
-    return any(name.startswith(f"{section}-") for section in SECTIONS)
+def apart_from(name: str) -> str | None:
+    """Return the section of regimes that figures of a name stand apart from; none = they do not."""
+    return next((section for section in SECTIONS if name.startswith(f"{section}-")), None)
 
 
 def baseline_of(regime: Regime, figures: Figures) -> Runs:

@@ -86,7 +86,7 @@ def filled(text: str, figures: Path) -> str:
 def section(name: str, figures: Figures) -> str:
     """Return the tables of a benchmark and the line that says where they were measured, as Markdown."""
     body = {key: value for key, value in figures.items() if key != "machine"}
-    made = partial(regimes.table, apart=True) if regimes.stands_apart(name) else _SECTIONS.get(name, by_shape)
+    made = partial(regimes.table, apart=True) if regimes.apart_from(name) else _SECTIONS.get(name, by_shape)
     return f"{made(body)}\n\n{machine_line(figures['machine'])}"
 
 

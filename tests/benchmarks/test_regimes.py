@@ -10,9 +10,9 @@ from benchmarks import regimes, table
 from svdistill import recipes
 
 
-def runs(*accuracies: float, flops: float = 2e6) -> dict[str, dict[str, Any]]:
+def runs(*accuracies: float, flops: float = 2e6, labels: int = 50) -> dict[str, dict[str, Any]]:
     """Return what runs of the seeds 0, 1, … came to."""
-    rest = {"best_accuracy": 1.0, "seconds": 7.4, "parameters": 10, "flops": flops, "train_images": 50, "epochs": 3}
+    rest = {"best_accuracy": 1.0, "seconds": 7.4, "parameters": 10, "flops": flops, "train_images": labels, "epochs": 3}
     return {str(seed): {"accuracy": value, "run": f"{seed}-abc", **rest} for seed, value in enumerate(accuracies)}
 
 
